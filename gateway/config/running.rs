@@ -1,0 +1,257 @@
+//! What runs: the configuration after everything in it was checked. Never parsed, never printed.
+//!
+//! Parts that are equal in two configurations keep running when one replaces the other, so all of them can be
+//! compared.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+
+use crate::upstream::UpstreamName;
+
+/// One immutable value for the whole process.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Threads that serve connections; one per core by default.
+    pub workers: usize,
+    pub listeners: Vec<Listener>,
+    pub admin: Admin,
+    pub state: PathBuf,
+    pub plugins: Plugins,
+    pub shutdown: Shutdown,
+    pub registries: BTreeMap<String, Arc<Registry>>,
+    pub upstreams: BTreeMap<UpstreamName, Arc<Upstream>>,
+    /// The most specific first: a request takes the first that matches.
+    pub routes: Vec<Route>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listener {
+    /// Its name in routes, logs and metrics; the address when none was given.
+    pub name: Arc<str>,
+    pub address: SocketAddr,
+    /// Whose `X-Forwarded-*` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Connections at once; more wait in the kernel's queue.
+    pub max_connections: usize,
+    /// How long a client may take to send a request's head.
+    pub header_timeout: Duration,
+    /// How long a connection may stay open between requests.
+    pub idle_timeout: Duration,
+    /// The longest request head that is taken, in bytes.
+    pub max_header_bytes: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    /// None: no admin listener.
+    pub address: Option<SocketAddr>,
+    /// The listener for registrations alone, if there is one, beside the one above.
+    pub registrations: Option<Registrations>,
+    /// Asked for as `Authorization: Bearer`, by whoever changes something.
+    pub token: Option<Secret>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registrations {
+    pub address: SocketAddr,
+    pub token: Option<Secret>,
+}
+
+/// A value that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plugins {
+    /// Scanned for `*.wasm`; need not exist.
+    pub directory: PathBuf,
+    pub selector: SelectorLimits,
+    pub registry: RegistryLimits,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SelectorLimits {
+    pub pick: Duration,
+    /// For `create` and `update`.
+    pub update: Duration,
+    pub memory_bytes: usize,
+    pub table_elements: usize,
+    /// Faults within a minute after which the plugin is benched.
+    pub faults: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RegistryLimits {
+    /// CPU time between two waits.
+    pub cpu: Duration,
+    pub memory_bytes: usize,
+    pub table_elements: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shutdown {
+    /// Between "not ready" and closing the listeners.
+    pub delay: Duration,
+    /// How long connections may take to finish after that.
+    pub drain: Duration,
+}
+
+/// A registry: its plugin, what the host holds for it, and what the plugin gets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registry {
+    pub name: Arc<str>,
+    pub plugin: String,
+    pub grants: Grants,
+    /// A JSON object, as text, for the plugin.
+    pub settings: Arc<str>,
+}
+
+/// The connectors a registry plugin may use. None of them: every call of that connector is denied.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Grants {
+    pub etcd: Option<Etcd>,
+    pub file: Option<PathBuf>,
+    pub memory: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Etcd {
+    /// `host:port`; all with TLS or none.
+    pub endpoints: Vec<String>,
+    pub credentials: Option<(String, Secret)>,
+    pub tls: Option<ClientTls>,
+    pub connect_timeout: Duration,
+    /// A watch that is silent for so long is asked for a sign of life; as long again without one is a failure.
+    pub silence: Duration,
+}
+
+/// TLS towards a registry. Files are read each time a connection is made, so renewed certificates count.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClientTls {
+    pub ca_file: PathBuf,
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// The name the certificate must have, if not the host of the endpoint.
+    pub server_name: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    pub name: UpstreamName,
+    /// At least one; the first wins where two differ.
+    pub sources: Vec<Source>,
+    /// Only instances that have all of these labels.
+    pub labels: Vec<(String, String)>,
+    pub selector: Selector,
+    pub timeouts: Timeouts,
+    pub pool: Pool,
+    /// Tries on another endpoint after one failed without an answer.
+    pub retries: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Source {
+    pub registry: Arc<str>,
+    /// The name of the service in that registry.
+    pub service: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Selector {
+    pub plugin: Arc<str>,
+    /// A JSON object, as text.
+    pub settings: Arc<str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    /// From the request being sent to the head of the answer.
+    pub response: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pool {
+    pub idle_timeout: Duration,
+    /// Idle connections kept per endpoint and worker.
+    pub max_idle: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// Its place in the file, for logs and errors: `route[0]`.
+    pub name: Arc<str>,
+    pub matches: Matches,
+    /// Take the matched prefix away before forwarding.
+    pub strip_prefix: bool,
+    pub target: Target,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Matches {
+    /// Names of listeners; empty for all.
+    pub listeners: Vec<Arc<str>>,
+    /// Lower case, without port; `*.example.com` matches any one or more labels before it.
+    pub host: Option<Arc<str>>,
+    /// A prefix that ends at a `/` or at the end of the path: `/orders` matches `/orders` and `/orders/1`.
+    pub path: Arc<str>,
+    pub headers: Vec<HeaderMatch>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeaderMatch {
+    pub name: http::HeaderName,
+    /// None: any value.
+    pub value: Option<http::HeaderValue>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    Upstream(UpstreamName),
+    /// Upstreams and their shares, each at least 1.
+    Weighted(Vec<(UpstreamName, u32)>),
+    /// The request names the service.
+    ByName(ByName),
+}
+
+/// Upstreams that exist because a request asks for them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ByName {
+    pub registry: Arc<str>,
+    pub from: NameFrom,
+    /// A service name must match this as a whole.
+    pub pattern: NamePattern,
+    /// What upstreams found this way are like: everything but name and sources counts.
+    pub template: Arc<Upstream>,
+    /// Services followed at once; more are refused.
+    pub max_services: usize,
+    /// Dropped after so long without a request, while its list is live.
+    pub unused_after: Duration,
+    /// How long the first request to a name waits for its first list.
+    pub first_list_timeout: Duration,
+    /// How long an unknown name is remembered.
+    pub unknown_for: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum NameFrom {
+    /// The path segment after this prefix (`/svc/` of `/svc/{service}`).
+    Path(Arc<str>),
+    Header(http::HeaderName),
+}
+
+/// A compiled pattern with its text.
+#[derive(Debug, Clone)]
+pub struct NamePattern(pub regex_lite::Regex);
+
+impl PartialEq for NamePattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}

@@ -1,0 +1,82 @@
+//! Where endpoints come from: the seam where Wasm plugins and test fakes meet, and the task that drives it.
+
+mod check;
+mod pace;
+mod resolve;
+mod watch;
+
+pub use check::{AddressError, HostPort};
+pub use pace::Backoff;
+pub use resolve::Resolver;
+pub use watch::{Watch, watch};
+
+use std::{future::Future, pin::Pin};
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// An endpoint as a registry plugin wrote it, nothing checked yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawEndpoint {
+    pub id: String,
+    /// `host:port`.
+    pub address: String,
+    /// 0 means drained.
+    pub weight: u32,
+    pub labels: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RawChange {
+    Put(RawEndpoint),
+    Remove(String),
+}
+
+/// What a registry said, and how much of the truth it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RawNews {
+    Complete(Vec<RawEndpoint>),
+    Partial(Vec<RawEndpoint>),
+    Changes(Vec<RawChange>),
+    Unchanged,
+}
+
+/// Why a registry could not be read. None of them changes a list.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    #[error("registry unavailable: {0}")]
+    Unavailable(String),
+    #[error("registry refused the credentials: {0}")]
+    Denied(String),
+    #[error("registry holds or was asked something invalid: {0}")]
+    Invalid(String),
+    #[error("registry failed: {0}")]
+    Other(String),
+    /// The plugin itself failed: a trap, a deadline, a limit. Its instance is gone.
+    #[error("registry plugin failed: {0}")]
+    Plugin(String),
+}
+
+impl Failure {
+    /// The word for logs, metrics and the API.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::Denied(_) => "denied",
+            Self::Invalid(_) => "invalid",
+            Self::Other(_) => "other",
+            Self::Plugin(_) => "plugin",
+        }
+    }
+}
+
+/// A registry with its settings and what the host holds for it.
+pub trait Registry: Send + Sync {
+    /// Begins to follow a service. Dropping the future or the subscription ends the instance behind it.
+    fn follow<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Box<dyn Subscription>, Failure>>;
+}
+
+/// One service being followed.
+pub trait Subscription: Send {
+    /// Waits for the next news; the first is complete. After a failure the subscription is dead.
+    fn next(&mut self) -> BoxFuture<'_, Result<RawNews, Failure>>;
+}

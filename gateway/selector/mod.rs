@@ -1,0 +1,82 @@
+//! The rule that chooses an endpoint for a request: the seam where Wasm plugins and the native fallback meet.
+
+mod keys;
+mod native;
+mod view;
+
+pub use keys::{Key, KeyError, RequestFacts};
+pub use native::RoundRobin;
+pub use view::{Picked, PickError, View};
+
+use std::{rc::Rc, sync::Arc};
+
+use crate::upstream::{Change, Slot, Snapshot};
+
+/// What a pick may depend on.
+#[derive(Debug, Clone, Copy)]
+pub struct PickRequest<'a> {
+    /// XXH64, seed 0, over the value of the hash key.
+    pub hash: Option<u64>,
+    /// 0 for the first try, 1 for the first retry.
+    pub attempt: u32,
+    pub tried: &'a [Slot],
+    /// In the order of [`Needs::attributes`].
+    pub attributes: &'a [Option<&'a str>],
+}
+
+/// What a balancer needs to know of each request.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Needs {
+    pub hash_on: Option<Key>,
+    pub attributes: Vec<Key>,
+}
+
+/// A call into a balancer went wrong: a trap, a deadline, a limit. The balancer is of no use any more.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct Fault(pub Arc<str>);
+
+/// Why a selector made no balancer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CreateError {
+    /// The plugin refused the settings.
+    #[error("{0}")]
+    Refused(String),
+    /// The plugin failed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The plugin is benched, or none of its name is loaded.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// The state of one upstream in one worker. Synchronous and not `Send`: it never leaves its worker.
+pub trait Balancer {
+    /// Applies changes in order. `reset` says that they are the beginning of a full list.
+    fn update(&mut self, reset: bool, changes: &[Change]) -> Result<(), Fault>;
+
+    /// Picks a slot; none says that nothing suits this request. `snapshot` is what the balancer has caught up with:
+    /// statistics are read from it while the call lasts.
+    fn pick(&mut self, request: &PickRequest<'_>, snapshot: &Rc<Arc<Snapshot>>) -> Result<Option<Slot>, Fault>;
+}
+
+/// A selector on one worker: makes balancers. Not `Send`.
+pub trait WorkerSelector {
+    /// Makes a balancer for one upstream. Calls into the plugin, bounded by its deadline.
+    fn create(&self, settings: &str) -> Result<(Box<dyn Balancer>, Needs), CreateError>;
+}
+
+/// A selector as the whole process knows it, in one version.
+pub trait Selector: Send + Sync {
+    /// The name used in the configuration.
+    fn name(&self) -> &str;
+
+    /// This selector on the calling worker. Cheap; an instance is made with the first balancer.
+    fn on_worker(self: Arc<Self>) -> Rc<dyn WorkerSelector>;
+
+    /// Whether the plugin has failed so often that the native round robin stands in for it.
+    fn benched(&self) -> bool;
+
+    /// Counts a fault. Returns whether the plugin is benched now.
+    fn count_fault(&self, fault: &Fault) -> bool;
+}

@@ -1,0 +1,26 @@
+//! What an upstream is: its endpoints, how lists are believed, merged and published, and what is kept of them.
+//!
+//! Everything here is a pure function of what came in, except [`publish`], which makes it visible to the workers,
+//! [`disk`], which keeps it over restarts, and [`keeper`], the task that owns all of it for one upstream. Knows
+//! nothing of registries, plugins, configuration files or protocols.
+
+mod disk;
+mod history;
+mod keeper;
+mod merge;
+mod publish;
+mod slots;
+mod snapshot;
+mod stats;
+mod trust;
+mod words;
+
+pub use disk::{Disk, DiskError, SavedClaim, SavedSource};
+pub use history::{Entry, History, What};
+pub use keeper::{Event, Keeper, Status, SourceStatus};
+pub use merge::Merge;
+pub use publish::{Offer, Publisher, Reader};
+pub use snapshot::{CatchUp, Change, Generation, Member, Snapshot};
+pub use stats::{Figures, InFlight, Stats};
+pub use trust::{Claim, ClaimChange, News, Origin, Source};
+pub use words::{Endpoint, Labels, Slot, UpstreamName, Weight};

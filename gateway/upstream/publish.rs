@@ -1,0 +1,208 @@
+//! The one place where an upstream's list is exchanged.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::{Change, Endpoint, Member, Snapshot, Stats, UpstreamName, slots::Slots};
+
+/// How long statistics of an address are kept after it left, and of how many addresses.
+const RETIRED_FOR: Duration = Duration::from_secs(600);
+const RETIRED_MOST: usize = 10_000;
+
+/// One change to what an upstream offers, by identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Offer {
+    Put(Endpoint),
+    Remove(SocketAddr),
+}
+
+/// The reading half: cheap to clone, never waits.
+#[derive(Debug, Clone)]
+pub struct Reader(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    name: UpstreamName,
+    current: ArcSwap<Snapshot>,
+    generation: watch::Sender<u64>,
+}
+
+impl Reader {
+    pub fn name(&self) -> &UpstreamName {
+        &self.0.name
+    }
+
+    /// The list as it is now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.current.load_full()
+    }
+
+    /// Tells of every generation that comes after this call; closes when the upstream is gone.
+    pub fn generations(&self) -> watch::Receiver<u64> {
+        self.0.generation.subscribe()
+    }
+
+    /// Whether both readers read the same upstream, not only one of the same name.
+    pub fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// The writing half. There is one, so changes need no lock.
+#[derive(Debug)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+    slots: Slots,
+    members: HashMap<SocketAddr, Arc<Member>>,
+    retired: HashMap<SocketAddr, (Instant, Arc<Stats>)>,
+}
+
+impl Publisher {
+    pub fn new(name: UpstreamName) -> (Self, Reader) {
+        let shared = Arc::new(Shared {
+            name,
+            current: ArcSwap::from_pointee(Snapshot::empty()),
+            generation: watch::Sender::new(0),
+        });
+        let publisher =
+            Self { shared: shared.clone(), slots: Slots::new(), members: HashMap::new(), retired: HashMap::new() };
+        (publisher, Reader(shared))
+    }
+
+    /// Makes the offers visible to every request that starts after this returns, and wakes the workers.
+    ///
+    /// Requests already running keep the snapshot they hold. Offers that change nothing make no generation;
+    /// returns the number of the new generation if there is one.
+    pub fn publish(&mut self, offers: Vec<Offer>, now: Instant) -> Option<u64> {
+        let changes: Vec<Change> =
+            offers.into_iter().filter_map(|offer| self.change(offer, now)).collect();
+        if changes.is_empty() {
+            return None;
+        }
+        self.forget_retired(now);
+        let next = self.shared.current.load().apply(changes, SystemTime::now());
+        let generation = next.generation();
+        self.shared.current.store(Arc::new(next));
+        self.shared.generation.send_replace(generation);
+        Some(generation)
+    }
+
+    fn change(&mut self, offer: Offer, now: Instant) -> Option<Change> {
+        match offer {
+            Offer::Put(endpoint) => {
+                let address = endpoint.address;
+                let member = match self.members.get(&address) {
+                    Some(known) if *known.endpoint() == endpoint => return None,
+                    Some(known) => Member::new(known.lease().clone(), endpoint, known.stats().clone()),
+                    None => {
+                        let stats = self.retired.remove(&address).map(|(_, stats)| stats).unwrap_or_default();
+                        Member::new(self.slots.take(), endpoint, stats)
+                    }
+                };
+                let member = Arc::new(member);
+                self.members.insert(address, member.clone());
+                Some(Change::Put(member))
+            }
+            Offer::Remove(address) => {
+                let member = self.members.remove(&address)?;
+                self.retired.insert(address, (now, member.stats().clone()));
+                Some(Change::Remove(member.slot()))
+            }
+        }
+    }
+
+    fn forget_retired(&mut self, now: Instant) {
+        if self.retired.len() > RETIRED_MOST {
+            self.retired.clear();
+        }
+        // Looked through only now and then: removals are rare and the map is small.
+        if self.retired.len() > 256 {
+            self.retired.retain(|_, (since, _)| now.saturating_duration_since(*since) < RETIRED_FOR);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::upstream::{CatchUp, Labels, Slot, Weight};
+
+    fn endpoint(port: u16, weight: u32) -> Endpoint {
+        Endpoint {
+            address: ([127, 0, 0, 1], port).into(),
+            weight: Weight::new(weight).unwrap(),
+            labels: Labels::default(),
+        }
+    }
+
+    #[test]
+    fn an_offer_that_changes_nothing_makes_no_generation() {
+        let (mut publisher, reader) = Publisher::new(UpstreamName::new("orders"));
+        let now = Instant::now();
+        assert_eq!(publisher.publish(vec![Offer::Put(endpoint(1, 1))], now), Some(1));
+        assert_eq!(publisher.publish(vec![Offer::Put(endpoint(1, 1))], now), None);
+        assert_eq!(publisher.publish(vec![Offer::Put(endpoint(1, 2))], now), Some(2));
+        assert_eq!(reader.snapshot().generation(), 2);
+    }
+
+    #[test]
+    fn statistics_outlive_a_new_registration_of_the_same_address() {
+        let (mut publisher, reader) = Publisher::new(UpstreamName::new("orders"));
+        let now = Instant::now();
+        publisher.publish(vec![Offer::Put(endpoint(1, 1))], now);
+        let before = reader.snapshot().get(Slot(0)).unwrap().stats().clone();
+        publisher.publish(vec![Offer::Remove(endpoint(1, 1).address)], now);
+        publisher.publish(vec![Offer::Put(endpoint(1, 7))], now);
+        let snapshot = reader.snapshot();
+        assert!(Arc::ptr_eq(snapshot.iter().next().unwrap().stats(), &before));
+    }
+
+    proptest! {
+        /// Whatever is offered in whatever order: addresses and slots are unique, the length is true, and a view
+        /// that catches up from any generation sees the same list as one that starts anew.
+        #[test]
+        fn any_offers_leave_a_consistent_snapshot(
+            steps in prop::collection::vec(prop::collection::vec((0u16..40, 0u32..3), 1..8), 1..40),
+            behind in 0usize..40,
+        ) {
+            let (mut publisher, reader) = Publisher::new(UpstreamName::new("orders"));
+            let mut snapshots = vec![reader.snapshot()];
+            for step in steps {
+                let offers = step.into_iter().map(|(port, weight)| match weight {
+                    0 => Offer::Remove(endpoint(port, 1).address),
+                    weight => Offer::Put(endpoint(port, weight)),
+                });
+                publisher.publish(offers.collect(), Instant::now());
+                let snapshot = reader.snapshot();
+                let addresses: std::collections::HashSet<_> = snapshot.iter().map(|m| m.address()).collect();
+                let slots: std::collections::HashSet<_> = snapshot.iter().map(|m| m.slot()).collect();
+                prop_assert_eq!(addresses.len(), snapshot.len());
+                prop_assert_eq!(slots.len(), snapshot.len());
+                snapshots.push(snapshot);
+            }
+            let last = snapshots.last().unwrap();
+            let old = &snapshots[snapshots.len() - 1 - behind.min(snapshots.len() - 1)];
+            let mut view: HashMap<Slot, SocketAddr> = old.iter().map(|m| (m.slot(), m.address())).collect();
+            match last.since(old.generation()) {
+                CatchUp::Reset => view = last.iter().map(|m| (m.slot(), m.address())).collect(),
+                CatchUp::Changes(generations) => for change in generations.iter().flat_map(|g| &g.changes) {
+                    match change {
+                        Change::Put(member) => { view.insert(member.slot(), member.address()); }
+                        Change::Remove(slot) => { view.remove(slot); }
+                    }
+                },
+            }
+            let expected: HashMap<Slot, SocketAddr> = last.iter().map(|m| (m.slot(), m.address())).collect();
+            prop_assert_eq!(view, expected);
+        }
+    }
+}
