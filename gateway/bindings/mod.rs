@@ -1,1 +1,23 @@
-//! (being written)
+//! What is generated from `wit/`, and nothing else. Selectors are called synchronously on the workers, registry
+//! plugins asynchronously on the control runtime; both share one set of types.
+
+/// Calls into selector plugins and the `load` they import.
+pub mod selector {
+    wasmtime::component::bindgen!({ path: "wit", world: "selector-plugin" });
+}
+
+/// Calls into registry plugins and the connectors they import.
+pub mod registry {
+    wasmtime::component::bindgen!({
+        path: "wit",
+        world: "registrar-plugin",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: {
+            "witgate:plugin/etcd.feed": crate::connector::EtcdFeed,
+            "witgate:plugin/etcd.lease": crate::connector::EtcdLease,
+            "witgate:plugin/memory.feed": crate::connector::MemoryFeed,
+            "witgate:plugin/file.feed": crate::connector::FileFeed,
+        },
+    });
+}

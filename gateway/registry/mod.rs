@@ -5,11 +5,6 @@ mod pace;
 mod resolve;
 mod watch;
 
-pub use check::{AddressError, HostPort};
-pub use pace::Backoff;
-pub use resolve::Resolver;
-pub use watch::{Watch, watch};
-
 use std::{future::Future, pin::Pin};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

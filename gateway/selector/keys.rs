@@ -60,7 +60,8 @@ impl<'a> RequestFacts<'a> {
             Key::Cookie(name) => {
                 let pairs = self.head.headers.get_all(http::header::COOKIE).into_iter();
                 let mut pairs = pairs.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(';'));
-                pairs.find_map(|pair| Some(pair.trim().strip_prefix(name.as_str())?.strip_prefix('=')?.into()))
+                pairs
+                    .find_map(|pair| Some(pair.trim().strip_prefix(name.as_str())?.strip_prefix('=')?.into()))
             }
             Key::Query(name) => {
                 let mut pairs = self.head.uri.query()?.split('&');

@@ -6,9 +6,15 @@ mod view;
 
 pub use keys::{Key, KeyError, RequestFacts};
 pub use native::RoundRobin;
-pub use view::{Picked, PickError, View};
+pub use view::{PickError, Progress, View};
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    cell::RefCell,
+    rc::{Rc, Weak},
+    sync::Arc,
+};
+
+use tokio::sync::watch;
 
 use crate::upstream::{Change, Slot, Snapshot};
 
@@ -31,7 +37,8 @@ pub struct Needs {
     pub attributes: Vec<Key>,
 }
 
-/// A call into a balancer went wrong: a trap, a deadline, a limit. The balancer is of no use any more.
+/// A call into a balancer went wrong: a trap, a deadline, a limit. The balancer is of no use any more, and whoever
+/// returns this has counted it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub struct Fault(pub Arc<str>);
@@ -57,7 +64,11 @@ pub trait Balancer {
 
     /// Picks a slot; none says that nothing suits this request. `snapshot` is what the balancer has caught up with:
     /// statistics are read from it while the call lasts.
-    fn pick(&mut self, request: &PickRequest<'_>, snapshot: &Rc<Arc<Snapshot>>) -> Result<Option<Slot>, Fault>;
+    fn pick(
+        &mut self,
+        request: &PickRequest<'_>,
+        snapshot: &Rc<Arc<Snapshot>>,
+    ) -> Result<Option<Slot>, Fault>;
 }
 
 /// A selector on one worker: makes balancers. Not `Send`.
@@ -71,12 +82,39 @@ pub trait Selector: Send + Sync {
     /// The name used in the configuration.
     fn name(&self) -> &str;
 
+    /// A number that no other version of any selector has in this process.
+    fn version(&self) -> u64;
+
     /// This selector on the calling worker. Cheap; an instance is made with the first balancer.
     fn on_worker(self: Arc<Self>) -> Rc<dyn WorkerSelector>;
 
     /// Whether the plugin has failed so often that the native round robin stands in for it.
     fn benched(&self) -> bool;
 
-    /// Counts a fault. Returns whether the plugin is benched now.
-    fn count_fault(&self, fault: &Fault) -> bool;
+    /// Counts a fault that only the host could see: a slot that was not offered.
+    fn count_fault(&self, fault: &Fault);
+}
+
+/// The version of a selector that is in force; none while nothing of its name is loaded.
+pub type Current = watch::Receiver<Option<Arc<dyn Selector>>>;
+
+/// The selectors that one worker uses, so that all upstreams with the same plugin share one instance.
+#[derive(Default)]
+pub struct WorkerSelectors(RefCell<Vec<(u64, Weak<dyn WorkerSelector>)>>);
+
+impl WorkerSelectors {
+    /// This worker's instance of a selector. It lives as long as somebody holds it.
+    pub fn get(&self, selector: &Arc<dyn Selector>) -> Rc<dyn WorkerSelector> {
+        let mut known = self.0.borrow_mut();
+        known.retain(|(_, worker)| worker.strong_count() > 0);
+        let version = selector.version();
+        if let Some(worker) =
+            known.iter().find(|(v, _)| *v == version).and_then(|(_, worker)| worker.upgrade())
+        {
+            return worker;
+        }
+        let worker = selector.clone().on_worker();
+        known.push((version, Rc::downgrade(&worker)));
+        worker
+    }
 }

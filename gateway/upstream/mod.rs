@@ -15,9 +15,6 @@ mod stats;
 mod trust;
 mod words;
 
-pub use disk::{Disk, DiskError, SavedClaim, SavedSource};
-pub use history::{Entry, History, What};
-pub use keeper::{Event, Keeper, Status, SourceStatus};
 pub use merge::Merge;
 pub use publish::{Offer, Publisher, Reader};
 pub use snapshot::{CatchUp, Change, Generation, Member, Snapshot};

@@ -71,8 +71,12 @@ impl Publisher {
             current: ArcSwap::from_pointee(Snapshot::empty()),
             generation: watch::Sender::new(0),
         });
-        let publisher =
-            Self { shared: shared.clone(), slots: Slots::new(), members: HashMap::new(), retired: HashMap::new() };
+        let publisher = Self {
+            shared: shared.clone(),
+            slots: Slots::new(),
+            members: HashMap::new(),
+            retired: HashMap::new(),
+        };
         (publisher, Reader(shared))
     }
 
@@ -81,8 +85,7 @@ impl Publisher {
     /// Requests already running keep the snapshot they hold. Offers that change nothing make no generation;
     /// returns the number of the new generation if there is one.
     pub fn publish(&mut self, offers: Vec<Offer>, now: Instant) -> Option<u64> {
-        let changes: Vec<Change> =
-            offers.into_iter().filter_map(|offer| self.change(offer, now)).collect();
+        let changes: Vec<Change> = offers.into_iter().filter_map(|offer| self.change(offer, now)).collect();
         if changes.is_empty() {
             return None;
         }

@@ -4,12 +4,7 @@
 //! all chunks but the ones that changed: one change at 10,000 endpoints copies a hundred pointers. Each snapshot
 //! carries the changes of its last generations, from which a worker's view catches up.
 
-use std::{
-    collections::VecDeque,
-    net::SocketAddr,
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use super::{Endpoint, InFlight, Labels, Slot, Stats, Weight, slots::SlotLease};
 
@@ -146,7 +141,9 @@ impl Snapshot {
         if missing > self.recent.len() as u64 || generation > self.generation {
             return CatchUp::Reset;
         }
-        CatchUp::Changes(self.recent.iter().skip(self.recent.len() - missing as usize).map(|g| &**g).collect())
+        CatchUp::Changes(
+            self.recent.iter().skip(self.recent.len() - missing as usize).map(|g| &**g).collect(),
+        )
     }
 
     /// The next snapshot, one generation on.

@@ -81,8 +81,7 @@ impl Stats {
         let sample = took.as_nanos().clamp(1, u64::MAX as u128) as f64;
         let latency = self.latency.load(Relaxed) as f64 * keep + sample * (1.0 - keep);
         self.latency.store((latency as u64).max(1), Relaxed);
-        let success =
-            f64::from_bits(self.success.load(Relaxed)) * keep + if ok { 1.0 - keep } else { 0.0 };
+        let success = f64::from_bits(self.success.load(Relaxed)) * keep + if ok { 1.0 - keep } else { 0.0 };
         self.success.store(success.to_bits(), Relaxed);
         if ok {
             if self.consecutive_failures.load(Relaxed) != 0 {

@@ -1,11 +1,6 @@
 //! The words of the gateway as types: checked once where they enter, true from there on.
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    num::NonZeroU32,
-    sync::Arc,
-};
+use std::{fmt, net::SocketAddr, num::NonZeroU32, sync::Arc};
 
 /// The name of an upstream: its key in the configuration, or `service@registry` when found by name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
