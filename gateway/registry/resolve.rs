@@ -35,7 +35,9 @@ impl Resolver {
                     self.good.insert(key.clone(), addresses);
                 }
             }
-            Ok(Err(error)) => tracing::warn!(host = %host, %error, "Name not resolved, last good answer kept"),
+            Ok(Err(error)) => {
+                tracing::warn!(host = %host, %error, "Name not resolved, last good answer kept")
+            }
             Err(_) => tracing::warn!(host = %host, "Resolver silent, last good answer kept"),
         }
         self.good.get(&key).cloned().unwrap_or_default()

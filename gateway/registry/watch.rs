@@ -34,7 +34,12 @@ impl Drop for Watch {
 /// Follows `service` in `registry` and tells `events` about it, as the source with this number.
 ///
 /// Never gives up: after a failure it pauses, longer each time, and follows again. Ends when nobody listens.
-pub fn watch(source: usize, registry: Arc<dyn Registry>, service: Arc<str>, events: mpsc::Sender<Event>) -> Watch {
+pub fn watch(
+    source: usize,
+    registry: Arc<dyn Registry>,
+    service: Arc<str>,
+    events: mpsc::Sender<Event>,
+) -> Watch {
     let task = Task {
         source,
         registry,
