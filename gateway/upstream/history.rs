@@ -73,6 +73,9 @@ mod tests {
         }
         assert_eq!(history.iter().count(), KEPT);
         let last = history.iter().next_back().unwrap();
-        assert_eq!((last.generation, last.added.count, last.added.first.len()), (KEPT as u64 + 5, 100, NAMED));
+        assert_eq!(
+            (last.generation, last.added.count, last.added.first.len()),
+            (KEPT as u64 + 5, 100, NAMED)
+        );
     }
 }

@@ -8,8 +8,8 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Claim, ClaimChange, Disk, History, Merge, News, Offer, Origin, Publisher, Reader, SavedClaim, SavedSource, Source,
-    UpstreamName,
+    Claim, ClaimChange, Disk, History, Merge, News, Offer, Origin, Publisher, Reader, SavedClaim,
+    SavedSource, Source, UpstreamName,
 };
 
 /// A list is written so long after it changed, so that a burst of changes is one write.
