@@ -358,3 +358,7 @@ fn few(generations: &[&crate::upstream::Generation]) -> bool {
 fn apply(balancer: &mut dyn Balancer, generations: &[&crate::upstream::Generation]) -> Result<(), Fault> {
     generations.iter().try_for_each(|generation| balancer.update(false, &generation.changes))
 }
+
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;
