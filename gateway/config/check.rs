@@ -180,16 +180,30 @@ impl<'a> Checker<'a> {
     fn wrong_part(&mut self, part: Part, way: &Way, message: impl Into<String>) -> &mut Mistake {
         let place = self.document.nearest(way);
         let span = place.map(|place| if part == Part::Key { place.key } else { place.value });
-        self.mistakes.push(Mistake { key: Some(way.clone()), span, message: message.into(), hint: None });
+        let key = Some(way.clone());
+        self.mistakes.push(Mistake { key, span, message: message.into(), hint: None, meant: None });
         let last = self.mistakes.len() - 1;
         &mut self.mistakes[last]
     }
 
-    /// A value that must be there. It may be gone because it was of the wrong kind; that was told already.
+    /// A value that must be there. It may be gone because it was of the wrong kind, or have another name because of
+    /// a typing error; that was told already.
     fn required<'v, T>(&mut self, table: &Way, key: &str, value: &'v Option<T>) -> Option<&'v T> {
-        if value.is_none() && !self.document.has(&table.key(key)) {
-            self.wrong(table, format!("`{key}` is missing"));
+        if value.is_none() {
+            self.missing_unless_told(table, key);
         }
         value.as_ref()
+    }
+
+    fn missing_unless_told(&mut self, table: &Way, key: &str) {
+        if !self.mentions(&table.key(key)) {
+            self.wrong(table, format!("`{key}` is missing"));
+        }
+    }
+
+    /// Whether the file says something there, or meant to.
+    fn mentions(&self, way: &Way) -> bool {
+        let meant = |mistake: &Mistake| mistake.meant.as_ref() == Some(way);
+        self.document.has(way) || self.mistakes.iter().any(meant)
     }
 }

@@ -49,8 +49,8 @@ impl Checker<'_> {
 
     fn target(&mut self, way: &Way, route: &file::Route) -> Option<Target> {
         let at = way.key("upstream");
-        let finds_by_name = by_name::in_path(route) || self.document.has(&way.key("service_header"));
-        let named = self.document.has(&at);
+        let finds_by_name = by_name::in_path(route) || self.mentions(&way.key("service_header"));
+        let named = self.mentions(&at);
         match (finds_by_name, named) {
             (true, false) => return self.by_name(way, route).map(Target::ByName),
             (true, true) => {
