@@ -1,2 +1,6 @@
-//! Everything that needs the whole gateway or real sockets.
-fn main() {}
+//! One binary for all tests that need more than the library: an index.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod connector_etcd;
