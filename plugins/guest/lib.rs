@@ -5,3 +5,4 @@
 pub mod entries;
 pub mod rpcx;
 pub mod settings;
+pub mod weighted;

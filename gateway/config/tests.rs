@@ -1,0 +1,3 @@
+//! The whole way from text to what runs.
+
+mod expected;

@@ -1,0 +1,2 @@
+//! Everything that needs the whole gateway or real sockets.
+fn main() {}
