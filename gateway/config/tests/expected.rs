@@ -20,7 +20,8 @@ fn expect(file: &Path, actual: &str) {
 /// Relative to the root of the package, where tests run, so that expected texts say no more.
 fn configurations(folder: &str) -> Vec<PathBuf> {
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> = files.filter(|file| file.extension().is_some_and(|kind| kind == "toml")).collect();
+    let mut files: Vec<_> =
+        files.filter(|file| file.extension().is_some_and(|kind| kind == "toml")).collect();
     files.sort();
     files
 }
