@@ -46,17 +46,33 @@ impl Connectors {
 }
 
 /// A guest that holds too many resources is told so; it is not trapped, since it may let go of some.
-fn keep<R: Send + 'static>(
+fn keep<R: Send + 'static, W: 'static>(
     table: &mut ResourceTable,
     resource: R,
-) -> std::result::Result<Resource<R>, Failure> {
-    table.push(resource).map_err(|error| Failure::Other(format!("too many feeds and leases: {error}")))
+) -> std::result::Result<Resource<W>, Failure> {
+    let kept = table.push(resource);
+    kept.map(|kept| Resource::new_own(kept.rep()))
+        .map_err(|error| Failure::Other(format!("too many feeds and leases: {error}")))
+}
+
+/// What stands behind a guest's resource. The generated types of resources are empty names, so that the bindings need
+/// not know the connectors; the table knows what is behind each.
+fn kept<R: 'static, W: 'static>(table: &mut ResourceTable, resource: Resource<W>) -> Result<&mut R> {
+    Ok(table.get_mut(&Resource::new_borrow(resource.rep()))?)
+}
+
+fn drop_kept<R: 'static, W: 'static>(table: &mut ResourceTable, resource: Resource<W>) -> Result<()> {
+    table.delete(Resource::<R>::new_own(resource.rep()))?;
+    Ok(())
 }
 
 impl types::Host for Connectors {}
 
 impl wit_etcd::Host for Connectors {
-    async fn follow(&mut self, prefix: Vec<u8>) -> Result<std::result::Result<Resource<EtcdFeed>, Failure>> {
+    async fn follow(
+        &mut self,
+        prefix: Vec<u8>,
+    ) -> Result<std::result::Result<Resource<wit_etcd::Feed>, Failure>> {
         let feed = self.etcd().map(|client| client.follow(prefix));
         Ok(feed.and_then(|feed| keep(&mut self.table, feed)))
     }
@@ -68,7 +84,10 @@ impl wit_etcd::Host for Connectors {
         })
     }
 
-    async fn grant(&mut self, ttl_seconds: u32) -> Result<std::result::Result<Resource<EtcdLease>, Failure>> {
+    async fn grant(
+        &mut self,
+        ttl_seconds: u32,
+    ) -> Result<std::result::Result<Resource<wit_etcd::Lease>, Failure>> {
         let lease = match self.etcd() {
             Ok(client) => client.grant(ttl_seconds).await.map_err(Failure::from),
             Err(denied) => Err(denied),
@@ -80,46 +99,47 @@ impl wit_etcd::Host for Connectors {
 impl wit_etcd::HostFeed for Connectors {
     async fn next(
         &mut self,
-        feed: Resource<EtcdFeed>,
+        feed: Resource<wit_etcd::Feed>,
     ) -> Result<std::result::Result<wit_etcd::Answer, Failure>> {
-        let feed = self.table.get_mut(&feed)?;
+        let feed: &mut EtcdFeed = kept(&mut self.table, feed)?;
         Ok(feed.next().await.map(Into::into).map_err(Into::into))
     }
 
-    async fn drop(&mut self, feed: Resource<EtcdFeed>) -> Result<()> {
-        self.table.delete(feed)?;
-        Ok(())
+    async fn drop(&mut self, feed: Resource<wit_etcd::Feed>) -> Result<()> {
+        drop_kept::<EtcdFeed, _>(&mut self.table, feed)
     }
 }
 
 impl wit_etcd::HostLease for Connectors {
-    async fn id(&mut self, lease: Resource<EtcdLease>) -> Result<i64> {
-        Ok(self.table.get(&lease)?.id())
+    async fn id(&mut self, lease: Resource<wit_etcd::Lease>) -> Result<i64> {
+        Ok(kept::<EtcdLease, _>(&mut self.table, lease)?.id())
     }
 
     async fn put(
         &mut self,
-        lease: Resource<EtcdLease>,
+        lease: Resource<wit_etcd::Lease>,
         key: Vec<u8>,
         value: Vec<u8>,
     ) -> Result<std::result::Result<(), Failure>> {
-        let lease = self.table.get_mut(&lease)?;
+        let lease: &mut EtcdLease = kept(&mut self.table, lease)?;
         Ok(lease.put(key, value).await.map_err(Into::into))
     }
 
-    async fn keep_alive(&mut self, lease: Resource<EtcdLease>) -> Result<std::result::Result<u32, Failure>> {
-        let lease = self.table.get_mut(&lease)?;
+    async fn keep_alive(
+        &mut self,
+        lease: Resource<wit_etcd::Lease>,
+    ) -> Result<std::result::Result<u32, Failure>> {
+        let lease: &mut EtcdLease = kept(&mut self.table, lease)?;
         Ok(lease.keep_alive().await.map_err(Into::into))
     }
 
-    async fn revoke(&mut self, lease: Resource<EtcdLease>) -> Result<std::result::Result<(), Failure>> {
-        let lease = self.table.get_mut(&lease)?;
+    async fn revoke(&mut self, lease: Resource<wit_etcd::Lease>) -> Result<std::result::Result<(), Failure>> {
+        let lease: &mut EtcdLease = kept(&mut self.table, lease)?;
         Ok(lease.revoke().await.map_err(Into::into))
     }
 
-    async fn drop(&mut self, lease: Resource<EtcdLease>) -> Result<()> {
-        self.table.delete(lease)?;
-        Ok(())
+    async fn drop(&mut self, lease: Resource<wit_etcd::Lease>) -> Result<()> {
+        drop_kept::<EtcdLease, _>(&mut self.table, lease)
     }
 }
 
@@ -127,7 +147,7 @@ impl wit_memory::Host for Connectors {
     async fn follow(
         &mut self,
         service: String,
-    ) -> Result<std::result::Result<Resource<MemoryFeed>, Failure>> {
+    ) -> Result<std::result::Result<Resource<wit_memory::Feed>, Failure>> {
         let feed = self.memory().and_then(|memory| Ok(memory.follow(&service)?));
         Ok(feed.and_then(|feed| keep(&mut self.table, feed)))
     }
@@ -156,14 +176,14 @@ impl wit_memory::Host for Connectors {
 impl wit_memory::HostFeed for Connectors {
     async fn next(
         &mut self,
-        feed: Resource<MemoryFeed>,
+        feed: Resource<wit_memory::Feed>,
     ) -> Result<std::result::Result<wit_memory::Content, Failure>> {
-        Ok(Ok(self.table.get_mut(&feed)?.next().await.into()))
+        let feed: &mut MemoryFeed = kept(&mut self.table, feed)?;
+        Ok(Ok(feed.next().await.into()))
     }
 
-    async fn drop(&mut self, feed: Resource<MemoryFeed>) -> Result<()> {
-        self.table.delete(feed)?;
-        Ok(())
+    async fn drop(&mut self, feed: Resource<wit_memory::Feed>) -> Result<()> {
+        drop_kept::<MemoryFeed, _>(&mut self.table, feed)
     }
 }
 
@@ -171,7 +191,7 @@ impl wit_file::Host for Connectors {
     async fn follow(
         &mut self,
         name: Option<String>,
-    ) -> Result<std::result::Result<Resource<FileFeed>, Failure>> {
+    ) -> Result<std::result::Result<Resource<wit_file::Feed>, Failure>> {
         let feed = match &self.file {
             Some((path, folders)) => {
                 file::follow(path, name.as_deref(), folders.clone()).map_err(Failure::from)
@@ -183,13 +203,16 @@ impl wit_file::Host for Connectors {
 }
 
 impl wit_file::HostFeed for Connectors {
-    async fn next(&mut self, feed: Resource<FileFeed>) -> Result<std::result::Result<Vec<u8>, Failure>> {
-        Ok(self.table.get_mut(&feed)?.next().await.map_err(Into::into))
+    async fn next(
+        &mut self,
+        feed: Resource<wit_file::Feed>,
+    ) -> Result<std::result::Result<Vec<u8>, Failure>> {
+        let feed: &mut FileFeed = kept(&mut self.table, feed)?;
+        Ok(feed.next().await.map_err(Into::into))
     }
 
-    async fn drop(&mut self, feed: Resource<FileFeed>) -> Result<()> {
-        self.table.delete(feed)?;
-        Ok(())
+    async fn drop(&mut self, feed: Resource<wit_file::Feed>) -> Result<()> {
+        drop_kept::<FileFeed, _>(&mut self.table, feed)
     }
 }
 

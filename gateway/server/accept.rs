@@ -14,11 +14,8 @@ use super::{Arrival, Link, connection, listen::Accepting, roster::Roster};
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Accepts for ever. Dropping it closes the listener and leaves the connections alone.
-pub(super) async fn accept<A, F, B>(
-    listening: Accepting,
-    roster: Rc<Roster>,
-    answer: A,
-) where
+pub(super) async fn accept<A, F, B>(listening: Accepting, roster: Rc<Roster>, answer: A)
+where
     A: Fn(Arrival) -> F + Clone + 'static,
     F: Future<Output = Response<B>> + 'static,
     B: Body<Data = Bytes> + 'static,
