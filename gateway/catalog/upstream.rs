@@ -8,10 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::watch;
+
 use crate::{
     config, selector,
     telemetry::UpstreamMetrics,
-    upstream::{Reader, UpstreamName},
+    upstream::{Reader, Status, UpstreamName},
 };
 
 /// One running upstream.
@@ -22,14 +24,47 @@ pub struct Upstream {
     /// By worker.
     pub progress: Box<[Arc<selector::Progress>]>,
     pub metrics: Arc<UpstreamMetrics>,
+    status: watch::Receiver<Arc<Status>>,
     started: Instant,
     /// Seconds since `started`.
     used: AtomicU64,
 }
 
 impl Upstream {
+    pub fn new(
+        config: Arc<config::Upstream>,
+        reader: Reader,
+        status: watch::Receiver<Arc<Status>>,
+        selector: selector::Current,
+        workers: usize,
+    ) -> Self {
+        Self {
+            config,
+            reader,
+            selector,
+            progress: (0..workers).map(|_| Arc::default()).collect(),
+            metrics: Arc::new(UpstreamMetrics::new(workers)),
+            status,
+            started: Instant::now(),
+            used: AtomicU64::new(0),
+        }
+    }
+
+    /// The same upstream with other settings: its list, its status and its counters go on.
+    pub(super) fn with_config(&self, config: Arc<config::Upstream>, selector: selector::Current) -> Self {
+        let workers = self.progress.len();
+        let mut next = Self::new(config, self.reader.clone(), self.status.clone(), selector, workers);
+        next.metrics = self.metrics.clone();
+        next
+    }
+
     pub fn name(&self) -> &UpstreamName {
         self.reader.name()
+    }
+
+    /// How its sources stand, and what changed last.
+    pub fn status(&self) -> Arc<Status> {
+        self.status.borrow().clone()
     }
 
     /// Says that a request used this upstream. Writes at most once a second.

@@ -25,6 +25,38 @@ pub struct Config {
     pub routes: Vec<Route>,
 }
 
+impl Config {
+    /// A configuration that serves nothing, with every default in force and files below `folder`.
+    pub fn empty(folder: PathBuf) -> Self {
+        let mebibyte = 1 << 20;
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            listeners: Vec::new(),
+            admin: Admin { address: None, registrations: None, token: None },
+            state: folder.join("state"),
+            plugins: Plugins {
+                directory: folder.join("plugins"),
+                selector: SelectorLimits {
+                    pick: Duration::from_millis(5),
+                    update: Duration::from_millis(500),
+                    memory_bytes: 64 * mebibyte,
+                    table_elements: 20_000,
+                    faults: 5,
+                },
+                registry: RegistryLimits {
+                    cpu: Duration::from_secs(2),
+                    memory_bytes: 256 * mebibyte,
+                    table_elements: 20_000,
+                },
+            },
+            shutdown: Shutdown { delay: Duration::ZERO, drain: Duration::from_secs(30) },
+            registries: BTreeMap::new(),
+            upstreams: BTreeMap::new(),
+            routes: Vec::new(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     /// Its name in routes, logs and metrics; the address when none was given.

@@ -1,9 +1,15 @@
 //! Where endpoints come from: the seam where Wasm plugins and test fakes meet, and the task that drives it.
 
 mod check;
+mod claims;
 mod pace;
 mod resolve;
 mod watch;
+
+pub use check::{AddressError, HostPort};
+pub use pace::Backoff;
+pub use resolve::Resolver;
+pub use watch::{Watch, watch};
 
 use std::{future::Future, pin::Pin};
 
@@ -68,6 +74,12 @@ impl Failure {
 pub trait Registry: Send + Sync {
     /// Begins to follow a service. Dropping the future or the subscription ends the instance behind it.
     fn follow<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Box<dyn Subscription>, Failure>>;
+
+    /// Waits until another version of what is behind this is in force than the one followed last. A subscription
+    /// still open then is to be replaced by a new one.
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// One service being followed.

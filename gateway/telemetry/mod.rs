@@ -1,41 +1,23 @@
-//! Names of log fields and metrics, and the counters behind them.
+//! Names of log fields and metrics, the counters behind them, and the set-up of logging.
+//!
+//! Log lines are a short message with facts in fields. A field has one meaning everywhere:
+//!
+//! | field | meaning |
+//! |---|---|
+//! | `client` | address of the client |
+//! | `listener`, `route`, `upstream` | their names in the configuration |
+//! | `endpoint` | address of an instance |
+//! | `registry`, `service` | a registry of the configuration, and a name in it |
+//! | `plugin` | name of a plugin |
+//! | `generation` | number of a list of endpoints |
+//! | `error` | what went wrong |
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+mod counters;
+pub mod log;
+pub mod names;
+mod process;
+mod readiness;
 
-/// Counters of one upstream. Each worker writes its own, so a count is a plain load and store.
-#[derive(Debug)]
-pub struct UpstreamMetrics {
-    workers: Box<[WorkerCounters]>,
-}
-
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct WorkerCounters {
-    /// 1xx to 5xx.
-    statuses: [AtomicU64; 5],
-    retries: AtomicU64,
-}
-
-impl UpstreamMetrics {
-    pub fn new(workers: usize) -> Self {
-        Self { workers: (0..workers).map(|_| WorkerCounters::default()).collect() }
-    }
-
-    /// An answer was passed on, or made by the gateway.
-    pub fn answered(&self, worker: usize, status: u16, _took: Duration) {
-        add(&self.workers[worker].statuses[(status / 100).clamp(1, 5) as usize - 1]);
-    }
-
-    /// A request was tried again on another endpoint.
-    pub fn retried(&self, worker: usize) {
-        add(&self.workers[worker].retries);
-    }
-}
-
-/// One writer, so no read-modify-write is needed.
-fn add(counter: &AtomicU64) {
-    counter.store(counter.load(Relaxed) + 1, Relaxed);
-}
+pub use counters::{Latencies, UpstreamCounts, UpstreamMetrics};
+pub use process::{Connection, ListenerCounts, ProcessMetrics, Reload};
+pub use readiness::Readiness;

@@ -15,8 +15,11 @@ mod stats;
 mod trust;
 mod words;
 
+pub use disk::{Disk, DiskError, SavedClaim, SavedSource};
+pub use history::{Addresses, Entry, History};
+pub use keeper::{Event, Keeper, SourceName, SourceStatus, Status};
 pub use merge::Merge;
-pub use publish::{Offer, Publisher, Reader};
+pub use publish::{Offer, Published, Publisher, Reader};
 pub use snapshot::{CatchUp, Change, Generation, Member, Snapshot};
 pub use stats::{Figures, InFlight, Stats};
 pub use trust::{Claim, ClaimChange, News, Origin, Source};

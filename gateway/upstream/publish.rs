@@ -23,35 +23,48 @@ pub enum Offer {
     Remove(SocketAddr),
 }
 
+/// What one generation did to the list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Published {
+    pub generation: u64,
+    pub added: Vec<SocketAddr>,
+    pub updated: Vec<SocketAddr>,
+    pub removed: Vec<SocketAddr>,
+}
+
 /// The reading half: cheap to clone, never waits.
 #[derive(Debug, Clone)]
-pub struct Reader(Arc<Shared>);
+pub struct Reader {
+    shared: Arc<Shared>,
+    generation: watch::Receiver<u64>,
+}
 
 #[derive(Debug)]
 struct Shared {
     name: UpstreamName,
     current: ArcSwap<Snapshot>,
-    generation: watch::Sender<u64>,
 }
 
 impl Reader {
     pub fn name(&self) -> &UpstreamName {
-        &self.0.name
+        &self.shared.name
     }
 
     /// The list as it is now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.0.current.load_full()
+        self.shared.current.load_full()
     }
 
     /// Tells of every generation that comes after this call; closes when the upstream is gone.
     pub fn generations(&self) -> watch::Receiver<u64> {
-        self.0.generation.subscribe()
+        let mut generation = self.generation.clone();
+        generation.mark_unchanged();
+        generation
     }
 
     /// Whether both readers read the same upstream, not only one of the same name.
     pub fn same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 }
 
@@ -59,6 +72,7 @@ impl Reader {
 #[derive(Debug)]
 pub struct Publisher {
     shared: Arc<Shared>,
+    generation: watch::Sender<u64>,
     slots: Slots,
     members: HashMap<SocketAddr, Arc<Member>>,
     retired: HashMap<SocketAddr, (Instant, Arc<Stats>)>,
@@ -66,45 +80,44 @@ pub struct Publisher {
 
 impl Publisher {
     pub fn new(name: UpstreamName) -> (Self, Reader) {
-        let shared = Arc::new(Shared {
-            name,
-            current: ArcSwap::from_pointee(Snapshot::empty()),
-            generation: watch::Sender::new(0),
-        });
-        let publisher = Self {
-            shared: shared.clone(),
-            slots: Slots::new(),
-            members: HashMap::new(),
-            retired: HashMap::new(),
-        };
-        (publisher, Reader(shared))
+        let shared = Arc::new(Shared { name, current: ArcSwap::from_pointee(Snapshot::empty()) });
+        let (generation, receiver) = watch::channel(0);
+        let reader = Reader { shared: shared.clone(), generation: receiver };
+        let (slots, members, retired) = (Slots::new(), HashMap::new(), HashMap::new());
+        (Self { shared, generation, slots, members, retired }, reader)
     }
 
     /// Makes the offers visible to every request that starts after this returns, and wakes the workers.
     ///
     /// Requests already running keep the snapshot they hold. Offers that change nothing make no generation;
-    /// returns the number of the new generation if there is one.
-    pub fn publish(&mut self, offers: Vec<Offer>, now: Instant) -> Option<u64> {
-        let changes: Vec<Change> = offers.into_iter().filter_map(|offer| self.change(offer, now)).collect();
+    /// returns what the new generation did if there is one.
+    pub fn publish(&mut self, offers: Vec<Offer>, now: Instant) -> Option<Published> {
+        let mut published = Published::default();
+        let changes = offers.into_iter().filter_map(|offer| self.change(offer, now, &mut published));
+        let changes: Vec<Change> = changes.collect();
         if changes.is_empty() {
             return None;
         }
         self.forget_retired(now);
         let next = self.shared.current.load().apply(changes, SystemTime::now());
-        let generation = next.generation();
+        published.generation = next.generation();
         self.shared.current.store(Arc::new(next));
-        self.shared.generation.send_replace(generation);
-        Some(generation)
+        self.generation.send_replace(published.generation);
+        Some(published)
     }
 
-    fn change(&mut self, offer: Offer, now: Instant) -> Option<Change> {
+    fn change(&mut self, offer: Offer, now: Instant, published: &mut Published) -> Option<Change> {
         match offer {
             Offer::Put(endpoint) => {
                 let address = endpoint.address;
                 let member = match self.members.get(&address) {
                     Some(known) if *known.endpoint() == endpoint => return None,
-                    Some(known) => Member::new(known.lease().clone(), endpoint, known.stats().clone()),
+                    Some(known) => {
+                        published.updated.push(address);
+                        Member::new(known.lease().clone(), endpoint, known.stats().clone())
+                    }
                     None => {
+                        published.added.push(address);
                         let stats = self.retired.remove(&address).map(|(_, stats)| stats).unwrap_or_default();
                         Member::new(self.slots.take(), endpoint, stats)
                     }
@@ -115,6 +128,7 @@ impl Publisher {
             }
             Offer::Remove(address) => {
                 let member = self.members.remove(&address)?;
+                published.removed.push(address);
                 self.retired.insert(address, (now, member.stats().clone()));
                 Some(Change::Remove(member.slot()))
             }
@@ -151,9 +165,9 @@ mod tests {
     fn an_offer_that_changes_nothing_makes_no_generation() {
         let (mut publisher, reader) = Publisher::new(UpstreamName::new("orders"));
         let now = Instant::now();
-        assert_eq!(publisher.publish(vec![Offer::Put(endpoint(1, 1))], now), Some(1));
+        assert_eq!(publisher.publish(vec![Offer::Put(endpoint(1, 1))], now).map(|p| p.generation), Some(1));
         assert_eq!(publisher.publish(vec![Offer::Put(endpoint(1, 1))], now), None);
-        assert_eq!(publisher.publish(vec![Offer::Put(endpoint(1, 2))], now), Some(2));
+        assert_eq!(publisher.publish(vec![Offer::Put(endpoint(1, 2))], now).map(|p| p.generation), Some(2));
         assert_eq!(reader.snapshot().generation(), 2);
     }
 

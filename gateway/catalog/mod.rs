@@ -3,17 +3,34 @@
 //! One task owns the set. It starts and ends the sources of each upstream and publishes the table that workers and
 //! the admin API read.
 
+mod feed;
+mod found;
+mod task;
+#[cfg(test)]
+mod tests;
 mod upstream;
 
 use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::upstream::Upstream;
+pub use self::{task::Control, upstream::Upstream};
 use crate::{
-    config::{ByName, Config},
-    upstream::UpstreamName,
+    config::{self, ByName, Config},
+    registry::Registry,
+    selector,
+    upstream::{Disk, UpstreamName},
 };
+
+/// What upstreams are made of. Closures, so that tests can put in registries and selectors of their own.
+pub struct Parts {
+    /// The selector plugin of this name, in whatever version is in force.
+    pub selector: Box<dyn Fn(&str) -> selector::Current + Send + Sync>,
+    pub registry: Box<dyn Fn(&Arc<config::Registry>) -> Arc<dyn Registry> + Send + Sync>,
+    /// Where the last good lists are.
+    pub disk: Disk,
+    pub workers: usize,
+}
 
 /// What runs, as one immutable value.
 #[derive(Clone)]
@@ -40,10 +57,10 @@ pub enum FindError {
     Closing,
 }
 
-pub(crate) struct Wanted {
-    pub route: ByName,
-    pub service: Arc<str>,
-    pub answer: oneshot::Sender<Result<Arc<Upstream>, FindError>>,
+struct Wanted {
+    route: ByName,
+    service: Arc<str>,
+    answer: oneshot::Sender<Result<Arc<Upstream>, FindError>>,
 }
 
 /// The handle that workers and the admin API hold.
@@ -55,6 +72,12 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// Starts with nothing in it; [`Control::apply`] fills it. Must be called on the control runtime. `config` is
+    /// what the first table says until then.
+    pub fn start(parts: Parts, config: Arc<Config>) -> (Self, Control) {
+        task::start(parts, config)
+    }
+
     /// What runs now.
     pub fn table(&self) -> Arc<Table> {
         self.table.borrow().clone()
@@ -79,7 +102,10 @@ impl Catalog {
     pub async fn find(&self, route: &ByName, service: Arc<str>) -> Result<Arc<Upstream>, FindError> {
         let (answer, found) = oneshot::channel();
         let wanted = Wanted { route: route.clone(), service, answer };
-        self.wanted.try_send(wanted).map_err(|_| FindError::TooMany(route.max_services))?;
+        self.wanted.try_send(wanted).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => FindError::TooMany(route.max_services),
+            mpsc::error::TrySendError::Closed(_) => FindError::Closing,
+        })?;
         found.await.unwrap_or(Err(FindError::Closing))
     }
 }

@@ -1,0 +1,104 @@
+//! What keeps one upstream fed: a watch per source and the keeper they tell.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+use super::Parts;
+use crate::{
+    config::{self, Config},
+    registry::{Watch, watch},
+    upstream::{Disk, Keeper, Reader, SourceName, Status, UpstreamName},
+};
+
+/// Events on their way to a keeper. A watch that is faster waits.
+const EVENTS: usize = 64;
+
+/// The control-plane half of an upstream. Dropping it ends the watches; the keeper writes what is not written yet,
+/// and the upstream closes.
+pub(super) struct Feed {
+    pub reader: Reader,
+    pub status: watch::Receiver<Arc<Status>>,
+    claimed: Claimed,
+    watches: Vec<Watch>,
+    keeper: JoinHandle<()>,
+}
+
+/// What a feed depends on: while it is the same, the feed goes on.
+#[derive(PartialEq)]
+struct Claimed {
+    sources: Vec<config::Source>,
+    labels: Vec<(String, String)>,
+    registries: Vec<Arc<config::Registry>>,
+}
+
+impl Claimed {
+    fn new(upstream: &config::Upstream, config: &Config) -> Self {
+        let registry = |source: &config::Source| config.registries.get(&*source.registry).cloned();
+        Self {
+            sources: upstream.sources.clone(),
+            labels: upstream.labels.clone(),
+            registries: upstream.sources.iter().filter_map(registry).collect(),
+        }
+    }
+}
+
+impl Feed {
+    /// Takes the last good list from disk and begins to follow the sources.
+    pub(super) async fn start(
+        name: UpstreamName,
+        upstream: &config::Upstream,
+        config: &Config,
+        parts: &Parts,
+    ) -> Option<Self> {
+        let claimed = Claimed::new(upstream, config);
+        let named = |source: &config::Source| SourceName {
+            registry: source.registry.clone(),
+            service: source.service.clone(),
+        };
+        let names = upstream.sources.iter().map(named).collect();
+        let (labels, disk) = (upstream.labels.clone(), Some(parts.disk.clone()));
+        let made = tokio::task::spawn_blocking(move || Keeper::new(name, names, labels, disk)).await;
+        // Only a runtime that is shutting down fails here.
+        let (keeper, reader, status) = made.ok()?;
+        let (events, received) = mpsc::channel(EVENTS);
+        let keeper = tokio::spawn(keeper.run(received));
+        let sources = claimed.sources.iter().zip(&claimed.registries).enumerate();
+        let watches = sources
+            .map(|(number, (source, registry))| {
+                watch(number, (parts.registry)(registry), source.service.clone(), events.clone())
+            })
+            .collect();
+        Some(Self { reader, status, claimed, watches, keeper })
+    }
+
+    /// Ends the watches and waits until the last list is written.
+    pub(super) async fn end(self) {
+        drop(self.watches);
+        // An error would be a panic of the keeper, which has been reported where it happened.
+        let _ = self.keeper.await;
+    }
+
+    /// Ends the feed of an upstream that is no more, and forgets its list.
+    pub(super) fn discard(self, disk: Disk) {
+        let name = self.reader.name().clone();
+        tokio::spawn(async move {
+            self.end().await;
+            disk.remove(&name);
+        });
+    }
+
+    /// Whether an upstream of this configuration can go on with this feed.
+    pub(super) fn suits(&self, upstream: &config::Upstream, config: &Config) -> bool {
+        self.claimed == Claimed::new(upstream, config)
+    }
+}
+
+/// Waits until an upstream has a list, or the time is over.
+pub(super) async fn first_list(mut status: watch::Receiver<Arc<Status>>, limit: Duration) {
+    // Either outcome is an answer: it has its list, or it had its chance.
+    let _ = tokio::time::timeout(limit, status.wait_for(|status| status.has_list())).await;
+}

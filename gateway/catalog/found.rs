@@ -1,0 +1,210 @@
+//! Upstreams that exist because a request named them: bounded in number, forgotten when unused.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{FindError, Parts, Upstream, Wanted, feed::Feed};
+use crate::{
+    config::{self, ByName, Config},
+    upstream::{Origin, Status, UpstreamName},
+};
+
+/// Unknown names remembered. More than these are asked for again.
+const UNKNOWN_MOST: usize = 10_000;
+
+type Answer = oneshot::Sender<Result<Arc<Upstream>, FindError>>;
+
+/// The set of upstreams found by name. Owned by the catalog's task.
+pub(super) struct Found {
+    running: HashMap<UpstreamName, Running>,
+    unknown: HashMap<UpstreamName, Instant>,
+    published: watch::Sender<Arc<HashMap<UpstreamName, Arc<Upstream>>>>,
+    /// Names whose registries turned out not to know them.
+    unknowns: mpsc::UnboundedSender<(UpstreamName, Duration)>,
+}
+
+struct Running {
+    upstream: Arc<Upstream>,
+    feed: Feed,
+    unused_after: Duration,
+    unknown_for: Duration,
+}
+
+impl Running {
+    fn is_unused(&self, now: Instant) -> bool {
+        let status = self.upstream.status();
+        let live = status.sources.iter().all(|source| source.origin == Origin::Live);
+        let patience = match status.is_unknown_service() {
+            true => self.unknown_for.min(self.unused_after),
+            false => self.unused_after,
+        };
+        live && self.upstream.unused(now) >= patience
+    }
+}
+
+impl Found {
+    pub(super) fn new(
+        published: watch::Sender<Arc<HashMap<UpstreamName, Arc<Upstream>>>>,
+    ) -> (Self, mpsc::UnboundedReceiver<(UpstreamName, Duration)>) {
+        let (unknowns, told) = mpsc::unbounded_channel();
+        (Self { running: HashMap::new(), unknown: HashMap::new(), published, unknowns }, told)
+    }
+
+    /// Answers at once when it can; otherwise when the first list is there or the request's time is over.
+    pub(super) async fn find(&mut self, wanted: Wanted, config: &Config, parts: &Parts) {
+        let Wanted { route, service, answer } = wanted;
+        let name = UpstreamName::by_name(&service, &route.registry);
+        let now = Instant::now();
+        if self.unknown.get(&name).is_some_and(|until| *until > now) {
+            return reply(answer, Err(FindError::Unknown(service)));
+        }
+        if !self.running.contains_key(&name) {
+            if self.running.len() >= route.max_services {
+                return reply(answer, Err(FindError::TooMany(route.max_services)));
+            }
+            match self.start(&name, &route, &service, config, parts).await {
+                Some(running) => self.running.insert(name.clone(), running),
+                None => return reply(answer, Err(FindError::Closing)),
+            };
+            self.publish();
+        }
+        let Some(running) = self.running.get(&name) else { return reply(answer, Err(FindError::Closing)) };
+        running.upstream.touch(now);
+        tokio::spawn(answer_when_known(
+            running.upstream.clone(),
+            running.feed.status.clone(),
+            route,
+            service,
+            answer,
+            self.unknowns.clone(),
+        ));
+    }
+
+    async fn start(
+        &self,
+        name: &UpstreamName,
+        route: &ByName,
+        service: &Arc<str>,
+        config: &Config,
+        parts: &Parts,
+    ) -> Option<Running> {
+        let source = config::Source { registry: route.registry.clone(), service: service.clone() };
+        let settings = config::Upstream {
+            name: name.clone(),
+            sources: vec![source],
+            ..config::Upstream::clone(&route.template)
+        };
+        let feed = Feed::start(name.clone(), &settings, config, parts).await?;
+        let selector = (parts.selector)(&settings.selector.plugin);
+        let (reader, status) = (feed.reader.clone(), feed.status.clone());
+        let upstream = Arc::new(Upstream::new(Arc::new(settings), reader, status, selector, parts.workers));
+        let (unused_after, unknown_for) = (route.unused_after, route.unknown_for);
+        Some(Running { upstream, feed, unused_after, unknown_for })
+    }
+
+    /// A registry has answered that it knows no such service.
+    pub(super) fn forget_unknown(&mut self, name: UpstreamName, unknown_for: Duration) {
+        // It may have appeared meanwhile.
+        if self.running.get(&name).is_none_or(|running| !running.upstream.status().is_unknown_service()) {
+            return;
+        }
+        self.running.remove(&name);
+        let now = Instant::now();
+        if self.unknown.len() >= UNKNOWN_MOST {
+            self.unknown.retain(|_, until| *until > now);
+        }
+        if self.unknown.len() < UNKNOWN_MOST {
+            self.unknown.insert(name, now + unknown_for);
+        }
+        self.publish();
+    }
+
+    /// Drops what nobody uses, while its list is live: a frozen list could not be had again.
+    pub(super) fn sweep(&mut self, parts: &Parts) {
+        let now = Instant::now();
+        self.unknown.retain(|_, until| *until > now);
+        let unused: Vec<_> = self.running.extract_if(|_, running| running.is_unused(now)).collect();
+        if unused.is_empty() {
+            return;
+        }
+        for (name, running) in unused {
+            tracing::info!(upstream = %name, "Service not used any more, no longer followed");
+            running.feed.discard(parts.disk.clone());
+        }
+        self.publish();
+    }
+
+    /// Ends all feeds and waits until their lists are written.
+    pub(super) async fn end(self) {
+        for running in self.running.into_values() {
+            running.feed.end().await;
+        }
+    }
+
+    /// Another configuration is in force: what it would start otherwise is dropped, and found anew when asked for.
+    pub(super) fn reconcile(&mut self, config: &Config) {
+        let templates: Vec<&ByName> = config
+            .routes
+            .iter()
+            .filter_map(|route| match &route.target {
+                config::Target::ByName(by_name) => Some(by_name),
+                _ => None,
+            })
+            .collect();
+        let before = self.running.len();
+        self.running.retain(|_, running| {
+            let settings = &running.upstream.config;
+            let same = |by_name: &&&ByName| {
+                settings.sources.iter().all(|source| source.registry == by_name.registry)
+                    && **settings
+                        == config::Upstream {
+                            name: settings.name.clone(),
+                            sources: settings.sources.clone(),
+                            ..config::Upstream::clone(&by_name.template)
+                        }
+            };
+            templates.iter().any(|by_name| same(&by_name)) && running.feed.suits(settings, config)
+        });
+        self.unknown.clear();
+        if self.running.len() != before {
+            self.publish();
+        }
+    }
+
+    fn publish(&self) {
+        let all = self.running.iter().map(|(name, running)| (name.clone(), running.upstream.clone()));
+        self.published.send_replace(Arc::new(all.collect()));
+    }
+}
+
+async fn answer_when_known(
+    upstream: Arc<Upstream>,
+    mut status: watch::Receiver<Arc<Status>>,
+    route: ByName,
+    service: Arc<str>,
+    answer: Answer,
+    unknowns: mpsc::UnboundedSender<(UpstreamName, Duration)>,
+) {
+    let known = |status: &Arc<Status>| !upstream.reader.snapshot().is_empty() || status.is_unknown_service();
+    let waited = tokio::time::timeout(route.first_list_timeout, status.wait_for(known)).await;
+    let unknown = waited.is_ok_and(|status| status.is_ok_and(|status| status.is_unknown_service()));
+    if unknown {
+        // Nobody listens only when the gateway is shutting down.
+        let _ = unknowns.send((upstream.name().clone(), route.unknown_for));
+        return reply(answer, Err(FindError::Unknown(service)));
+    }
+    match upstream.reader.snapshot().is_empty() {
+        true => reply(answer, Err(FindError::NotYet(service))),
+        false => reply(answer, Ok(upstream)),
+    }
+}
+
+fn reply(answer: Answer, found: Result<Arc<Upstream>, FindError>) {
+    // A client that has gone wants no answer.
+    let _ = answer.send(found);
+}

@@ -1,0 +1,177 @@
+//! The task that owns the set of running upstreams.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Catalog, Parts, Table, Upstream, Wanted, feed, feed::Feed, found::Found};
+use crate::{config::Config, upstream::UpstreamName};
+
+/// Names that requests may wait for at once, before the task has looked at them.
+const WANTED: usize = 1_024;
+
+/// How often unused services are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How long new upstreams may take to have their first list before routes point at them.
+const FIRST_LISTS: Duration = Duration::from_secs(5);
+
+/// The right to change what runs. Dropping it, and all catalogs, ends the task and every watch.
+pub struct Control {
+    commands: mpsc::Sender<Command>,
+}
+
+enum Command {
+    /// Start what is new, and say whose first list is to be waited for.
+    Prepare(Arc<Config>, oneshot::Sender<Vec<watch::Receiver<Arc<crate::upstream::Status>>>>),
+    /// Put the prepared configuration in force.
+    Commit(oneshot::Sender<()>),
+    /// End everything, and say when the last list is written.
+    Close(oneshot::Sender<()>),
+}
+
+impl Control {
+    /// Puts a configuration in force. Unchanged upstreams keep their list, identity and statistics; new ones have
+    /// up to five seconds for their first list before the table with them is published.
+    pub async fn apply(&self, config: Arc<Config>) {
+        let (answer, waiting) = oneshot::channel();
+        if self.commands.send(Command::Prepare(config, answer)).await.is_err() {
+            return;
+        }
+        let waits = waiting.await.unwrap_or_default().into_iter();
+        let mut waits: tokio::task::JoinSet<()> =
+            waits.map(|status| feed::first_list(status, FIRST_LISTS)).collect();
+        while waits.join_next().await.is_some() {}
+        self.ask(Command::Commit).await;
+    }
+
+    /// Ends all watches and waits until the last lists are written.
+    pub async fn close(self) {
+        self.ask(Command::Close).await;
+    }
+
+    async fn ask(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
+        let (answer, done) = oneshot::channel();
+        if self.commands.send(command(answer)).await.is_ok() {
+            // An error says that the task has ended, and with it the gateway.
+            let _ = done.await;
+        }
+    }
+}
+
+pub(super) struct Task {
+    parts: Parts,
+    config: Arc<Config>,
+    running: HashMap<UpstreamName, Running>,
+    /// What `Commit` puts in the place of `running`, and the configuration it belongs to.
+    prepared: Option<(Arc<Config>, HashMap<UpstreamName, Running>)>,
+    found: Found,
+    table: watch::Sender<Arc<Table>>,
+}
+
+#[derive(Clone)]
+struct Running {
+    upstream: Arc<Upstream>,
+    feed: Arc<Feed>,
+}
+
+/// Starts the catalog with nothing in it. Must be called on the control runtime.
+pub(super) fn start(parts: Parts, config: Arc<Config>) -> (Catalog, Control) {
+    let (table, tables) =
+        watch::channel(Arc::new(Table { config: config.clone(), upstreams: HashMap::new() }));
+    let (published, found) = watch::channel(Arc::default());
+    let (wanted, asked) = mpsc::channel(WANTED);
+    let (commands, commanded) = mpsc::channel(1);
+    let (names, unknowns) = Found::new(published);
+    let task = Task { parts, config, running: HashMap::new(), prepared: None, found: names, table };
+    tokio::spawn(task.run(asked, commanded, unknowns));
+    (Catalog { table: tables, found, wanted }, Control { commands })
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        mut wanted: mpsc::Receiver<Wanted>,
+        mut commands: mpsc::Receiver<Command>,
+        mut unknowns: mpsc::UnboundedReceiver<(UpstreamName, Duration)>,
+    ) {
+        let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Prepare(config, answer)) => {
+                        // Who asked may have gone; then nothing is committed either.
+                        let _ = answer.send(self.prepare(config).await);
+                    }
+                    Some(Command::Commit(answer)) => {
+                        self.commit();
+                        let _ = answer.send(());
+                    }
+                    Some(Command::Close(answer)) => {
+                        self.end().await;
+                        let _ = answer.send(());
+                        return;
+                    }
+                    None => return,
+                },
+                Some(wanted) = wanted.recv() => self.found.find(wanted, &self.config, &self.parts).await,
+                Some((name, unknown_for)) = unknowns.recv() => self.found.forget_unknown(name, unknown_for),
+                _ = sweep.tick() => self.found.sweep(&self.parts),
+            }
+        }
+    }
+
+    async fn prepare(&mut self, config: Arc<Config>) -> Vec<watch::Receiver<Arc<crate::upstream::Status>>> {
+        let mut waits = Vec::new();
+        let mut prepared = HashMap::new();
+        for (name, settings) in &config.upstreams {
+            let known = self.running.get(name).filter(|known| known.feed.suits(settings, &config));
+            let selector = || (self.parts.selector)(&settings.selector.plugin);
+            let running = match known {
+                Some(known) if known.upstream.config == *settings => known.clone(),
+                Some(known) => {
+                    let upstream = Arc::new(known.upstream.with_config(settings.clone(), selector()));
+                    Running { upstream, feed: known.feed.clone() }
+                }
+                None => {
+                    let Some(feed) = Feed::start(name.clone(), settings, &config, &self.parts).await else {
+                        break;
+                    };
+                    let (reader, status) = (feed.reader.clone(), feed.status.clone());
+                    waits.push(status.clone());
+                    let workers = self.parts.workers;
+                    let upstream = Upstream::new(settings.clone(), reader, status, selector(), workers);
+                    Running { upstream: Arc::new(upstream), feed: Arc::new(feed) }
+                }
+            };
+            prepared.insert(name.clone(), running);
+        }
+        self.prepared = Some((config, prepared));
+        waits
+    }
+
+    fn commit(&mut self) {
+        let Some((config, prepared)) = self.prepared.take() else { return };
+        let upstreams =
+            prepared.iter().map(|(name, running)| (name.clone(), running.upstream.clone())).collect();
+        self.found.reconcile(&config);
+        self.table.send_replace(Arc::new(Table { config: config.clone(), upstreams }));
+        let old = std::mem::replace(&mut self.running, prepared);
+        for (name, old) in old.into_iter().filter(|(name, _)| !config.upstreams.contains_key(name)) {
+            tracing::info!(upstream = %name, "Upstream removed");
+            if let Some(feed) = Arc::into_inner(old.feed) {
+                feed.discard(self.parts.disk.clone());
+            }
+        }
+        self.config = config;
+    }
+
+    async fn end(self) {
+        drop(self.prepared);
+        for feed in self.running.into_values().filter_map(|running| Arc::into_inner(running.feed)) {
+            feed.end().await;
+        }
+        self.found.end().await;
+    }
+}

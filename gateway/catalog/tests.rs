@@ -1,0 +1,224 @@
+//! The catalog with registries that the test pushes.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::*;
+use crate::{
+    config::{ByName, NameFrom, NamePattern, Target},
+    registry::{BoxFuture, Failure, RawEndpoint, RawNews, Registry, Subscription},
+};
+
+/// Services and their addresses; a service that is not listed is answered with an empty list, a name that begins
+/// with `down` not at all.
+#[derive(Clone, Default)]
+struct Listed {
+    services: Arc<Mutex<HashMap<String, Vec<&'static str>>>>,
+    open: Arc<AtomicUsize>,
+}
+
+struct Open {
+    first: Option<RawNews>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Registry for Listed {
+    fn follow<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Box<dyn Subscription>, Failure>> {
+        let list = self.services.lock().unwrap().get(service).cloned().unwrap_or_default();
+        self.open.fetch_add(1, SeqCst);
+        let endpoint = |address: &&str| RawEndpoint {
+            id: address.to_string(),
+            address: address.to_string(),
+            weight: 1,
+            labels: vec![],
+        };
+        let first = RawNews::Complete(list.iter().map(endpoint).collect());
+        let open = Open { first: Some(first), open: self.open.clone() };
+        let down = service.starts_with("down");
+        Box::pin(async move {
+            match down {
+                true => Err(Failure::Unavailable("connection refused".into())),
+                false => Ok(Box::new(open) as Box<dyn Subscription>),
+            }
+        })
+    }
+}
+
+impl Subscription for Open {
+    fn next(&mut self) -> BoxFuture<'_, Result<RawNews, Failure>> {
+        match self.first.take() {
+            Some(news) => Box::pin(async { Ok(news) }),
+            None => Box::pin(std::future::pending()),
+        }
+    }
+}
+
+fn settings(name: &str) -> Arc<config::Upstream> {
+    Arc::new(config::Upstream {
+        name: UpstreamName::new(name),
+        sources: vec![config::Source { registry: "main".into(), service: name.into() }],
+        labels: vec![],
+        selector: config::Selector { plugin: "p2c-ewma".into(), settings: "{}".into() },
+        timeouts: config::Timeouts { connect: Duration::from_secs(1), response: Duration::from_secs(1) },
+        pool: config::Pool { idle_timeout: Duration::from_secs(1), max_idle: 1 },
+        retries: 1,
+    })
+}
+
+fn by_name() -> ByName {
+    ByName {
+        registry: "main".into(),
+        from: NameFrom::Path("/svc/".into()),
+        pattern: NamePattern(regex_lite::Regex::new(".*").unwrap()),
+        template: settings("template"),
+        max_services: 2,
+        unused_after: Duration::from_secs(600),
+        first_list_timeout: Duration::from_millis(50),
+        unknown_for: Duration::from_secs(60),
+    }
+}
+
+fn configured(upstreams: &[&str]) -> Arc<Config> {
+    let registry = config::Registry {
+        name: "main".into(),
+        plugin: "listed".into(),
+        grants: config::Grants::default(),
+        settings: "{}".into(),
+    };
+    let route = config::Route {
+        name: "route[0]".into(),
+        matches: config::Matches::default(),
+        strip_prefix: false,
+        target: Target::ByName(by_name()),
+    };
+    let mut config = Config::empty(PathBuf::from("."));
+    config.registries = BTreeMap::from([("main".to_owned(), Arc::new(registry))]);
+    config.upstreams = upstreams.iter().map(|name| (UpstreamName::new(*name), settings(name))).collect();
+    config.routes = vec![route];
+    Arc::new(config)
+}
+
+struct Fixture {
+    listed: Listed,
+    catalog: Catalog,
+    control: Control,
+    _state: tempfile::TempDir,
+}
+
+async fn start(services: &[(&str, &'static str)], upstreams: &[&str]) -> Fixture {
+    let listed = Listed::default();
+    for (name, address) in services {
+        listed.services.lock().unwrap().entry(name.to_string()).or_default().push(*address);
+    }
+    let state = tempfile::tempdir().unwrap();
+    let registry = listed.clone();
+    let parts = Parts {
+        selector: Box::new(|_| watch::channel(None).1),
+        registry: Box::new(move |_| Arc::new(registry.clone())),
+        disk: Disk::new(state.path()),
+        workers: 1,
+    };
+    let config = configured(upstreams);
+    let (catalog, control) = Catalog::start(parts, config.clone());
+    control.apply(config).await;
+    Fixture { listed, catalog, control, _state: state }
+}
+
+#[tokio::test]
+async fn a_table_is_published_when_its_upstreams_have_their_first_list() {
+    let fixture = start(&[("orders", "10.0.0.1:80")], &["orders"]).await;
+    let table = fixture.catalog.table();
+    assert_eq!(table.upstreams[&UpstreamName::new("orders")].reader.snapshot().len(), 1);
+}
+
+#[tokio::test]
+async fn an_upstream_that_did_not_change_stays_the_same_when_another_comes() {
+    let fixture = start(&[("orders", "10.0.0.1:80")], &["orders"]).await;
+    let before = fixture.catalog.table().upstreams[&UpstreamName::new("orders")].clone();
+    fixture.control.apply(configured(&["orders", "users"])).await;
+    let table = fixture.catalog.table();
+    assert!(Arc::ptr_eq(&before, &table.upstreams[&UpstreamName::new("orders")]));
+    assert_eq!(table.upstreams.len(), 2);
+
+    fixture.control.apply(configured(&["users"])).await;
+    assert_eq!(fixture.catalog.table().upstreams.len(), 1);
+    let mut generations = before.reader.generations();
+    assert!(generations.changed().await.is_err(), "an upstream that was removed closes");
+}
+
+#[tokio::test]
+async fn a_service_is_found_by_its_name() {
+    let fixture = start(&[("orders", "10.0.0.1:80")], &[]).await;
+    let found = fixture.catalog.find(&by_name(), "orders".into()).await.unwrap();
+    assert_eq!(found.name().as_str(), "orders@main");
+    assert_eq!(found.reader.snapshot().len(), 1);
+    let again = fixture.catalog.find(&by_name(), "orders".into()).await.unwrap();
+    assert!(Arc::ptr_eq(&found, &again));
+}
+
+#[tokio::test]
+async fn unknown_names_are_remembered_and_leave_nothing_behind() {
+    let fixture = start(&[("orders", "10.0.0.1:80")], &[]).await;
+    for number in 0..1_000 {
+        let service: Arc<str> = format!("no-such-{number}").into();
+        let answer = fixture.catalog.find(&by_name(), service.clone()).await;
+        assert_eq!(answer.err(), Some(FindError::Unknown(service)));
+    }
+    let again = fixture.catalog.find(&by_name(), "no-such-0".into()).await;
+    assert_eq!(again.err(), Some(FindError::Unknown("no-such-0".into())));
+    while fixture.listed.open.load(SeqCst) > 0 || !fixture.catalog.found().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(fixture.catalog.find(&by_name(), "orders".into()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_registry_that_is_down_is_not_an_unknown_name() {
+    let fixture = start(&[], &[]).await;
+    let answer = fixture.catalog.find(&by_name(), "down".into()).await;
+    assert_eq!(answer.err(), Some(FindError::NotYet("down".into())));
+    assert_eq!(fixture.catalog.found().len(), 1, "still followed");
+}
+
+#[tokio::test]
+async fn no_more_services_are_followed_than_the_route_allows() {
+    let fixture = start(&[("a", "10.0.0.1:80"), ("b", "10.0.0.1:80"), ("c", "10.0.0.1:80")], &[]).await;
+    assert!(fixture.catalog.find(&by_name(), "a".into()).await.is_ok());
+    assert!(fixture.catalog.find(&by_name(), "b".into()).await.is_ok());
+    let answer = fixture.catalog.find(&by_name(), "c".into()).await;
+    assert_eq!(answer.err(), Some(FindError::TooMany(2)));
+}
+
+#[tokio::test]
+async fn a_service_nobody_asks_for_is_dropped() {
+    let fixture = start(&[("orders", "10.0.0.1:80")], &[]).await;
+    let impatient = ByName { unused_after: Duration::ZERO, ..by_name() };
+    let found = fixture.catalog.find(&impatient, "orders".into()).await.unwrap();
+    let mut generations = found.reader.generations();
+    assert!(generations.changed().await.is_err());
+    assert!(fixture.catalog.found().is_empty());
+}
+
+#[tokio::test]
+async fn closing_ends_every_watch() {
+    let fixture = start(&[("orders", "10.0.0.1:80")], &["orders"]).await;
+    fixture.control.close().await;
+    let answer = fixture.catalog.find(&by_name(), "orders".into()).await;
+    assert!(answer.is_err());
+    assert_eq!(fixture.listed.open.load(SeqCst), 0);
+}

@@ -1,0 +1,156 @@
+//! What requests count: by upstream and worker, read by nobody until somebody scrapes.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// Upper bounds of the latency buckets; a last one without bound follows.
+const BOUNDS: [Duration; 14] = [
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2_500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_millis(2_500),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+];
+
+/// Counters of one upstream. Each worker writes its own, so a count is a plain load and store.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    workers: Box<[WorkerCounters]>,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct WorkerCounters {
+    /// 1xx to 5xx.
+    statuses: [AtomicU64; 5],
+    retries: AtomicU64,
+    /// How many answers took at most as long as each bound, and longer than the one before.
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    nanoseconds: AtomicU64,
+}
+
+impl UpstreamMetrics {
+    pub fn new(workers: usize) -> Self {
+        Self { workers: (0..workers).map(|_| WorkerCounters::default()).collect() }
+    }
+
+    /// An answer was passed on, or made by the gateway; `took` until its head was there.
+    pub fn answered(&self, worker: usize, status: u16, took: Duration) {
+        let counters = &self.workers[worker];
+        add(&counters.statuses[(status / 100).clamp(1, 5) as usize - 1], 1);
+        add(&counters.buckets[BOUNDS.partition_point(|bound| *bound < took)], 1);
+        add(&counters.nanoseconds, took.as_nanos() as u64);
+    }
+
+    /// A request was tried again on another endpoint.
+    pub fn retried(&self, worker: usize) {
+        add(&self.workers[worker].retries, 1);
+    }
+
+    /// The sum over the workers. Counts that are made meanwhile may be in one figure and not yet in another.
+    pub fn counts(&self) -> UpstreamCounts {
+        let mut counts = UpstreamCounts::default();
+        for worker in &self.workers {
+            collect(&mut counts.statuses, &worker.statuses);
+            collect(&mut counts.latencies.buckets, &worker.buckets);
+            counts.retries += worker.retries.load(Relaxed);
+            counts.latencies.sum += Duration::from_nanos(worker.nanoseconds.load(Relaxed));
+        }
+        counts
+    }
+}
+
+/// What one upstream has counted since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpstreamCounts {
+    /// 1xx to 5xx.
+    pub statuses: [u64; 5],
+    pub retries: u64,
+    pub latencies: Latencies,
+}
+
+/// How long answers took.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Latencies {
+    buckets: [u64; BOUNDS.len() + 1],
+    pub sum: Duration,
+}
+
+impl Latencies {
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// Upper bounds in seconds, the last without bound, and how many answers fell in each and not in one before.
+    pub fn buckets(&self) -> Vec<(f64, u64)> {
+        let bounds = BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
+        bounds.zip(self.buckets).collect()
+    }
+}
+
+/// One writer, so no read-modify-write is needed.
+fn add(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
+}
+
+fn collect(sums: &mut [u64], counters: &[AtomicU64]) {
+    for (sum, counter) in sums.iter_mut().zip(counters) {
+        *sum += counter.load(Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_the_sum_over_the_workers() {
+        let metrics = UpstreamMetrics::new(2);
+        metrics.answered(0, 200, Duration::from_millis(1));
+        metrics.answered(1, 204, Duration::from_secs(60));
+        metrics.answered(1, 503, Duration::ZERO);
+        metrics.retried(1);
+
+        let counts = metrics.counts();
+        assert_eq!(counts.statuses, [0, 2, 0, 0, 1]);
+        assert_eq!(counts.retries, 1);
+        assert_eq!(counts.latencies.count(), 3);
+        assert_eq!(counts.latencies.sum, Duration::from_millis(60_001));
+    }
+
+    #[test]
+    fn an_answer_falls_in_the_first_bucket_whose_bound_it_does_not_exceed() {
+        for (took, bound) in [
+            (Duration::ZERO, 0.0005),
+            (Duration::from_millis(1), 0.001),
+            (Duration::from_nanos(1_000_001), 0.0025),
+            (Duration::from_secs(10), 10.0),
+            (Duration::from_secs(11), f64::INFINITY),
+        ] {
+            let metrics = UpstreamMetrics::new(1);
+            metrics.answered(0, 200, took);
+            let filled: Vec<_> =
+                metrics.counts().latencies.buckets().into_iter().filter(|bucket| bucket.1 > 0).collect();
+            assert_eq!(filled, [(bound, 1)], "{took:?}");
+        }
+    }
+
+    #[test]
+    fn a_status_out_of_range_is_counted_in_the_nearest_class() {
+        let metrics = UpstreamMetrics::new(1);
+        metrics.answered(0, 0, Duration::ZERO);
+        metrics.answered(0, 999, Duration::ZERO);
+        assert_eq!(metrics.counts().statuses, [1, 0, 0, 0, 1]);
+    }
+}

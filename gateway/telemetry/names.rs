@@ -1,0 +1,108 @@
+//! The metrics, each once: the name is public, so it changes only with a new version of the gateway.
+
+/// A metric as it is exposed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; its name ends in `_total`.
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(pub const $constant: Metric =
+            Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help };)*
+
+        pub const ALL: &[Metric] = &[$($constant),*];
+    };
+}
+
+metrics! {
+    REQUESTS = Counter "witgate_requests_total" ["upstream", "code"]
+        "Answers of an upstream, or of the gateway for it, by class of status";
+    REQUEST_DURATION = Histogram "witgate_request_duration_seconds" ["upstream"]
+        "Time from the head of a request to the head of its answer";
+    RETRIES = Counter "witgate_retries_total" ["upstream"]
+        "Tries on another endpoint after one failed";
+    UNROUTED = Counter "witgate_unrouted_requests_total" ["code"]
+        "Answers to requests that reached no upstream, by class of status";
+
+    ENDPOINTS = Gauge "witgate_endpoints" ["upstream"]
+        "Endpoints that requests are sent to";
+    GENERATION = Gauge "witgate_generation" ["upstream"]
+        "Number of the list of endpoints in force";
+    WORKERS_BEHIND = Gauge "witgate_workers_behind" ["upstream"]
+        "Workers that have not caught up with the list in force";
+    FOUND = Gauge "witgate_found_upstreams" []
+        "Upstreams that exist because a request named their service";
+
+    SOURCE_INFO = Gauge "witgate_source_info" ["upstream", "registry", "service", "origin"]
+        "1 for the origin of what the source offers now";
+    SOURCE_AGE = Gauge "witgate_source_age_seconds" ["upstream", "registry", "service"]
+        "Time since the registry answered last; absent while it never has";
+    SOURCE_FAILING = Gauge "witgate_source_failing" ["upstream", "registry", "service"]
+        "1 while the registry cannot be read";
+    SOURCE_INSTANCES = Gauge "witgate_source_instances" ["upstream", "registry", "service"]
+        "Instances that the source claims";
+
+    PLUGIN_INFO = Gauge "witgate_plugin_info" ["plugin", "kind", "origin", "digest", "state"]
+        "1 for the version of a plugin that is loaded";
+    PLUGIN_FAULTS = Counter "witgate_plugin_faults_total" ["plugin", "kind"]
+        "Traps, missed deadlines, exceeded limits and answers that no plugin may give";
+    PLUGIN_REFUSALS = Counter "witgate_plugin_refusals_total" ["plugin", "kind"]
+        "Files in the plugins folder that were not taken";
+    PLUGIN_BENCHED = Gauge "witgate_plugin_benched" ["plugin", "kind"]
+        "1 while the native round robin stands in for a plugin that failed too often";
+
+    REGISTERED = Gauge "witgate_registered_instances" []
+        "Instances in the embedded registry";
+
+    CONNECTIONS = Gauge "witgate_connections" ["listener"]
+        "Open connections of clients";
+    CONNECTIONS_ACCEPTED = Counter "witgate_connections_accepted_total" ["listener"]
+        "Connections of clients since the start";
+    RELOADS = Counter "witgate_config_reloads_total" ["result"]
+        "Changes of the configuration file, by what came of them";
+    LOG_LINES_LOST = Counter "witgate_log_lines_lost_total" []
+        "Log lines dropped because nobody read them fast enough";
+    READY = Gauge "witgate_ready" []
+        "1 while the gateway wants traffic";
+    BUILD_INFO = Gauge "witgate_build_info" ["version"]
+        "1 for the version of the gateway";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_tells_a_counter() {
+        for metric in ALL {
+            assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn every_metric_is_documented_with_its_labels_and_no_other_is() {
+        let documented: Vec<&str> = include_str!("../../docs/metrics.md")
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `witgate_"))
+            .collect();
+        for metric in ALL {
+            let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            let row = format!("{}` | {} |", &metric.name["witgate_".len()..], labels.join(", "));
+            let row = row.replace("|  |", "| |");
+            assert!(documented.iter().any(|line| line.starts_with(&row)), "docs/metrics.md lacks {row:?}");
+        }
+        assert_eq!(documented.len(), ALL.len(), "docs/metrics.md has a metric that does not exist");
+    }
+}

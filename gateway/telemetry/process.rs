@@ -1,0 +1,136 @@
+//! What is counted for the whole process.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use super::UpstreamMetrics;
+
+/// Counters that belong to no upstream.
+#[derive(Debug)]
+pub struct ProcessMetrics {
+    /// Requests that reached no upstream: no route, no such service, malformed.
+    pub unrouted: UpstreamMetrics,
+    reloads: [AtomicU64; Reload::ALL.len()],
+    /// Locked to add a listener and to scrape, never for a connection.
+    listeners: Mutex<BTreeMap<Arc<str>, Arc<ListenerCounters>>>,
+}
+
+impl ProcessMetrics {
+    pub fn new(workers: usize) -> Self {
+        Self {
+            unrouted: UpstreamMetrics::new(workers),
+            reloads: Default::default(),
+            listeners: Mutex::default(),
+        }
+    }
+
+    /// The configuration file changed, and this came of it.
+    pub fn reloaded(&self, result: Reload) {
+        self.reloads[result as usize].fetch_add(1, Relaxed);
+    }
+
+    pub fn reloads(&self) -> impl Iterator<Item = (Reload, u64)> {
+        Reload::ALL.into_iter().map(|result| (result, self.reloads[result as usize].load(Relaxed)))
+    }
+
+    /// The counters of a listener; a listener of the same name shares them.
+    pub fn listener(&self, name: &Arc<str>) -> Arc<ListenerCounters> {
+        self.lock().entry(name.clone()).or_default().clone()
+    }
+
+    pub fn listeners(&self) -> Vec<ListenerCounts> {
+        let counts = |(name, counters): (&Arc<str>, &Arc<ListenerCounters>)| {
+            let accepted = counters.accepted.load(Relaxed);
+            let open = accepted.saturating_sub(counters.closed.load(Relaxed));
+            ListenerCounts { name: name.clone(), accepted, open }
+        };
+        self.lock().iter().map(counts).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Arc<str>, Arc<ListenerCounters>>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What came of a changed configuration file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    Applied,
+    /// It has mistakes.
+    Invalid,
+    /// It changes what only a restart can change.
+    NeedsRestart,
+}
+
+impl Reload {
+    pub const ALL: [Self; 3] = [Self::Applied, Self::Invalid, Self::NeedsRestart];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Invalid => "invalid",
+            Self::NeedsRestart => "needs-restart",
+        }
+    }
+}
+
+/// Counters of one listener, shared by the workers: a connection is rare beside its requests.
+#[derive(Debug, Default)]
+pub struct ListenerCounters {
+    accepted: AtomicU64,
+    closed: AtomicU64,
+}
+
+impl ListenerCounters {
+    /// Counts a connection as open until the guard is dropped.
+    pub fn accepted(self: &Arc<Self>) -> Connection {
+        self.accepted.fetch_add(1, Relaxed);
+        Connection(self.clone())
+    }
+}
+
+/// An open connection. Dropping it says that it is closed.
+#[derive(Debug)]
+pub struct Connection(Arc<ListenerCounters>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.closed.fetch_add(1, Relaxed);
+    }
+}
+
+/// What a listener has counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerCounts {
+    pub name: Arc<str>,
+    pub accepted: u64,
+    pub open: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_open_until_its_guard_is_dropped() {
+        let metrics = ProcessMetrics::new(1);
+        let listener = metrics.listener(&"web".into());
+        let first = listener.accepted();
+        let _second = metrics.listener(&"web".into()).accepted();
+        drop(first);
+        assert_eq!(metrics.listeners(), [ListenerCounts { name: "web".into(), accepted: 2, open: 1 }]);
+    }
+
+    #[test]
+    fn reloads_are_counted_by_what_came_of_them() {
+        let metrics = ProcessMetrics::new(1);
+        metrics.reloaded(Reload::Invalid);
+        let counted: Vec<_> = metrics.reloads().map(|(result, count)| (result.as_str(), count)).collect();
+        assert_eq!(counted, [("applied", 0), ("invalid", 1), ("needs-restart", 0)]);
+    }
+}

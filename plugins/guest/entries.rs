@@ -1,0 +1,249 @@
+//! Lists of endpoints written by hand, in settings or in a file.
+//!
+//! An entry is one of
+//!
+//! - `"10.0.0.1:8080"`
+//! - `"tcp@10.0.0.1:8080"`, as rpcx writes an address
+//! - `{ "address": "10.0.0.1:8080", "weight": 2, "labels": { "zone": "a" } }`, where labels may also be a list of
+//!   pairs, `[["zone", "a"]]`, and a label with several values may have a list of them
+//! - `{ "key": "tcp@10.0.0.1:8080", "value": "weight=2&group=a" }`, an rpcx pair. `Key` and `Value` do as well.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer};
+
+use crate::rpcx;
+
+/// Labels in the order they were written. A name may occur more than once.
+pub type Labels = Vec<(String, String)>;
+
+/// One instance of a service, as a list names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub address: String,
+    pub weight: u32,
+    pub labels: Labels,
+}
+
+impl Entry {
+    fn plain(address: &str) -> Entry {
+        Entry { address: address.to_owned(), weight: 1, labels: Labels::new() }
+    }
+}
+
+/// Gives every entry an id of its own: the address, with a number behind it when the list repeats one.
+pub fn identified(entries: Vec<Entry>) -> impl Iterator<Item = (String, Entry)> {
+    let mut seen = BTreeMap::<String, u32>::new();
+    entries.into_iter().map(move |entry| {
+        let times = seen.entry(entry.address.clone()).and_modify(|times| *times += 1).or_insert(1);
+        let id = if *times == 1 { entry.address.clone() } else { format!("{}#{times}", entry.address) };
+        (id, entry)
+    })
+}
+
+/// Says what is wrong with an address that should be `host:port`.
+pub fn check_address(address: &str) -> Result<(), String> {
+    let (host, port) = address.rsplit_once(':').ok_or_else(|| format!("{address:?} has no port"))?;
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    if host.is_empty() || host.contains(char::is_whitespace) || (host.contains(':') && !bracketed) {
+        return Err(format!("{host:?} in {address:?} is no host"));
+    }
+    match port.parse::<u16>() {
+        Ok(1..) => Ok(()),
+        _ => Err(format!("{port:?} in {address:?} is no port")),
+    }
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Entry, D::Error> {
+        deserializer.deserialize_any(EntryVisitor)
+    }
+}
+
+struct EntryVisitor;
+
+impl<'de> Visitor<'de> for EntryVisitor {
+    type Value = Entry;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("\"host:port\" or an object with \"address\"")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Entry, E> {
+        let (_, address) = rpcx::split_network(text);
+        check_address(address).map_err(E::custom)?;
+        Ok(Entry::plain(address))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Entry, A::Error> {
+        let object = Object::deserialize(MapAccessDeserializer::new(map))?;
+        let entry = match (object.address, object.key) {
+            (Some(address), None) if object.value.is_none() => Entry {
+                address,
+                weight: object.weight.unwrap_or(1),
+                labels: object.labels.unwrap_or_default().0,
+            },
+            (None, Some(key)) if object.weight.is_none() && object.labels.is_none() => {
+                let (network, address) = rpcx::split_network(&key);
+                let metadata = rpcx::Metadata::read(&object.value.unwrap_or_default());
+                let weight = if metadata.inactive { 0 } else { metadata.weight };
+                Entry { address: address.to_owned(), weight, labels: metadata.labels_on(network) }
+            }
+            _ => {
+                let text =
+                    "an entry has \"address\" (with \"weight\", \"labels\") or \"key\" (with \"value\")";
+                return Err(de::Error::custom(text));
+            }
+        };
+        check_address(&entry.address).map_err(de::Error::custom)?;
+        Ok(entry)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Object {
+    address: Option<String>,
+    weight: Option<u32>,
+    labels: Option<WrittenLabels>,
+    #[serde(alias = "Key")]
+    key: Option<String>,
+    #[serde(alias = "Value")]
+    value: Option<String>,
+}
+
+/// Labels written as a map or as a list of pairs.
+#[derive(Default)]
+pub struct WrittenLabels(pub Labels);
+
+impl<'de> Deserialize<'de> for WrittenLabels {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<WrittenLabels, D::Error> {
+        deserializer.deserialize_any(LabelsVisitor).map(WrittenLabels)
+    }
+}
+
+struct LabelsVisitor;
+
+impl<'de> Visitor<'de> for LabelsVisitor {
+    type Value = Labels;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("labels: { \"name\": \"value\" } or [[\"name\", \"value\"]]")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Labels, A::Error> {
+        let mut labels = Labels::new();
+        while let Some((name, values)) = map.next_entry::<String, OneOrMany>()? {
+            labels.extend(values.0.into_iter().map(|value| (name.clone(), value)));
+        }
+        Ok(labels)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Labels, A::Error> {
+        let mut labels = Labels::new();
+        while let Some(pair) = seq.next_element()? {
+            labels.push(pair);
+        }
+        Ok(labels)
+    }
+}
+
+struct OneOrMany(Vec<String>);
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<OneOrMany, D::Error> {
+        deserializer.deserialize_any(OneOrManyVisitor).map(OneOrMany)
+    }
+}
+
+struct OneOrManyVisitor;
+
+impl<'de> Visitor<'de> for OneOrManyVisitor {
+    type Value = Vec<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a string or a list of strings")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<String>, E> {
+        Ok(vec![text.to_owned()])
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<String>, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = seq.next_element()? {
+            values.push(value);
+        }
+        Ok(values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(json: &str, address: &str, weight: u32, labels: &[(&str, &str)]) {
+        let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let entry = serde_json::from_str::<Entry>(json).unwrap_or_else(|error| panic!("{json}: {error}"));
+        assert_eq!(entry, Entry { address: address.to_owned(), weight, labels }, "{json}");
+    }
+
+    #[test]
+    fn every_way_to_write_an_entry() {
+        check(r#""10.0.0.1:80""#, "10.0.0.1:80", 1, &[]);
+        check(r#""[::1]:80""#, "[::1]:80", 1, &[]);
+        check(r#""tcp@a.example:80""#, "a.example:80", 1, &[]);
+        check(r#"{"address":"a:1"}"#, "a:1", 1, &[]);
+        check(r#"{"address":"a:1","weight":0}"#, "a:1", 0, &[]);
+        check(
+            r#"{"address":"a:1","labels":{"zone":"a","group":["x","y"]}}"#,
+            "a:1",
+            1,
+            &[("zone", "a"), ("group", "x"), ("group", "y")],
+        );
+        check(
+            r#"{"address":"a:1","labels":[["zone","a"],["zone","b"]]}"#,
+            "a:1",
+            1,
+            &[("zone", "a"), ("zone", "b")],
+        );
+        check(
+            r#"{"key":"tcp@a:1","value":"weight=2&group=a&calls=1.5"}"#,
+            "a:1",
+            2,
+            &[("network", "tcp"), ("group", "a")],
+        );
+        check(r#"{"Key":"tcp@a:1","Value":""}"#, "a:1", 1, &[("network", "tcp")]);
+        check(r#"{"key":"a:1"}"#, "a:1", 1, &[]);
+        check(r#"{"key":"a:1","value":"state=inactive&weight=3"}"#, "a:1", 0, &[]);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (json, part) in [
+            (r#""a""#, r#""a" has no port"#),
+            (r#""a:http""#, r#""http" in "a:http" is no port"#),
+            (r#""a:0""#, "is no port"),
+            (r#""::1:80""#, r#""::1" in "::1:80" is no host"#),
+            (r#"{"adress":"a:1"}"#, "unknown field `adress`"),
+            (r#"{"weight":1}"#, "an entry has"),
+            (r#"{"address":"a:1","key":"a:1"}"#, "an entry has"),
+            (r#"{"address":"a:1","weight":-1}"#, "invalid value: integer `-1`"),
+            (r#"{"address":"a:1","labels":{"a":1}}"#, "a string or a list of strings"),
+            ("7", "invalid type: integer `7`"),
+        ] {
+            let error = serde_json::from_str::<Entry>(json).unwrap_err().to_string();
+            assert!(error.contains(part), "{json}: {error}");
+            assert!(error.contains("line 1"), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn repeated_addresses_have_ids_of_their_own() {
+        let entries = ["a:1", "b:1", "a:1"].map(Entry::plain).to_vec();
+        let ids: Vec<_> = identified(entries).map(|(id, _)| id).collect();
+        assert_eq!(ids, ["a:1", "b:1", "a:1#2"]);
+    }
+}

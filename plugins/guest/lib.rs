@@ -1,0 +1,9 @@
+//! What several of the shipped plugins need, free of components and bindings, so that it is tested natively.
+//!
+//! Nothing here is needed to write a plugin: the interface is the WIT text alone.
+
+pub mod entries;
+pub mod lists;
+pub mod rpcx;
+pub mod settings;
+pub mod weighted;

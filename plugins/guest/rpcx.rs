@@ -1,0 +1,172 @@
+//! How rpcx writes an instance: `network@host:port` as the key, and metadata as a URL query.
+
+use crate::entries::Labels;
+
+/// Networks that are TCP on the wire, the only ones that a gateway can dial.
+pub const TCP: [&str; 5] = ["tcp", "tcp4", "tcp6", "reuseport", "iouring"];
+
+/// Written by every rpcx server every minute. They say nothing about where to send a request, so they are
+/// dropped before anything is compared.
+const COUNTERS: [&str; 3] = ["calls", "connections", "tps"];
+
+/// Splits `tcp@host:port`. Without a network rpcx takes tcp.
+pub fn split_network(key: &str) -> (Option<&str>, &str) {
+    match key.split_once('@') {
+        Some((network, address)) => (Some(network), address),
+        None => (None, key),
+    }
+}
+
+/// What the metadata of an instance means to a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// 1 when it is missing or no integer, as rpcx has it. A negative weight is 0, which is drained: rpcx itself
+    /// crashes on some of those. A greater one than fits is the greatest that does.
+    pub weight: u32,
+    /// `state=inactive`: clients are not to use this instance.
+    pub inactive: bool,
+    /// Everything else, in order, several values of one name included.
+    pub labels: Labels,
+}
+
+impl Metadata {
+    /// Reads a query. One that rpcx could not read either is as good as none: the instance is used.
+    pub fn read(text: &str) -> Metadata {
+        let pairs = parse_query(text).unwrap_or_default();
+        let first = |name| pairs.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+        Metadata {
+            weight: first("weight").map_or(1, weight),
+            inactive: first("state") == Some("inactive"),
+            labels: pairs
+                .iter()
+                .filter(|(name, _)| name != "weight" && !COUNTERS.contains(&name.as_str()))
+                .filter(|(name, value)| (name.as_str(), value.as_str()) != ("state", "inactive"))
+                .cloned()
+                .collect(),
+        }
+    }
+
+    /// The labels, with the network among them when the key named one.
+    pub fn labels_on(self, network: Option<&str>) -> Labels {
+        let network = network.map(|network| ("network".to_owned(), network.to_owned()));
+        network.into_iter().chain(self.labels).collect()
+    }
+}
+
+fn weight(text: &str) -> u32 {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return 1;
+    }
+    if text.starts_with('-') { 0 } else { digits.parse().unwrap_or(u32::MAX) }
+}
+
+/// Reads a URL query as Go's `url.ParseQuery` does. None where that one reports an error.
+pub fn parse_query(text: &str) -> Option<Labels> {
+    text.split('&')
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            if part.contains(';') {
+                return None;
+            }
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            Some((unescape(name)?, unescape(value)?))
+        })
+        .collect()
+}
+
+/// Writes a URL query as Go's `url.Values.Encode` does: sorted by name, values of one name in their order.
+pub fn write_query(pairs: &Labels) -> String {
+    let mut pairs: Vec<_> = pairs.iter().collect();
+    pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let parts: Vec<_> =
+        pairs.iter().map(|(name, value)| format!("{}={}", escape(name), escape(value))).collect();
+    parts.join("&")
+}
+
+fn unescape(text: &str) -> Option<String> {
+    let mut bytes = text.bytes();
+    let mut plain = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        plain.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let high = char::from(bytes.next()?).to_digit(16)?;
+                let low = char::from(bytes.next()?).to_digit(16)?;
+                (high * 16 + low) as u8
+            }
+            byte => byte,
+        });
+    }
+    Some(
+        String::from_utf8(plain)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    )
+}
+
+fn escape(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                char::from(byte).to_string()
+            }
+            b' ' => "+".to_owned(),
+            byte => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(text: &str, weight: u32, inactive: bool, labels: &[(&str, &str)]) {
+        let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        assert_eq!(Metadata::read(text), Metadata { weight, inactive, labels }, "{text}");
+    }
+
+    #[test]
+    fn metadata_means_what_rpcx_takes_it_for() {
+        check("", 1, false, &[]);
+        check("weight=7", 7, false, &[]);
+        check("weight=%2B7", 7, false, &[]);
+        check("weight=x", 1, false, &[]);
+        check("weight=1.5", 1, false, &[]);
+        check("weight=", 1, false, &[]);
+        check("weight=0", 0, false, &[]);
+        check("weight=-3", 0, false, &[]);
+        check("weight=99999999999999999999", u32::MAX, false, &[]);
+        check("weight=2&weight=3", 2, false, &[]);
+        check("state=inactive&weight=2", 2, true, &[]);
+        check("state=active", 1, false, &[("state", "active")]);
+        check("group=a&group=b", 1, false, &[("group", "a"), ("group", "b")]);
+        check("calls=1.00&connections=2.00&tps=3&zone=a+b%2Fc", 1, false, &[("zone", "a b/c")]);
+        check("flag&&x=", 1, false, &[("flag", ""), ("x", "")]);
+        // Go refuses both, and rpcx then uses the instance whatever its text says.
+        check("state=inactive;weight=5", 1, false, &[]);
+        check("state=inactive&weight=%zz", 1, false, &[]);
+    }
+
+    #[test]
+    fn networks_are_split_off() {
+        assert_eq!(split_network("tcp@h:1"), (Some("tcp"), "h:1"));
+        assert_eq!(split_network("h:1"), (None, "h:1"));
+        assert_eq!(split_network("unix@/tmp/s@1"), (Some("unix"), "/tmp/s@1"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read(text in ".*") {
+            Metadata::read(&text);
+        }
+
+        #[test]
+        fn what_is_written_is_read(pairs in proptest::collection::vec((".{1,8}", ".{0,8}"), 0..8)) {
+            let mut sorted = pairs.clone();
+            sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
+            prop_assert_eq!(parse_query(&write_query(&pairs)), Some(sorted));
+        }
+    }
+}

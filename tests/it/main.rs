@@ -1,0 +1,6 @@
+//! One binary for all tests that need more than the library: an index.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod connector_etcd;
