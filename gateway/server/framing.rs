@@ -34,7 +34,10 @@ pub(super) enum Step {
     /// So many bytes, at least one, belong to a body or precede a head.
     Body(usize),
     /// A whole head of so many bytes.
-    Head { len: usize, upgrade: bool },
+    Head {
+        len: usize,
+        upgrade: bool,
+    },
     /// The bytes are the beginning of a head.
     Partial,
     Refuse(Refusal),
@@ -72,9 +75,16 @@ struct Head {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Chunk {
     /// In the digits of a size; how many there were.
-    Size { size: u64, digits: u8 },
-    Extension { size: u64 },
-    SizeEnd { size: u64 },
+    Size {
+        size: u64,
+        digits: u8,
+    },
+    Extension {
+        size: u64,
+    },
+    SizeEnd {
+        size: u64,
+    },
     Data(u64),
     DataCr,
     DataLf,

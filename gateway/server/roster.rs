@@ -76,7 +76,10 @@ impl Roster {
         self.draining.set(true);
         self.order(Order::Finish);
         if tokio::time::timeout_at(deadline, self.emptied()).await.is_err() {
-            tracing::info!(connections = self.entries.borrow().len(), "Ending connections that did not finish");
+            tracing::info!(
+                connections = self.entries.borrow().len(),
+                "Ending connections that did not finish"
+            );
             self.order(Order::End);
             self.emptied().await;
         }

@@ -1,2 +1,8 @@
-//! Everything that needs the whole gateway or real sockets.
-fn main() {}
+//! One binary for all tests that need more than the library: an index.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod http_harness;
+
+mod http_forward;

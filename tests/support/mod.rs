@@ -1,0 +1,4 @@
+//! What tests stand on.
+
+pub mod client;
+pub mod origin;
