@@ -4,3 +4,14 @@
 mod support;
 
 mod connector_etcd;
+
+mod http_harness;
+
+mod http_forward;
+
+mod etcd;
+mod examples;
+mod names;
+mod plugins;
+mod process;
+mod swaps;
