@@ -3,7 +3,6 @@
 //! They are a workspace of their own under `plugins/`: another target, another profile, another lock file. A
 //! folder there with a `cdylib` is a plugin, and its name is the plugin's name. `plugins/testing/` is left out:
 //! those guests misbehave on purpose and are built by the tests.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a build script speaks to cargo that way")]
 
 use std::{
     env,

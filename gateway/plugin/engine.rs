@@ -18,7 +18,7 @@ const TICK: Duration = Duration::from_millis(1);
 /// The engine is of no use: this platform cannot run compiled WebAssembly.
 #[derive(Debug, thiserror::Error)]
 #[error("no engine for plugins: {0}")]
-pub struct EngineError(String);
+pub struct EngineError(pub(super) String);
 
 /// One engine for all plugins. Cheap to clone; its ticker thread ends by itself when the last clone is gone.
 #[derive(Clone)]

@@ -65,8 +65,8 @@ pub enum Refusal {
     Forbidden { import: String, kind: Kind },
     #[error("does not fit its interfaces: {0}")]
     Mismatch(String),
-    #[error("is a {found} plugin, and {wanted} is asked for")]
-    OtherKind { found: Kind, wanted: String },
+    #[error("is a {found} plugin, and {wanted} needs a {as_kind} plugin")]
+    OtherKind { found: Kind, wanted: String, as_kind: Kind },
     #[error("failed its test: {0}")]
     Test(String),
 }

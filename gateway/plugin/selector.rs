@@ -339,7 +339,7 @@ mod tests {
     const LIMITS: SelectorLimits = SelectorLimits {
         pick: Duration::from_millis(5),
         update: Duration::from_millis(100),
-        memory_bytes: 16 << 20,
+        memory_bytes: 4 << 20,
         table_elements: 10_000,
         faults: 3,
     };
@@ -460,7 +460,7 @@ mod tests {
     #[test]
     fn a_memory_hog_fails_and_the_limit_is_told() {
         let (_, fault) = fault("hog", "{}");
-        assert!(fault.contains("memory limit of 16777216 bytes"), "{fault}");
+        assert!(fault.contains("memory limit of 4194304 bytes"), "{fault}");
     }
 
     #[test]
