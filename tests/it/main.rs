@@ -1,2 +1,5 @@
-//! Everything that needs the whole gateway or real sockets.
-fn main() {}
+//! Everything that needs the whole gateway, real sockets, or the repository around the code.
+
+mod docs;
+mod layers;
+mod source;
