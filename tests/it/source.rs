@@ -72,7 +72,7 @@ fn visit(file: &Path, path: Vec<String>, found: &mut Vec<Module>) {
     found.push(Module { path, file, code });
 }
 
-fn read(file: &PathBuf) -> String {
+fn read(file: &Path) -> String {
     fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 

@@ -102,7 +102,7 @@ impl Etcd {
             let (server, client) = (certs.server(), certs.client("root"));
             Some(Tls { certs, server, client })
         };
-        Self::launch(version, tls).await
+        Self::launch(version, &[], tls).await
     }
 
     async fn launch(version: Version, arguments: &[&str], tls: impl FnOnce(&Path) -> Option<Tls>) -> Self {

@@ -23,7 +23,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Gateway {
     process: Child,
     folder: tempfile::TempDir,
-    said: Receiver<String>,
+    /// Locked only so that tests can share the gateway.
+    said: Mutex<Receiver<String>>,
     log: Arc<Mutex<String>>,
     pub listeners: Vec<SocketAddr>,
     pub admin: SocketAddr,
@@ -92,12 +93,12 @@ impl Gateway {
             }
         });
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
-        Self { process, folder, said, log, listeners: vec![], admin: nowhere }
+        Self { process, folder, said: Mutex::new(said), log, listeners: vec![], admin: nowhere }
     }
 
     fn until_ready(&mut self) {
         loop {
-            let Ok(line) = self.said.recv_timeout(PATIENCE) else {
+            let Ok(line) = self.said.lock().unwrap().recv_timeout(PATIENCE) else {
                 panic!("the gateway did not become ready; its log:\n{}", self.log());
             };
             match line.split(' ').collect::<Vec<_>>()[..] {
@@ -153,7 +154,7 @@ impl Gateway {
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        self.client().get(path).await
+        self.session().get(path).await
     }
 
     /// What the admin API says.
