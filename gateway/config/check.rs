@@ -28,13 +28,6 @@ use crate::upstream::UpstreamName;
 /// The registry that exists when a file names none.
 const EMBEDDED: &str = "memory";
 
-/// Which of the two that make an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Key,
-    Value,
-}
-
 pub(super) struct Checker<'a> {
     document: &'a Document<'a>,
     /// What relative paths are relative to.
@@ -64,7 +57,7 @@ impl<'a> Checker<'a> {
         let shutdown = self.shutdown(&top.key("shutdown"), &file.shutdown);
         let registries = self.registries(&file.registry);
         let upstreams = self.upstreams(&file.upstream);
-        let routes = self.routes(&file.route, &listeners);
+        let routes = self.routes(&file.route, &file.listener);
         Some(Config {
             workers,
             listeners,
@@ -206,4 +199,11 @@ impl<'a> Checker<'a> {
         let meant = |mistake: &Mistake| mistake.meant.as_ref() == Some(way);
         self.document.has(way) || self.mistakes.iter().any(meant)
     }
+}
+
+/// Which of the two that make an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Key,
+    Value,
 }

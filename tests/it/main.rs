@@ -1,4 +1,4 @@
-//! One binary for all tests that need more than the library: an index.
+//! One binary for all tests that need more than the library, the repository around the code included: an index.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,3 +10,14 @@
 mod support;
 
 mod connector_etcd;
+mod docs;
+mod etcd;
+mod examples;
+mod http_forward;
+mod http_harness;
+mod layers;
+mod names;
+mod plugins;
+mod process;
+mod source;
+mod swaps;

@@ -40,11 +40,9 @@ impl Checker<'_> {
         let idle_timeout = self.duration_ms(&way.key("idle_timeout_ms"), listener.idle_timeout_ms);
         let bytes = &way.key("max_header_bytes");
         let max_header_bytes = self.count(bytes, listener.max_header_bytes, 8_192..=16_777_216);
-        let address = address?;
-        let name = listener.name.clone().unwrap_or_else(|| address.to_string()).into();
         Some(Listener {
-            name,
-            address,
+            name: name(listener)?.into(),
+            address: address?,
             trusted_proxies,
             max_connections,
             header_timeout,
@@ -135,6 +133,13 @@ impl Checker<'_> {
             self.wrong(way, message).hint("write `token_file`, or listen on 127.0.0.1");
         }
     }
+}
+
+/// What a listener is called. None if it has neither a name nor an address.
+pub(super) fn name(listener: &file::Listener) -> Option<String> {
+    let by_address =
+        |text: &String| text.parse().map_or(text.clone(), |address: SocketAddr| address.to_string());
+    listener.name.clone().or_else(|| listener.address.as_ref().map(by_address))
 }
 
 /// Every address of the file and the way to it, right or wrong. That of the administration comes first: it may be
