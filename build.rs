@@ -9,18 +9,14 @@ use std::{
     fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::Command,
 };
 
 const TARGET: &str = "wasm32-wasip2";
 
-fn main() -> ExitCode {
-    match build() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("the shipped plugins could not be built: {error}");
-            ExitCode::FAILURE
-        }
+fn main() {
+    if let Err(error) = build() {
+        println!("cargo::error=the shipped plugins could not be built: {error}");
     }
 }
 

@@ -285,3 +285,71 @@ impl From<memory::Content> for wit_memory::Content {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config, connector::Lent};
+
+    fn connectors(grants: config::Grants) -> Connectors {
+        let (memory, _) = Memory::open("/nowhere/registry.json");
+        Lent::new(memory).connectors(&config::Registry {
+            name: "main".into(),
+            plugin: "any".into(),
+            grants,
+            settings: "{}".into(),
+        })
+    }
+
+    fn denied<T>(answer: Result<std::result::Result<T, Failure>>) -> String {
+        match answer.unwrap() {
+            Err(Failure::Denied(text)) => text,
+            Err(other) => panic!("{other:?}"),
+            Ok(_) => panic!("granted"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_granted_is_denied_and_names_the_setting() {
+        let mut none = connectors(config::Grants::default());
+        let endpoint = types::Endpoint { id: "a".into(), address: "a:1".into(), weight: 1, labels: vec![] };
+        for (text, setting) in [
+            (denied(wit_etcd::Host::follow(&mut none, vec![]).await), "etcd = { endpoints = [...] }"),
+            (denied(wit_etcd::Host::get(&mut none, vec![]).await), "etcd = { endpoints = [...] }"),
+            (denied(wit_etcd::Host::grant(&mut none, 5).await), "etcd = { endpoints = [...] }"),
+            (denied(wit_memory::Host::follow(&mut none, "a".into()).await), "memory = true"),
+            (denied(wit_memory::Host::put(&mut none, "a".into(), endpoint, 5).await), "memory = true"),
+            (denied(wit_memory::Host::remove(&mut none, "a".into(), "a".into()).await), "memory = true"),
+            (denied(wit_file::Host::follow(&mut none, None).await), "file = \"PATH\""),
+        ] {
+            assert!(text.contains(&format!("`{setting}` in [registry.main]")), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_holds_too_much_is_told_so() {
+        let mut connectors = connectors(config::Grants { memory: true, ..Default::default() });
+        let mut feeds = Vec::new();
+        let failure = loop {
+            match wit_memory::Host::follow(&mut connectors, "orders".into()).await.unwrap() {
+                Ok(feed) => feeds.push(feed),
+                Err(failure) => break failure,
+            }
+        };
+        assert!(matches!(failure, Failure::Other(text) if text.contains("too many")));
+        assert_eq!(feeds.len(), crate::connector::MOST_RESOURCES);
+        wit_memory::HostFeed::drop(&mut connectors, feeds.pop().unwrap()).await.unwrap();
+        assert!(wit_memory::Host::follow(&mut connectors, "orders".into()).await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_memory_of_the_process_is_seen_by_its_followers() {
+        let mut connectors = connectors(config::Grants { memory: true, ..Default::default() });
+        let feed = wit_memory::Host::follow(&mut connectors, "orders".into()).await.unwrap().unwrap();
+        let endpoint = types::Endpoint { id: "a".into(), address: "a:1".into(), weight: 1, labels: vec![] };
+        let put = wit_memory::Host::put(&mut connectors, "orders".into(), endpoint, 0).await;
+        assert!(put.unwrap().is_ok());
+        let content = wit_memory::HostFeed::next(&mut connectors, feed).await.unwrap();
+        assert!(matches!(content, Ok(wit_memory::Content::All(all)) if all.len() == 1));
+    }
+}

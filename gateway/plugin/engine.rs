@@ -122,6 +122,25 @@ pub(super) fn end_loops<T: HasDeadline>(store: &mut Store<T>) {
     });
 }
 
+/// How long a kind of call may take. Made once: a division per call would cost as much as the rest of its start.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bound {
+    limit: Duration,
+    ticks: u64,
+}
+
+impl Bound {
+    pub fn new(limit: Duration) -> Self {
+        Self { limit, ticks: ticks(limit) }
+    }
+
+    /// Begins a call that ends by itself when this is used up. The store must [`end_loops`].
+    pub fn start<T: HasDeadline>(self, store: &mut Store<T>) {
+        *store.data_mut().deadline() = Deadline { limit: self.limit, overdue_since: None, passed: false };
+        store.set_epoch_deadline(self.ticks);
+    }
+}
+
 /// The deadline of the call that runs now.
 #[derive(Debug, Default)]
 pub(super) struct Deadline {
@@ -138,10 +157,6 @@ impl Deadline {
     /// The limit of the call that was ended, if one was.
     pub fn passed(&self) -> Option<Duration> {
         self.passed.then_some(self.limit)
-    }
-
-    pub fn start(&mut self, limit: Duration) {
-        *self = Self { limit, overdue_since: None, passed: false };
     }
 }
 

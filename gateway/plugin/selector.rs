@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use wasmtime::{
@@ -21,7 +21,7 @@ use wasmtime::{
 };
 
 use super::{
-    engine::{self, Clock, Deadline, Engine, HasDeadline},
+    engine::{self, Bound, Clock, Deadline, Engine, HasDeadline},
     faults::{self, Faults},
     limits::Limits,
     load::{Loaded, Refusal},
@@ -47,6 +47,9 @@ pub(super) struct WasmSelector {
     version: u64,
     plugin: SelectorPluginPre<Data>,
     limits: SelectorLimits,
+    pick: Bound,
+    /// For everything that is no pick.
+    update: Bound,
     clock: Arc<Clock>,
     faults: Faults,
 }
@@ -77,7 +80,8 @@ impl WasmSelector {
         };
         let plugin = link().map_err(|error| Refusal::Mismatch(format!("{error:#}")))?;
         let faults = Faults::new(name.clone(), limits.faults);
-        Ok(Self { name, version, plugin, limits, clock: engine.clock().clone(), faults })
+        let (pick, update) = (Bound::new(limits.pick), Bound::new(limits.update));
+        Ok(Self { name, version, plugin, limits, pick, update, clock: engine.clock().clone(), faults })
     }
 
     pub fn faults(&self) -> u64 {
@@ -120,8 +124,8 @@ impl WorkerSelector for Worker {
             return Err(CreateError::Unavailable(text));
         }
         let instance = self.instance()?;
-        let limit = instance.selector.limits.update;
-        let created = instance.call("create", limit, None, |plugin, store| {
+        let bound = instance.selector.update;
+        let created = instance.call("create", bound, None, |plugin, store| {
             plugin.witgate_plugin_selector().call_create(store, settings)
         })?;
         let Created { balancer, hash_on, attributes } = created.map_err(CreateError::Refused)?;
@@ -175,8 +179,7 @@ impl Instance {
         let mut store = Store::new(selector.plugin.engine(), data);
         store.limiter(|data| &mut data.limits);
         engine::end_loops(&mut store);
-        store.data_mut().deadline.start(limits.update);
-        store.set_epoch_deadline(engine::ticks(limits.update));
+        selector.update.start(&mut store);
         match selector.plugin.instantiate(&mut store) {
             Ok(plugin) => {
                 Ok(Self { selector, plugin, store: RefCell::new(store), poisoned: OnceCell::new() })
@@ -189,11 +192,11 @@ impl Instance {
         }
     }
 
-    /// One call into the plugin, bounded by `limit`.
+    /// One call into the plugin.
     fn call<R>(
         &self,
         name: &'static str,
-        limit: Duration,
+        bound: Bound,
         snapshot: Option<Rc<Arc<Snapshot>>>,
         call: impl FnOnce(&SelectorPlugin, &mut Store<Data>) -> wasmtime::Result<R>,
     ) -> Result<R, Fault> {
@@ -201,10 +204,8 @@ impl Instance {
             return Err(fault.clone());
         }
         let mut store = self.store.borrow_mut();
-        let data = store.data_mut();
-        data.deadline.start(limit);
-        data.snapshot = snapshot;
-        store.set_epoch_deadline(engine::ticks(limit));
+        store.data_mut().snapshot = snapshot;
+        bound.start(&mut store);
         let result = call(&self.plugin, &mut store);
         // A list that is held keeps its slots from being used again.
         store.data_mut().snapshot = None;
@@ -225,8 +226,8 @@ struct WasmBalancer {
 impl Balancer for WasmBalancer {
     fn update(&mut self, reset: bool, changes: &[Change], snapshot: &Rc<Arc<Snapshot>>) -> Result<(), Fault> {
         let changes = candidate_changes(reset, changes);
-        let limit = self.instance.selector.limits.update;
-        self.instance.call("update", limit, Some(snapshot.clone()), |plugin, store| {
+        let bound = self.instance.selector.update;
+        self.instance.call("update", bound, Some(snapshot.clone()), |plugin, store| {
             plugin.witgate_plugin_selector().balancer().call_update(store, self.balancer, &changes)
         })
     }
@@ -243,8 +244,8 @@ impl Balancer for WasmBalancer {
             tried: request.tried.iter().map(|slot| slot.0).collect(),
             attributes: request.attributes.iter().map(|value| value.map(str::to_owned)).collect(),
         };
-        let limit = self.instance.selector.limits.pick;
-        let slot = self.instance.call("pick", limit, Some(snapshot.clone()), |plugin, store| {
+        let bound = self.instance.selector.pick;
+        let slot = self.instance.call("pick", bound, Some(snapshot.clone()), |plugin, store| {
             plugin.witgate_plugin_selector().balancer().call_pick(store, self.balancer, &request)
         })?;
         Ok(slot.map(Slot))
@@ -253,9 +254,9 @@ impl Balancer for WasmBalancer {
 
 impl Drop for WasmBalancer {
     fn drop(&mut self) {
-        let limit = self.instance.selector.limits.update;
+        let bound = self.instance.selector.update;
         // A fault is counted, and there is nobody left to tell.
-        let _ = self.instance.call("drop", limit, None, |_, store| self.balancer.resource_drop(store));
+        let _ = self.instance.call("drop", bound, None, |_, store| self.balancer.resource_drop(store));
     }
 }
 
@@ -330,6 +331,8 @@ pub(super) fn next_version() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
         plugin::{load::load, shipped::shipped, testing::guest},

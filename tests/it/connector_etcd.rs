@@ -196,6 +196,30 @@ async fn user_and_password_over_tls() {
 }
 
 #[tokio::test]
+async fn an_expired_token_is_renewed() {
+    let mut etcd = Etcd::start_with(Version::V35, &["--auth-token-ttl", "1"]).await;
+    etcd.lock("gateway", "secret", "svc/").await;
+    let credentials = Some(("gateway".to_string(), config::Secret("secret".into())));
+    let client = client(config::Etcd { credentials, ..etcd.config() });
+    let mut feed = client.follow(b"svc/".into());
+    next(&mut feed).await.unwrap();
+    let mut lease = client.grant(60).await.unwrap();
+
+    // A token lives on while it is used, so that only one that was left alone for long enough tells.
+    let mut other = etcd.client().await;
+    let mut pause = Duration::from_secs(1);
+    while other.get("svc/1", None).await.is_ok() {
+        tokio::time::sleep(pause).await;
+        pause += Duration::from_millis(500);
+    }
+    assert_eq!(lease.keep_alive().await, Ok(60));
+    lease.put(b"svc/1".into(), b"x".into()).await.unwrap();
+    let mut known = Known::default();
+    known.until(&mut feed, &[("svc/1", "x")]).await;
+    known.until(&mut client.follow(b"svc/".into()), &[("svc/1", "x")]).await;
+}
+
+#[tokio::test]
 async fn certificates_are_checked_on_both_sides() {
     let etcd = Etcd::start_with_tls().await;
     let tls = etcd.config().tls.unwrap();
@@ -204,8 +228,13 @@ async fn certificates_are_checked_on_both_sides() {
         next(&mut client(config).follow(b"s/".into())).await.unwrap_err()
     };
 
-    let without = failure(config::ClientTls { certificate: None, ..tls.clone() }).await;
-    assert_eq!(without.kind(), "denied", "{without}");
+    // With TLS 1.3 the server refuses after our handshake is done: sometimes its reason is lost with the
+    // connection, and a later attempt tells it.
+    let mut kinds = Vec::new();
+    while kinds.last() != Some(&"denied") {
+        kinds.push(failure(config::ClientTls { certificate: None, ..tls.clone() }).await.kind());
+        assert!(kinds.len() < 50 && ["denied", "unavailable"].contains(kinds.last().unwrap()), "{kinds:?}");
+    }
 
     let missing = failure(config::ClientTls { ca_file: "/nowhere/ca.crt".into(), ..tls.clone() }).await;
     assert_eq!(missing.kind(), "invalid", "{missing}");
@@ -261,6 +290,8 @@ async fn an_etcd_that_hangs_is_unavailable_within_twice_the_silence() {
         let client = client(impatient(&etcd));
         let mut feed = client.follow(b"s/".into());
         next(&mut feed).await.unwrap();
+        // By the first sign of life the watch is known to be open.
+        assert_eq!(next(&mut feed).await.unwrap().content, Content::Nothing);
 
         etcd.stop();
         let stopped = Instant::now();

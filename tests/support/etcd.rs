@@ -65,6 +65,7 @@ pub struct Etcd {
     client_port: u16,
     peer_port: u16,
     tls: Option<Tls>,
+    arguments: Vec<String>,
     /// Whether root has a password.
     locked: bool,
 }
@@ -82,7 +83,12 @@ impl Etcd {
     }
 
     pub async fn start_version(version: Version) -> Self {
-        Self::launch(version, |_| None).await
+        Self::launch(version, &[], |_| None).await
+    }
+
+    /// With command line arguments of the test's own.
+    pub async fn start_with(version: Version, arguments: &[&str]) -> Self {
+        Self::launch(version, arguments, |_| None).await
     }
 
     /// A member that asks each client for a certificate.
@@ -99,12 +105,21 @@ impl Etcd {
         Self::launch(version, tls).await
     }
 
-    async fn launch(version: Version, tls: impl FnOnce(&Path) -> Option<Tls>) -> Self {
+    async fn launch(version: Version, arguments: &[&str], tls: impl FnOnce(&Path) -> Option<Tls>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tls = tls(folder.path());
         let program = version.program();
-        let mut etcd =
-            Self { program, child: None, folder, client_port: 0, peer_port: 0, tls, locked: false };
+        let arguments = arguments.iter().map(|argument| argument.to_string()).collect();
+        let mut etcd = Self {
+            program,
+            child: None,
+            folder,
+            client_port: 0,
+            peer_port: 0,
+            tls,
+            arguments,
+            locked: false,
+        };
         // A port that was free may be taken by another test before etcd has it.
         for _ in 0..10 {
             (etcd.client_port, etcd.peer_port) = (free_port(), free_port());
@@ -134,6 +149,7 @@ impl Etcd {
             .args(["--initial-cluster-token", &format!("{:x}", fastrand::u64(..))])
             .args(["--heartbeat-interval", "50", "--election-timeout", "500", "--unsafe-no-fsync"])
             .args(["--logger", "zap", "--log-level", "warn"])
+            .args(&self.arguments)
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -60,6 +60,9 @@ fn is_old_token(status: &Status) -> bool {
 }
 
 /// Whether the other side ended the TLS handshake because of our certificate, or for want of one.
+///
+/// With TLS 1.3 that comes after our side of the handshake is done, and what we send meanwhile may break the
+/// connection before the alert is read. The failure is `unavailable` then, and `denied` on another try.
 fn alerts(text: &str) -> bool {
     const ABOUT_US: [&str; 8] = [
         "BadCertificate",

@@ -57,6 +57,12 @@ impl Folders {
         Subscription { folders: self.clone(), paths, changed }
     }
 
+    /// How many folders are watched.
+    #[cfg(test)]
+    pub(super) fn watched(&self) -> usize {
+        lock(&self.listeners).len()
+    }
+
     fn add(&self, path: &Path, listener: Arc<Notify>) {
         let mut watcher = lock(&self.watcher);
         let is_first = {

@@ -40,7 +40,7 @@ pub fn follow(path: &Path, name: Option<&str>, folders: Arc<Folders>) -> Result<
             File { path: path.join(name), inside: Some(path.into()) }
         }
     };
-    Ok(Feed { file, folders, subscription: None, read: None, given: None })
+    Ok(Feed { file, folders, subscription: None, due: true, read: None, given: None })
 }
 
 /// Dropping it ends the following.
@@ -48,6 +48,8 @@ pub struct Feed {
     file: File,
     folders: Arc<Folders>,
     subscription: Option<Subscription>,
+    /// The file may be another than the one that was read.
+    due: bool,
     /// The file as it was when it was last read.
     read: Option<Stamp>,
     /// The digest of what the reader has.
@@ -63,10 +65,14 @@ impl Feed {
             self.subscription = Some(self.folders.subscribe(&self.file.path));
         }
         loop {
-            if let Some(content) = self.read().await? {
+            if !self.due {
+                self.change().await;
+            }
+            let content = self.read().await?;
+            self.due = false;
+            if let Some(content) = content {
                 return Ok(content);
             }
-            self.change().await;
         }
     }
 
@@ -87,7 +93,9 @@ impl Feed {
     /// Waits until the file may be another, and until whoever writes it has paused.
     async fn change(&mut self) {
         let Some(subscription) = &self.subscription else { return };
-        if tokio::time::timeout(BACKSTOP, subscription.changed()).await.is_err() {
+        let told = tokio::time::timeout(BACKSTOP, subscription.changed()).await;
+        self.due = true;
+        if told.is_err() {
             return;
         }
         // What was just written has the stamp of what is being written, so that only the content tells.
@@ -172,5 +180,123 @@ impl File {
 
     fn too_long(&self) -> Failure {
         Failure::Invalid(format!("{} is longer than {LONGEST} bytes", self.path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    async fn next(feed: &mut Feed) -> Result<String, Failure> {
+        let content =
+            tokio::time::timeout(Duration::from_secs(30), feed.next()).await.expect("the feed is silent");
+        content.map(|content| String::from_utf8(content).unwrap())
+    }
+
+    fn open(path: &Path, name: Option<&str>) -> Feed {
+        follow(path, name, Arc::default()).unwrap()
+    }
+
+    fn rename_over(path: &Path, content: &str) {
+        let new = path.with_extension("new");
+        fs::write(&new, content).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn each_new_content_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("endpoints.json");
+        fs::write(&path, "one").unwrap();
+        let mut feed = open(&path, None);
+        assert_eq!(next(&mut feed).await, Ok("one".into()));
+        fs::write(&path, "two").unwrap();
+        assert_eq!(next(&mut feed).await, Ok("two".into()));
+        rename_over(&path, "two");
+        rename_over(&path, "three");
+        assert_eq!(next(&mut feed).await, Ok("three".into()));
+    }
+
+    #[tokio::test]
+    async fn a_config_map_is_exchanged_by_its_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for (version, content) in [("..1", "one"), ("..2", "two")] {
+            fs::create_dir(at(version)).unwrap();
+            fs::write(at(version).join("endpoints.json"), content).unwrap();
+        }
+        symlink("..1", at("..data")).unwrap();
+        symlink("..data/endpoints.json", at("endpoints.json")).unwrap();
+        for name in [None, Some("endpoints.json")] {
+            let mut feed = match name {
+                None => open(&at("endpoints.json"), None),
+                name => open(folder.path(), name),
+            };
+            let content = next(&mut feed).await.unwrap();
+            let (other, expected) = if content == "one" { ("..2", "two") } else { ("..1", "one") };
+            symlink(other, at("..new")).unwrap();
+            fs::rename(at("..new"), at("..data")).unwrap();
+            assert_eq!(next(&mut feed).await, Ok(expected.into()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_gone_is_unavailable() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("endpoints.json");
+        assert_eq!(next(&mut open(&path, None)).await.unwrap_err().kind(), "unavailable");
+        fs::write(&path, "one").unwrap();
+        let mut feed = open(&path, None);
+        next(&mut feed).await.unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(next(&mut feed).await.unwrap_err().kind(), "unavailable");
+    }
+
+    #[tokio::test]
+    async fn names_stay_inside_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("inside");
+        fs::create_dir_all(inside.join("deep")).unwrap();
+        fs::write(folder.path().join("secret"), "secret").unwrap();
+        fs::write(inside.join("deep/file"), "good").unwrap();
+        symlink("../secret", inside.join("link")).unwrap();
+
+        assert_eq!(next(&mut open(&inside, Some("deep/file"))).await, Ok("good".into()));
+        for name in ["", "..", "../secret", "/etc/passwd", "deep/../../secret", "./deep/file", "a\0b"] {
+            let failure = follow(&inside, Some(name), Arc::default()).err().unwrap();
+            assert_eq!(failure.kind(), "denied", "{name:?}");
+        }
+        assert_eq!(next(&mut open(&inside, Some("link"))).await.unwrap_err().kind(), "denied");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_file_or_too_long_is_invalid() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(next(&mut open(folder.path(), None)).await.unwrap_err().kind(), "invalid");
+        let long = folder.path().join("long");
+        fs::File::create(&long).unwrap().set_len(LONGEST + 1).unwrap();
+        assert_eq!(next(&mut open(&long, None)).await.unwrap_err().kind(), "invalid");
+        fs::File::options().write(true).open(&long).unwrap().set_len(LONGEST).unwrap();
+        assert_eq!(next(&mut open(&long, None)).await.unwrap().len() as u64, LONGEST);
+    }
+
+    #[tokio::test]
+    async fn a_folder_is_watched_as_long_as_somebody_follows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("endpoints.json");
+        fs::write(&path, "one").unwrap();
+        let folders = Arc::new(Folders::default());
+        let mut feeds: Vec<_> = (0..200).map(|_| follow(&path, None, folders.clone()).unwrap()).collect();
+        for feed in &mut feeds {
+            assert_eq!(next(feed).await, Ok("one".into()));
+        }
+        assert_eq!(folders.watched(), 1);
+        feeds.truncate(1);
+        rename_over(&path, "two");
+        assert_eq!(next(&mut feeds[0]).await, Ok("two".into()));
+        feeds.clear();
+        assert_eq!(folders.watched(), 0);
     }
 }

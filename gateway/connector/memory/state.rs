@@ -144,6 +144,12 @@ impl State {
         }
     }
 
+    /// How many services are followed.
+    #[cfg(test)]
+    pub fn followed(&self) -> usize {
+        self.followers.len()
+    }
+
     pub fn registrations(&self) -> impl Iterator<Item = (&str, &str, &Registration)> {
         self.services.iter().flat_map(|(service, instances)| {
             instances.iter().map(move |(id, held)| (&**service, &**id, &held.registration))
