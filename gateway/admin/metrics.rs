@@ -17,10 +17,12 @@ use prometheus_client::{
 use super::{
     Parts,
     answer::{Body, Refusal, with_type},
+    plugins::{origin, state},
     time::age_seconds,
 };
 use crate::{
     catalog::Upstream,
+    plugin::{PluginInfo, State},
     telemetry::{
         UpstreamCounts, log,
         names::{self, Kind, Metric},
@@ -64,6 +66,7 @@ impl Collector for Scrape {
         requests(&mut encoder, &upstreams)?;
         lists(&mut encoder, &upstreams)?;
         sources(&mut encoder, &upstreams)?;
+        plugins(&mut encoder, &self.0.plugins.list())?;
         self.process(&mut encoder)
     }
 }
@@ -149,6 +152,22 @@ fn sources(encoder: &mut DescriptorEncoder<'_>, upstreams: &[Arc<Upstream>]) -> 
     let failing = all().map(|(names, of)| (names, u64::from(of.failure.is_some())));
     gauges(encoder, &names::SOURCE_FAILING, failing)?;
     gauges(encoder, &names::SOURCE_INSTANCES, all().map(|(names, of)| (names, of.claims as u64)))
+}
+
+fn plugins(encoder: &mut DescriptorEncoder<'_>, plugins: &[PluginInfo]) -> fmt::Result {
+    let mut family = family(encoder, &names::PLUGIN_INFO)?;
+    for plugin in plugins {
+        let (Some(kind), Some(from), Some(digest)) = (plugin.kind, &plugin.origin, plugin.digest) else {
+            continue;
+        };
+        let (kind, digest) = (kind.to_string(), digest.to_string());
+        let values = [&plugin.name, kind.as_str(), origin(from), &digest, state(plugin.state)];
+        family.encode_family(&labels(&names::PLUGIN_INFO, values))?.encode_gauge(&1u64)?;
+    }
+    let of = |figure: fn(&PluginInfo) -> u64| plugins.iter().map(move |of| ([&*of.name], figure(of)));
+    counters(encoder, &names::PLUGIN_FAULTS, of(|plugin| plugin.faults))?;
+    counters(encoder, &names::PLUGIN_REFUSALS, of(|plugin| plugin.refusals))?;
+    gauges(encoder, &names::PLUGIN_BENCHED, of(|plugin| u64::from(plugin.state == State::Benched)))
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, metric: &Metric, value: u64) -> fmt::Result {

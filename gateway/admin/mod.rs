@@ -7,6 +7,7 @@ mod answer;
 mod guard;
 mod metrics;
 mod path;
+mod plugins;
 mod server;
 mod services;
 mod time;
@@ -27,12 +28,14 @@ use crate::{
     catalog::Catalog,
     config::Secret,
     connector::Memory,
+    plugin::Plugins,
     telemetry::{ProcessMetrics, Readiness},
 };
 
 /// What the API shows and changes.
 pub struct Parts {
     pub catalog: Catalog,
+    pub plugins: Plugins,
     pub memory: Arc<Memory>,
     pub metrics: Arc<ProcessMetrics>,
     pub readiness: Readiness,
@@ -100,13 +103,15 @@ impl Admin {
     }
 
     async fn act(&self, resource: Resource, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-        let Parts { catalog, memory, readiness, .. } = &*self.parts;
+        let Parts { catalog, plugins, memory, readiness, .. } = &*self.parts;
         match resource {
             Resource::Health => Ok(json(&answer::Status { status: "ok" })),
             Resource::Ready => Ok(answer::readiness(readiness)),
             Resource::Metrics => self.exposition.answer(),
             Resource::Upstreams => Ok(json(&upstreams::all(catalog))),
             Resource::Upstream(name) => upstreams::one(catalog, &name).map(|upstream| json(&upstream)),
+            Resource::Plugins => Ok(json(&plugins::all(plugins))),
+            Resource::Plugin(name) => plugins::one(plugins, &name).map(|plugin| json(&plugin)),
             Resource::Services => Ok(json(&services::all(memory))),
             Resource::Service(service) => Ok(json(&services::one(memory, &service))),
             Resource::Instance { service, id } => match *request.method() {

@@ -11,6 +11,8 @@ pub(super) enum Resource {
     Metrics,
     Upstreams,
     Upstream(String),
+    Plugins,
+    Plugin(String),
     Services,
     Service(String),
     Instance { service: String, id: String },
@@ -27,6 +29,8 @@ impl Resource {
             ["metrics"] => Self::Metrics,
             ["api", "v1", "upstreams"] => Self::Upstreams,
             ["api", "v1", "upstreams", name] => Self::Upstream(read_name("upstream", name)?),
+            ["api", "v1", "plugins"] => Self::Plugins,
+            ["api", "v1", "plugins", name] => Self::Plugin(read_name("plugin", name)?),
             ["api", "v1", "services"] => Self::Services,
             ["api", "v1", "services", service] => Self::Service(read_name("service", service)?),
             ["api", "v1", "services", service, id] => {

@@ -15,6 +15,7 @@ use super::*;
 use crate::{
     catalog::{self, Control},
     config::{self, Config},
+    connector::Lent,
     registry::{BoxFuture, Failure, RawEndpoint, RawNews, Registry, Subscription},
     telemetry::names,
     upstream::{Disk, UpstreamName},
@@ -81,9 +82,13 @@ impl Api {
     async fn start(access: Access) -> Self {
         let state = tempfile::tempdir().unwrap();
         let (catalog, control) = catalog(state.path()).await;
+        let (memory, warnings) = Memory::open(state.path().join("memory.json"));
+        assert_eq!(warnings, Vec::<String>::new());
+        let config = Config::empty(state.path().to_owned());
         let parts = Arc::new(Parts {
             catalog,
-            memory: Memory::open(state.path().join("memory.json")).0,
+            plugins: Plugins::start(&config, Arc::new(Lent::new(memory.clone()))).unwrap(),
+            memory,
             metrics: Arc::new(ProcessMetrics::new(1)),
             readiness: Readiness::default(),
         });
@@ -239,6 +244,20 @@ async fn the_failure_of_a_registry_is_shown() {
 }
 
 #[tokio::test]
+async fn shipped_plugins_are_shown_before_anything_uses_them() {
+    let api = Api::open().await;
+    let plugins = api.get("/api/v1/plugins").await.json();
+    let found = plugins["plugins"].as_array().unwrap().iter().find(|plugin| plugin["name"] == "p2c-ewma");
+    let expected = json!({
+        "name": "p2c-ewma", "kind": null, "origin": null, "file": null, "digest": null, "loaded_at": null,
+        "version": 0, "state": "unused", "faults": 0, "refusals": 0, "last_refusal": null,
+    });
+    assert_eq!(found, Some(&expected));
+    assert_eq!(api.get("/api/v1/plugins/p2c-ewma").await.json(), expected);
+    api.fails("GET", "/api/v1/plugins/none", "", "", 404, "no plugin \"none\"").await;
+}
+
+#[tokio::test]
 async fn a_service_registers_renews_and_leaves() {
     let api = Api::open().await;
     let path = "/api/v1/services/hello/one";
@@ -358,6 +377,7 @@ async fn metrics_tell_what_was_counted() {
         r#"witgate_source_info{upstream="down",registry="main",service="down",origin="frozen"} 1"#,
         r#"witgate_source_failing{upstream="down",registry="main",service="down"} 1"#,
         r#"witgate_source_instances{upstream="orders",registry="main",service="orders"} 2"#,
+        r#"witgate_plugin_benched{plugin="p2c-ewma"} 0"#,
         r#"witgate_registered_instances 1"#,
         r#"witgate_connections{listener="web"} 1"#,
         r#"witgate_config_reloads_total{result="applied"} 0"#,
