@@ -226,10 +226,10 @@ fn forwarded(headers: &mut HeaderMap, sender: &Sender, seen: bool) {
     if !seen || !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
-    if !seen || !headers.contains_key(FORWARDED_HOST) {
-        if let Some(host) = headers.get(header::HOST).cloned() {
-            headers.insert(FORWARDED_HOST, host);
-        }
+    if (!seen || !headers.contains_key(FORWARDED_HOST))
+        && let Some(host) = headers.get(header::HOST).cloned()
+    {
+        headers.insert(FORWARDED_HOST, host);
     }
 }
 
@@ -245,4 +245,81 @@ fn chain(headers: &HeaderMap, sender: &HeaderValue) -> Option<HeaderValue> {
     }
     chain.extend_from_slice(sender.as_bytes());
     HeaderValue::from_bytes(&chain).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sender(peer: &str, trusted: &[IpNet]) -> Sender {
+        Sender::new(format!("{peer}:1").parse().unwrap(), trusted)
+    }
+
+    #[test]
+    fn the_client_is_the_last_who_is_no_trusted_proxy() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        let check = |peer: &str, lines: &[&str], expected: &str| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(FORWARDED_FOR, line.parse().unwrap());
+            }
+            let client = sender(peer, &trusted).client(&headers, &trusted);
+            assert_eq!(client, expected.parse::<IpAddr>().unwrap(), "{peer} {lines:?}");
+        };
+        check("9.9.9.9", &["1.1.1.1"], "9.9.9.9");
+        check("10.0.0.1", &[], "10.0.0.1");
+        check("10.0.0.1", &["1.1.1.1"], "1.1.1.1");
+        check("10.0.0.1", &["6.6.6.6, 1.1.1.1, 10.0.0.2"], "1.1.1.1");
+        check("10.0.0.1", &["6.6.6.6, 1.1.1.1", "10.0.0.2"], "1.1.1.1");
+        check("10.0.0.1", &["10.0.0.3, 10.0.0.2"], "10.0.0.3");
+        check("10.0.0.1", &["1.1.1.1, unknown, 10.0.0.2"], "10.0.0.2");
+        check("10.0.0.1", &["1.1.1.1:80"], "1.1.1.1");
+        check("[fd00::1]", &["[2001:db8::1]:80"], "2001:db8::1");
+        check("[::ffff:10.0.0.1]", &["1.1.1.1"], "1.1.1.1");
+    }
+
+    proptest! {
+        /// Whatever headers come: none that concerns one connection goes on, and nothing else is lost.
+        #[test]
+        fn no_hop_by_hop_header_is_forwarded(
+            names in prop::collection::vec(prop::sample::select(vec![
+                "connection", "Keep-Alive", "proxy-connection", "proxy-authorization", "te", "transfer-encoding",
+                "upgrade", "expect", "x-a", "x-b", "accept", "host", "x-forwarded-for", "forwarded", "cookie",
+            ]), 0..20),
+            values in prop::collection::vec(prop::sample::select(vec![
+                "close", "x-a", "X-A, keep-alive", "upgrade", "h2c", "websocket", "trailers", "gzip", "host", "1.2.3.4", ",",
+            ]), 20),
+            has_body in prop::bool::ANY,
+        ) {
+            let mut request = http::Request::new(());
+            for (name, value) in names.iter().zip(&values) {
+                request.headers_mut().append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+            }
+            let (mut head, ()) = request.into_parts();
+            let before = head.headers.clone();
+            super::request(&mut head, &sender("9.9.9.9", &[]), 0, has_body);
+
+            let named: Vec<String> =
+                tokens(&before, header::CONNECTION).map(str::to_ascii_lowercase).collect();
+            let after = &head.headers;
+            for name in ["keep-alive", "proxy-connection", "proxy-authorization", "expect", "forwarded"] {
+                prop_assert!(!after.contains_key(name), "{}", name);
+            }
+            for token in tokens(after, header::CONNECTION) {
+                prop_assert!(["te", "upgrade"].contains(&token), "{}", token);
+                prop_assert!(after.contains_key(token));
+            }
+            prop_assert!(after.get(header::TE).is_none_or(|te| te == "trailers"));
+            prop_assert!(after.get(header::UPGRADE).is_none_or(|to| !to.as_bytes().starts_with(b"h2") && !has_body));
+            prop_assert!(has_body || !after.contains_key(header::TRANSFER_ENCODING));
+            for name in ["x-a", "x-b", "accept", "cookie", "host"] {
+                let gone = named.contains(&name.to_owned()) && name != "host";
+                let expected: Vec<_> = before.get_all(name).iter().filter(|_| !gone).collect();
+                prop_assert_eq!(after.get_all(name).iter().collect::<Vec<_>>(), expected);
+            }
+            prop_assert_eq!(after.get_all(FORWARDED_FOR).iter().collect::<Vec<_>>(), ["9.9.9.9"]);
+        }
+    }
 }

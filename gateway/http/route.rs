@@ -164,3 +164,102 @@ fn has(head: &Parts, wanted: &config::HeaderMatch) -> bool {
         None => values.next().is_some(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(list: &[config::Route]) -> Routes<String> {
+        let config = config::Config { routes: list.to_vec(), ..config::Config::empty("".into()) };
+        Routes::new(&config, |name| Some(name.to_string()))
+    }
+
+    fn route(path: &str, host: Option<&str>, upstream: &str) -> config::Route {
+        config::Route {
+            name: "route".into(),
+            matches: config::Matches { path: path.into(), host: host.map(Into::into), ..Default::default() },
+            strip_prefix: true,
+            target: config::Target::Upstream(UpstreamName::new(upstream)),
+        }
+    }
+
+    fn head(uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let request = headers
+            .iter()
+            .fold(http::Request::get(uri), |request, (name, value)| request.header(*name, *value));
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn found(routes: &Routes<String>, listener: &str, head: &Parts) -> Option<(String, usize)> {
+        let Found { goal: Goal::Shares(shares), strip } = routes.find(listener, head)? else { return None };
+        Some((Goal::draw(shares)?.clone(), strip))
+    }
+
+    #[test]
+    fn prefixes_end_at_segments() {
+        let check = |prefix: &str, path: &str, expected: Option<usize>| {
+            let routes = routes(&[route(prefix, None, "a")]);
+            let strip = found(&routes, "web", &head(path, &[])).map(|(_, strip)| strip);
+            assert_eq!(strip, expected, "{prefix} {path}");
+        };
+        check("/orders", "/orders", Some(7));
+        check("/orders", "/orders/1", Some(7));
+        check("/orders/", "/orders/1", Some(7));
+        check("/orders", "/orders2", None);
+        check("/orders", "/order", None);
+        check("/", "/anything", Some(0));
+        check("/", "*", Some(0));
+    }
+
+    #[test]
+    fn hosts_match_without_port_and_case() {
+        let check = |pattern: &str, host: &str, expected: bool| {
+            let routes = routes(&[route("/", Some(pattern), "a")]);
+            assert_eq!(
+                found(&routes, "web", &head("/", &[("host", host)])).is_some(),
+                expected,
+                "{pattern} {host}"
+            );
+        };
+        check("shop.test", "shop.test", true);
+        check("shop.test", "SHOP.test:8080", true);
+        check("shop.test", "www.shop.test", false);
+        check("*.shop.test", "www.shop.test:1", true);
+        check("*.shop.test", "a.b.shop.test", true);
+        check("*.shop.test", "shop.test", false);
+        check("*.shop.test", ".shop.test", false);
+        check("*.shop.test", "myshop.test", false);
+        check("[::1]", "[::1]:80", true);
+        check("[::1]", "[::1]", true);
+    }
+
+    #[test]
+    fn the_first_route_that_matches_is_taken() {
+        let mut only_admin = route("/", None, "admin");
+        only_admin.matches.listeners = vec!["admin".into()];
+        let mut canary = route("/", None, "canary");
+        canary.matches.headers = vec![config::HeaderMatch {
+            name: "x-canary".parse().unwrap(),
+            value: Some("1".parse().unwrap()),
+        }];
+        let routes =
+            routes(&[only_admin, route("/a", Some("x.test"), "x"), canary, route("/", None, "rest")]);
+        let check = |listener: &str, uri: &str, headers: &[(&str, &str)], expected: &str| {
+            let found = found(&routes, listener, &head(uri, headers)).unwrap();
+            assert_eq!(found.0, expected, "{uri} {headers:?}");
+        };
+        check("admin", "/a", &[("host", "x.test")], "admin");
+        check("web", "/a/b", &[("host", "x.test")], "x");
+        check("web", "http://x.test/a", &[("host", "y.test")], "x");
+        check("web", "/b", &[("host", "x.test"), ("x-canary", "1")], "canary");
+        check("web", "/b", &[("x-canary", "2")], "rest");
+    }
+
+    #[test]
+    fn shares_are_drawn_as_often_as_they_say() {
+        let shares = [("a", 9), ("b", 1)];
+        let drawn = (0..10_000).filter(|_| Goal::draw(&shares) == Some(&"b")).count();
+        assert!((700..1300).contains(&drawn), "{drawn}");
+        assert_eq!(Goal::<u8>::draw(&[]), None);
+    }
+}

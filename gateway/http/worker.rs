@@ -40,9 +40,11 @@ pub(super) struct Worker {
     selectors: Rc<WorkerSelectors>,
     routes: RefCell<Rc<Routes<Rc<Target>>>>,
     configured: RefCell<HashMap<UpstreamName, Rc<Target>>>,
-    /// By registry and service.
-    found: RefCell<FxHashMap<Arc<str>, FxHashMap<Arc<str>, Rc<Target>>>>,
+    /// By registry.
+    found: RefCell<FxHashMap<Arc<str>, Services>>,
 }
+
+type Services = FxHashMap<Arc<str>, Rc<Target>>;
 
 /// Serves listeners with the routes and upstreams of a catalog, until the order to close and then until all
 /// connections have ended or the bound given with it is over.

@@ -35,8 +35,11 @@ fn describe(config: &Config) -> String {
         let _ = writeln!(text, "registry  {} (plugin {})", registry.name, registry.plugin);
     }
     for upstream in config.upstreams.values() {
-        let sources: Vec<String> =
-            upstream.sources.iter().map(|source| format!("{} in {}", source.service, source.registry)).collect();
+        let sources: Vec<String> = upstream
+            .sources
+            .iter()
+            .map(|source| format!("{} in {}", source.service, source.registry))
+            .collect();
         let _ = writeln!(
             text,
             "upstream  {} = {}, selector {}",

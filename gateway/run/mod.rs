@@ -147,7 +147,14 @@ async fn gateway(
     join(started)?;
 
     // Until it is time to stop.
-    let reload = Reload { path: follow, running: config.clone(), control: &control, plugins: &plugins, catalog, metrics };
+    let reload = Reload {
+        path: follow,
+        running: config.clone(),
+        control: &control,
+        plugins: &plugins,
+        catalog,
+        metrics,
+    };
     reload.until(signals.stop(), signal(SignalKind::hangup()).map_err(StartError::Threads)?).await;
 
     // Readiness goes first, so that balancers in front have the delay to notice.

@@ -54,7 +54,6 @@ where
         // The guard and the roster keep the limits of heads and the times.
         .header_read_timeout(None)
         .max_buf_size(buffer(max_head))
-        .pipeline_flush(true)
         .serve_connection(guard, service);
     let mut finishing = false;
     let outcome = obeying(&link, |order, cx| {
@@ -70,7 +69,10 @@ where
         }
         Some(Err(error)) => {
             tracing::debug!(client = %link.peer, %error, "Connection failed");
-            after(connection.into_parts().io.into_inner(), Bytes::new(), &link).await;
+            let guard = connection.into_parts().io.into_inner();
+            if error.is_parse() || guard.cut_short() {
+                lingering(guard.into_inner().0, &link).await;
+            }
         }
         None => {}
     }
@@ -86,8 +88,7 @@ async fn after(guard: Guard, read: Bytes, link: &Link) {
         let mut tunnel = takeover(stream, early);
         obeying(link, |_, cx| tunnel.as_mut().poll(cx)).await;
     } else if cut_short {
-        let mut lingering = pin!(linger(stream));
-        obeying(link, |_, cx| lingering.as_mut().poll(cx)).await;
+        lingering(stream, link).await;
     }
 }
 
@@ -104,6 +105,11 @@ async fn obeying<T>(
         }
     })
     .await
+}
+
+async fn lingering(stream: TcpStream, link: &Link) {
+    let mut linger = pin!(linger(stream));
+    obeying(link, |_, cx| linger.as_mut().poll(cx)).await;
 }
 
 async fn linger(mut stream: TcpStream) {

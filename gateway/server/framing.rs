@@ -3,6 +3,9 @@
 //! Stricter than the HTTP parser behind it: two readers of one request who disagree about its length are how requests
 //! are smuggled, so whatever could be read in two ways is refused before the parser sees it. Pure: no IO, no clock.
 
+/// What the parser behind this takes.
+const HEADERS_MOST: u8 = 100;
+
 /// Why a request was refused before anything else looked at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -65,6 +68,7 @@ enum Place {
 struct Head {
     /// Where the next line begins.
     at: usize,
+    lines: u8,
     http_11: bool,
     length: Option<u64>,
     chunked: bool,
@@ -159,7 +163,9 @@ impl Head {
             }
             let first = self.at == 0;
             self.at += end + 2;
-            if self.at > limit {
+            self.lines += 1;
+            // The request line, the headers, and the empty line.
+            if self.at > limit || self.lines > HEADERS_MOST + 2 {
                 return Err(Refusal::HeadTooLarge);
             }
             match (&rest[..end], first) {
@@ -196,6 +202,10 @@ impl Head {
             return Err(Refusal::HeaderLine);
         }
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        // Folded without a short cut, which lets the compiler look at many bytes at once.
+        if value.iter().fold(false, |found, byte| found | is_control(*byte)) {
+            return Err(Refusal::HeaderLine);
+        }
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.host(value),
             7 if name.eq_ignore_ascii_case(b"upgrade") => {
@@ -308,6 +318,10 @@ const fn is_token(byte: u8) -> bool {
     TOKEN[byte as usize]
 }
 
+const fn is_control(byte: u8) -> bool {
+    byte < b' ' && byte != b'\t' || byte == 0x7f
+}
+
 /// Bytes of a host with a port: names, IPv4 and IPv6 addresses. No user, no list, no path.
 fn is_host(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~%:[]".contains(&byte)
@@ -326,3 +340,90 @@ const TOKEN: [bool; 256] = {
     }
     table
 };
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMIT: usize = 4096;
+
+    /// Where the heads are in a stream that comes in pieces, and how it ends.
+    fn heads(stream: &[u8], pieces: &[usize]) -> (Vec<(usize, usize)>, Option<Step>) {
+        let mut framing = Framing::new(LIMIT);
+        let (mut heads, mut at, mut end) = (Vec::new(), 0, 0);
+        let mut pieces = pieces.iter().cycle();
+        while end < stream.len() {
+            end = (end + pieces.next().copied().unwrap_or(stream.len()).max(1)).min(stream.len());
+            while at < end {
+                match framing.step(&stream[at..end]) {
+                    Step::Body(len) => at += len,
+                    Step::Head { len, .. } => {
+                        heads.push((at, len));
+                        at += len;
+                    }
+                    Step::Partial => break,
+                    last => return (heads, Some(last)),
+                }
+            }
+        }
+        (heads, None)
+    }
+
+    fn request() -> impl Strategy<Value = Vec<u8>> {
+        let head = |line: &str| format!("POST /x HTTP/1.1\r\nHost: a\r\n{line}\r\n");
+        prop_oneof![
+            Just(head("").into_bytes()),
+            prop::collection::vec(any::<u8>(), 0..300).prop_map(move |body| {
+                let mut request = head(&format!("Content-Length: {}\r\n", body.len())).into_bytes();
+                request.extend(body);
+                request
+            }),
+            prop::collection::vec(prop::collection::vec(any::<u8>(), 1..50), 0..5).prop_map(move |chunks| {
+                let mut request = head("Transfer-Encoding: chunked\r\n").into_bytes();
+                for chunk in chunks {
+                    request.extend(format!("{:x};ext=\"1\"\r\n", chunk.len()).bytes());
+                    request.extend(chunk);
+                    request.extend(b"\r\n");
+                }
+                request.extend(b"0\r\nx-trailer: 1\r\n\r\n");
+                request
+            }),
+        ]
+    }
+
+    proptest! {
+        /// Requests are told apart where they were put together, however they are cut on the way.
+        #[test]
+        fn heads_are_found_where_they_are(
+            requests in prop::collection::vec(request(), 1..6),
+            pieces in prop::collection::vec(1usize..200, 1..20),
+        ) {
+            let stream = requests.concat();
+            let (found, end) = heads(&stream, &pieces);
+            prop_assert_eq!(end, None);
+            let mut at = 0;
+            let begins: Vec<usize> = requests.iter().map(|request| {
+                at += request.len();
+                at - request.len()
+            }).collect();
+            prop_assert_eq!(found.iter().map(|(at, _)| *at).collect::<Vec<_>>(), begins);
+        }
+
+        /// Whatever comes, in whatever pieces: the verdict is the same, and it is always reached.
+        #[test]
+        fn pieces_do_not_change_the_verdict(
+            stream in prop::collection::vec(
+                prop::sample::select(&b"GETPOST /:HTTP/1.1hostcontent-lengthransfer-encodingchunked05\r\n\r\n\r\n \t,;"[..]),
+                0..400,
+            ),
+            line in prop::bool::ANY,
+            pieces in prop::collection::vec(1usize..50, 1..20),
+        ) {
+            let mut bytes = if line { b"GET / HTTP/1.1\r\nhost: a\r\n".to_vec() } else { Vec::new() };
+            bytes.extend(stream);
+            prop_assert_eq!(heads(&bytes, &pieces), heads(&bytes, &[bytes.len().max(1)]));
+        }
+    }
+}

@@ -71,10 +71,14 @@ impl Roster {
         }
     }
 
-    /// Lets every connection finish what it is doing, until the deadline at most, then ends the rest.
-    pub(super) async fn drain(&self, deadline: Instant) {
+    /// Asks every connection to finish what it is doing, those to come included.
+    pub(super) fn finish(&self) {
         self.draining.set(true);
         self.order(Order::Finish);
+    }
+
+    /// Waits until every connection has finished, until the deadline at most, then ends the rest.
+    pub(super) async fn drain(&self, deadline: Instant) {
         if tokio::time::timeout_at(deadline, self.emptied()).await.is_err() {
             tracing::info!(
                 connections = self.entries.borrow().len(),

@@ -69,6 +69,7 @@ where
         async move { roster.watch(every).await }
     });
     let deadline = shutdown.ordered().await;
+    roster.finish();
     for task in accepting {
         task.abort();
         let _ = task.await;

@@ -81,7 +81,8 @@ async fn instances_come_and_go(etcd: &Etcd, table: &str) {
         let (first_key, first) = instance(layout, &one.address.to_string());
         let (second_key, second) = instance(layout, &two.address.to_string());
         put(etcd, &first_key, &first).await;
-        let took = until("the first gets traffic", || async { gateway.get(&path).await.text() == "one" }).await;
+        let took =
+            until("the first gets traffic", || async { gateway.get(&path).await.text() == "one" }).await;
         assert!(took < Duration::from_secs(1), "{layout}: traffic {took:?} after the put");
 
         put(etcd, &second_key, &second).await;
@@ -170,10 +171,13 @@ async fn etcd_killed_changes_nothing_for_clients() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_registries_feed_one_upstream() {
-    let (mut left, right) = (Etcd::start_version(Version::V34).await, Etcd::start_version(Version::V35).await);
+    let (mut left, right) =
+        (Etcd::start_version(Version::V34).await, Etcd::start_version(Version::V35).await);
     let registry = |name: &str, etcd: &Etcd| {
         let table = etcd.toml(None);
-        format!("[registry.{name}]\nplugin = \"etcd\"\netcd = {table}\nsettings = {{ layout = \"go-zero\" }}\n")
+        format!(
+            "[registry.{name}]\nplugin = \"etcd\"\netcd = {table}\nsettings = {{ layout = \"go-zero\" }}\n"
+        )
     };
     let gateway = Gateway::start(&format!(
         r#"{}{}

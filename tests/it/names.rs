@@ -10,7 +10,10 @@ use std::{
 
 use http::StatusCode;
 
-use crate::support::{backend::Backend, gateway::{Gateway, until}};
+use crate::support::{
+    backend::Backend,
+    gateway::{Gateway, until},
+};
 
 const BY_NAME: &str = r#"
 [[route]]
@@ -56,9 +59,11 @@ async fn an_instance_that_leaves_gets_no_traffic_and_one_that_comes_gets_some() 
     until("every worker has it", || async {
         let upstream = gateway.api("/api/v1/upstreams/pair@memory").await;
         let generation = &upstream["generation"];
-        upstream["workers"].as_array().unwrap().iter().all(|worker| {
-            worker["generation"] == *generation || worker["generation"] == 0
-        })
+        upstream["workers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|worker| worker["generation"] == *generation || worker["generation"] == 0)
     })
     .await;
     let before = one.requests();
@@ -119,7 +124,8 @@ async fn a_scan_of_made_up_names_leaves_nothing_behind() {
 
     until("no service is followed but the real one", || async {
         let upstreams = gateway.api("/api/v1/upstreams").await;
-        let names: Vec<_> = upstreams["upstreams"].as_array().unwrap().iter().map(|u| u["name"].clone()).collect();
+        let names: Vec<_> =
+            upstreams["upstreams"].as_array().unwrap().iter().map(|u| u["name"].clone()).collect();
         names == ["real@memory"]
     })
     .await;

@@ -71,7 +71,11 @@ async fn start() -> (Gateway, Vec<Backend>) {
     until("three endpoints on every worker", || async {
         let upstream = gateway.api("/api/v1/upstreams/orders").await;
         upstream["endpoints"].as_array().unwrap().len() == 3
-            && upstream["workers"].as_array().unwrap().iter().all(|w| w["generation"] == upstream["generation"])
+            && upstream["workers"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|w| w["generation"] == upstream["generation"])
     })
     .await;
     (gateway, backends)
@@ -101,7 +105,11 @@ async fn on_all_workers(gateway: &Gateway) {
         let version = gateway.plugin("mine").await["version"].clone();
         let upstream = gateway.api("/api/v1/upstreams/orders").await;
         version.is_u64()
-            && upstream["workers"].as_array().unwrap().iter().all(|worker| worker["selector_version"] == version)
+            && upstream["workers"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|worker| worker["selector_version"] == version)
     })
     .await;
 }
@@ -235,7 +243,10 @@ async fn a_registry_plugin_that_fails_changes_no_list() {
     for bad in ["registry-trap", "registry-loop", "registry-leak", "registry-empty-storm"] {
         let before = gateway.plugin("adapter").await["version"].clone();
         gateway.drop_plugin("adapter", &guest(bad));
-        until(&format!("{bad} is in force"), || async { gateway.plugin("adapter").await["version"] != before }).await;
+        until(&format!("{bad} is in force"), || async {
+            gateway.plugin("adapter").await["version"] != before
+        })
+        .await;
         if bad != "registry-empty-storm" {
             until(&format!("{bad} has failed"), || async {
                 let source = gateway.api("/api/v1/upstreams/orders").await["sources"][0].clone();
@@ -268,7 +279,11 @@ async fn a_new_registry_plugin_takes_over_without_a_gap() {
             || gateway.log().contains("takes over")
     })
     .await;
-    assert_eq!(gateway.api("/api/v1/upstreams/orders").await["generation"], generation, "the same list, no flap");
+    assert_eq!(
+        gateway.api("/api/v1/upstreams/orders").await["generation"],
+        generation,
+        "the same list, no flap"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -303,7 +318,8 @@ async fn a_hundred_thousand_endpoints_at_once_slow_nobody() {
         assert_eq!(session.get("/small").await.text(), "small");
         slowest = slowest.max(sent.elapsed());
         let upstream = gateway.api("/api/v1/upstreams/orders?endpoints=false").await;
-        let all = upstream["workers"].as_array().unwrap().iter().all(|w| w["generation"] == upstream["generation"]);
+        let all =
+            upstream["workers"].as_array().unwrap().iter().all(|w| w["generation"] == upstream["generation"]);
         if upstream["endpoint_count"] == 100_000 && all {
             break;
         }

@@ -39,7 +39,8 @@ fn wrong_flags_exit_with_2_and_say_what_there_is() {
 
 #[test]
 fn check_tells_all_mistakes_and_exits_with_1() {
-    let (_folder, path) = file("[[listener]]\naddress = \"nowhere\"\n\n[[route]]\npath = \"orders\"\nupstream = \"none\"\n");
+    let (_folder, path) =
+        file("[[listener]]\naddress = \"nowhere\"\n\n[[route]]\npath = \"orders\"\nupstream = \"none\"\n");
     let (code, _, stderr) = witgate(&["check", &path]);
     assert_eq!(code, Some(1), "{stderr}");
     for mistake in ["nowhere", "\"orders\"", "none"] {
@@ -78,7 +79,8 @@ fn a_missing_configuration_is_named() {
 fn a_port_in_use_is_told_and_exits_with_1() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let (_folder, path) = file(&format!("[admin]\naddress = \"127.0.0.1:0\"\n\n[[listener]]\naddress = \"{address}\"\n"));
+    let (_folder, path) =
+        file(&format!("[admin]\naddress = \"127.0.0.1:0\"\n\n[[listener]]\naddress = \"{address}\"\n"));
     let (code, _, stderr) = witgate(&["run", "--config", &path]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains(&address.to_string()) && stderr.contains("in use"), "{stderr}");
@@ -130,7 +132,9 @@ async fn a_valid_change_of_the_file_takes_effect_and_an_invalid_one_changes_noth
     until("the mistake is reported", || async { gateway.log().contains("the running one stays") }).await;
     assert_eq!(session.get("/").await.text(), "one");
 
-    let with_users = format!("{ROUTE}\n[upstream.users]\nservice = \"users\"\nregistry = \"memory\"\n\n[[route]]\npath = \"/users\"\nupstream = \"users\"\n\n[[route]]\npath = \"/only-new\"\nupstream = \"users\"\n");
+    let with_users = format!(
+        "{ROUTE}\n[upstream.users]\nservice = \"users\"\nregistry = \"memory\"\n\n[[route]]\npath = \"/users\"\nupstream = \"users\"\n\n[[route]]\npath = \"/only-new\"\nupstream = \"users\"\n"
+    );
     gateway.reconfigure(&with_users);
     until("the change takes effect", || async {
         let upstreams = gateway.api("/api/v1/upstreams").await;
@@ -160,7 +164,12 @@ async fn the_demo_answers_its_own_lines_from_three_instances() {
     let mut session = gateway.session();
     for path in ["/hello", "/svc/hello"] {
         let mut met = std::collections::BTreeSet::new();
-        until("three instances answer", || async { gateway.api("/api/v1/services/hello").await["instances"].as_array().is_some_and(|list| list.len() == 3) }).await;
+        until("three instances answer", || async {
+            gateway.api("/api/v1/services/hello").await["instances"]
+                .as_array()
+                .is_some_and(|list| list.len() == 3)
+        })
+        .await;
         for _ in 0..300 {
             let answer = session.get(path).await;
             assert_eq!(answer.status, StatusCode::OK);

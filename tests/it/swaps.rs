@@ -58,7 +58,11 @@ async fn no_request_fails_while_everything_is_exchanged() {
         });
     }
 
-    let changes = tokio::spawn(change_endpoints(gateway.clone(), backends.iter().map(|b| b.address).collect(), stop.clone()));
+    let changes = tokio::spawn(change_endpoints(
+        gateway.clone(),
+        backends.iter().map(|b| b.address).collect(),
+        stop.clone(),
+    ));
     let (selectors, registries) = (["first", "last", "p2c-ewma"], ["memory"]);
     let mut last = (String::new(), String::new());
     for swap in 0..SWAPS {
@@ -69,7 +73,8 @@ async fn no_request_fails_while_everything_is_exchanged() {
         gateway.drop_plugin("memory", &registry);
         last = (digest(&selector), digest(&registry));
         for (name, digest) in [("p2c-ewma", &last.0), ("memory", &last.1)] {
-            until("the plugin is exchanged", || async { gateway.plugin(name).await["digest"] == **digest }).await;
+            until("the plugin is exchanged", || async { gateway.plugin(name).await["digest"] == **digest })
+                .await;
         }
     }
     until("enough requests were sent", || async { sent.load(Relaxed) >= REQUESTS }).await;
@@ -84,11 +89,9 @@ async fn no_request_fails_while_everything_is_exchanged() {
     until("every worker has caught up", || async {
         let upstream = gateway.api("/api/v1/upstreams/orders").await;
         let version = gateway.plugin("p2c-ewma").await["version"].clone();
-        upstream["workers"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|worker| worker["generation"] == upstream["generation"] && worker["selector_version"] == version)
+        upstream["workers"].as_array().unwrap().iter().all(|worker| {
+            worker["generation"] == upstream["generation"] && worker["selector_version"] == version
+        })
     })
     .await;
     assert_eq!(gateway.plugin("p2c-ewma").await["digest"], *last.0);

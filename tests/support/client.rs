@@ -10,7 +10,7 @@ use tokio::{
 use super::origin;
 
 /// Nothing in a test takes so long unless it hangs.
-pub const LONG: Duration = Duration::from_secs(20);
+pub const LONG: Duration = Duration::from_secs(10);
 
 /// One connection to a gateway.
 pub struct Client {

@@ -160,7 +160,8 @@ impl Gateway {
     /// What the admin API says.
     pub async fn api(&self, path: &str) -> Value {
         let answer = Session::new(self.admin).get(path).await;
-        serde_json::from_slice(&answer.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", answer.text()))
+        serde_json::from_slice(&answer.body)
+            .unwrap_or_else(|error| panic!("{path}: {error}: {}", answer.text()))
     }
 
     /// Registers an instance in the embedded registry.
@@ -184,7 +185,8 @@ impl Gateway {
     }
 
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
+        let status =
+            Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
         assert!(status.success());
     }
 

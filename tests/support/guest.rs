@@ -45,7 +45,8 @@ pub fn with_custom_section(component: &[u8], number: usize) -> Vec<u8> {
 
 /// The component of the plugin crate inside an example, built from its source.
 pub fn build_example(name: &str) -> Vec<u8> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name).join("plugin/Cargo.toml");
+    let manifest =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name).join("plugin/Cargo.toml");
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/examples").join(name);
     build(&manifest, &target);
     let folder = target.join("wasm32-wasip2/release");

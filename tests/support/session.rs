@@ -78,7 +78,8 @@ impl Session {
         };
         if !usable {
             let stream = TcpStream::connect(self.address).await?;
-            let (connection, driver) = handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+            let (connection, driver) =
+                handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
             tokio::spawn(driver);
             self.connection = Some(connection);
         }
