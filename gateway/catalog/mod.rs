@@ -4,6 +4,7 @@
 //! the admin API read.
 
 mod feed;
+mod fixed;
 mod found;
 mod task;
 #[cfg(test)]
@@ -14,7 +15,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::{task::Control, upstream::Upstream};
+pub use self::{fixed::Fixed, task::Control, upstream::Upstream};
 use crate::{
     config::{self, ByName, Config},
     registry::Registry,

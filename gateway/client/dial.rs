@@ -29,7 +29,7 @@ pub enum DialError {
 /// does when it is dropped here and nothing is under way.
 pub async fn dial<B>(address: SocketAddr, limit: Duration) -> Result<Connection<B>, DialError>
 where
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let failed = |error| DialError::Failed { address, error };

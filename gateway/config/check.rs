@@ -28,13 +28,6 @@ use crate::upstream::UpstreamName;
 /// The registry that exists when a file names none.
 const EMBEDDED: &str = "memory";
 
-/// Which of the two that make an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Key,
-    Value,
-}
-
 pub(super) struct Checker<'a> {
     document: &'a Document<'a>,
     /// What relative paths are relative to.
@@ -64,7 +57,7 @@ impl<'a> Checker<'a> {
         let shutdown = self.shutdown(&top.key("shutdown"), &file.shutdown);
         let registries = self.registries(&file.registry);
         let upstreams = self.upstreams(&file.upstream);
-        let routes = self.routes(&file.route, &listeners);
+        let routes = self.routes(&file.route, &file.listener);
         Some(Config {
             workers,
             listeners,
@@ -180,16 +173,37 @@ impl<'a> Checker<'a> {
     fn wrong_part(&mut self, part: Part, way: &Way, message: impl Into<String>) -> &mut Mistake {
         let place = self.document.nearest(way);
         let span = place.map(|place| if part == Part::Key { place.key } else { place.value });
-        self.mistakes.push(Mistake { key: Some(way.clone()), span, message: message.into(), hint: None });
+        let key = Some(way.clone());
+        self.mistakes.push(Mistake { key, span, message: message.into(), hint: None, meant: None });
         let last = self.mistakes.len() - 1;
         &mut self.mistakes[last]
     }
 
-    /// A value that must be there. It may be gone because it was of the wrong kind; that was told already.
+    /// A value that must be there. It may be gone because it was of the wrong kind, or have another name because of
+    /// a typing error; that was told already.
     fn required<'v, T>(&mut self, table: &Way, key: &str, value: &'v Option<T>) -> Option<&'v T> {
-        if value.is_none() && !self.document.has(&table.key(key)) {
-            self.wrong(table, format!("`{key}` is missing"));
+        if value.is_none() {
+            self.missing_unless_told(table, key);
         }
         value.as_ref()
     }
+
+    fn missing_unless_told(&mut self, table: &Way, key: &str) {
+        if !self.mentions(&table.key(key)) {
+            self.wrong(table, format!("`{key}` is missing"));
+        }
+    }
+
+    /// Whether the file says something there, or meant to.
+    fn mentions(&self, way: &Way) -> bool {
+        let meant = |mistake: &Mistake| mistake.meant.as_ref() == Some(way);
+        self.document.has(way) || self.mistakes.iter().any(meant)
+    }
+}
+
+/// Which of the two that make an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Key,
+    Value,
 }

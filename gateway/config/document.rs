@@ -197,7 +197,7 @@ fn cut_inside(value: &mut DeValue<'_>, rest: &[Step]) -> bool {
     match (value, rest) {
         (DeValue::Table(table), _) => cut(table, &Way(rest.to_vec())),
         (DeValue::Array(array), [Step::Index(index), rest @ ..]) => {
-            array.iter_mut().nth(*index).is_some_and(|value| cut_inside(value.get_mut(), rest))
+            array.get_mut(*index).is_some_and(|value| cut_inside(value.get_mut(), rest))
         }
         _ => false,
     }

@@ -26,7 +26,7 @@ pub(super) use self::{
 
 /// The configuration of Witgate.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[schemars(title = "witgate.toml")]
+#[schemars(title = "witgate.toml", extend("required" = ["listener"]))]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct File {
     /// Threads that serve connections. Default: one per core.

@@ -11,6 +11,8 @@ pub(super) struct Mistake {
     pub span: Option<Range<usize>>,
     pub message: String,
     pub hint: Option<String>,
+    /// What was probably meant by an unknown key, so that it is not reported missing as well.
+    pub meant: Option<Way>,
 }
 
 impl Mistake {
@@ -72,6 +74,7 @@ impl Problems {
             span: error.span().or(Some(text.len()..text.len())),
             message: error.message().to_owned(),
             hint: None,
+            meant: None,
         };
         let mut list = located(text, errors.into_iter().map(mistake));
         list.dedup_by_key(|problem| problem.place.map(|(line, _)| line));

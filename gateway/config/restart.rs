@@ -14,7 +14,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
     note(&mut changes, "admin.registrations.address", &registrations(old), &registrations(new));
     note(&mut changes, "state.directory", &old.state, &new.state);
     note(&mut changes, "plugins.directory", &old.plugins.directory, &new.plugins.directory);
-    note(&mut changes, "listener addresses", &addresses(old), &addresses(new));
+    note(&mut changes, "listener.address", &addresses(old), &addresses(new));
     changes
 }
 

@@ -12,6 +12,7 @@ use super::file::File;
 pub fn schema() -> String {
     let mut schema = SchemaSettings::draft07().into_generator().into_root_schema_for::<File>();
     RecursiveTransform(without_null).transform(&mut schema);
+    RecursiveTransform(unwrapped).transform(&mut schema);
     format!("{:#}\n", schema.as_value())
 }
 
@@ -30,4 +31,11 @@ fn without_null(schema: &mut Schema) {
     if let Some(choices) = schema.get_mut("anyOf").and_then(|choices| choices.as_array_mut()) {
         choices.retain(|choice| choice.get("type").is_none_or(|kind| kind != "null"));
     }
+}
+
+/// Lines of comments are broken for the width of the source, those of an editor are not.
+fn unwrapped(schema: &mut Schema) {
+    let Some(text) = schema.get("description").and_then(|description| description.as_str()) else { return };
+    let paragraphs: Vec<_> = text.split("\n\n").map(|paragraph| paragraph.replace('\n', " ")).collect();
+    schema.insert("description".into(), paragraphs.join("\n\n").into());
 }

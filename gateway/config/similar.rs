@@ -17,7 +17,13 @@ pub(super) fn hint<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) ->
     }
 }
 
-fn most_similar<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
+/// The name that was probably meant: the nearest one, or the only one that goes on with its unit or kind.
+pub(super) fn most_similar<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
+    let goes_on = |name: &str| name.strip_prefix(wrong).is_some_and(|rest| rest.starts_with('_'));
+    let mut longer = known.iter().filter(|name| goes_on(name));
+    if let (Some(name), None) = (longer.next(), longer.next()) {
+        return Some(name);
+    }
     let limit = (wrong.chars().count() / 3).max(1);
     let near = known.iter().map(|name| (distance(wrong, name), *name)).filter(|(far, _)| *far <= limit);
     near.min().map(|(_, name)| name)
@@ -52,6 +58,12 @@ mod tests {
             let hint = hint(wrong, ["selector", "registry", "service"]);
             assert_eq!(hint.as_deref(), Some(&*format!("did you mean `{meant}`?")), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_name_without_its_unit_finds_the_one_with_it() {
+        let hint = hint("connect", ["connect_ms", "response_ms"]);
+        assert_eq!(hint.as_deref(), Some("did you mean `connect_ms`?"));
     }
 
     #[test]

@@ -32,11 +32,13 @@ pub(super) fn read(document: &Document<'_>, mistakes: &mut Vec<Mistake>) -> Opti
 }
 
 fn mistake(error: &Error, key: Option<document::Way>) -> Mistake {
-    let (message, hint) = match unknown_field(error.message()) {
-        Some((wrong, known)) => (format!("unknown key `{wrong}`"), similar::hint(wrong, known)),
-        None => (in_words_of_toml(error.message()), None),
+    let span = error.span();
+    let Some((wrong, known)) = unknown_field(error.message()) else {
+        return Mistake { key, span, message: in_words_of_toml(error.message()), hint: None, meant: None };
     };
-    Mistake { key, span: error.span(), message, hint }
+    let table = key.as_ref().and_then(document::Way::parent);
+    let meant = table.zip(similar::most_similar(wrong, &known)).map(|(table, name)| table.key(name));
+    Mistake { key, span, message: format!("unknown key `{wrong}`"), hint: similar::hint(wrong, known), meant }
 }
 
 /// Serde tells of an unknown field, and of those it knows, by text alone.

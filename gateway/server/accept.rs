@@ -14,9 +14,10 @@ use super::{Arrival, Link, connection, listen::Accepting, roster::Roster};
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Accepts for ever. Dropping it closes the listener and leaves the connections alone.
-pub(super) async fn accept<A, F, B>(listening: Accepting, roster: Rc<Roster>, answer: A)
+pub(super) async fn accept<A, C, F, B>(listening: Accepting, roster: Rc<Roster>, answers: A)
 where
-    A: Fn(Arrival) -> F + Clone + 'static,
+    A: Fn(&Link) -> C,
+    C: Fn(Arrival) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -33,10 +34,11 @@ where
             }
         };
         let link = Rc::new(Link::new(peer, local(&stream, &listening)));
+        let counted = listening.counters.accepted();
         let place = roster.enter(&link, &listening.settings);
-        let (answer, max_head) = (answer.clone(), listening.settings.max_header_bytes);
+        let (answer, max_head) = (answers(&link), listening.settings.max_header_bytes);
         tokio::task::spawn_local(async move {
-            let _held = (permit, place);
+            let _held = (permit, place, counted);
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(client = %peer, %error, "Client was gone before it was served");
                 return;

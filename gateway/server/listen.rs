@@ -9,7 +9,10 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Semaphore;
 
-use crate::config;
+use crate::{
+    config,
+    telemetry::{ListenerCounters, ProcessMetrics},
+};
 
 /// Connections that wait in the kernel's queue.
 const BACKLOG: i32 = 4096;
@@ -44,13 +47,15 @@ pub struct Listening {
     socket: TcpListener,
     /// Shared by all workers: `max_connections` counts for the listener.
     permits: Arc<Semaphore>,
+    counters: Arc<ListenerCounters>,
 }
 
 impl Listening {
     /// The same for the calling worker's runtime.
     pub(super) fn register(self) -> io::Result<Accepting> {
         let socket = tokio::net::TcpListener::from_std(self.socket)?;
-        Ok(Accepting { settings: self.settings, address: self.address, socket, permits: self.permits })
+        let Self { settings, address, permits, counters, .. } = self;
+        Ok(Accepting { settings, address, socket, permits, counters })
     }
 }
 
@@ -60,19 +65,26 @@ pub(super) struct Accepting {
     pub address: SocketAddr,
     pub socket: tokio::net::TcpListener,
     pub permits: Arc<Semaphore>,
+    pub counters: Arc<ListenerCounters>,
 }
 
 /// Binds one socket per worker, all to the same address. Connections wait in their queues from now on.
 ///
 /// Fails when another process listens there, also one that shares ports as the workers do among each other.
-pub fn bind(settings: Arc<config::Listener>, workers: usize) -> Result<Vec<Listening>, BindError> {
+pub fn bind(
+    settings: Arc<config::Listener>,
+    workers: usize,
+    metrics: &ProcessMetrics,
+) -> Result<Vec<Listening>, BindError> {
+    let counters = metrics.listener(&settings.name);
     let wanted = settings.address;
     let permits = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
     let address = probe(wanted).map_err(|error| BindError::new(wanted, error))?;
     (0..workers.max(1))
         .map(|_| {
             let socket = open(address).map_err(|error| BindError::new(address, error))?;
-            Ok(Listening { settings: settings.clone(), address, socket, permits: permits.clone() })
+            let (settings, permits, counters) = (settings.clone(), permits.clone(), counters.clone());
+            Ok(Listening { settings, address, socket, permits, counters })
         })
         .collect()
 }

@@ -14,7 +14,7 @@ mod worker;
 
 pub use connection::Arrival;
 pub use framing::Refusal;
-pub use link::Link;
+pub use link::{Link, Takeover};
 pub use listen::{BindError, Listening, bind};
 pub use shutdown::{Closer, Shutdown, shutdown};
 pub use worker::{Workers, serve};

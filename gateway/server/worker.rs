@@ -8,7 +8,7 @@ use hyper::{
 };
 use tokio::{runtime, task::LocalSet};
 
-use super::{Arrival, Listening, Shutdown, accept::accept, roster::Roster};
+use super::{Arrival, Link, Listening, Shutdown, accept::accept, roster::Roster};
 
 /// Threads that each run one future with a runtime of their own.
 pub struct Workers(Vec<thread::JoinHandle<()>>);
@@ -41,15 +41,17 @@ impl Workers {
 /// Serves the listeners of one worker until the order to close, and then what is open within the bound given with
 /// it. Must be called inside a `LocalSet`.
 ///
+/// `answers` is called once per listener, what it returns once per connection, and what that returns once per request.
 /// A panic while a request is answered ends that connection and nothing else.
-pub async fn serve<A, M, F, B>(
+pub async fn serve<M, A, C, F, B>(
     listenings: Vec<Listening>,
     answers: M,
     mut shutdown: Shutdown,
 ) -> io::Result<()>
 where
     M: Fn(&Listening) -> A,
-    A: Fn(Arrival) -> F + Clone + 'static,
+    A: Fn(&Link) -> C + 'static,
+    C: Fn(Arrival) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -8,6 +8,9 @@ use fastrand::Rng;
 
 type Slot = u32;
 
+/// Draws that may hit an excepted candidate before it is worth the cost to leave those out exactly.
+const TRIES: u32 = 4;
+
 /// Candidates and their weights.
 pub struct Weighted {
     /// Group `n` holds the weights above 2^(n-1), up to 2^n.
@@ -93,25 +96,36 @@ impl Weighted {
 
     /// A candidate that is not among `except`, each with the chance of its weight. None when there is no such.
     pub fn draw(&self, random: &mut Rng, except: &[Slot]) -> Option<Slot> {
-        let excepted = |group| -> u64 {
-            let distinct = except.iter().enumerate().filter(|(at, slot)| !except[..*at].contains(slot));
-            let weights = distinct.map(|(_, slot)| self.weight(*slot));
-            weights.filter(|weight| *weight > 0 && group_of(*weight) == group).map(u64::from).sum()
-        };
-        let left =
-            if except.is_empty() { self.total } else { self.total - (0..33).map(excepted).sum::<u64>() };
-        if left == 0 {
+        // As a rule the excepted are few, and the first draw is none of them.
+        for _ in 0..TRIES {
+            let slot = self.draw_among(random, self.total, &[])?;
+            if !except.contains(&slot) {
+                return Some(slot);
+            }
+        }
+        self.draw_among(random, self.total - self.weight_of(except, |_| true), except)
+    }
+
+    /// Draws among all but the excepted, whose weight is `total`.
+    fn draw_among(&self, random: &mut Rng, total: u64, except: &[Slot]) -> Option<Slot> {
+        if total == 0 {
             return None;
         }
-        let mut at = random.u64(..left);
+        let mut at = random.u64(..total);
         for (number, group) in self.groups.iter().enumerate().filter(|(_, group)| group.total > 0) {
-            let total = group.total - if except.is_empty() { 0 } else { excepted(number) };
+            let total = group.total - self.weight_of(except, |weight| group_of(weight) == number);
             if at < total {
                 return Some(group.draw(random, except, 1 << number));
             }
             at -= total;
         }
         unreachable!("the total is the sum of the groups")
+    }
+
+    fn weight_of(&self, slots: &[Slot], counts: impl Fn(u32) -> bool) -> u64 {
+        let distinct = slots.iter().enumerate().filter(|(at, slot)| !slots[..*at].contains(slot));
+        let weights = distinct.map(|(_, slot)| self.weight(*slot));
+        weights.filter(|weight| *weight > 0 && counts(*weight)).map(u64::from).sum()
     }
 }
 

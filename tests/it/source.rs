@@ -4,7 +4,7 @@
 use std::{
     fs,
     ops::Range,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 /// A file that is compiled into the gateway.
@@ -72,7 +72,7 @@ fn visit(file: &Path, path: Vec<String>, found: &mut Vec<Module>) {
     found.push(Module { path, file, code });
 }
 
-fn read(file: &PathBuf) -> String {
+fn read(file: &Path) -> String {
     fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 

@@ -17,7 +17,7 @@ const OFF: &str = "off";
 impl Checker<'_> {
     pub(super) fn listeners(&mut self, listeners: &[file::Listener]) -> Vec<Listener> {
         let way = Way::default().key("listener");
-        if listeners.is_empty() && !self.document.has(&way) {
+        if listeners.is_empty() && !self.mentions(&way) {
             let hint = "write [[listener]] and address = \"0.0.0.0:8080\"";
             self.wrong(&way, "there is no listener, so no request could arrive").hint(hint);
         }
@@ -40,11 +40,9 @@ impl Checker<'_> {
         let idle_timeout = self.duration_ms(&way.key("idle_timeout_ms"), listener.idle_timeout_ms);
         let bytes = &way.key("max_header_bytes");
         let max_header_bytes = self.count(bytes, listener.max_header_bytes, 8_192..=16_777_216);
-        let address = address?;
-        let name = listener.name.clone().unwrap_or_else(|| address.to_string()).into();
         Some(Listener {
-            name,
-            address,
+            name: name(listener)?.into(),
+            address: address?,
             trusted_proxies,
             max_connections,
             header_timeout,
@@ -137,18 +135,26 @@ impl Checker<'_> {
     }
 }
 
-/// Every address of the file and the way to it, right or wrong.
+/// What a listener is called. None if it has neither a name nor an address.
+pub(super) fn name(listener: &file::Listener) -> Option<String> {
+    let by_address =
+        |text: &String| text.parse().map_or(text.clone(), |address: SocketAddr| address.to_string());
+    listener.name.clone().or_else(|| listener.address.as_ref().map(by_address))
+}
+
+/// Every address of the file and the way to it, right or wrong. That of the administration comes first: it may be
+/// a default, and then the place to report is that of the other.
 fn addresses<'f>(
     listeners: &'f [file::Listener],
     admin: &'f file::Admin,
 ) -> impl Iterator<Item = (Way, &'f str)> {
+    let way = Way::default().key("admin");
+    let of_admin = [(way.key("address"), admin.address.as_str())];
+    let registrations = admin.registrations.as_ref().and_then(|table| table.address.as_deref());
+    let registrations = registrations.map(|address| (way.key("registrations").key("address"), address));
     let way = Way::default().key("listener");
     let of_clients = listeners.iter().enumerate().filter_map(move |(index, listener)| {
         Some((way.index(index).key("address"), listener.address.as_deref()?))
     });
-    let way = Way::default().key("admin");
-    let registrations =
-        admin.registrations.as_ref().and_then(|registrations| registrations.address.as_deref());
-    let registrations = registrations.map(|address| (way.key("registrations").key("address"), address));
-    of_clients.chain([(way.key("address"), admin.address.as_str())]).chain(registrations)
+    of_admin.into_iter().chain(registrations).chain(of_clients)
 }

@@ -41,7 +41,7 @@ impl Checker<'_> {
 
     fn has_its_connector(&mut self, way: &Way, plugin: &str) {
         for (connector, hint) in NEED_THEIR_CONNECTOR {
-            if plugin == connector && !self.document.has(&way.key(connector)) {
+            if plugin == connector && !self.mentions(&way.key(connector)) {
                 self.wrong(way, format!("the plugin `{plugin}` needs `{connector}`, and may not use it"))
                     .hint(hint);
             }
@@ -67,7 +67,7 @@ impl Checker<'_> {
     }
 
     fn etcd(&mut self, way: &Way, etcd: &file::Etcd) -> Option<Etcd> {
-        let tls_wanted = self.document.has(&way.key("tls"));
+        let tls_wanted = self.mentions(&way.key("tls"));
         let endpoints = self.endpoints(&way.key("endpoints"), &etcd.endpoints, tls_wanted);
         let credentials = self.credentials(way, etcd);
         let tls = etcd.tls.as_ref().map(|tls| self.client_tls(&way.key("tls"), tls));
@@ -77,15 +77,8 @@ impl Checker<'_> {
     }
 
     fn endpoints(&mut self, way: &Way, texts: &[String], tls: bool) -> Vec<String> {
-        if texts.is_empty() {
-            match self.document.has(way) {
-                true => self.empty_unless_cut(way),
-                false => {
-                    let table = way.parent().unwrap_or_default();
-                    self.wrong(&table, "`endpoints` is missing");
-                }
-            }
-        }
+        self.missing_unless_told(&way.parent().unwrap_or_default(), "endpoints");
+        self.not_empty(way);
         let endpoints =
             texts.iter().enumerate().filter_map(|(index, text)| self.endpoint(&way.index(index), text, tls));
         endpoints.collect()
@@ -151,14 +144,14 @@ impl Checker<'_> {
 
     /// Records that a key was written without the other that it needs.
     fn together<T>(&mut self, table: &Way, written: &str, missing: &str) -> Option<T> {
-        if !self.document.has(&table.key(missing)) {
+        if !self.mentions(&table.key(missing)) {
             self.wrong_key(&table.key(written), format!("`{written}` is of no use without `{missing}`"));
         }
         None
     }
 
-    /// A list that the file mentions and that is empty here is empty there, too, or was of the wrong kind.
-    pub(super) fn empty_unless_cut(&mut self, list: &Way) {
+    /// Looks at the document, since a list may also be empty here because it was of the wrong kind.
+    pub(super) fn not_empty(&mut self, list: &Way) {
         if self.document.is_empty_array(list) {
             self.wrong(list, "this must not be empty");
         }

@@ -10,7 +10,7 @@ use crate::{
     config::{
         document::Way,
         file::{self, TextOr},
-        running::{Listener, Matches, Route, Target},
+        running::{Matches, Route, Target},
         similar,
     },
     upstream::UpstreamName,
@@ -20,7 +20,7 @@ use crate::{
 const LARGEST_SHARE: u64 = 1_000_000;
 
 impl Checker<'_> {
-    pub(super) fn routes(&mut self, routes: &[file::Route], listeners: &[Listener]) -> Vec<Route> {
+    pub(super) fn routes(&mut self, routes: &[file::Route], listeners: &[file::Listener]) -> Vec<Route> {
         let way = Way::default().key("route");
         let mut made: Vec<Route> = Vec::new();
         for (index, route) in routes.iter().enumerate() {
@@ -35,7 +35,7 @@ impl Checker<'_> {
         made
     }
 
-    fn route(&mut self, way: &Way, route: &file::Route, listeners: &[Listener]) -> Option<Route> {
+    fn route(&mut self, way: &Way, route: &file::Route, listeners: &[file::Listener]) -> Option<Route> {
         let matches = self.matches(way, route, listeners);
         let target = self.target(way, route);
         let no_prefix = matches.as_ref().is_some_and(|matches| &*matches.path == "/");
@@ -49,8 +49,8 @@ impl Checker<'_> {
 
     fn target(&mut self, way: &Way, route: &file::Route) -> Option<Target> {
         let at = way.key("upstream");
-        let finds_by_name = by_name::in_path(route) || self.document.has(&way.key("service_header"));
-        let named = self.document.has(&at);
+        let finds_by_name = by_name::in_path(route) || self.mentions(&way.key("service_header"));
+        let named = self.mentions(&at);
         match (finds_by_name, named) {
             (true, false) => return self.by_name(way, route).map(Target::ByName),
             (true, true) => {

@@ -57,7 +57,7 @@ impl Checker<'_> {
 
     fn sources(&mut self, way: &Way, upstream: &file::Upstream) -> Option<Vec<Source>> {
         let list = way.key("sources");
-        if !self.document.has(&list) {
+        if !self.mentions(&list) {
             return Some(vec![self.source(way, &upstream.registry, &upstream.service)?]);
         }
         for key in ["service", "registry"] {
@@ -68,9 +68,7 @@ impl Checker<'_> {
             }
         }
         let sources = upstream.sources.as_deref()?;
-        if sources.is_empty() {
-            self.empty_unless_cut(&list);
-        }
+        self.not_empty(&list);
         let sources = sources
             .iter()
             .enumerate()

@@ -10,6 +10,7 @@ use serde::{
 
 /// A text, or a table that says more.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[schemars(inline)]
 #[serde(untagged)]
 pub(in crate::config) enum TextOr<T> {
     Text(String),
@@ -43,6 +44,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrTable<T> {
 
 /// One text or a list of them.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[schemars(inline)]
 #[serde(untagged, expecting = "expected a string or an array of strings")]
 pub(in crate::config) enum OneOrMore {
     One(String),
@@ -66,6 +68,7 @@ impl OneOrMore {
 
 /// What a header must be.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[schemars(inline)]
 #[serde(untagged, expecting = "expected a string, or `true` for any value")]
 pub(in crate::config) enum HeaderIs {
     /// This text, byte for byte.
@@ -76,6 +79,7 @@ pub(in crate::config) enum HeaderIs {
 
 /// A thing without settings: `true` or an empty table.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[schemars(inline)]
 #[serde(untagged, expecting = "expected `true` or `{}`")]
 pub(in crate::config) enum Flag {
     Is(bool),
@@ -83,6 +87,7 @@ pub(in crate::config) enum Flag {
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[schemars(inline)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Nothing {}
 

@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 
 /// Where clients connect.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["address"]))]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Listener {
     /// Its name in routes, logs and metrics. Default: the address.
     pub name: Option<String>,
     /// `IP:PORT`, like `0.0.0.0:8080` or `[::]:8080`. Required.
-    #[schemars(required)]
     pub address: Option<String>,
     /// Networks of proxies whose `X-Forwarded-*` is believed, like `10.0.0.0/8`. Default: none.
     pub trusted_proxies: Vec<String>,
@@ -59,10 +59,10 @@ impl Default for Admin {
 
 /// A listener where services register in the embedded registry, and nothing else.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["address"]))]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Registrations {
     /// `IP:PORT`. Required.
-    #[schemars(required)]
     pub address: Option<String>,
     /// A file with the token that services send as `Authorization: Bearer`. Required unless the address is one of
     /// this machine alone. Default: none.

@@ -9,10 +9,10 @@ use super::{Flag, TextOr};
 ///
 /// A plugin may use the connectors that are named here, to the addresses written here, and nothing else.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["plugin"]))]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Registry {
     /// A shipped plugin (`etcd`, `file`, `memory`, `static`) or the name of a file in the plugins folder. Required.
-    #[schemars(required)]
     pub plugin: Option<String>,
     /// Lends the plugin a client for etcd. Default: none.
     pub etcd: Option<Etcd>,
@@ -28,19 +28,19 @@ pub(in crate::config) struct Registry {
 
 /// A file, or a folder of files.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["path"]))]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct FilePath {
     /// Relative to the folder of the configuration. Required.
-    #[schemars(required)]
     pub path: Option<String>,
 }
 
 /// A client for etcd. The plugin sees neither addresses nor credentials.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["endpoints"]))]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Etcd {
     /// `HOST:PORT` of each member; `http://` or `https://` may stand before it. Required, at least one.
-    #[schemars(required)]
     pub endpoints: Vec<String>,
     /// The user to log in as. Default: none.
     pub user: Option<String>,
@@ -70,10 +70,10 @@ impl Default for Etcd {
 
 /// TLS towards a registry. The files are read each time a connection is made.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["ca_file"]))]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Tls {
     /// The certificates (PEM) of the authorities that are believed. Required.
-    #[schemars(required)]
     pub ca_file: Option<String>,
     /// The gateway's own certificate (PEM), if the registry asks for one. Default: none.
     pub cert_file: Option<String>,

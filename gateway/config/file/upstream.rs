@@ -32,23 +32,22 @@ pub(in crate::config) struct Upstream {
 
 /// One registry's view of a service.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["registry", "service"]))]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Source {
     /// The name of the registry. Required.
-    #[schemars(required)]
     pub registry: Option<String>,
     /// The name of the service in that registry. Required.
-    #[schemars(required)]
     pub service: Option<String>,
 }
 
 /// The rule that chooses an instance.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["plugin"]))]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Selector {
     /// A shipped plugin (`round-robin`, `random`, `least-request`, `p2c-ewma`, `consistent-hash`) or the name of a
     /// file in the plugins folder. Required.
-    #[schemars(required)]
     pub plugin: Option<String>,
     /// What the plugin understands; passed to it as JSON. Default: empty.
     #[schemars(with = "serde_json::Map<String, serde_json::Value>")]

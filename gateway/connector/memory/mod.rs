@@ -18,6 +18,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
+pub(crate) use self::registration::label_object;
 pub use self::{
     check::Rejected,
     feed::{Content, Feed},

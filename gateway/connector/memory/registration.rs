@@ -14,7 +14,7 @@ pub struct Registration {
     #[serde(default = "one")]
     pub weight: u32,
     /// An object of texts; a name that occurs more than once has a list of them.
-    #[serde(default, with = "as_object", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, with = "label_object", skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<(String, String)>,
     /// Seconds without a heartbeat after which the instance is removed; 0 means never.
     #[serde(default = "half_a_minute")]
@@ -53,8 +53,8 @@ pub struct ServiceSummary {
     pub instances: usize,
 }
 
-/// Labels as people write them.
-mod as_object {
+/// Labels as people write them: an object of texts, or of lists of them.
+pub(crate) mod label_object {
     use super::*;
 
     #[derive(Serialize, Deserialize)]

@@ -39,7 +39,7 @@ const KEYS: [&str; 11] = [
 ];
 
 pub(super) fn in_path(route: &file::Route) -> bool {
-    route.path.as_ref().is_some_and(|path| path.ends_with(SERVICE))
+    route.path.as_ref().is_some_and(|path| path.contains(SERVICE))
 }
 
 impl Checker<'_> {

@@ -6,10 +6,10 @@ use http::{HeaderName, HeaderValue};
 
 use super::by_name;
 use crate::config::{
-    check::{Checker, Part},
+    check::{Checker, Part, listen},
     document::Way,
     file::{self, HeaderIs},
-    running::{HeaderMatch, Listener, Matches},
+    running::{HeaderMatch, Matches},
     similar,
 };
 
@@ -18,7 +18,7 @@ impl Checker<'_> {
         &mut self,
         way: &Way,
         route: &file::Route,
-        listeners: &[Listener],
+        listeners: &[file::Listener],
     ) -> Option<Matches> {
         let listeners = self.listener_names(&way.key("listener"), route.listener.as_slice(), listeners);
         let host = route.host.as_ref().map(|host| self.host(&way.key("host"), host));
@@ -34,14 +34,14 @@ impl Checker<'_> {
         Some(Matches { listeners, host, path: path?, headers })
     }
 
-    fn listener_names(&mut self, way: &Way, names: &[String], listeners: &[Listener]) -> Vec<Arc<str>> {
-        let known = || listeners.iter().map(|listener| &*listener.name);
+    fn listener_names(&mut self, way: &Way, names: &[String], listeners: &[file::Listener]) -> Vec<Arc<str>> {
+        let known: Vec<_> = listeners.iter().filter_map(listen::name).collect();
         for (index, name) in names.iter().enumerate() {
-            if !known().any(|known| known == name) {
+            if !known.contains(name) {
                 // A single name stands where its list would.
                 let element = way.index(index);
                 let way = if self.document.has(&element) { element } else { way.clone() };
-                let hint = similar::hint(name, known());
+                let hint = similar::hint(name, known.iter().map(String::as_str));
                 self.wrong(&way, format!("there is no listener `{name}`")).hint_if_any(hint);
             }
         }
