@@ -1,9 +1,14 @@
 //! The command line: flags, the process, its exit code.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
-use witgate::{config, run, telemetry};
+use witgate::{config, run, telemetry::log};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -14,8 +19,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(name = "witgate", version, propagate_version = true)]
 struct Flags {
-    #[command(flatten)]
-    log: telemetry::log::Flags,
+    /// What is logged: a level like `info` or `debug`, or a filter like `info,witgate::registry=debug`. Default: the
+    /// variable WITGATE_LOG, or `info`.
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+    /// How it is logged: `text` or `json`.
+    #[arg(long, global = true, default_value = "text", value_name = "FORMAT")]
+    log_format: log::Format,
     #[command(subcommand)]
     command: Command,
 }
@@ -52,18 +62,26 @@ enum Command {
 fn main() -> ExitCode {
     let flags = Flags::parse();
     match flags.command {
-        Command::Run { config } => serve(&flags.log, || run::run(&config)),
-        Command::Demo { listen, admin, plugins } => serve(&flags.log, || run::demo(listen, admin, &plugins)),
+        Command::Run { config } => serve(flags.log_format, flags.log.as_deref(), || run::run(&config)),
+        Command::Demo { listen, admin, plugins } => {
+            // People read the demo's own words; what goes wrong is told beside them.
+            let filter = flags.log.as_deref().unwrap_or("warn");
+            serve(flags.log_format, Some(filter), || run::demo(listen, admin, &plugins))
+        }
         Command::Check { file } => check(&file),
         Command::Schema => {
-            println!("{}", config::schema());
+            say(&config::schema());
             ExitCode::SUCCESS
         }
     }
 }
 
-fn serve(log: &telemetry::log::Flags, run: impl FnOnce() -> Result<(), run::StartError>) -> ExitCode {
-    let _flushed_at_the_end = match log.start() {
+fn serve(
+    format: log::Format,
+    filter: Option<&str>,
+    run: impl FnOnce() -> Result<(), run::StartError>,
+) -> ExitCode {
+    let _flushed_at_the_end = match log::start(format, filter) {
         Ok(guard) => guard,
         Err(error) => return fail(&error),
     };
@@ -76,20 +94,26 @@ fn serve(log: &telemetry::log::Flags, run: impl FnOnce() -> Result<(), run::Star
 fn check(file: &std::path::Path) -> ExitCode {
     match run::check(file) {
         Ok(text) => {
-            print!("{text}");
+            say(text.trim_end());
             ExitCode::SUCCESS
         }
         Err(error) => fail(&error),
     }
 }
 
-/// Prints an error and what caused it.
+/// Says something on standard output. Whoever closed that does not want to hear of it.
+fn say(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// Says an error and what caused it on standard error.
 fn fail(error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("witgate: {error}");
+    let mut text = format!("witgate: {error}");
     let mut cause = error.source();
     while let Some(error) = cause {
-        eprintln!("  because: {error}");
+        text.push_str(&format!("\n  because: {error}"));
         cause = error.source();
     }
+    let _ = writeln!(io::stderr(), "{text}");
     ExitCode::FAILURE
 }

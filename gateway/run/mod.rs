@@ -117,7 +117,7 @@ async fn gateway(
     let readiness = Readiness::default();
     let admin = Arc::new(admin::Parts {
         catalog: catalog.clone(),
-        plugins: plugins.clone(),
+        // plugins: plugins.clone(),
         memory: memory.clone(),
         metrics: metrics.clone(),
         readiness: readiness.clone(),

@@ -66,13 +66,14 @@ async fn every_example_starts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_etcd_example_routes_to_a_go_zero_service() {
-    let etcd = Etcd::start(Version::V34).await;
+    let etcd = Etcd::start_version(Version::V34).await;
     let folder = example("etcd");
-    edit(folder.path(), |text| text.replace("127.0.0.1:2379", &etcd.address()));
+    edit(folder.path(), |text| text.replace("127.0.0.1:2379", &etcd.endpoint()));
     let gateway = Gateway::run(folder);
     let backend = Backend::start("users").await;
-    etcd.put("user.rpc/7587862094", &backend.address.to_string()).await;
-    until("traffic flows", || async { gateway.get("/users").await.text() == "users" }).await;
+    etcd.client().await.put("orders.rpc/7587862094", backend.address.to_string(), None).await.unwrap();
+    until("traffic flows", || async { gateway.get("/orders/1").await.text() == "users" }).await;
+    until("by name, too", || async { gateway.get("/go-zero/orders.rpc/1").await.text() == "users" }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,8 +82,8 @@ async fn the_custom_selector_example_prefers_its_zone_once_the_plugin_is_dropped
     let backends = Backend::several(2).await;
     edit(folder.path(), |text| {
         // The addresses of the example are those of two backends, one in each zone.
-        text.replace("127.0.0.1:9001", &backends[0].address.to_string())
-            .replace("127.0.0.1:9002", &backends[1].address.to_string())
+        text.replace("127.0.0.1:8081", &backends[0].address.to_string())
+            .replace("127.0.0.1:8082", &backends[1].address.to_string())
     });
     let gateway = Gateway::run(folder);
     let path = "/";

@@ -87,12 +87,16 @@ impl Etcd {
 
     /// A member that asks each client for a certificate.
     pub async fn start_with_tls() -> Self {
+        Self::start_version_with_tls(Version::V34).await
+    }
+
+    pub async fn start_version_with_tls(version: Version) -> Self {
         let tls = |folder: &Path| {
             let certs = Certs::new(&folder.join("tls"));
             let (server, client) = (certs.server(), certs.client("root"));
             Some(Tls { certs, server, client })
         };
-        Self::launch(Version::V34, tls).await
+        Self::launch(version, tls).await
     }
 
     async fn launch(version: Version, tls: impl FnOnce(&Path) -> Option<Tls>) -> Self {
@@ -176,6 +180,22 @@ impl Etcd {
             connect_timeout: Duration::from_secs(2),
             silence: Duration::from_secs(10),
         }
+    }
+
+    /// The same as a value of `etcd =` in a configuration file; `user` reads its password from `password_file`.
+    pub fn toml(&self, user: Option<(&str, &Path)>) -> String {
+        let mut text = format!("{{ endpoints = [{:?}]", self.endpoint());
+        if let Some((user, password_file)) = user {
+            text.push_str(&format!(", user = {user:?}, password_file = {password_file:?}"));
+        }
+        if let Some(tls) = self.config().tls {
+            text.push_str(&format!(", tls = {{ ca_file = {:?}", tls.ca_file));
+            if let Some((certificate, key)) = tls.certificate {
+                text.push_str(&format!(", cert_file = {certificate:?}, key_file = {key:?}"));
+            }
+            text.push_str(" }");
+        }
+        text + " }"
     }
 
     /// The authority that this etcd trusts.

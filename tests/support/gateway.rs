@@ -51,7 +51,8 @@ impl Gateway {
         gateway
     }
 
-    fn run(folder: tempfile::TempDir) -> Self {
+    /// Runs `witgate.toml` as it is in `folder`, and waits until the gateway is ready.
+    pub fn run(folder: tempfile::TempDir) -> Self {
         let config = folder.path().join("witgate.toml").display().to_string();
         let mut gateway = Self::launch(folder, &["run", "--config", &config]);
         gateway.until_ready();
