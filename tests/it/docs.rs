@@ -7,8 +7,6 @@ use std::{
     process::Command,
 };
 
-use wasmtime::{Config, Engine, component::Component};
-
 use crate::source;
 
 #[test]
@@ -60,32 +58,40 @@ fn files_that_documents_name_exist() {
 }
 
 #[test]
-fn the_selector_of_the_guide_is_a_selector_plugin() {
-    let (imports, exports) = interfaces("custom-selector", "prefer_zone");
-    assert_eq!(exports, ["witgate:plugin/selector@0.1.0"]);
-    assert!(
-        imports.iter().all(|name| name.starts_with("wasi:") || name == "witgate:plugin/types@0.1.0"),
-        "{imports:?}"
+fn the_selector_of_the_guide_is_taken_and_asked_about_its_settings() {
+    let wasm = build("custom-selector", "prefer_zone");
+    check("custom-selector", ("prefer-zone", &wasm), ("", ""), Ok("selector prefer-zone"));
+    check(
+        "custom-selector",
+        ("prefer-zone", &wasm),
+        ("zone = \"a\" } }", "zon = \"a\" } }"),
+        Err("unknown field `zon`"),
     );
 }
 
 #[test]
-fn the_registry_of_the_guide_is_a_registry_plugin() {
-    let (imports, exports) = interfaces("custom-registry", "lines");
-    assert_eq!(exports, ["witgate:plugin/registry@0.1.0"]);
-    assert!(imports.iter().any(|name| name == "witgate:plugin/file@0.1.0"), "{imports:?}");
+fn the_registry_of_the_guide_is_taken_and_asked_about_its_settings() {
+    let wasm = build("custom-registry", "lines");
+    check("custom-registry", ("lines", &wasm), ("", ""), Ok("plugin lines"));
+    let wrong = ("plugin = \"lines\"", "plugin = \"lines\"\nsettings = { path = \"x\" }");
+    check("custom-registry", ("lines", &wasm), wrong, Err("settings of lines: there are none"));
 }
 
-/// Names of what a component imports and exports.
-fn interfaces(example: &str, library: &str) -> (Vec<String>, Vec<String>) {
-    let mut config = Config::new();
-    config.strategy(wasmtime::Strategy::Cranelift);
-    let engine = Engine::new(&config).unwrap();
-    let component = Component::from_file(&engine, build(example, library)).unwrap();
-    let ty = component.component_type();
-    let imports = ty.imports(&engine).map(|(name, _)| name.to_owned()).collect();
-    let exports = ty.exports(&engine).map(|(name, _)| name.to_owned()).collect();
-    (imports, exports)
+/// What `witgate check` says of an example's configuration, with the plugin in its folder and one text replaced.
+fn check(example: &str, (name, wasm): (&str, &Path), (old, new): (&str, &str), expected: Result<&str, &str>) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("plugins")).unwrap();
+    fs::copy(wasm, folder.path().join(format!("plugins/{name}.wasm"))).unwrap();
+    let config = read(&source::root().join("examples").join(example).join("witgate.toml"));
+    assert!(config.contains(old), "{old:?} is not in {config}");
+    let config = if old.is_empty() { config } else { config.replacen(old, new, 1) };
+    let file = folder.path().join("witgate.toml");
+    fs::write(&file, config).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_witgate")).arg("check").arg(&file).output().unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.success(), expected.is_ok(), "{said}");
+    assert!(said.contains(expected.unwrap_or_else(|error| error)), "{said}");
 }
 
 /// Builds the plugin of an example as its README says, and returns the component.

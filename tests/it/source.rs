@@ -4,7 +4,7 @@
 use std::{
     fs,
     ops::Range,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 /// A file that is compiled into the gateway.
