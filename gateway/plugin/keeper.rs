@@ -289,6 +289,15 @@ impl Keeper {
         true
     }
 
+    /// Why nothing runs under a name: there is no file, or the file was refused.
+    fn missing(&self, name: &str, kind: Kind) -> String {
+        let refused = self.names.with(name, |entry| entry.last_reason().map(ToString::to_string));
+        match refused {
+            Some(reason) => format!("the file of plugin {name:?} {reason}"),
+            None => format!("there is no {kind} plugin {name:?}"),
+        }
+    }
+
     /// Tests what is in force with other uses. With a version of its own, so that no fault is counted.
     async fn check(&self, uses: &Uses) -> Vec<Problem> {
         let mut problems = Vec::new();
@@ -304,7 +313,7 @@ impl Keeper {
                 Some(running) => {
                     all(uses, name, kind, &format!("{name:?} is a {} plugin", running.loaded.kind))
                 }
-                None => all(uses, name, kind, &format!("there is no {kind} plugin {name:?}")),
+                None => all(uses, name, kind, &self.missing(name, kind)),
             };
             problems.extend(failed.into_iter().map(|Failed { used_by, text }| Problem {
                 plugin: name.to_owned(),

@@ -124,6 +124,11 @@ impl Entry {
         self.registry.send_if_modified(|current| replace(current, registry));
     }
 
+    /// Why the last file was not taken.
+    pub fn last_reason(&self) -> Option<&Refusal> {
+        self.last_refusal.as_ref().map(|refused| &refused.reason)
+    }
+
     pub fn refuse(&mut self, file: Option<&Path>, reason: Refusal) {
         self.refusals += 1;
         self.last_refusal = Some(Refused { at: SystemTime::now(), file: file.map(PathBuf::from), reason });

@@ -1,11 +1,7 @@
 //! The gateway's source as text, the way a reader takes it in: module by module, without comments, the insides of
 //! strings, and tests.
 
-use std::{
-    fs,
-    ops::Range,
-    path::Path,
-};
+use std::{fs, ops::Range, path::Path};
 
 /// A file that is compiled into the gateway.
 pub struct Module {
