@@ -222,7 +222,7 @@ async fn an_upstream_is_shown_with_its_endpoints_sources_and_history() {
         (&endpoint["weight"], &endpoint["requests"], &endpoint["latency_ms"]),
         (&json!(3), &json!(0), &json!(null))
     );
-    assert_eq!(upstream["workers"], json!(vec![json!({ "generation": 0, "plugin_picks": false }); 2]));
+    assert_eq!(upstream["workers"], json!(vec![json!({ "generation": 0, "selector_version": 0 }); 2]));
     let history = &upstream["history"][0];
     assert_eq!((&history["generation"], &history["registry"]), (&json!(1), &json!("main")));
     assert_eq!(history["added"]["count"], 2);

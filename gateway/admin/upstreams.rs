@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     catalog::{Catalog, Upstream},
     connector::memory::label_object,
+    selector::Progress,
     upstream::{self, Addresses, SourceName, UpstreamName},
 };
 
@@ -32,6 +33,7 @@ struct Summary {
     endpoint_count: usize,
     selector: Selector,
     sources: Vec<Source>,
+    workers: Vec<Worker>,
 }
 
 #[derive(Serialize)]
@@ -39,7 +41,6 @@ pub(super) struct Detail {
     #[serde(flatten)]
     summary: Summary,
     endpoints: Vec<Endpoint>,
-    workers: Vec<Worker>,
     history: Vec<Generation>,
 }
 
@@ -86,8 +87,8 @@ struct Endpoint {
 #[derive(Serialize)]
 struct Worker {
     generation: u64,
-    /// False while the native round robin stands in for the plugin.
-    plugin_picks: bool,
+    /// The version of the plugin that picks, 0 while the native round robin stands in.
+    selector_version: u64,
 }
 
 #[derive(Serialize)]
@@ -142,6 +143,7 @@ fn summary(upstream: &Upstream, found: bool, now: SystemTime) -> Summary {
             settings: serde_json::from_str(&selector.settings).unwrap_or_default(),
         },
         sources: upstream.status().sources.iter().map(|status| source(status, now)).collect(),
+        workers: upstream.progress.iter().map(worker).collect(),
     }
 }
 
@@ -157,17 +159,19 @@ fn source(status: &upstream::SourceStatus, now: SystemTime) -> Source {
     }
 }
 
+fn worker(progress: &Arc<Progress>) -> Worker {
+    Worker {
+        generation: progress.generation.load(Relaxed),
+        selector_version: progress.selector.load(Relaxed),
+    }
+}
+
 fn detail(upstream: &Upstream, found: bool, now: SystemTime) -> Detail {
     let (snapshot, status) = (upstream.reader.snapshot(), upstream.status());
-    let worker = |progress: &std::sync::Arc<crate::selector::Progress>| Worker {
-        generation: progress.generation.load(Relaxed),
-        plugin_picks: progress.selector.load(Relaxed) != 0,
-    };
     let names: Vec<_> = status.sources.iter().map(|source| source.name.clone()).collect();
     Detail {
         summary: summary(upstream, found, now),
         endpoints: snapshot.iter().map(|member| endpoint(member)).collect(),
-        workers: upstream.progress.iter().map(worker).collect(),
         history: status.history.iter().rev().map(|entry| generation(entry, &names)).collect(),
     }
 }

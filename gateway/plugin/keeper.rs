@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Origin, Problem, Uses,
+    Cause, Origin, Problem, Uses,
     engine::{Engine, EngineError},
     folder::{Finding, Folder, SETTLED},
     instance::RegistryPlugin,
@@ -290,11 +290,12 @@ impl Keeper {
     }
 
     /// Why nothing runs under a name: there is no file, or the file was refused.
-    fn missing(&self, name: &str, kind: Kind) -> String {
+    fn missing(&self, name: &str, kind: Kind) -> (Cause, String) {
         let refused = self.names.with(name, |entry| entry.last_reason().map(ToString::to_string));
-        match refused {
-            Some(reason) => format!("the file of plugin {name:?} {reason}"),
-            None => format!("there is no {kind} plugin {name:?}"),
+        match (refused, kind) {
+            (Some(reason), _) => (Cause::Refused, format!("the file of plugin {name:?} {reason}")),
+            (None, Kind::Selector) => (Cause::NoSelector, format!("there is no selector plugin {name:?}")),
+            (None, Kind::Registry) => (Cause::NoRegistry, format!("there is no registry plugin {name:?}")),
         }
     }
 
@@ -303,19 +304,24 @@ impl Keeper {
         let mut problems = Vec::new();
         for (name, kind) in uses.names() {
             self.want(name);
-            let failed = match self.names.running(name) {
+            let (cause, failed) = match self.names.running(name) {
                 Some(running) if running.loaded.kind == kind => {
                     match self.make(&name.into(), &running.loaded) {
-                        Ok(plugin) => self.test(&plugin, uses).await,
-                        Err(refusal) => all(uses, name, kind, &refusal.to_string()),
+                        Ok(plugin) => (Cause::Settings, self.test(&plugin, uses).await),
+                        Err(refusal) => (Cause::Refused, all(uses, name, kind, &refusal.to_string())),
                     }
                 }
                 Some(running) => {
-                    all(uses, name, kind, &format!("{name:?} is a {} plugin", running.loaded.kind))
+                    let text = format!("{name:?} is a {} plugin", running.loaded.kind);
+                    (Cause::Refused, all(uses, name, kind, &text))
                 }
-                None => all(uses, name, kind, &self.missing(name, kind)),
+                None => {
+                    let (cause, text) = self.missing(name, kind);
+                    (cause, all(uses, name, kind, &text))
+                }
             };
             problems.extend(failed.into_iter().map(|Failed { used_by, text }| Problem {
+                cause,
                 plugin: name.to_owned(),
                 used_by: used_by.unwrap_or_default(),
                 text,

@@ -34,7 +34,7 @@ pub use self::{
     engine::EngineError,
     load::{Digest, Kind, Refusal},
     registrar::{Announcement, Registration, Standing},
-    uses::{Problem, RegistryUse, SelectorUse, Uses},
+    uses::{Cause, Problem, RegistryUse, SelectorUse, Uses},
 };
 use self::{keeper::Command, names::Names, registry::WasmRegistry};
 use crate::{

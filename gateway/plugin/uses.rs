@@ -34,10 +34,23 @@ pub struct RegistryUse {
 /// A plugin and its user do not go together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
+    pub cause: Cause,
     pub plugin: String,
     /// `upstream NAME` or `registry NAME`.
     pub used_by: String,
     pub text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// There is no selector of that name. It may be on its way; until then the native round robin picks.
+    NoSelector,
+    /// There is no registry plugin of that name. It may be on its way; until then lists come from disk.
+    NoRegistry,
+    /// There is a file, and it cannot be used.
+    Refused,
+    /// The plugin runs, and refuses the settings.
+    Settings,
 }
 
 impl Uses {

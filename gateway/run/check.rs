@@ -2,11 +2,11 @@
 
 use std::{fmt::Write as _, path::Path, sync::Arc};
 
-use super::StartError;
+use super::{StartError, uses::uses};
 use crate::{
     config::{self, Config, NameFrom, Target},
     connector::{Lent, Memory},
-    plugin::Plugins,
+    plugin::{Cause, Plugins, Problem},
 };
 
 /// Reads a configuration as `run` would, asks every plugin about its settings, and says what would run.
@@ -15,12 +15,23 @@ use crate::{
 pub fn check(path: &Path) -> Result<String, StartError> {
     let config = config::load(path)?;
     let runtime = tokio::runtime::Runtime::new().map_err(StartError::Threads)?;
-    runtime.block_on(async {
+    let warnings = runtime.block_on(async {
         let (memory, _) = Memory::open(config.state.join(super::REGISTRY));
         let plugins = Plugins::start(&config, Arc::new(Lent::new(memory)))?;
-        super::check_settings(&plugins, &config).await.map_err(StartError::Settings)
+        let problems = plugins.check(uses(&config, None)).await;
+        let line = |problem: &Problem| format!("{}: {}", problem.used_by, problem.text);
+        // A selector may be dropped into the folder later, and its upstream is served meanwhile.
+        let (warnings, mistakes): (Vec<_>, Vec<_>) =
+            problems.iter().partition(|problem| problem.cause == Cause::NoSelector);
+        match mistakes.is_empty() {
+            true => Ok(warnings.into_iter().map(line).collect::<Vec<_>>()),
+            false => Err(StartError::Settings(
+                mistakes.into_iter().map(|problem| format!("  {}", line(problem))).collect::<Vec<_>>().join("\n"),
+            )),
+        }
     })?;
-    Ok(describe(&config))
+    let warnings = warnings.iter().map(|warning| format!("warning   {warning}; the native round robin picks\n"));
+    Ok(warnings.fold(describe(&config), |text, warning| text + &warning))
 }
 
 fn describe(config: &Config) -> String {

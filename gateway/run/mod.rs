@@ -25,7 +25,7 @@ use crate::{
     config::{self, Config},
     connector::{Lent, Memory},
     http,
-    plugin::{EngineError, Plugins, Problem},
+    plugin::{Cause, EngineError, Plugins, Problem},
     server::{self, Listening, Workers},
     telemetry::{ProcessMetrics, Readiness},
     upstream::Disk,
@@ -111,7 +111,7 @@ async fn gateway(
         async move { memory.run(async { enough.await.unwrap_or_default() }).await }
     });
     let plugins = Plugins::start(&config, Arc::new(Lent::new(memory.clone())))?;
-    check_settings(&plugins, &config).await.map_err(StartError::Settings)?;
+    check_settings(&plugins, &config, &[Cause::Settings]).await.map_err(StartError::Settings)?;
     plugins.set_uses(uses(&config, None)).await;
     let (catalog, control) = Catalog::start(parts(&config, &plugins), config.clone());
     let readiness = Readiness::default();
@@ -202,15 +202,19 @@ async fn bind_admin(address: Option<SocketAddr>) -> Result<Option<tokio::net::Tc
     }
 }
 
-/// Asks every plugin about the settings it is to be used with. The error names each that is refused.
-async fn check_settings(plugins: &Plugins, config: &Config) -> Result<(), String> {
-    let refused = plugins.check(uses(config, None)).await;
-    match refused.is_empty() {
+/// Asks every plugin about the settings it is to be used with. What is wrong and one of `fatal` is the error, the
+/// rest is logged: a gateway that can serve does.
+async fn check_settings(plugins: &Plugins, config: &Config, fatal: &[Cause]) -> Result<(), String> {
+    let problems = plugins.check(uses(config, None)).await;
+    let (fatal, bearable): (Vec<_>, Vec<_>) =
+        problems.into_iter().partition(|problem| fatal.contains(&problem.cause));
+    for Problem { used_by, text, .. } in bearable {
+        tracing::error!(%used_by, error = %text, "Plugin not ready, going on without it");
+    }
+    let line = |problem: &Problem| format!("  {}: {}", problem.used_by, problem.text);
+    match fatal.is_empty() {
         true => Ok(()),
-        false => {
-            let line = |problem: &Problem| format!("  {}: {}", problem.used_by, problem.text);
-            Err(refused.iter().map(line).collect::<Vec<_>>().join("\n"))
-        }
+        false => Err(fatal.iter().map(line).collect::<Vec<_>>().join("\n")),
     }
 }
 

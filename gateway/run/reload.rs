@@ -9,7 +9,7 @@ use crate::{
     catalog::{Catalog, Control},
     config::{self, Config},
     connector::file,
-    plugin::Plugins,
+    plugin::{Cause, Plugins},
     registry::Failure,
     telemetry::{ProcessMetrics, Reload as Outcome},
 };
@@ -90,7 +90,8 @@ impl Reload<'_> {
         if !restart.is_empty() {
             return Err(Refusal::NeedsRestart(restart));
         }
-        super::check_settings(self.plugins, &config).await.map_err(Refusal::Settings)?;
+        let fatal = [Cause::NoRegistry, Cause::Refused, Cause::Settings];
+        super::check_settings(self.plugins, &config, &fatal).await.map_err(Refusal::Settings)?;
         self.control.apply(config.clone()).await;
         self.plugins.set_uses(uses(&config, Some(&self.catalog))).await;
         self.running = config;

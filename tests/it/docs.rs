@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use crate::source;
+use crate::{source, support::component};
 
 #[test]
 fn listings_are_the_files_that_are_compiled() {
@@ -59,7 +59,7 @@ fn files_that_documents_name_exist() {
 
 #[test]
 fn the_selector_of_the_guide_is_taken_and_asked_about_its_settings() {
-    let wasm = build("custom-selector", "prefer_zone");
+    let wasm = component::of_example("custom-selector", "prefer_zone");
     check("custom-selector", ("prefer-zone", &wasm), ("", ""), Ok("selector prefer-zone"));
     check(
         "custom-selector",
@@ -71,17 +71,17 @@ fn the_selector_of_the_guide_is_taken_and_asked_about_its_settings() {
 
 #[test]
 fn the_registry_of_the_guide_is_taken_and_asked_about_its_settings() {
-    let wasm = build("custom-registry", "lines");
+    let wasm = component::of_example("custom-registry", "lines");
     check("custom-registry", ("lines", &wasm), ("", ""), Ok("plugin lines"));
     let wrong = ("plugin = \"lines\"", "plugin = \"lines\"\nsettings = { path = \"x\" }");
     check("custom-registry", ("lines", &wasm), wrong, Err("settings of lines: there are none"));
 }
 
 /// What `witgate check` says of an example's configuration, with the plugin in its folder and one text replaced.
-fn check(example: &str, (name, wasm): (&str, &Path), (old, new): (&str, &str), expected: Result<&str, &str>) {
+fn check(example: &str, (name, wasm): (&str, &[u8]), (old, new): (&str, &str), expected: Result<&str, &str>) {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("plugins")).unwrap();
-    fs::copy(wasm, folder.path().join(format!("plugins/{name}.wasm"))).unwrap();
+    fs::write(folder.path().join(format!("plugins/{name}.wasm")), wasm).unwrap();
     let config = read(&source::root().join("examples").join(example).join("witgate.toml"));
     assert!(config.contains(old), "{old:?} is not in {config}");
     let config = if old.is_empty() { config } else { config.replacen(old, new, 1) };
@@ -92,22 +92,6 @@ fn check(example: &str, (name, wasm): (&str, &Path), (old, new): (&str, &str), e
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.success(), expected.is_ok(), "{said}");
     assert!(said.contains(expected.unwrap_or_else(|error| error)), "{said}");
-}
-
-/// Builds the plugin of an example as its README says, and returns the component.
-fn build(example: &str, library: &str) -> PathBuf {
-    let plugin = source::root().join("examples").join(example).join("plugin");
-    // One folder for all of them: they have most of their dependencies in common.
-    let target = source::root().join("target/examples");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(plugin);
-    cargo.args(["build", "--release", "--locked", "--target", "wasm32-wasip2", "--target-dir"]).arg(&target);
-    // What is meant for the gateway's own build.
-    for leak in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET"] {
-        cargo.env_remove(leak);
-    }
-    assert!(cargo.status().unwrap().success(), "the plugin of examples/{example} does not build");
-    target.join("wasm32-wasip2/release").join(format!("{library}.wasm"))
 }
 
 /// A file or folder, or a module that is one of the two.

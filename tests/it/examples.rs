@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::support::{
     backend::Backend,
+    component,
     etcd::{Etcd, Version},
     gateway::{Gateway, until},
-    guest::build_example,
 };
 
 fn examples() -> Vec<PathBuf> {
@@ -93,7 +93,7 @@ async fn the_custom_selector_example_prefers_its_zone_once_the_plugin_is_dropped
         met.insert(session.get(path).await.text());
     }
     assert_eq!(met.len(), 2, "the native round robin meets both: {met:?}");
-    gateway.drop_plugin("prefer-zone", &build_example("custom-selector"));
+    gateway.drop_plugin("prefer-zone", &component::of_example("custom-selector", "prefer_zone"));
     until("only the preferred zone answers", || async {
         let mut session = gateway.session();
         let mut met = std::collections::BTreeSet::new();

@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, path::Path};
 
 use crate::support::{
     backend::Backend,
+    component::with_custom_section,
     gateway::{Gateway, until},
-    guest::{guest, with_custom_section},
+    guest::guest,
 };
 
 /// Every folder of `plugins/testing` and the test that uses it.
@@ -50,12 +51,13 @@ fn every_guest_has_a_test() {
 /// An upstream with three backends and the selector `mine`, which is a file in the plugins folder or nothing.
 const CONFIG: &str = r#"
 [plugins]
-selector = { faults = 3 }
+selector = { faults_per_minute = 3 }
 
 [upstream.orders]
 service = "orders"
 registry = "memory"
-selector = "mine"
+# The bad ones pass their self-test and some requests first.
+selector = { plugin = "mine", settings = { after = 100 } }
 
 [[route]]
 path = "/"
@@ -208,7 +210,7 @@ fn adapter(settings: &str) -> String {
     format!(
         r#"
 [plugins]
-registry = {{ cpu_ms = 200, memory_mib = 32 }}
+registry = {{ cpu_timeout_ms = 200, memory_mib = 32 }}
 
 [registry.mine]
 plugin = "adapter"
@@ -271,6 +273,7 @@ async fn a_new_registry_plugin_takes_over_without_a_gap() {
     until("the list is there", || async { gateway.get("/").await.text() == "one" }).await;
     let generation = gateway.api("/api/v1/upstreams/orders").await["generation"].clone();
     let before = gateway.plugin("adapter").await["version"].clone();
+    let taken = std::time::Instant::now();
     gateway.drop_plugin("adapter", &with_custom_section(&guest("registry-echo"), 7));
     until("it is in force", || async { gateway.plugin("adapter").await["version"] != before }).await;
     let heard = gateway.api("/api/v1/upstreams/orders").await["sources"][0]["heard_at"].clone();

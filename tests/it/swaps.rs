@@ -10,8 +10,9 @@ use std::{
 
 use crate::support::{
     backend::Backend,
+    component::with_custom_section,
     gateway::{Gateway, until},
-    guest::{guest, with_custom_section},
+    guest::guest,
 };
 
 const SWAPS: usize = 50;

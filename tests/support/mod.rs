@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod certs;
 pub mod client;
+pub mod component;
 pub mod etcd;
 pub mod gateway;
 pub mod guest;

@@ -1,6 +1,7 @@
-//! Allocates until the memory cap ends it: in a pick, or in an update with `{ "in": "update" }`.
+//! Picks slot 0 `after` times (default 0), then allocates until the memory cap ends it.
 
 use exports::witgate::plugin::selector::{Balancer, CandidateChange, Created, Guest, GuestBalancer, Request};
+use guest::fuse::Fuse;
 
 wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin" });
 
@@ -8,44 +9,25 @@ export!(Plugin);
 
 struct Plugin;
 
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Settings {
-    #[serde(default, rename = "in")]
-    place: Place,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Place {
-    #[default]
-    Pick,
-    Update,
-}
-
 impl Guest for Plugin {
     type Balancer = State;
 
     fn create(settings: String) -> Result<Created, String> {
-        let Settings { place } = guest::settings::read(&settings)?;
-        Ok(Created { balancer: Balancer::new(State(place)), hash_on: None, attributes: Vec::new() })
+        let state = State(Fuse::read(&settings)?);
+        Ok(Created { balancer: Balancer::new(state), hash_on: None, attributes: Vec::new() })
     }
 }
 
-struct State(Place);
+struct State(Fuse);
 
 impl GuestBalancer for State {
-    fn update(&self, _: Vec<CandidateChange>) {
-        if self.0 == Place::Update {
-            hog();
-        }
-    }
+    fn update(&self, _: Vec<CandidateChange>) {}
 
     fn pick(&self, _: Request) -> Option<u32> {
-        if self.0 == Place::Pick {
+        if self.0.has_burnt() {
             hog();
         }
-        None
+        Some(0)
     }
 }
 

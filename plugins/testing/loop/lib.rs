@@ -1,6 +1,7 @@
-//! Never returns from a pick.
+//! Picks slot 0 `after` times (default 0), then never returns from one.
 
 use exports::witgate::plugin::selector::{Balancer, CandidateChange, Created, Guest, GuestBalancer, Request};
+use guest::fuse::Fuse;
 
 wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin" });
 
@@ -11,19 +12,23 @@ struct Plugin;
 impl Guest for Plugin {
     type Balancer = State;
 
-    fn create(_: String) -> Result<Created, String> {
-        Ok(Created { balancer: Balancer::new(State), hash_on: None, attributes: Vec::new() })
+    fn create(settings: String) -> Result<Created, String> {
+        let state = State(Fuse::read(&settings)?);
+        Ok(Created { balancer: Balancer::new(state), hash_on: None, attributes: Vec::new() })
     }
 }
 
-struct State;
+struct State(Fuse);
 
 impl GuestBalancer for State {
     fn update(&self, _: Vec<CandidateChange>) {}
 
     fn pick(&self, _: Request) -> Option<u32> {
-        loop {
-            std::hint::spin_loop();
+        if self.0.has_burnt() {
+            loop {
+                std::hint::spin_loop();
+            }
         }
+        Some(0)
     }
 }
