@@ -110,9 +110,13 @@ impl Keeper {
         if let Command::Uses(uses, _) | Command::Check(uses, _) = &command {
             self.uses = Some(uses.clone());
         }
+        // What is there from the beginning counts from the beginning, as soon as it has settled; a file that is
+        // written to without a pause is not waited for.
         let mut next_look = self.look().await;
-        // What is there from the beginning counts from the beginning, settled or not.
-        if next_look < Instant::now() + SETTLED * 2 {
+        for _ in 0..10 {
+            if next_look >= Instant::now() + SETTLED * 2 {
+                break;
+            }
             time::sleep(SETTLED).await;
             next_look = self.look().await;
         }

@@ -166,7 +166,7 @@ impl Gateway {
 
     /// Registers an instance in the embedded registry.
     pub async fn register(&self, service: &str, id: &str, address: SocketAddr) {
-        let body = format!(r#"{{"address":"{address}"}}"#);
+        let body = format!(r#"{{"address":"{address}","ttl_seconds":0}}"#);
         let answer = Session::new(self.admin).put(&format!("/api/v1/services/{service}/{id}"), body).await;
         assert!(answer.status.is_success(), "{}", answer.text());
     }
