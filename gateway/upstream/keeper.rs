@@ -8,8 +8,8 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Claim, ClaimChange, Disk, History, Merge, News, Offer, Origin, Publisher, Reader, SavedClaim,
-    SavedSource, Source, UpstreamName,
+    Claim, ClaimChange, Disk, History, Input, Merge, News, Offer, Origin, Publisher, Reader, SavedClaim,
+    SavedSource, Source, TrustPolicy, UpstreamName,
 };
 
 /// A list is written so long after it changed, so that a burst of changes is one write.
@@ -138,17 +138,21 @@ impl Keeper {
         match event {
             Event::News { source, news } => {
                 let news = self.filter(news);
-                let offers = self.sources[source].take(news);
+                let offers = self.step(source, Input::News(news));
                 let changed = self.publish(source, offers, false);
                 self.tell(source, Some(SystemTime::now()), None);
                 changed
             }
             Event::Failed { source, kind, text } => {
-                self.sources[source].fail();
+                self.step(source, Input::Failed);
                 self.tell(source, None, Some((kind, text)));
                 false
             }
         }
+    }
+
+    fn step(&mut self, source: usize, input: Input) -> Vec<Offer> {
+        self.sources[source].step(input, &TrustPolicy::default(), Instant::now()).offers
     }
 
     fn publish(&mut self, source: usize, offers: Vec<Offer>, restored: bool) -> bool {
@@ -193,7 +197,7 @@ impl Keeper {
             let place = self.status.borrow().sources.iter().position(named);
             let Some(source) = place else { continue };
             let claims = list.claims.into_iter().map(Claim::from).filter(|claim| self.suits(claim)).collect();
-            let offers = self.sources[source].restore(claims);
+            let offers = self.step(source, Input::Restored { claims, reserve: Vec::new() });
             self.publish(source, offers, true);
             self.tell(source, None, None);
         }
@@ -308,12 +312,19 @@ mod tests {
         let name = UpstreamName::new("orders");
         let labels = vec![("version".into(), "2".into())];
         let (mut keeper, reader, _) = Keeper::new(name, vec![source("a")], labels, None);
-        keeper.take(news(0, vec![claim("1", 1, &[("version", "2")]), claim("2", 2, &[("version", "1")])]));
-        assert_eq!(reader.snapshot().len(), 1);
+        keeper.take(news(
+            0,
+            vec![
+                claim("1", 1, &[("version", "2")]),
+                claim("2", 2, &[("version", "1")]),
+                claim("3", 3, &[("version", "2")]),
+            ],
+        ));
+        assert_eq!(reader.snapshot().len(), 2);
 
         let relabelled = News::Partial(vec![claim("1", 1, &[("version", "3")])]);
         keeper.take(Event::News { source: 0, news: relabelled });
-        assert!(reader.snapshot().is_empty(), "an instance that lost the label leaves");
+        assert_eq!(reader.snapshot().len(), 1, "an instance that lost the label leaves");
     }
 
     #[tokio::test]

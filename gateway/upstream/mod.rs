@@ -22,5 +22,5 @@ pub use merge::Merge;
 pub use publish::{Offer, Published, Publisher, Reader};
 pub use snapshot::{CatchUp, Change, Generation, Member, Snapshot};
 pub use stats::{Figures, InFlight, Stats};
-pub use trust::{Claim, ClaimChange, News, Origin, Source};
+pub use trust::{Claim, ClaimChange, Input, News, Origin, Policy as TrustPolicy, Source, Step, Wellness};
 pub use words::{Endpoint, Labels, Slot, UpstreamName, Weight};
