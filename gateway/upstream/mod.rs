@@ -5,6 +5,7 @@
 //! nothing of registries, plugins, configuration files or protocols.
 
 mod disk;
+mod health;
 mod history;
 mod keeper;
 mod merge;
@@ -16,6 +17,7 @@ mod trust;
 mod words;
 
 pub use disk::{Disk, DiskError, SavedClaim, SavedSource};
+pub use health::{Evidence, Health, HealthInput, Judged, Policy as HealthPolicy, Reason};
 pub use history::{Addresses, Entry, History};
 pub use keeper::{Event, Keeper, SourceName, SourceStatus, Status};
 pub use merge::Merge;
