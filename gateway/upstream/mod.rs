@@ -16,11 +16,15 @@ mod stats;
 mod trust;
 mod words;
 
-pub use disk::{Disk, DiskError, SavedClaim, SavedSource};
+pub use disk::{Disk, DiskError, Saved, SavedClaim, SavedEndpoint, SavedPin, SavedSource};
 pub use health::{Evidence, Health, HealthInput, Judged, Policy as HealthPolicy, Reason};
-pub use history::{Addresses, Entry, History};
-pub use keeper::{Event, Keeper, SourceName, SourceStatus, Status};
-pub use merge::Merge;
+use history::Recorded;
+pub use history::{Addresses, Cause, Entry, History, RollbackError};
+pub use keeper::{
+    Command, Event, Keeper, Order, OrderError, Pinned, Plan, Policies, Report, Reserved, SourceName,
+    SourceStatus, Status,
+};
+pub use merge::{Changed, Merge};
 pub use publish::{Offer, Published, Publisher, Reader};
 pub use snapshot::{CatchUp, Change, Generation, Member, Snapshot};
 pub use stats::{Figures, InFlight, Stats};

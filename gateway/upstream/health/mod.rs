@@ -76,6 +76,11 @@ impl Health {
         self.conditions.iter().filter(|(_, known)| known.is_unwell()).map(|(address, _)| *address)
     }
 
+    /// Every address of which something is remembered.
+    pub fn remembered(&self) -> impl Iterator<Item = SocketAddr> {
+        self.conditions.keys().copied()
+    }
+
     /// Whether so few are well that all are offered.
     pub fn is_panic(&self) -> bool {
         self.panic

@@ -192,7 +192,8 @@ impl Source {
                 self.window.restart(self.claimed.len(), now);
             }
         }
-        let well = self.well();
+        // Only a reserve asks how many are well.
+        let well = if self.reserve.is_empty() { 0 } else { self.well() };
         touched.extend(self.reserve.confirm(well == 0, self.origin == Origin::Live, policy, now));
         let offering = !self.reserve.is_empty() && well < policy.enough(self.reserve.list());
         if offering != self.offering_reserve {
