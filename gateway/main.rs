@@ -1,1 +1,119 @@
-fn main() {}
+//! The command line: flags, the process, its exit code.
+
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use witgate::{config, run, telemetry::log};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A gateway that finds the instances of a service by its name.
+///
+/// Exit codes: 0 all went well, 1 the configuration or the start failed, 2 a flag is wrong.
+#[derive(Parser)]
+#[command(name = "witgate", version, propagate_version = true)]
+struct Flags {
+    /// What is logged: a level like `info` or `debug`, or a filter like `info,witgate::registry=debug`. Default: the
+    /// variable WITGATE_LOG, or `info`.
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+    /// How it is logged: `text` or `json`.
+    #[arg(long, global = true, default_value = "text", value_name = "FORMAT")]
+    log_format: log::Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway. The configuration file is followed: a valid change takes effect without a restart.
+    Run {
+        /// The configuration file.
+        #[arg(long, short, default_value = "witgate.toml", value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Say what a configuration file would run, or all its mistakes.
+    Check {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Try it: three sample backends, the embedded registry and the gateway in one process.
+    Demo {
+        /// Where clients reach the gateway.
+        #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+        listen: SocketAddr,
+        /// Where the admin API listens.
+        #[arg(long, default_value = "127.0.0.1:9901", value_name = "ADDR")]
+        admin: SocketAddr,
+        /// The folder for plugins; drop a .wasm into it.
+        #[arg(long, default_value = "plugins", value_name = "DIR")]
+        plugins: PathBuf,
+    },
+    /// Print the JSON schema of the configuration file, for editors.
+    Schema,
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    match flags.command {
+        Command::Run { config } => serve(flags.log_format, flags.log.as_deref(), || run::run(&config)),
+        Command::Demo { listen, admin, plugins } => {
+            // People read the demo's own words; what goes wrong is told beside them.
+            let filter = flags.log.as_deref().unwrap_or("warn");
+            serve(flags.log_format, Some(filter), || run::demo(listen, admin, &plugins))
+        }
+        Command::Check { file } => check(&file),
+        Command::Schema => {
+            say(&config::schema());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn serve(
+    format: log::Format,
+    filter: Option<&str>,
+    run: impl FnOnce() -> Result<(), run::StartError>,
+) -> ExitCode {
+    let _flushed_at_the_end = match log::start(format, filter) {
+        Ok(guard) => guard,
+        Err(error) => return fail(&error),
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn check(file: &std::path::Path) -> ExitCode {
+    match run::check(file) {
+        Ok(text) => {
+            say(text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+/// Says something on standard output. Whoever closed that does not want to hear of it.
+fn say(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// Says an error and what caused it on standard error.
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    let mut text = format!("witgate: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!("\n  because: {error}"));
+        cause = error.source();
+    }
+    let _ = writeln!(io::stderr(), "{text}");
+    ExitCode::FAILURE
+}

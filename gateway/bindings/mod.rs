@@ -13,11 +13,5 @@ pub mod registry {
         world: "registrar-plugin",
         imports: { default: async | trappable },
         exports: { default: async },
-        with: {
-            "witgate:plugin/etcd.feed": crate::connector::EtcdFeed,
-            "witgate:plugin/etcd.lease": crate::connector::EtcdLease,
-            "witgate:plugin/memory.feed": crate::connector::MemoryFeed,
-            "witgate:plugin/file.feed": crate::connector::FileFeed,
-        },
     });
 }

@@ -5,6 +5,7 @@
 
 mod check;
 mod feed;
+mod fixed;
 mod found;
 mod task;
 #[cfg(test)]
@@ -15,7 +16,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::{task::Control, upstream::Upstream};
+pub use self::{fixed::Fixed, task::Control, upstream::Upstream};
 use crate::{
     config::{self, ByName, Config},
     registry::Registry,

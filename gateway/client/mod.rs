@@ -1,1 +1,7 @@
-//! (being written)
+//! Connections out: made, kept while idle, handed out again. Never knows what is sent over them.
+
+mod dial;
+mod pool;
+
+pub use dial::{Connection, DialError, dial};
+pub use pool::Pool;

@@ -1,5 +1,49 @@
 //! What the user wrote (`file`) and what runs (`running`): two types, and the checks between them.
+//!
+//! Text becomes a document, whose parts know their places; the document becomes a file, as far as its keys and
+//! kinds of values are right; the file becomes what runs, once everything in it was checked. Each step records its
+//! problems and goes on with what is left, so all mistakes are told at once.
 
+mod check;
+mod document;
+mod file;
+mod order;
+mod problem;
+mod restart;
 mod running;
+mod schema;
+mod similar;
+mod structure;
+#[cfg(test)]
+mod tests;
 
-pub use running::*;
+use std::path::Path;
+
+use self::{check::Checker, document::Document};
+pub use self::{
+    problem::{Problem, Problems},
+    restart::restart_needed,
+    running::*,
+    schema::schema,
+};
+
+/// Reads and checks a configuration, and the password and token files that it names.
+pub fn load(path: &Path) -> Result<Config, Problems> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&text, path),
+        Err(error) => Err(Problems::unreadable(path, &error)),
+    }
+}
+
+/// Checks the text of a configuration. Paths in it are relative to the folder of `path`.
+pub fn parse(text: &str, path: &Path) -> Result<Config, Problems> {
+    let document = match Document::parse(text) {
+        Ok(document) => document,
+        Err(syntax) => return Err(Problems::syntax(path, text, syntax)),
+    };
+    let mut problems = Vec::new();
+    let file = structure::read(&document, &mut problems);
+    let mut checker = Checker::new(&document, path, problems);
+    let config = file.and_then(|file| checker.config(&file));
+    Problems::or(config, path, text, checker.into_problems())
+}

@@ -279,7 +279,7 @@ pub struct Route {
     /// Its place in the file, for logs and errors: `route[0]`.
     pub name: Arc<str>,
     pub matches: Matches,
-    /// Take the matched prefix away before forwarding.
+    /// Take the matched prefix away before forwarding, with the name of the service if that stands in the path.
     pub strip_prefix: bool,
     pub target: Target,
 }
@@ -291,6 +291,7 @@ pub struct Matches {
     /// Lower case, without port; `*.example.com` matches any one or more labels before it.
     pub host: Option<Arc<str>>,
     /// A prefix that ends at a `/` or at the end of the path: `/orders` matches `/orders` and `/orders/1`.
+    /// It is `/` for every path, and `/svc/` for `/svc/{service}`.
     pub path: Arc<str>,
     pub headers: Vec<HeaderMatch>,
 }

@@ -1,6 +1,84 @@
 //! Clients that the host lends to registry plugins: etcd, the embedded registry, files.
-#![allow(dead_code)]
-pub struct EtcdFeed;
-pub struct EtcdLease;
-pub struct MemoryFeed;
-pub struct FileFeed;
+//!
+//! Addresses, credentials and certificates stay here. A plugin sees a [`Connectors`], which is what its registry's
+//! table grants and nothing else.
+
+pub mod etcd;
+pub mod file;
+mod host;
+pub mod memory;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use wasmtime::component::ResourceTable;
+
+pub use self::{
+    etcd::{Feed as EtcdFeed, Lease as EtcdLease},
+    file::Feed as FileFeed,
+    host::add_to_linker,
+    memory::{Feed as MemoryFeed, Memory},
+};
+use crate::config;
+
+/// Feeds and leases one instance may hold at once.
+const MOST_RESOURCES: usize = 256;
+
+/// What the process has to lend: one per process.
+pub struct Lent {
+    memory: Arc<Memory>,
+    folders: Arc<file::Folders>,
+    etcd: Mutex<HashMap<Arc<str>, Arc<etcd::Client>>>,
+}
+
+impl Lent {
+    pub fn new(memory: Arc<Memory>) -> Self {
+        Self { memory, folders: Arc::default(), etcd: Mutex::default() }
+    }
+
+    /// What an instance of `registry`'s plugin may use.
+    ///
+    /// Everything that follows the same registry shares one connection to it, until its table changes.
+    pub fn connectors(&self, registry: &config::Registry) -> Connectors {
+        let grants = &registry.grants;
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MOST_RESOURCES);
+        Connectors {
+            table,
+            etcd: grants.etcd.as_ref().map(|etcd| self.client(&registry.name, etcd)),
+            memory: grants.memory.then(|| self.memory.clone()),
+            file: grants.file.clone().map(|path| (path, self.folders.clone())),
+            registry: registry.name.clone(),
+        }
+    }
+
+    /// A client holds no connection unless something follows, so that those of removed registries cost nothing.
+    fn client(&self, registry: &Arc<str>, config: &config::Etcd) -> Arc<etcd::Client> {
+        let mut clients = lock(&self.etcd);
+        match clients.get(registry) {
+            Some(client) if client.config() == config => client.clone(),
+            _ => {
+                let client = etcd::Client::new(registry.clone(), config.clone());
+                clients.insert(registry.clone(), client.clone());
+                client
+            }
+        }
+    }
+}
+
+/// What one plugin instance may use. Part of the instance's store.
+pub struct Connectors {
+    table: ResourceTable,
+    registry: Arc<str>,
+    etcd: Option<Arc<etcd::Client>>,
+    memory: Option<Arc<Memory>>,
+    file: Option<(PathBuf, Arc<file::Folders>)>,
+}
+
+/// A panic elsewhere does not make what is guarded here wrong: every change is complete before it can panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

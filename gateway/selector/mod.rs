@@ -59,8 +59,9 @@ pub enum CreateError {
 
 /// The state of one upstream in one worker. Synchronous and not `Send`: it never leaves its worker.
 pub trait Balancer {
-    /// Applies changes in order. `reset` says that they are the beginning of a full list.
-    fn update(&mut self, reset: bool, changes: &[Change]) -> Result<(), Fault>;
+    /// Applies changes in order. `reset` says that they are the beginning of a full list. `snapshot` is what they
+    /// lead to: statistics are read from it while the call lasts.
+    fn update(&mut self, reset: bool, changes: &[Change], snapshot: &Rc<Arc<Snapshot>>) -> Result<(), Fault>;
 
     /// Picks a slot; none says that nothing suits this request. `snapshot` is what the balancer has caught up with:
     /// statistics are read from it while the call lasts.

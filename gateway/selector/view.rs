@@ -172,7 +172,7 @@ impl View {
     fn build_at_once(&self, snapshot: Rc<Arc<Snapshot>>) {
         let active = self.create().and_then(|mut active| {
             let all: Vec<Change> = snapshot.iter().cloned().map(Change::Put).collect();
-            active.balancer.update(true, &all)?;
+            active.balancer.update(true, &all, &snapshot)?;
             Ok(active)
         });
         self.exchange(snapshot, active);
@@ -187,7 +187,7 @@ impl View {
             let changes: Vec<Change> = snapshot.iter().cloned().map(Change::Put).collect();
             for slice in slices(&changes) {
                 if let Ok(fresh) = &mut active
-                    && let Err(fault) = fresh.balancer.update(reset, slice)
+                    && let Err(fault) = fresh.balancer.update(reset, slice, &snapshot)
                 {
                     active = Err(fault.into());
                 }
@@ -199,7 +199,7 @@ impl View {
             match latest.since(snapshot.generation()) {
                 CatchUp::Changes(generations) if few(&generations) => {
                     if let Ok(fresh) = &mut active
-                        && let Err(fault) = apply(&mut *fresh.balancer, &generations)
+                        && let Err(fault) = apply(&mut *fresh.balancer, &generations, &latest)
                     {
                         active = Err(fault.into());
                     }
@@ -250,7 +250,7 @@ impl View {
             return false;
         }
         if let Some(active) = &mut state.active
-            && apply(&mut *active.balancer, &generations).is_err()
+            && apply(&mut *active.balancer, &generations, &latest).is_err()
         {
             state.active = None;
             self.progress.selector.store(0, Relaxed);
@@ -355,8 +355,12 @@ fn few(generations: &[&crate::upstream::Generation]) -> bool {
     generations.iter().map(|generation| generation.changes.len()).sum::<usize>() <= SLICE
 }
 
-fn apply(balancer: &mut dyn Balancer, generations: &[&crate::upstream::Generation]) -> Result<(), Fault> {
-    generations.iter().try_for_each(|generation| balancer.update(false, &generation.changes))
+fn apply(
+    balancer: &mut dyn Balancer,
+    generations: &[&crate::upstream::Generation],
+    snapshot: &Rc<Arc<Snapshot>>,
+) -> Result<(), Fault> {
+    generations.iter().try_for_each(|generation| balancer.update(false, &generation.changes, snapshot))
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ struct Told {
 }
 
 impl Balancer for Told {
-    fn update(&mut self, reset: bool, changes: &[Change]) -> Result<(), Fault> {
+    fn update(&mut self, reset: bool, changes: &[Change], _: &Rc<Arc<Snapshot>>) -> Result<(), Fault> {
         self.selector.updates.lock().unwrap().push((reset, changes.len()));
         let mut slots = self.slots.borrow_mut();
         if reset {

@@ -1,1 +1,1 @@
-//! (being written)
+//! The connection path: TCP streams without HTTP. Nothing is here before the first TCP route can be configured.

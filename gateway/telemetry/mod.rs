@@ -19,5 +19,5 @@ mod process;
 mod readiness;
 
 pub use counters::{Latencies, UpstreamCounts, UpstreamMetrics};
-pub use process::{Connection, ListenerCounts, ProcessMetrics, Reload};
+pub use process::{Connection, ListenerCounters, ListenerCounts, ProcessMetrics, Reload};
 pub use readiness::Readiness;

@@ -56,11 +56,11 @@ metrics! {
 
     PLUGIN_INFO = Gauge "witgate_plugin_info" ["plugin", "kind", "origin", "digest", "state"]
         "1 for the version of a plugin that is loaded";
-    PLUGIN_FAULTS = Counter "witgate_plugin_faults_total" ["plugin", "kind"]
+    PLUGIN_FAULTS = Counter "witgate_plugin_faults_total" ["plugin"]
         "Traps, missed deadlines, exceeded limits and answers that no plugin may give";
-    PLUGIN_REFUSALS = Counter "witgate_plugin_refusals_total" ["plugin", "kind"]
+    PLUGIN_REFUSALS = Counter "witgate_plugin_refusals_total" ["plugin"]
         "Files in the plugins folder that were not taken";
-    PLUGIN_BENCHED = Gauge "witgate_plugin_benched" ["plugin", "kind"]
+    PLUGIN_BENCHED = Gauge "witgate_plugin_benched" ["plugin"]
         "1 while the native round robin stands in for a plugin that failed too often";
 
     REGISTERED = Gauge "witgate_registered_instances" []

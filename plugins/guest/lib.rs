@@ -3,5 +3,7 @@
 //! Nothing here is needed to write a plugin: the interface is the WIT text alone.
 
 pub mod entries;
+pub mod lists;
 pub mod rpcx;
 pub mod settings;
+pub mod weighted;

@@ -12,8 +12,8 @@
 //! pick costs the logarithm of the number of *different weights*, which for most upstreams is one.
 
 use std::cmp::Ordering;
+use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
-use std::collections::{BTreeMap, BinaryHeap};
 
 use fastrand::Rng;
 
@@ -60,15 +60,14 @@ impl Turns {
     /// Opens the schedule for changes. Dropping the edit sets due times anew, once for all changes made.
     pub fn edit(&mut self) -> Edit<'_> {
         let now = self.classes.peek().map(|class| class.due);
-        let classes =
-            std::mem::take(&mut self.classes).into_iter().map(|class| (class.weight, class)).collect();
+        let classes = std::mem::take(&mut self.classes).into_vec();
         Edit { classes, now, turns: self }
     }
 }
 
 /// Changes to the candidates of a [`Turns`].
 pub struct Edit<'a> {
-    classes: BTreeMap<u32, Class>,
+    classes: Vec<Class>,
     now: Option<f64>,
     turns: &'a mut Turns,
 }
@@ -89,13 +88,16 @@ impl Edit<'_> {
         self.remove(slot);
         // Workers must not march in step, so they do not begin at the same point of time.
         let now = *self.now.get_or_insert_with(|| self.turns.random.f64());
-        let class = self.classes.entry(weight).or_insert_with(|| Class::new(weight, now));
+        if !self.classes.iter().any(|class| class.weight == weight) {
+            self.classes.push(Class::new(weight, now));
+        }
+        let class = self.class(weight);
         let position = class.slots.len();
         class.slots.push(slot);
         self.settle(weight, position, slot);
         // A random place among those who still have their turn in this round. For a new list that is a shuffle.
-        let class = &self.classes[&weight];
-        let place = self.turns.random.usize(class.cursor..=position);
+        let cursor = self.class(weight).cursor;
+        let place = self.turns.random.usize(cursor..=position);
         self.swap(weight, position, place);
     }
 
@@ -106,7 +108,7 @@ impl Edit<'_> {
         else {
             return;
         };
-        let class = self.classes.get_mut(&weight).expect("a place names a class that exists");
+        let class = self.class(weight);
         let last = class.slots.len() - 1;
         if position < class.cursor {
             // Fill the hole with one that also had its turn, so that nobody is skipped or served twice.
@@ -117,17 +119,22 @@ impl Edit<'_> {
         }
         self.swap(weight, position, last);
         self.turns.places[slot as usize] = None;
-        let class = self.classes.get_mut(&weight).expect("still there");
+        let class = self.class(weight);
         class.slots.pop();
         if class.slots.is_empty() {
-            self.classes.remove(&weight);
+            self.classes.retain(|class| class.weight != weight);
         } else if class.cursor == last {
             class.cursor = 0;
         }
     }
 
+    /// A class that exists. There are so few that looking through them is the quickest.
+    fn class(&mut self, weight: u32) -> &mut Class {
+        self.classes.iter_mut().find(|class| class.weight == weight).expect("the class of a candidate exists")
+    }
+
     fn swap(&mut self, weight: u32, a: usize, b: usize) {
-        let class = self.classes.get_mut(&weight).expect("the caller has found this class");
+        let class = self.class(weight);
         class.slots.swap(a, b);
         let (at_a, at_b) = (class.slots[a], class.slots[b]);
         self.settle(weight, a, at_a);
@@ -147,8 +154,9 @@ impl Drop for Edit<'_> {
     fn drop(&mut self) {
         // Time begins anew at every edit, so that its numbers stay small and exact.
         let past = self.now.unwrap_or(0.0).floor();
-        self.turns.classes =
-            std::mem::take(&mut self.classes).into_values().map(|class| class.rescheduled(past)).collect();
+        let mut classes = std::mem::take(&mut self.classes);
+        classes.iter_mut().for_each(|class| class.reschedule(past));
+        self.turns.classes = classes.into();
     }
 }
 
@@ -187,12 +195,11 @@ impl Class {
         None
     }
 
-    /// The same class after a change of its members: due at about the time it was due before.
-    fn rescheduled(mut self, past: f64) -> Class {
+    /// Counts members and turns anew, so that the class is due at about the time it was due before.
+    fn reschedule(&mut self, past: f64) {
         self.share = u64::from(self.weight) * self.slots.len() as u64;
         self.served = ((self.due - past) * self.share as f64) as u64;
         self.set_due();
-        self
     }
 
     // Computed from whole numbers each time, so errors do not add up.

@@ -13,11 +13,11 @@
 //! the gateway nothing.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use exports::witgate::plugin::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
 use guest::entries::{Entry, identified};
+use guest::lists::Lists;
 
 wit_bindgen::generate!({ path: "../../wit", world: "registry-plugin" });
 
@@ -25,50 +25,16 @@ export!(Static);
 
 struct Static;
 
-/// Exactly one of the two is given.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Settings {
-    services: Option<BTreeMap<String, Vec<Entry>>>,
-    #[serde(alias = "Endpoints")]
-    endpoints: Option<Vec<Entry>>,
-}
-
-enum Lists {
-    ByService(BTreeMap<String, Vec<Entry>>),
-    One(Vec<Entry>),
-}
-
-impl Lists {
-    fn read(settings: &str) -> Result<Lists, String> {
-        match guest::settings::read(settings)? {
-            Settings { services: Some(services), endpoints: None } => Ok(Lists::ByService(services)),
-            Settings { services: None, endpoints: Some(endpoints) } => Ok(Lists::One(endpoints)),
-            Settings { services: None, endpoints: None } => {
-                Err("settings: services: missing, and endpoints, too; give one of them".to_owned())
-            }
-            _ => Err("settings: services and endpoints are both given; give one of them".to_owned()),
-        }
-    }
-
-    fn of(self, service: &str) -> Vec<Entry> {
-        match self {
-            Lists::ByService(mut services) => services.remove(service).unwrap_or_default(),
-            Lists::One(entries) => entries,
-        }
-    }
-}
-
 impl Guest for Static {
     type Subscription = List;
 
     fn check(settings: String) -> Result<(), String> {
-        Lists::read(&settings).map(drop)
+        guest::settings::read::<Lists>(&settings).map(drop)
     }
 
     fn follow(service: String, settings: String) -> Result<Subscription, Failure> {
-        let entries = Lists::read(&settings).map_err(Failure::Invalid)?.of(&service);
-        let endpoints = identified(entries)
+        let lists: Lists = guest::settings::read(&settings).map_err(Failure::Invalid)?;
+        let endpoints = identified(lists.of(&service))
             .map(|(id, Entry { address, weight, labels })| Endpoint { id, address, weight, labels })
             .collect();
         Ok(Subscription::new(List(Cell::new(Some(endpoints)))))
@@ -85,44 +51,5 @@ impl GuestSubscription for List {
         }
         std::thread::sleep(Duration::from_secs(3600));
         Ok(News::Unchanged)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn addresses(settings: &str, service: &str) -> Vec<String> {
-        let entries =
-            Lists::read(settings).map(|lists| lists.of(service)).unwrap_or_else(|error| panic!("{error}"));
-        entries.into_iter().map(|entry| entry.address).collect()
-    }
-
-    #[test]
-    fn a_service_has_its_own_list() {
-        let settings = r#"{"services":{"orders":["a:1","tcp@b:2"],"users":[]}}"#;
-        assert_eq!(addresses(settings, "orders"), ["a:1", "b:2"]);
-        assert!(addresses(settings, "users").is_empty());
-        assert!(addresses(settings, "nobody").is_empty());
-    }
-
-    #[test]
-    fn one_list_serves_every_name() {
-        assert_eq!(addresses(r#"{"endpoints":["a:1"]}"#, "x"), ["a:1"]);
-        assert_eq!(addresses(r#"{"Endpoints":["a:1"]}"#, "y"), ["a:1"]);
-    }
-
-    #[test]
-    fn mistakes_name_key_and_value() {
-        for (settings, part) in [
-            ("{}", "services: missing"),
-            (r#"{"services":{},"endpoints":[]}"#, "both given"),
-            (r#"{"services":{"orders":["a"]}}"#, r#"services.orders[0]: "a" has no port"#),
-            (r#"{"endpoints":["a:1","b:x"]}"#, r#"endpoints[1]: "x" in "b:x" is no port"#),
-            (r#"{"service":{}}"#, "unknown field `service`"),
-        ] {
-            let error = Lists::read(settings).err().unwrap();
-            assert!(error.contains(part), "{settings}: {error}");
-        }
     }
 }

@@ -1,0 +1,105 @@
+//! Which resource a path names, and what may be done with it.
+
+use hyper::Method;
+
+use super::answer::Refusal;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Resource {
+    Health,
+    Ready,
+    Metrics,
+    Upstreams,
+    Upstream(String),
+    Plugins,
+    Plugin(String),
+    Services,
+    Service(String),
+    Instance { service: String, id: String },
+}
+
+impl Resource {
+    /// Segments are percent-decoded after the path is taken apart, so a name may hold a `/` as `%2F`.
+    pub(super) fn read(path: &str) -> Result<Self, Refusal> {
+        let unknown = || Refusal::NoResource(path.to_owned());
+        let segments: Vec<&str> = path.strip_prefix('/').ok_or_else(unknown)?.split('/').collect();
+        Ok(match *segments {
+            ["healthz"] => Self::Health,
+            ["readyz"] => Self::Ready,
+            ["metrics"] => Self::Metrics,
+            ["api", "v1", "upstreams"] => Self::Upstreams,
+            ["api", "v1", "upstreams", name] => Self::Upstream(read_name("upstream", name)?),
+            ["api", "v1", "plugins"] => Self::Plugins,
+            ["api", "v1", "plugins", name] => Self::Plugin(read_name("plugin", name)?),
+            ["api", "v1", "services"] => Self::Services,
+            ["api", "v1", "services", service] => Self::Service(read_name("service", service)?),
+            ["api", "v1", "services", service, id] => {
+                Self::Instance { service: read_name("service", service)?, id: read_name("id", id)? }
+            }
+            _ => return Err(unknown()),
+        })
+    }
+
+    pub(super) fn is_for_registrations(&self) -> bool {
+        matches!(self, Self::Health | Self::Services | Self::Service(_) | Self::Instance { .. })
+    }
+
+    pub(super) fn check_method(&self, method: &Method) -> Result<(), Refusal> {
+        let (suits, allowed) = match self {
+            Self::Instance { .. } => (
+                matches!(*method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE),
+                "GET, HEAD, PUT, DELETE",
+            ),
+            _ => (matches!(*method, Method::GET | Method::HEAD), "GET, HEAD"),
+        };
+        if suits { Ok(()) } else { Err(Refusal::WrongMethod { method: method.clone(), allowed }) }
+    }
+}
+
+/// Any text; whether there can be something of that name is not for the path to know.
+fn read_name(kind: &'static str, segment: &str) -> Result<String, Refusal> {
+    decode(segment)
+        .ok_or_else(|| Refusal::Invalid(format!("{kind} {segment:?} is not percent-encoded UTF-8")))
+}
+
+fn decode(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let [high, low, tail @ ..] = rest else { return None };
+        let digit = |byte: u8| (byte as char).to_digit(16);
+        bytes.push((digit(*high)? * 16 + digit(*low)?) as u8);
+        rest = tail;
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_resources_or_are_refused_with_the_reason() {
+        let check = |path: &str, expected: Result<Resource, &str>| match (Resource::read(path), expected) {
+            (Ok(resource), Ok(expected)) => assert_eq!(resource, expected, "{path}"),
+            (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{path}: {error}"),
+            (found, _) => panic!("{path}: {found:?}"),
+        };
+        let instance =
+            |service: &str, id: &str| Resource::Instance { service: service.into(), id: id.into() };
+        check("/healthz", Ok(Resource::Health));
+        check("/api/v1/upstreams/hello@main", Ok(Resource::Upstream("hello@main".into())));
+        check("/api/v1/services/hello/tcp@10.0.0.1:80", Ok(instance("hello", "tcp@10.0.0.1:80")));
+        check("/api/v1/services/a%2Fb/%C3%A9", Ok(instance("a/b", "é")));
+        check("/", Err("nothing at \"/\""));
+        check("/healthz/", Err("nothing at"));
+        check("/api/v1/services/a/b/c", Err("nothing at"));
+        check("/api/v1/services/a/%2", Err("id \"%2\" is not percent-encoded UTF-8"));
+        check("/api/v1/services/a/%ff", Err("is not percent-encoded UTF-8"));
+    }
+}

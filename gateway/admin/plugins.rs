@@ -1,0 +1,88 @@
+//! What the API says of plugins.
+
+use serde::Serialize;
+
+use super::{answer::Refusal, time::rfc3339};
+use crate::plugin::{Origin, PluginInfo, Plugins, Refused, State};
+
+#[derive(Serialize)]
+pub(super) struct List {
+    plugins: Vec<Plugin>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Plugin {
+    name: String,
+    /// Null while no version is loaded, like the next four.
+    kind: Option<String>,
+    origin: Option<&'static str>,
+    file: Option<String>,
+    digest: Option<String>,
+    loaded_at: Option<String>,
+    version: u64,
+    state: &'static str,
+    faults: u64,
+    refusals: u64,
+    last_refusal: Option<LastRefusal>,
+}
+
+#[derive(Serialize)]
+struct LastRefusal {
+    at: String,
+    file: Option<String>,
+    reason: String,
+}
+
+pub(super) fn all(plugins: &Plugins) -> List {
+    List { plugins: plugins.list().into_iter().map(plugin).collect() }
+}
+
+pub(super) fn one(plugins: &Plugins, name: &str) -> Result<Plugin, Refusal> {
+    let found = plugins.list().into_iter().find(|plugin| *plugin.name == *name);
+    found.map(plugin).ok_or_else(|| Refusal::NotFound { kind: "plugin", name: name.to_owned() })
+}
+
+fn plugin(info: PluginInfo) -> Plugin {
+    Plugin {
+        name: info.name.to_string(),
+        kind: info.kind.map(|kind| kind.to_string()),
+        origin: info.origin.as_ref().map(origin),
+        file: match &info.origin {
+            Some(Origin::File(path)) => Some(path.display().to_string()),
+            _ => None,
+        },
+        digest: info.digest.map(|digest| digest.to_string()),
+        loaded_at: info.loaded_at.map(rfc3339),
+        version: info.version,
+        state: state(info.state),
+        faults: info.faults,
+        refusals: info.refusals,
+        last_refusal: info.last_refusal.map(last_refusal),
+    }
+}
+
+fn last_refusal(refused: Refused) -> LastRefusal {
+    LastRefusal {
+        at: rfc3339(refused.at),
+        file: refused.file.map(|path| path.display().to_string()),
+        reason: refused.reason.to_string(),
+    }
+}
+
+/// The word for the API and the metrics.
+pub(super) fn origin(origin: &Origin) -> &'static str {
+    match origin {
+        Origin::Shipped => "shipped",
+        Origin::File(_) => "file",
+    }
+}
+
+/// The word for the API and the metrics.
+pub(super) fn state(state: State) -> &'static str {
+    match state {
+        State::Running => "running",
+        State::Benched => "benched",
+        State::Missing => "missing",
+        State::Unused => "unused",
+    }
+}

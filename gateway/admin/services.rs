@@ -1,0 +1,84 @@
+//! The embedded registry over HTTP: whoever writes here receives traffic.
+
+use std::time::Duration;
+
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::{Response, StatusCode, body::Incoming};
+use serde::Serialize;
+use tokio::time::timeout;
+
+use super::answer::{Body, Refusal, json, nothing};
+use crate::connector::memory::{Instance, Memory, Outcome, Registration, Rejected, ServiceSummary};
+
+/// The longest registration, in bytes.
+const LONGEST_BODY: usize = 64 * 1024;
+
+/// How long a registration may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Serialize)]
+pub(super) struct Services {
+    services: Vec<ServiceSummary>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Service<'a> {
+    service: &'a str,
+    instances: Vec<Instance>,
+}
+
+pub(super) fn all(memory: &Memory) -> Services {
+    Services { services: memory.services() }
+}
+
+/// A service that nobody registered has no instances; it is not unknown, since any name may be registered.
+pub(super) fn one<'a>(memory: &Memory, service: &'a str) -> Service<'a> {
+    Service { service, instances: memory.instances(service) }
+}
+
+pub(super) fn instance(memory: &Memory, service: &str, id: &str) -> Result<Instance, Refusal> {
+    let found = memory.instances(service).into_iter().find(|instance| instance.id == id);
+    found.ok_or_else(|| Refusal::NotFound { kind: "instance", name: format!("{service}/{id}") })
+}
+
+/// Registers, or renews: 201 when there was no such instance, else 200.
+pub(super) async fn put(
+    memory: &Memory,
+    service: &str,
+    id: &str,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    let registration = read(body).await?;
+    let outcome = memory.put(service, id, registration)?;
+    let mut response = json(&instance(memory, service, id)?);
+    if outcome == Outcome::New {
+        *response.status_mut() = StatusCode::CREATED;
+    }
+    Ok(response)
+}
+
+/// 204, whether it was there or not: a service that leaves twice is gone.
+pub(super) fn remove(memory: &Memory, service: &str, id: &str) -> Response<Body> {
+    memory.remove(service, id);
+    nothing()
+}
+
+async fn read(body: Incoming) -> Result<Registration, Refusal> {
+    let body = timeout(BODY_TIMEOUT, Limited::new(body, LONGEST_BODY).collect());
+    let body = body.await.map_err(|_| Refusal::TooSlow(BODY_TIMEOUT))?.map_err(|error| match error
+        .downcast_ref::<LengthLimitError>(
+    ) {
+        Some(_) => Refusal::TooLong(LONGEST_BODY),
+        None => Refusal::Invalid(format!("body broke off: {error}")),
+    })?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| Refusal::Invalid(format!("body: {error}")))
+}
+
+impl From<Rejected> for Refusal {
+    fn from(rejected: Rejected) -> Self {
+        match rejected {
+            Rejected::Full => Self::Full(rejected.to_string()),
+            wrong => Self::Invalid(wrong.to_string()),
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! The API over real sockets, with a catalog whose one registry is fixed.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use super::*;
+use crate::{
+    catalog::{self, Control},
+    config::{self, Config},
+    connector::Lent,
+    registry::{BoxFuture, Failure, RawEndpoint, RawNews, Registry, Subscription},
+    telemetry::names,
+    upstream::{Disk, UpstreamName},
+};
+
+/// Every service has two instances. That of `down` is told once, after which its registry does not answer.
+struct Fixed;
+
+impl Registry for Fixed {
+    fn follow<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Box<dyn Subscription>, Failure>> {
+        let told = Told { first: true, down: service == "down" };
+        Box::pin(async move { Ok(Box::new(told) as Box<dyn Subscription>) })
+    }
+}
+
+struct Told {
+    first: bool,
+    down: bool,
+}
+
+impl Subscription for Told {
+    fn next(&mut self) -> BoxFuture<'_, Result<RawNews, Failure>> {
+        let first = std::mem::take(&mut self.first);
+        Box::pin(async move {
+            match (first, self.down) {
+                (true, _) => Ok(RawNews::Complete(vec![
+                    endpoint("a", "127.0.0.1:1001", &[("zone", "x"), ("group", "g"), ("group", "h")]),
+                    endpoint("b", "127.0.0.1:1002", &[]),
+                ])),
+                (false, true) => Err(Failure::Unavailable("connection refused".into())),
+                (false, false) => std::future::pending().await,
+            }
+        })
+    }
+}
+
+fn endpoint(id: &str, address: &str, labels: &[(&str, &str)]) -> RawEndpoint {
+    let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    RawEndpoint { id: id.into(), address: address.into(), weight: 3, labels }
+}
+
+struct Api {
+    address: SocketAddr,
+    parts: Arc<Parts>,
+    stop: Option<oneshot::Sender<()>>,
+    served: JoinHandle<()>,
+    _control: Control,
+    _state: tempfile::TempDir,
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+impl Api {
+    async fn start(access: Access) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let (catalog, control) = catalog(state.path()).await;
+        let (memory, warnings) = Memory::open(state.path().join("memory.json"));
+        assert_eq!(warnings, Vec::<String>::new());
+        let config = Config::empty(state.path().to_owned());
+        let parts = Arc::new(Parts {
+            catalog,
+            plugins: Plugins::start(&config, Arc::new(Lent::new(memory.clone()))).unwrap(),
+            memory,
+            metrics: Arc::new(ProcessMetrics::new(1)),
+            readiness: Readiness::default(),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async { drop(stopped.await) };
+        let served = tokio::spawn(serve(listener, parts.clone(), access, shutdown));
+        Self { address, parts, stop: Some(stop), served, _control: control, _state: state }
+    }
+
+    async fn open() -> Self {
+        Self::start(Access { scope: Scope::Everything, token: None }).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, "", "").await
+    }
+
+    async fn put(&self, path: &str, body: Value) -> Answer {
+        self.send("PUT", path, "", &body.to_string()).await
+    }
+
+    /// `headers` are whole lines; `Host` is this listener's address unless they name one.
+    async fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let host =
+            if headers.contains("host: ") { String::new() } else { format!("host: {}\r\n", self.address) };
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\n{host}{headers}connection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    async fn once_down_is_frozen(&self) -> Value {
+        loop {
+            let upstreams = self.get("/api/v1/upstreams").await.json();
+            if upstreams["upstreams"][0]["sources"][0]["origin"] == "frozen" {
+                return upstreams;
+            }
+        }
+    }
+
+    async fn fails(&self, method: &str, path: &str, headers: &str, body: &str, status: u16, error: &str) {
+        let answer = self.send(method, path, headers, body).await;
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
+        let text = answer.json()["error"].as_str().unwrap().to_owned();
+        assert!(text.contains(error), "{method} {path}: {text}");
+    }
+}
+
+async fn catalog(state: &std::path::Path) -> (Catalog, Control) {
+    let mut config = Config::empty(state.to_owned());
+    config.registries = BTreeMap::from([(
+        "main".to_owned(),
+        Arc::new(config::Registry {
+            name: "main".into(),
+            plugin: "fixed".into(),
+            grants: config::Grants::default(),
+            settings: "{}".into(),
+        }),
+    )]);
+    config.upstreams =
+        ["down", "orders"].into_iter().map(|name| (UpstreamName::new(name), upstream(name))).collect();
+    let parts = catalog::Parts {
+        selector: Box::new(|_| watch::channel(None).1),
+        registry: Box::new(|_| Arc::new(Fixed)),
+        disk: Disk::new(state),
+        workers: 2,
+    };
+    let config = Arc::new(config);
+    let (catalog, control) = Catalog::start(parts, config.clone());
+    control.apply(config).await;
+    (catalog, control)
+}
+
+fn upstream(name: &str) -> Arc<config::Upstream> {
+    Arc::new(config::Upstream {
+        name: UpstreamName::new(name),
+        sources: vec![config::Source { registry: "main".into(), service: name.into() }],
+        labels: vec![],
+        selector: config::Selector { plugin: "p2c-ewma".into(), settings: r#"{"a":1}"#.into() },
+        timeouts: config::Timeouts { connect: Duration::from_secs(1), response: Duration::from_secs(1) },
+        pool: config::Pool { idle_timeout: Duration::from_secs(1), max_idle: 1 },
+        retries: 1,
+        reliability: config::Reliability::default(),
+    })
+}
+
+#[tokio::test]
+async fn readiness_follows_the_gateway_and_health_does_not() {
+    let api = Api::open().await;
+    let check = async |status: u16, text: &str| {
+        let answer = api.get("/readyz").await;
+        assert_eq!((answer.status, answer.json()), (status, json!({ "status": text })));
+        assert_eq!(api.get("/healthz").await.json(), json!({ "status": "ok" }));
+    };
+    check(503, "starting").await;
+    api.parts.readiness.ready();
+    check(200, "ready").await;
+    api.parts.readiness.draining();
+    check(503, "draining").await;
+}
+
+#[tokio::test]
+async fn an_upstream_is_shown_with_its_endpoints_sources_and_history() {
+    let api = Api::open().await;
+    let upstream = api.get("/api/v1/upstreams/orders").await.json();
+    assert_eq!(upstream["name"], "orders");
+    assert_eq!(upstream["found"], false);
+    assert_eq!(upstream["generation"], 1);
+    assert_eq!(upstream["endpoint_count"], 2);
+    assert_eq!(upstream["selector"], json!({ "plugin": "p2c-ewma", "settings": { "a": 1 } }));
+    let source = &upstream["sources"][0];
+    assert_eq!((&source["registry"], &source["service"]), (&json!("main"), &json!("orders")));
+    assert_eq!(
+        (&source["origin"], &source["instances"], &source["failure"]),
+        (&json!("live"), &json!(2), &json!(null))
+    );
+    assert!(source["age_seconds"].as_f64().unwrap() < 60.0, "{source}");
+    let endpoint =
+        upstream["endpoints"].as_array().unwrap().iter().find(|of| of["address"] == "127.0.0.1:1001");
+    let endpoint = endpoint.unwrap();
+    assert_eq!(endpoint["labels"], json!({ "group": ["g", "h"], "zone": "x" }));
+    assert_eq!(
+        (&endpoint["weight"], &endpoint["requests"], &endpoint["latency_ms"]),
+        (&json!(3), &json!(0), &json!(null))
+    );
+    assert_eq!(upstream["workers"], json!(vec![json!({ "generation": 0, "plugin_picks": false }); 2]));
+    let history = &upstream["history"][0];
+    assert_eq!((&history["generation"], &history["registry"]), (&json!(1), &json!("main")));
+    assert_eq!(history["added"]["count"], 2);
+    assert!(history["at"].as_str().unwrap().ends_with('Z'));
+}
+
+#[tokio::test]
+async fn the_failure_of_a_registry_is_shown() {
+    let api = Api::open().await;
+    let upstreams = api.once_down_is_frozen().await;
+    let down = &upstreams["upstreams"][0];
+    assert_eq!((&down["name"], &down["endpoint_count"]), (&json!("down"), &json!(2)));
+    let failure = &down["sources"][0]["failure"];
+    assert_eq!(failure["kind"], "unavailable");
+    assert!(failure["error"].as_str().unwrap().contains("connection refused"), "{failure}");
+    assert!(down["sources"][0]["age_seconds"].is_number());
+    assert_eq!(upstreams["upstreams"][1]["name"], "orders");
+    api.fails("GET", "/api/v1/upstreams/none", "", "", 404, "no upstream \"none\"").await;
+}
+
+#[tokio::test]
+async fn shipped_plugins_are_shown_before_anything_uses_them() {
+    let api = Api::open().await;
+    let plugins = api.get("/api/v1/plugins").await.json();
+    let found = plugins["plugins"].as_array().unwrap().iter().find(|plugin| plugin["name"] == "p2c-ewma");
+    let expected = json!({
+        "name": "p2c-ewma", "kind": null, "origin": null, "file": null, "digest": null, "loaded_at": null,
+        "version": 0, "state": "unused", "faults": 0, "refusals": 0, "last_refusal": null,
+    });
+    assert_eq!(found, Some(&expected));
+    assert_eq!(api.get("/api/v1/plugins/p2c-ewma").await.json(), expected);
+    api.fails("GET", "/api/v1/plugins/none", "", "", 404, "no plugin \"none\"").await;
+}
+
+#[tokio::test]
+async fn a_service_registers_renews_and_leaves() {
+    let api = Api::open().await;
+    let path = "/api/v1/services/hello/one";
+    let body =
+        json!({ "address": "127.0.0.1:7001", "weight": 2, "labels": { "zone": "x" }, "ttl_seconds": 60 });
+    let first = api.put(path, body.clone()).await;
+    assert_eq!(first.status, 201, "{}", first.body);
+    assert_eq!(api.put(path, body.clone()).await.status, 200);
+
+    let mut shown = api.get(path).await.json();
+    let expires = shown.as_object_mut().unwrap().remove("expires_in_seconds").unwrap();
+    assert!((1..=60).contains(&expires.as_u64().unwrap()));
+    assert_eq!(shown["id"], "one");
+    shown.as_object_mut().unwrap().remove("id");
+    assert_eq!(shown, body);
+    assert_eq!(
+        api.get("/api/v1/services").await.json(),
+        json!({ "services": [{ "service": "hello", "instances": 1 }] })
+    );
+    assert_eq!(api.get("/api/v1/services/hello").await.json()["instances"][0]["id"], "one");
+
+    for _ in 0..2 {
+        let answer = api.send("DELETE", path, "", "").await;
+        assert_eq!((answer.status, &*answer.body), (204, ""));
+    }
+    api.fails("GET", path, "", "", 404, "no instance \"hello/one\"").await;
+    assert_eq!(api.get("/api/v1/services/hello").await.json()["instances"], json!([]));
+}
+
+#[tokio::test]
+async fn a_wrong_registration_is_refused_with_the_reason() {
+    let api = Api::open().await;
+    let path = "/api/v1/services/hello/one";
+    let check = async |body: &str, error: &str| api.fails("PUT", path, "", body, 400, error).await;
+    check("", "body: EOF").await;
+    check("{}", "missing field `address`").await;
+    check(r#"{ "address": "nowhere" }"#, "address \"nowhere\"").await;
+    check(r#"{ "address": "a:1", "weight": -1 }"#, "invalid value: integer `-1`").await;
+    check(r#"{ "address": "a:1", "ttl": 5 }"#, "unknown field `ttl`").await;
+    api.fails(
+        "PUT",
+        "/api/v1/services/a%20b/one",
+        "",
+        r#"{ "address": "a:1" }"#,
+        400,
+        "service name \"a b\"",
+    )
+    .await;
+    api.fails("PUT", path, "", &" ".repeat(65 * 1024), 413, "longer than 65536 bytes").await;
+    assert_eq!(api.get("/api/v1/services").await.json(), json!({ "services": [] }));
+}
+
+#[tokio::test]
+async fn changes_need_the_token_and_reading_does_not() {
+    let access = Access { scope: Scope::Everything, token: Some(Secret("tea".into())) };
+    let api = Api::start(access).await;
+    let (path, body) = ("/api/v1/services/hello/one", r#"{ "address": "127.0.0.1:1" }"#);
+    api.fails("PUT", path, "", body, 401, "Authorization: Bearer").await;
+    api.fails("DELETE", path, "authorization: Bearer coffee\r\n", "", 401, "token is wrong").await;
+    assert!(api.send("PUT", path, "", body).await.head.contains("www-authenticate: bearer"));
+    assert_eq!(api.send("PUT", path, "authorization: Bearer tea\r\n", body).await.status, 201);
+    assert_eq!(api.get(path).await.status, 200);
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_turned_away() {
+    let api = Api::open().await;
+    let (path, body) = ("/api/v1/services/hello/one", r#"{ "address": "127.0.0.1:1" }"#);
+    api.fails("PUT", path, "origin: https://example.com\r\n", body, 403, "https://example.com").await;
+    api.fails("GET", "/healthz", "host: example.com\r\n", "", 421, "host \"example.com\"").await;
+    let own = format!("origin: http://{}\r\n", api.address);
+    assert_eq!(api.send("PUT", path, &own, body).await.status, 201);
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_refused() {
+    let api = Api::open().await;
+    api.fails("GET", "/nothing", "", "", 404, "nothing at \"/nothing\"").await;
+    api.fails("POST", "/healthz", "", "", 405, "POST").await;
+    let answer = api.send("POST", "/api/v1/services/a/b", "", "").await;
+    assert!(answer.status == 405 && answer.head.contains("allow: get, head, put, delete"), "{}", answer.head);
+}
+
+#[tokio::test]
+async fn the_listener_for_registrations_serves_nothing_else() {
+    let api = Api::start(Access { scope: Scope::Registrations, token: None }).await;
+    assert_eq!(api.put("/api/v1/services/a/b", json!({ "address": "a:1" })).await.status, 201);
+    assert_eq!(api.get("/healthz").await.status, 200);
+    for path in ["/metrics", "/readyz", "/api/v1/upstreams"] {
+        assert_eq!(api.get(path).await.status, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_tell_what_was_counted() {
+    let api = Api::open().await;
+    let orders = api.parts.catalog.table().upstreams[&UpstreamName::new("orders")].clone();
+    orders.metrics.answered(1, 200, Duration::from_millis(3));
+    orders.metrics.retried(0);
+    api.parts.metrics.unrouted.answered(0, 404, Duration::ZERO);
+    let _open = api.parts.metrics.listener(&"web".into()).accepted();
+    api.put("/api/v1/services/a/b", json!({ "address": "a:1" })).await;
+
+    api.once_down_is_frozen().await;
+    let answer = api.get("/metrics").await;
+    assert!(answer.head.contains("content-type: application/openmetrics-text"), "{}", answer.head);
+    for line in [
+        r#"witgate_requests_total{upstream="orders",code="2xx"} 1"#,
+        r#"witgate_requests_total{upstream="orders",code="5xx"} 0"#,
+        r#"witgate_request_duration_seconds_bucket{le="0.0025",upstream="orders"} 0"#,
+        r#"witgate_request_duration_seconds_bucket{le="0.005",upstream="orders"} 1"#,
+        r#"witgate_request_duration_seconds_bucket{le="+Inf",upstream="orders"} 1"#,
+        r#"witgate_request_duration_seconds_count{upstream="orders"} 1"#,
+        r#"witgate_retries_total{upstream="orders"} 1"#,
+        r#"witgate_unrouted_requests_total{code="4xx"} 1"#,
+        r#"witgate_endpoints{upstream="orders"} 2"#,
+        r#"witgate_source_info{upstream="down",registry="main",service="down",origin="frozen"} 1"#,
+        r#"witgate_source_failing{upstream="down",registry="main",service="down"} 1"#,
+        r#"witgate_source_instances{upstream="orders",registry="main",service="orders"} 2"#,
+        r#"witgate_plugin_benched{plugin="p2c-ewma"} 0"#,
+        r#"witgate_registered_instances 1"#,
+        r#"witgate_connections{listener="web"} 1"#,
+        r#"witgate_config_reloads_total{result="applied"} 0"#,
+        r#"witgate_ready 0"#,
+    ] {
+        assert!(answer.body.lines().any(|found| found == line), "no {line} in\n{}", answer.body);
+    }
+    for metric in names::ALL {
+        let family = metric.name.strip_suffix("_total").unwrap_or(metric.name);
+        assert!(answer.body.contains(&format!("# TYPE {family} ")), "{} is not exposed", metric.name);
+    }
+    assert!(answer.body.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn after_shutdown_idle_connections_end_and_new_ones_are_refused() {
+    let mut api = Api::open().await;
+    let mut idle = TcpStream::connect(api.address).await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut byte = [0; 1];
+    idle.read_exact(&mut byte).await.unwrap();
+
+    api.stop.take().unwrap().send(()).unwrap();
+    timeout(Duration::from_secs(10), &mut api.served).await.unwrap().unwrap();
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).await.unwrap();
+    assert!(TcpStream::connect(api.address).await.is_err());
+}

@@ -1,0 +1,212 @@
+//! What the API says of upstreams.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, SystemTime},
+};
+
+use serde::Serialize;
+
+use super::{
+    answer::Refusal,
+    time::{age_seconds, rfc3339},
+};
+use crate::{
+    catalog::{Catalog, Upstream},
+    connector::memory::label_object,
+    upstream::{self, Addresses, SourceName, UpstreamName},
+};
+
+#[derive(Serialize)]
+pub(super) struct Upstreams {
+    upstreams: Vec<Summary>,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    name: String,
+    /// A request named its service; it is not configured.
+    found: bool,
+    generation: u64,
+    endpoint_count: usize,
+    selector: Selector,
+    sources: Vec<Source>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Detail {
+    #[serde(flatten)]
+    summary: Summary,
+    endpoints: Vec<Endpoint>,
+    workers: Vec<Worker>,
+    history: Vec<Generation>,
+}
+
+#[derive(Serialize)]
+struct Selector {
+    plugin: String,
+    settings: serde_json::Value,
+}
+
+#[derive(Serialize)]
+struct Source {
+    registry: String,
+    service: String,
+    origin: &'static str,
+    since: String,
+    /// Null while the registry never answered.
+    age_seconds: Option<f64>,
+    instances: usize,
+    failure: Option<Failure>,
+}
+
+#[derive(Serialize)]
+struct Failure {
+    kind: &'static str,
+    error: String,
+}
+
+#[derive(Serialize)]
+struct Endpoint {
+    slot: u32,
+    address: SocketAddr,
+    weight: u32,
+    #[serde(serialize_with = "label_object::serialize")]
+    labels: Vec<(String, String)>,
+    in_flight: u32,
+    /// Null while there is no sample.
+    latency_ms: Option<f64>,
+    success: f64,
+    consecutive_failures: u32,
+    requests: u64,
+    failures: u64,
+}
+
+#[derive(Serialize)]
+struct Worker {
+    generation: u64,
+    /// False while the native round robin stands in for the plugin.
+    plugin_picks: bool,
+}
+
+#[derive(Serialize)]
+struct Generation {
+    generation: u64,
+    at: String,
+    registry: String,
+    service: String,
+    restored: bool,
+    added: Changed,
+    updated: Changed,
+    removed: Changed,
+}
+
+#[derive(Serialize)]
+struct Changed {
+    count: usize,
+    /// The first few of them.
+    addresses: Vec<SocketAddr>,
+}
+
+/// All upstreams, ordered by name.
+pub(super) fn all(catalog: &Catalog) -> Upstreams {
+    let (table, found, now) = (catalog.table(), catalog.found(), SystemTime::now());
+    let configured = table.upstreams.values().map(|upstream| summary(upstream, false, now));
+    let found = found.values().map(|upstream| summary(upstream, true, now));
+    let mut upstreams: Vec<_> = configured.chain(found).collect();
+    upstreams.sort_by(|one, other| one.name.cmp(&other.name));
+    Upstreams { upstreams }
+}
+
+pub(super) fn one(catalog: &Catalog, name: &str) -> Result<Detail, Refusal> {
+    let (key, now) = (UpstreamName::new(name), SystemTime::now());
+    if let Some(upstream) = catalog.table().upstreams.get(&key) {
+        return Ok(detail(upstream, false, now));
+    }
+    let found = catalog.found();
+    let upstream = found.get(&key).ok_or(Refusal::NotFound { kind: "upstream", name: name.to_owned() })?;
+    Ok(detail(upstream, true, now))
+}
+
+fn summary(upstream: &Upstream, found: bool, now: SystemTime) -> Summary {
+    let snapshot = upstream.reader.snapshot();
+    let selector = &upstream.config.selector;
+    Summary {
+        name: upstream.name().to_string(),
+        found,
+        generation: snapshot.generation(),
+        endpoint_count: snapshot.len(),
+        selector: Selector {
+            plugin: selector.plugin.to_string(),
+            settings: serde_json::from_str(&selector.settings).unwrap_or_default(),
+        },
+        sources: upstream.status().sources.iter().map(|status| source(status, now)).collect(),
+    }
+}
+
+fn source(status: &upstream::SourceStatus, now: SystemTime) -> Source {
+    Source {
+        registry: status.name.registry.to_string(),
+        service: status.name.service.to_string(),
+        origin: status.origin.as_str(),
+        since: rfc3339(status.since),
+        age_seconds: status.heard.map(|heard| age_seconds(heard, now)),
+        instances: status.claims,
+        failure: status.failure.as_ref().map(|(kind, error)| Failure { kind, error: error.clone() }),
+    }
+}
+
+fn detail(upstream: &Upstream, found: bool, now: SystemTime) -> Detail {
+    let (snapshot, status) = (upstream.reader.snapshot(), upstream.status());
+    let worker = |progress: &std::sync::Arc<crate::selector::Progress>| Worker {
+        generation: progress.generation.load(Relaxed),
+        plugin_picks: progress.selector.load(Relaxed) != 0,
+    };
+    let names: Vec<_> = status.sources.iter().map(|source| source.name.clone()).collect();
+    Detail {
+        summary: summary(upstream, found, now),
+        endpoints: snapshot.iter().map(|member| endpoint(member)).collect(),
+        workers: upstream.progress.iter().map(worker).collect(),
+        history: status.history.iter().rev().map(|entry| generation(entry, &names)).collect(),
+    }
+}
+
+fn endpoint(member: &upstream::Member) -> Endpoint {
+    let figures = member.stats().figures();
+    let latency = Some(figures.latency).filter(|latency| *latency != Duration::ZERO);
+    Endpoint {
+        slot: member.slot().0,
+        address: member.address(),
+        weight: member.weight().get(),
+        labels: member.labels().as_slice().to_vec(),
+        in_flight: figures.in_flight,
+        latency_ms: latency.map(|latency| latency.as_micros() as f64 / 1e3),
+        success: figures.success,
+        consecutive_failures: figures.consecutive_failures,
+        requests: figures.requests,
+        failures: figures.failures,
+    }
+}
+
+fn generation(entry: &upstream::Entry, sources: &[SourceName]) -> Generation {
+    // The sources of an upstream never change while it runs.
+    let (registry, service) = match entry.source.and_then(|source| sources.get(source)) {
+        Some(source) => (source.registry.to_string(), source.service.to_string()),
+        None => Default::default(),
+    };
+    Generation {
+        generation: entry.generation,
+        at: rfc3339(entry.at),
+        registry,
+        service,
+        restored: entry.cause == upstream::Cause::Restored,
+        added: changed(&entry.added),
+        updated: changed(&entry.updated),
+        removed: changed(&entry.removed),
+    }
+}
+
+fn changed(addresses: &Addresses) -> Changed {
+    Changed { count: addresses.count, addresses: addresses.first.clone() }
+}

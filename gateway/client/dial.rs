@@ -1,0 +1,51 @@
+//! Making a connection to an endpoint.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use hyper::{
+    body::{Body, Bytes},
+    client::conn::http1::{self, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// A connection that can take a request.
+pub struct Connection<B> {
+    pub sender: SendRequest<B>,
+    /// Whether it has carried a request before: then it may have died unnoticed.
+    pub reused: bool,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("no connection to {address} within {limit:?}")]
+    TimedOut { address: SocketAddr, limit: Duration },
+    #[error("cannot connect to {address}: {error}")]
+    Failed { address: SocketAddr, error: io::Error },
+}
+
+/// Connects. Must be called inside a `LocalSet`: a task of its own drives the connection until it closes, which it
+/// does when it is dropped here and nothing is under way.
+pub async fn dial<B>(address: SocketAddr, limit: Duration) -> Result<Connection<B>, DialError>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let failed = |error| DialError::Failed { address, error };
+    let stream = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+        Ok(connected) => connected.map_err(failed)?,
+        Err(_) => return Err(DialError::TimedOut { address, limit }),
+    };
+    stream.set_nodelay(true).map_err(failed)?;
+    let (sender, driver) = http1::Builder::new()
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| failed(io::Error::other(error)))?;
+    tokio::task::spawn_local(async move {
+        if let Err(error) = driver.with_upgrades().await {
+            tracing::debug!(endpoint = %address, %error, "Connection ended");
+        }
+    });
+    Ok(Connection { sender, reused: false })
+}

@@ -1,0 +1,84 @@
+//! Idle connections of one worker, last in, first out: few stay warm instead of many lukewarm.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::{Rc, Weak},
+    time::Duration,
+};
+
+use rustc_hash::FxHashMap;
+use tokio::time::Instant;
+
+use super::Connection;
+
+/// How often idle connections are looked through; they close so much late at most.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Idle connections by address. One per worker, so there is no lock.
+pub struct Pool<B> {
+    idle: RefCell<FxHashMap<SocketAddr, Vec<Idle<B>>>>,
+    /// Stands still between sweeps, so that giving back asks no clock.
+    now: Cell<Instant>,
+}
+
+struct Idle<B> {
+    connection: Connection<B>,
+    until: Instant,
+}
+
+impl<B: 'static> Pool<B> {
+    /// Must be called inside a `LocalSet`. The task that closes what was idle too long ends with the pool.
+    pub fn new() -> Rc<Self> {
+        let pool = Rc::new(Self { idle: RefCell::default(), now: Cell::new(Instant::now()) });
+        tokio::task::spawn_local(sweep(Rc::downgrade(&pool)));
+        pool
+    }
+
+    /// An open connection to that address, if there is one: the one that was used last.
+    pub fn take(&self, address: SocketAddr) -> Option<Connection<B>> {
+        let mut idle = self.idle.borrow_mut();
+        let stack = idle.get_mut(&address)?;
+        std::iter::from_fn(|| stack.pop())
+            .map(|idle| idle.connection)
+            .find(|connection| connection.sender.is_ready())
+    }
+
+    /// Keeps a connection that has carried a request. Closes it instead when there are `most` already.
+    pub fn put(&self, address: SocketAddr, mut connection: Connection<B>, most: usize, keep: Duration) {
+        connection.reused = true;
+        let until = self.now.get() + keep + SWEEP;
+        let mut idle = self.idle.borrow_mut();
+        let stack = idle.entry(address).or_default();
+        if stack.len() < most {
+            stack.push(Idle { connection, until });
+        }
+    }
+
+    /// How many connections are idle.
+    pub fn len(&self) -> usize {
+        self.idle.borrow().values().map(Vec::len).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn sweep(&self) {
+        let now = Instant::now();
+        self.now.set(now);
+        self.idle.borrow_mut().retain(|_, stack| {
+            stack.retain(|idle| idle.until > now && !idle.connection.sender.is_closed());
+            !stack.is_empty()
+        });
+    }
+}
+
+async fn sweep<B: 'static>(pool: Weak<Pool<B>>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        ticks.tick().await;
+        let Some(pool) = pool.upgrade() else { return };
+        pool.sweep();
+    }
+}

@@ -1,0 +1,209 @@
+//! From a file to what runs: everything is checked, and all that is wrong is recorded.
+//!
+//! A part with a mistake becomes nothing, and what refers to it is still checked as if it were there.
+
+mod json;
+mod listen;
+mod registry;
+mod route;
+mod upstream;
+mod value;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    document::{Document, Way},
+    file::{self, File},
+    order,
+    problem::Mistake,
+    running::*,
+    similar,
+};
+use crate::upstream::UpstreamName;
+
+/// The registry that exists when a file names none.
+const EMBEDDED: &str = "memory";
+
+pub(super) struct Checker<'a> {
+    document: &'a Document<'a>,
+    /// What relative paths are relative to.
+    folder: PathBuf,
+    mistakes: Vec<Mistake>,
+}
+
+impl<'a> Checker<'a> {
+    pub(super) fn new(document: &'a Document<'a>, path: &Path, mistakes: Vec<Mistake>) -> Self {
+        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        Self { document, folder, mistakes }
+    }
+
+    pub(super) fn into_problems(self) -> Vec<Mistake> {
+        self.mistakes
+    }
+
+    /// What runs. None if a part could not be made; each reason is recorded.
+    pub(super) fn config(&mut self, file: &File) -> Option<Config> {
+        let top = Way::default();
+        let workers = self.workers(file.workers);
+        let listeners = self.listeners(&file.listener);
+        let admin = self.admin(&top.key("admin"), &file.admin);
+        self.distinct_addresses(&file.listener, &file.admin);
+        let state = self.path(&top.key("state").key("directory"), &file.state.directory);
+        let plugins = self.plugins(&top.key("plugins"), &file.plugins);
+        let shutdown = self.shutdown(&top.key("shutdown"), &file.shutdown);
+        let registries = self.registries(&file.registry);
+        let upstreams = self.upstreams(&file.upstream);
+        let routes = self.routes(&file.route, &file.listener);
+        Some(Config {
+            workers,
+            listeners,
+            admin: admin?,
+            state: state?,
+            plugins: plugins?,
+            shutdown,
+            registries,
+            upstreams,
+            routes: order::most_specific_first(routes),
+        })
+    }
+
+    fn workers(&mut self, workers: Option<u64>) -> usize {
+        let one_per_core = || std::thread::available_parallelism().map_or(1, usize::from);
+        let way = Way::default().key("workers");
+        workers.map_or_else(one_per_core, |workers| self.count(&way, workers, 1..=1024))
+    }
+
+    fn plugins(&mut self, way: &Way, plugins: &file::Plugins) -> Option<Plugins> {
+        let directory = self.path(&way.key("directory"), &plugins.directory);
+        let selector = self.selector_limits(&way.key("selector"), &plugins.selector);
+        let registry = self.registry_limits(&way.key("registry"), &plugins.registry);
+        Some(Plugins { directory: directory?, selector, registry })
+    }
+
+    fn selector_limits(&mut self, way: &Way, limits: &file::SelectorLimits) -> SelectorLimits {
+        SelectorLimits {
+            pick: self.duration_ms(&way.key("pick_timeout_ms"), limits.pick_timeout_ms),
+            update: self.duration_ms(&way.key("update_timeout_ms"), limits.update_timeout_ms),
+            memory_bytes: self.mebibytes(&way.key("memory_mib"), limits.memory_mib),
+            table_elements: self.count(&way.key("table_elements"), limits.table_elements, 1..=10_000_000),
+            faults: self.count(&way.key("faults_per_minute"), limits.faults_per_minute, 1..=1_000_000) as u32,
+        }
+    }
+
+    fn registry_limits(&mut self, way: &Way, limits: &file::RegistryLimits) -> RegistryLimits {
+        RegistryLimits {
+            cpu: self.duration_ms(&way.key("cpu_timeout_ms"), limits.cpu_timeout_ms),
+            memory_bytes: self.mebibytes(&way.key("memory_mib"), limits.memory_mib),
+            table_elements: self.count(&way.key("table_elements"), limits.table_elements, 1..=10_000_000),
+        }
+    }
+
+    fn shutdown(&mut self, way: &Way, shutdown: &file::Shutdown) -> Shutdown {
+        Shutdown {
+            delay: self.delay_ms(&way.key("delay_ms"), shutdown.delay_ms),
+            drain: self.delay_ms(&way.key("drain_ms"), shutdown.drain_ms),
+        }
+    }
+
+    fn registries(
+        &mut self,
+        registries: &BTreeMap<String, file::Registry>,
+    ) -> BTreeMap<String, Arc<Registry>> {
+        let way = Way::default().key("registry");
+        let made = registries.iter().filter_map(|(name, registry)| {
+            let way = way.key(name);
+            self.own_name(&way, name);
+            Some((name.clone(), Arc::new(self.registry(&way, name, registry)?)))
+        });
+        let mut made: BTreeMap<_, _> = made.collect();
+        if registries.is_empty() {
+            made.insert(EMBEDDED.into(), Arc::new(registry::embedded()));
+        }
+        made
+    }
+
+    fn upstreams(
+        &mut self,
+        upstreams: &BTreeMap<String, file::Upstream>,
+    ) -> BTreeMap<UpstreamName, Arc<Upstream>> {
+        let way = Way::default().key("upstream");
+        let made = upstreams.iter().filter_map(|(name, upstream)| {
+            let way = way.key(name);
+            self.own_name(&way, name);
+            let upstream = self.upstream(&way, name, upstream)?;
+            Some((upstream.name.clone(), Arc::new(upstream)))
+        });
+        made.collect()
+    }
+
+    /// A registry by its name, which must be one of the file's.
+    fn registry_name(&mut self, way: &Way, name: &str) -> Option<Arc<str>> {
+        let mut known = self.document.keys("registry")?;
+        if known.is_empty() {
+            known.push(EMBEDDED.into());
+        }
+        if known.iter().any(|known| known == name) {
+            return Some(name.into());
+        }
+        let hint = match name {
+            EMBEDDED => Some(format!(
+                "the embedded registry has a table like any other once there is one: [registry.{EMBEDDED}] with \
+                 plugin = \"memory\" and memory = true"
+            )),
+            _ => similar::hint(name, known.iter().map(String::as_str)),
+        };
+        self.wrong(way, format!("there is no registry `{name}`")).hint_if_any(hint);
+        None
+    }
+
+    /// Records that a value is wrong.
+    fn wrong(&mut self, way: &Way, message: impl Into<String>) -> &mut Mistake {
+        self.wrong_part(Part::Value, way, message)
+    }
+
+    /// Records that a key is wrong, or the thing as a whole that it names.
+    fn wrong_key(&mut self, way: &Way, message: impl Into<String>) -> &mut Mistake {
+        self.wrong_part(Part::Key, way, message)
+    }
+
+    fn wrong_part(&mut self, part: Part, way: &Way, message: impl Into<String>) -> &mut Mistake {
+        let place = self.document.nearest(way);
+        let span = place.map(|place| if part == Part::Key { place.key } else { place.value });
+        let key = Some(way.clone());
+        self.mistakes.push(Mistake { key, span, message: message.into(), hint: None, meant: None });
+        let last = self.mistakes.len() - 1;
+        &mut self.mistakes[last]
+    }
+
+    /// A value that must be there. It may be gone because it was of the wrong kind, or have another name because of
+    /// a typing error; that was told already.
+    fn required<'v, T>(&mut self, table: &Way, key: &str, value: &'v Option<T>) -> Option<&'v T> {
+        if value.is_none() {
+            self.missing_unless_told(table, key);
+        }
+        value.as_ref()
+    }
+
+    fn missing_unless_told(&mut self, table: &Way, key: &str) {
+        if !self.mentions(&table.key(key)) {
+            self.wrong(table, format!("`{key}` is missing"));
+        }
+    }
+
+    /// Whether the file says something there, or meant to.
+    fn mentions(&self, way: &Way) -> bool {
+        let meant = |mistake: &Mistake| mistake.meant.as_ref() == Some(way);
+        self.document.has(way) || self.mistakes.iter().any(meant)
+    }
+}
+
+/// Which of the two that make an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Key,
+    Value,
+}

@@ -1,0 +1,160 @@
+//! Listeners: those for clients, and that of the administration.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use ipnet::IpNet;
+
+use super::Checker;
+use crate::config::{
+    document::Way,
+    file,
+    running::{Admin, Listener, Registrations, Secret},
+};
+
+/// Instead of an address: no listener.
+const OFF: &str = "off";
+
+impl Checker<'_> {
+    pub(super) fn listeners(&mut self, listeners: &[file::Listener]) -> Vec<Listener> {
+        let way = Way::default().key("listener");
+        if listeners.is_empty() && !self.mentions(&way) {
+            let hint = "write [[listener]] and address = \"0.0.0.0:8080\"";
+            self.wrong(&way, "there is no listener, so no request could arrive").hint(hint);
+        }
+        self.distinct_names(&way, listeners);
+        let places = listeners.iter().enumerate();
+        places.filter_map(|(index, listener)| self.listener(&way.index(index), listener)).collect()
+    }
+
+    fn listener(&mut self, way: &Way, listener: &file::Listener) -> Option<Listener> {
+        let address = self
+            .required(way, "address", &listener.address)
+            .and_then(|address| self.listen_address(&way.key("address"), address));
+        if let Some(name) = &listener.name {
+            self.own_name(&way.key("name"), name);
+        }
+        let trusted_proxies = self.networks(&way.key("trusted_proxies"), &listener.trusted_proxies);
+        let max_connections =
+            self.count(&way.key("max_connections"), listener.max_connections, 1..=10_000_000);
+        let header_timeout = self.duration_ms(&way.key("header_timeout_ms"), listener.header_timeout_ms);
+        let idle_timeout = self.duration_ms(&way.key("idle_timeout_ms"), listener.idle_timeout_ms);
+        let bytes = &way.key("max_header_bytes");
+        let max_header_bytes = self.count(bytes, listener.max_header_bytes, 8_192..=16_777_216);
+        Some(Listener {
+            name: name(listener)?.into(),
+            address: address?,
+            trusted_proxies,
+            max_connections,
+            header_timeout,
+            idle_timeout,
+            max_header_bytes,
+        })
+    }
+
+    fn networks(&mut self, way: &Way, texts: &[String]) -> Vec<IpNet> {
+        let networks = texts.iter().enumerate().filter_map(|(index, text)| match text.parse() {
+            Ok(network) => Some(network),
+            Err(_) => {
+                let hint = match text.parse::<std::net::IpAddr>() {
+                    Ok(address) => format!("for one address write `{}`", IpNet::from(address)),
+                    Err(_) => "write an address and the length of its prefix, like `10.0.0.0/8`".into(),
+                };
+                self.wrong(&way.index(index), format!("{text:?} is no network")).hint(hint);
+                None
+            }
+        });
+        networks.collect()
+    }
+
+    fn distinct_names(&mut self, way: &Way, listeners: &[file::Listener]) {
+        let mut seen = HashMap::new();
+        for (index, name) in
+            listeners.iter().enumerate().filter_map(|(index, l)| Some((index, l.name.as_ref()?)))
+        {
+            let way = way.index(index).key("name");
+            if let Some(first) = seen.get(name) {
+                self.wrong(&way, format!("the name {name:?} belongs to {first} already"));
+                continue;
+            }
+            seen.insert(name, way);
+        }
+    }
+
+    /// Two listeners on one address would share its connections by chance.
+    pub(super) fn distinct_addresses(&mut self, listeners: &[file::Listener], admin: &file::Admin) {
+        let mut seen: HashMap<SocketAddr, Way> = HashMap::new();
+        for (way, address) in addresses(listeners, admin) {
+            // Port 0 asks for any free port, and gets another one each time.
+            let Some(address) = address.parse().ok().filter(|address: &SocketAddr| address.port() != 0)
+            else {
+                continue;
+            };
+            if let Some(first) = seen.get(&address) {
+                self.wrong(&way, format!("{address} is the address of {first} already"));
+                continue;
+            }
+            seen.insert(address, way);
+        }
+    }
+
+    pub(super) fn admin(&mut self, way: &Way, admin: &file::Admin) -> Option<Admin> {
+        let at = way.key("address");
+        let address = match admin.address.as_str() {
+            OFF => Some(None),
+            text => self.listen_address(&at, text).map(Some),
+        };
+        let token = self.token(way, &admin.token_file);
+        if let Some(Some(address)) = address {
+            self.guarded(&at, address, &admin.token_file);
+        }
+        let registrations = admin.registrations.as_ref().map(|r| self.registrations(way, r));
+        Some(Admin { address: address?, registrations: registrations.flatten(), token })
+    }
+
+    fn registrations(&mut self, way: &Way, registrations: &file::Registrations) -> Option<Registrations> {
+        let way = way.key("registrations");
+        let at = way.key("address");
+        let address = self
+            .required(&way, "address", &registrations.address)
+            .and_then(|address| self.listen_address(&at, address));
+        let token = self.token(&way, &registrations.token_file);
+        self.guarded(&at, address?, &registrations.token_file);
+        Some(Registrations { address: address?, token })
+    }
+
+    fn token(&mut self, way: &Way, file: &Option<String>) -> Option<Secret> {
+        file.as_ref().and_then(|file| self.secret(&way.key("token_file"), file))
+    }
+
+    /// Whoever can write there directs traffic, so an address that others reach needs a token.
+    fn guarded(&mut self, way: &Way, address: SocketAddr, token_file: &Option<String>) {
+        if token_file.is_none() && !address.ip().is_loopback() {
+            let message = format!("others can reach {address}, and no token is asked for");
+            self.wrong(way, message).hint("write `token_file`, or listen on 127.0.0.1");
+        }
+    }
+}
+
+/// What a listener is called. None if it has neither a name nor an address.
+pub(super) fn name(listener: &file::Listener) -> Option<String> {
+    let by_address =
+        |text: &String| text.parse().map_or(text.clone(), |address: SocketAddr| address.to_string());
+    listener.name.clone().or_else(|| listener.address.as_ref().map(by_address))
+}
+
+/// Every address of the file and the way to it, right or wrong. That of the administration comes first: it may be
+/// a default, and then the place to report is that of the other.
+fn addresses<'f>(
+    listeners: &'f [file::Listener],
+    admin: &'f file::Admin,
+) -> impl Iterator<Item = (Way, &'f str)> {
+    let way = Way::default().key("admin");
+    let of_admin = [(way.key("address"), admin.address.as_str())];
+    let registrations = admin.registrations.as_ref().and_then(|table| table.address.as_deref());
+    let registrations = registrations.map(|address| (way.key("registrations").key("address"), address));
+    let way = Way::default().key("listener");
+    let of_clients = listeners.iter().enumerate().filter_map(move |(index, listener)| {
+        Some((way.index(index).key("address"), listener.address.as_deref()?))
+    });
+    of_admin.into_iter().chain(registrations).chain(of_clients)
+}

@@ -1,0 +1,121 @@
+//! Routes: what a request must be, and where it goes then.
+
+mod by_name;
+mod matches;
+
+use std::collections::BTreeMap;
+
+use super::{Checker, Part};
+use crate::{
+    config::{
+        document::Way,
+        file::{self, TextOr},
+        running::{Matches, Route, Target},
+        similar,
+    },
+    upstream::UpstreamName,
+};
+
+/// More than anybody splits traffic into.
+const LARGEST_SHARE: u64 = 1_000_000;
+
+impl Checker<'_> {
+    pub(super) fn routes(&mut self, routes: &[file::Route], listeners: &[file::Listener]) -> Vec<Route> {
+        let way = Way::default().key("route");
+        let mut made: Vec<Route> = Vec::new();
+        for (index, route) in routes.iter().enumerate() {
+            let way = way.index(index);
+            let Some(route) = self.route(&way, route, listeners) else { continue };
+            if let Some(first) = made.iter().find(|other| same(&other.matches, &route.matches)) {
+                let message = format!("{} matches the same requests, so this route gets none", first.name);
+                self.wrong_key(&way, message);
+            }
+            made.push(route);
+        }
+        made
+    }
+
+    fn route(&mut self, way: &Way, route: &file::Route, listeners: &[file::Listener]) -> Option<Route> {
+        let matches = self.matches(way, route, listeners);
+        let target = self.target(way, route);
+        let no_prefix = matches.as_ref().is_some_and(|matches| &*matches.path == "/");
+        if route.strip_prefix && no_prefix && !by_name::in_path(route) {
+            self.wrong_key(&way.key("strip_prefix"), "there is no prefix to strip")
+                .hint("write the prefix as `path`");
+        }
+        let name = way.to_string().into();
+        Some(Route { name, matches: matches?, strip_prefix: route.strip_prefix, target: target? })
+    }
+
+    fn target(&mut self, way: &Way, route: &file::Route) -> Option<Target> {
+        let at = way.key("upstream");
+        let finds_by_name = by_name::in_path(route) || self.mentions(&way.key("service_header"));
+        let named = self.mentions(&at);
+        match (finds_by_name, named) {
+            (true, false) => return self.by_name(way, route).map(Target::ByName),
+            (true, true) => {
+                self.wrong_key(&at, "the request names the service, so there can be no `upstream`");
+                return None;
+            }
+            (false, false) => {
+                self.wrong(way, "this route leads nowhere").hint(
+                    "write `upstream`, or take the name of a service from the path (`/svc/{service}`) or from a \
+                     header (`service_header`)",
+                );
+                return None;
+            }
+            (false, true) => self.nothing_of_by_name(way),
+        }
+        match route.upstream.as_ref()? {
+            TextOr::Text(name) => self.upstream_name(&at, name, Part::Value).map(Target::Upstream),
+            TextOr::Table(shares) => self.shares(&at, shares),
+        }
+    }
+
+    fn shares(&mut self, way: &Way, shares: &BTreeMap<String, u64>) -> Option<Target> {
+        if shares.is_empty() {
+            // It may be empty because all its values were of the wrong kind.
+            if self.document.is_empty_table(way) {
+                self.wrong(way, "this must name an upstream");
+            }
+            return None;
+        }
+        let shares: Vec<_> =
+            shares.iter().map(|(name, share)| self.share(&way.key(name), name, *share)).collect();
+        shares.into_iter().collect::<Option<_>>().map(Target::Weighted)
+    }
+
+    fn share(&mut self, way: &Way, name: &str, share: u64) -> Option<(UpstreamName, u32)> {
+        let name = self.upstream_name(way, name, Part::Key);
+        match share {
+            0 => {
+                self.wrong(way, "a share of 0 gets no request").hint("take the upstream out of the table");
+            }
+            share => {
+                self.count(way, share, 1..=LARGEST_SHARE);
+            }
+        }
+        Some((name?, share as u32))
+    }
+
+    fn upstream_name(&mut self, way: &Way, name: &str, part: Part) -> Option<UpstreamName> {
+        let known = self.document.keys("upstream")?;
+        if !known.iter().any(|known| known == name) {
+            let hint = similar::hint(name, known.iter().map(String::as_str));
+            self.wrong_part(part, way, format!("there is no upstream `{name}`")).hint_if_any(hint);
+            return None;
+        }
+        Some(UpstreamName::new(name))
+    }
+}
+
+/// Whether every request that matches one matches the other.
+fn same(a: &Matches, b: &Matches) -> bool {
+    let sorted = |matches: &Matches| {
+        let mut listeners = matches.listeners.clone();
+        listeners.sort();
+        listeners
+    };
+    // Headers come from a table, and so in one order.
+    a.host == b.host && a.path == b.path && a.headers == b.headers && sorted(a) == sorted(b)
+}

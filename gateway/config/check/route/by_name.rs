@@ -1,0 +1,122 @@
+//! Routes that take the name of a service from the request.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use regex_lite::Regex;
+
+use crate::{
+    config::{
+        check::{Checker, Part, upstream::Manner},
+        document::Way,
+        file,
+        running::{ByName, NameFrom, NamePattern, Upstream},
+    },
+    upstream::UpstreamName,
+};
+
+/// Where in a path the name of the service stands.
+pub(super) const SERVICE: &str = "{service}";
+
+const DEFAULT_PATTERN: &str = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}";
+const DEFAULT_MAX_SERVICES: u64 = 1_000;
+const DEFAULT_UNUSED_AFTER_SECS: u64 = 600;
+const DEFAULT_FIRST_LIST_TIMEOUT_MS: u64 = 2_000;
+const DEFAULT_UNKNOWN_FOR_MS: u64 = 5_000;
+
+/// Keys that say nothing about a route to an upstream.
+const KEYS: [&str; 11] = [
+    "registry",
+    "pattern",
+    "max_services",
+    "unused_after_secs",
+    "first_list_timeout_ms",
+    "unknown_for_ms",
+    "labels",
+    "selector",
+    "timeouts",
+    "pool",
+    "retries",
+];
+
+pub(super) fn in_path(route: &file::Route) -> bool {
+    route.path.as_ref().is_some_and(|path| path.contains(SERVICE))
+}
+
+impl Checker<'_> {
+    pub(super) fn by_name(&mut self, way: &Way, route: &file::Route) -> Option<ByName> {
+        let registry = self
+            .required(way, "registry", &route.registry)
+            .and_then(|registry| self.registry_name(&way.key("registry"), registry));
+        let from = self.name_from(way, route);
+        let pattern = self.pattern(&way.key("pattern"), route.pattern.as_deref().unwrap_or(DEFAULT_PATTERN));
+        let template = self.template(way, route);
+        let max_services = route.max_services.unwrap_or(DEFAULT_MAX_SERVICES);
+        let unused_after = route.unused_after_secs.unwrap_or(DEFAULT_UNUSED_AFTER_SECS);
+        let first_list = route.first_list_timeout_ms.unwrap_or(DEFAULT_FIRST_LIST_TIMEOUT_MS);
+        let unknown_for = route.unknown_for_ms.unwrap_or(DEFAULT_UNKNOWN_FOR_MS);
+        let max_services = self.count(&way.key("max_services"), max_services, 1..=1_000_000);
+        let unused_after = self.duration_secs(&way.key("unused_after_secs"), unused_after);
+        let first_list_timeout = self.duration_ms(&way.key("first_list_timeout_ms"), first_list);
+        let unknown_for = self.duration_ms(&way.key("unknown_for_ms"), unknown_for);
+        Some(ByName {
+            registry: registry?,
+            from: from?,
+            pattern: pattern?,
+            template: Arc::new(template?),
+            max_services,
+            unused_after,
+            first_list_timeout,
+            unknown_for,
+        })
+    }
+
+    fn name_from(&mut self, way: &Way, route: &file::Route) -> Option<NameFrom> {
+        let at = way.key("service_header");
+        if !in_path(route) {
+            let name = route.service_header.as_ref()?;
+            return self.header_name(&at, name, Part::Value).map(NameFrom::Header);
+        }
+        if self.document.has(&at) {
+            self.wrong_key(&at, "the path names the service already");
+        }
+        let prefix = route.path.as_ref()?.strip_suffix(SERVICE)?;
+        Some(NameFrom::Path(prefix.into()))
+    }
+
+    fn pattern(&mut self, way: &Way, text: &str) -> Option<NamePattern> {
+        // On its own first: what is no pattern alone could become one between the anchors.
+        match Regex::new(text).and_then(|_| Regex::new(&format!("^(?:{text})$"))) {
+            Ok(pattern) => Some(NamePattern(pattern)),
+            Err(error) => {
+                self.wrong(way, format!("{text:?} is no regular expression: {error}"));
+                None
+            }
+        }
+    }
+
+    fn template(&mut self, way: &Way, route: &file::Route) -> Option<Upstream> {
+        let (labels, timeouts, pool) = (BTreeMap::new(), file::Timeouts::default(), file::Pool::default());
+        let manner = Manner {
+            labels: route.labels.as_ref().unwrap_or(&labels),
+            selector: route.selector.as_ref(),
+            timeouts: route.timeouts.as_ref().unwrap_or(&timeouts),
+            pool: route.pool.as_ref().unwrap_or(&pool),
+            retries: route.retries,
+        };
+        self.manner(way, UpstreamName::new(way.to_string()), &manner)
+    }
+
+    /// Records the keys that only routes of this kind have.
+    pub(super) fn nothing_of_by_name(&mut self, way: &Way) {
+        for key in KEYS {
+            let way = way.key(key);
+            if self.document.has(&way) {
+                self.wrong_key(
+                    &way,
+                    format!("`{key}` is for routes that take the name of a service from the request"),
+                )
+                .hint("write it in the table of the upstream");
+            }
+        }
+    }
+}

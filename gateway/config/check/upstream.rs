@@ -1,0 +1,129 @@
+//! Upstreams: their sources, and how an instance is chosen and called.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::Checker;
+use crate::{
+    config::{
+        document::Way,
+        file::{self, TextOr},
+        running::{Pool, Reliability, Selector, Source, Timeouts, Upstream},
+    },
+    upstream::UpstreamName,
+};
+
+const DEFAULT_SELECTOR: &str = "p2c-ewma";
+const DEFAULT_RETRIES: u64 = 1;
+
+/// What an upstream has beside its sources, whether it is configured or found by name.
+pub(super) struct Manner<'f> {
+    pub labels: &'f BTreeMap<String, String>,
+    pub selector: Option<&'f TextOr<file::Selector>>,
+    pub timeouts: &'f file::Timeouts,
+    pub pool: &'f file::Pool,
+    pub retries: Option<u64>,
+}
+
+impl Checker<'_> {
+    pub(super) fn upstream(&mut self, way: &Way, name: &str, upstream: &file::Upstream) -> Option<Upstream> {
+        let sources = self.sources(way, upstream);
+        let manner = Manner {
+            labels: &upstream.labels,
+            selector: upstream.selector.as_ref(),
+            timeouts: &upstream.timeouts,
+            pool: &upstream.pool,
+            retries: upstream.retries,
+        };
+        let made = self.manner(way, UpstreamName::new(name), &manner);
+        Some(Upstream { sources: sources?, ..made? })
+    }
+
+    /// An upstream that has no sources yet.
+    pub(super) fn manner(&mut self, way: &Way, name: UpstreamName, manner: &Manner<'_>) -> Option<Upstream> {
+        let selector = self.selector(&way.key("selector"), manner.selector);
+        let timeouts = self.timeouts(&way.key("timeouts"), manner.timeouts);
+        let pool = self.pool(&way.key("pool"), manner.pool);
+        let retries = self.count(&way.key("retries"), manner.retries.unwrap_or(DEFAULT_RETRIES), 0..=10);
+        Some(Upstream {
+            name,
+            sources: Vec::new(),
+            labels: manner.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            selector: selector?,
+            timeouts,
+            pool,
+            retries: retries as u32,
+            reliability: Reliability::default(),
+        })
+    }
+
+    fn sources(&mut self, way: &Way, upstream: &file::Upstream) -> Option<Vec<Source>> {
+        let list = way.key("sources");
+        if !self.mentions(&list) {
+            return Some(vec![self.source(way, &upstream.registry, &upstream.service)?]);
+        }
+        for key in ["service", "registry"] {
+            let way = way.key(key);
+            if self.document.has(&way) {
+                self.wrong_key(&way, format!("`{key}` and `sources` say the same thing"))
+                    .hint(format!("take `{key}` away; each source has its own"));
+            }
+        }
+        let sources = upstream.sources.as_deref()?;
+        self.not_empty(&list);
+        let sources = sources
+            .iter()
+            .enumerate()
+            .map(|(index, source)| self.source(&list.index(index), &source.registry, &source.service));
+        let sources: Vec<_> = sources.collect();
+        let sources: Vec<_> = sources.into_iter().collect::<Option<_>>()?;
+        self.distinct_sources(&list, &sources);
+        Some(sources)
+    }
+
+    fn source(&mut self, way: &Way, registry: &Option<String>, service: &Option<String>) -> Option<Source> {
+        let service = self
+            .required(way, "service", service)
+            .and_then(|service| self.text(&way.key("service"), service));
+        let registry = self
+            .required(way, "registry", registry)
+            .and_then(|registry| self.registry_name(&way.key("registry"), registry));
+        Some(Source { registry: registry?, service: service?.into() })
+    }
+
+    fn distinct_sources(&mut self, list: &Way, sources: &[Source]) {
+        for (index, source) in sources.iter().enumerate() {
+            if let Some(first) = sources[..index].iter().position(|other| other == source) {
+                self.wrong(&list.index(index), format!("this is the same source as {}", list.index(first)));
+            }
+        }
+    }
+
+    fn selector(&mut self, way: &Way, selector: Option<&TextOr<file::Selector>>) -> Option<Selector> {
+        let none = || Arc::from("{}");
+        let (plugin, settings) = match selector {
+            None => (Some(DEFAULT_SELECTOR), Some(none())),
+            Some(TextOr::Text(plugin)) => (self.text(way, plugin), Some(none())),
+            Some(TextOr::Table(table)) => {
+                let plugin = self
+                    .required(way, "plugin", &table.plugin)
+                    .and_then(|plugin| self.text(&way.key("plugin"), plugin));
+                (plugin, self.settings(&way.key("settings"), &table.settings))
+            }
+        };
+        Some(Selector { plugin: plugin?.into(), settings: settings? })
+    }
+
+    fn timeouts(&mut self, way: &Way, timeouts: &file::Timeouts) -> Timeouts {
+        Timeouts {
+            connect: self.duration_ms(&way.key("connect_ms"), timeouts.connect_ms),
+            response: self.duration_ms(&way.key("response_ms"), timeouts.response_ms),
+        }
+    }
+
+    fn pool(&mut self, way: &Way, pool: &file::Pool) -> Pool {
+        Pool {
+            idle_timeout: self.duration_ms(&way.key("idle_timeout_ms"), pool.idle_timeout_ms),
+            max_idle: self.count(&way.key("max_idle"), pool.max_idle, 0..=100_000),
+        }
+    }
+}

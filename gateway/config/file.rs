@@ -1,0 +1,80 @@
+//! What the user wrote, as far as its keys and the kinds of its values are right.
+//!
+//! Everything is optional here; what must be present is told by the checks, which say so better. The comments are
+//! the descriptions in the schema, and so what editors show.
+
+mod entry;
+mod listen;
+mod plugins;
+mod registry;
+mod route;
+mod upstream;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub(super) use self::{
+    entry::{Flag, HeaderIs, OneOrMore, TextOr},
+    listen::{Admin, Listener, Registrations},
+    plugins::{Plugins, RegistryLimits, SelectorLimits},
+    registry::{Etcd, FilePath, Registry, Tls},
+    route::Route,
+    upstream::{Pool, Selector, Timeouts, Upstream},
+};
+
+/// The configuration of Witgate.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(title = "witgate.toml", extend("required" = ["listener"]))]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct File {
+    /// Threads that serve connections. Default: one per core.
+    pub workers: Option<u64>,
+    /// Where clients connect. At least one.
+    pub listener: Vec<Listener>,
+    /// The admin listener: health, metrics, the state of everything, and the embedded registry.
+    pub admin: Admin,
+    /// What outlives the process.
+    pub state: State,
+    /// The plugins folder, and the limits that all plugins live under.
+    pub plugins: Plugins,
+    /// How the gateway ends.
+    pub shutdown: Shutdown,
+    /// Registries by name. Default: `memory`, the registry inside the gateway, if the file names none.
+    pub registry: BTreeMap<String, Registry>,
+    /// Upstreams by name.
+    pub upstream: BTreeMap<String, Upstream>,
+    /// Which requests go where. The most specific route that matches wins, whatever the order.
+    pub route: Vec<Route>,
+}
+
+/// What outlives the process: the last good lists, compiled plugins.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct State {
+    /// A folder, relative to that of the configuration; made if there is none. Default: `state`.
+    pub directory: String,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { directory: "state".into() }
+    }
+}
+
+/// How the gateway ends.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Shutdown {
+    /// Milliseconds between "not ready" and closing the listeners, so that load balancers notice. Default: 1000.
+    pub delay_ms: u64,
+    /// Milliseconds that connections may take to finish after that. Default: 30000.
+    pub drain_ms: u64,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { delay_ms: 1_000, drain_ms: 30_000 }
+    }
+}

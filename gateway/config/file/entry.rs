@@ -1,0 +1,98 @@
+//! Values that may be written in two ways.
+
+use std::{fmt, marker::PhantomData};
+
+use schemars::JsonSchema;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+/// A text, or a table that says more.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[schemars(inline)]
+#[serde(untagged)]
+pub(in crate::config) enum TextOr<T> {
+    Text(String),
+    Table(T),
+}
+
+// Not derived: serde's untagged enums forget where in the table a mistake is.
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOrTable(PhantomData))
+    }
+}
+
+struct TextOrTable<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrTable<T> {
+    type Value = TextOr<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or a table")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(TextOr::Text(text.into()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(TextOr::Table)
+    }
+}
+
+/// One text or a list of them.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[schemars(inline)]
+#[serde(untagged, expecting = "expected a string or an array of strings")]
+pub(in crate::config) enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+impl Default for OneOrMore {
+    fn default() -> Self {
+        Self::More(Vec::new())
+    }
+}
+
+impl OneOrMore {
+    pub(in crate::config) fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::More(more) => more,
+        }
+    }
+}
+
+/// What a header must be.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[schemars(inline)]
+#[serde(untagged, expecting = "expected a string, or `true` for any value")]
+pub(in crate::config) enum HeaderIs {
+    /// This text, byte for byte.
+    Value(String),
+    /// `true`: any value.
+    Present(bool),
+}
+
+/// A thing without settings: `true` or an empty table.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[schemars(inline)]
+#[serde(untagged, expecting = "expected `true` or `{}`")]
+pub(in crate::config) enum Flag {
+    Is(bool),
+    Empty(Nothing),
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[schemars(inline)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Nothing {}
+
+impl Flag {
+    pub(in crate::config) fn is_set(&self) -> bool {
+        !matches!(self, Self::Is(false))
+    }
+}

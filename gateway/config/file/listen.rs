@@ -1,0 +1,70 @@
+//! Where the gateway listens.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where clients connect.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["address"]))]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Listener {
+    /// Its name in routes, logs and metrics. Default: the address.
+    pub name: Option<String>,
+    /// `IP:PORT`, like `0.0.0.0:8080` or `[::]:8080`. Required.
+    pub address: Option<String>,
+    /// Networks of proxies whose `X-Forwarded-*` is believed, like `10.0.0.0/8`. Default: none.
+    pub trusted_proxies: Vec<String>,
+    /// Connections at once; more wait in the kernel's queue. Default: 10000.
+    pub max_connections: u64,
+    /// Milliseconds that a client may take to send a request's head. Default: 10000.
+    pub header_timeout_ms: u64,
+    /// Milliseconds that a connection may stay open between requests. Default: 60000.
+    pub idle_timeout_ms: u64,
+    /// The longest request head that is taken, in bytes. Default: 65536.
+    pub max_header_bytes: u64,
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Self {
+            name: None,
+            address: None,
+            trusted_proxies: Vec::new(),
+            max_connections: 10_000,
+            header_timeout_ms: 10_000,
+            idle_timeout_ms: 60_000,
+            max_header_bytes: 65_536,
+        }
+    }
+}
+
+/// The admin listener: health, metrics, the state of everything, and the embedded registry.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Admin {
+    /// `IP:PORT`, or `off` for no admin listener. Default: `127.0.0.1:9901`.
+    pub address: String,
+    /// A file with the token that is asked for, as `Authorization: Bearer`, by whatever changes something. Required
+    /// unless the address is one of this machine alone. Default: none.
+    pub token_file: Option<String>,
+    /// A listener for registrations alone, beside the one above. Default: none.
+    pub registrations: Option<Registrations>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { address: "127.0.0.1:9901".into(), token_file: None, registrations: None }
+    }
+}
+
+/// A listener where services register in the embedded registry, and nothing else.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["address"]))]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Registrations {
+    /// `IP:PORT`. Required.
+    pub address: Option<String>,
+    /// A file with the token that services send as `Authorization: Bearer`. Required unless the address is one of
+    /// this machine alone. Default: none.
+    pub token_file: Option<String>,
+}

@@ -1,0 +1,55 @@
+//! Routes: which requests go where.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{HeaderIs, OneOrMore, Pool, Selector, TextOr, Timeouts};
+
+/// Which requests go where: everything that is given must match.
+///
+/// A route leads to an `upstream`, or takes the name of a service from the request: from its path
+/// (`path = "/svc/{service}"`) or from a header (`service_header`). The keys after `registry` are for the second
+/// kind.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Route {
+    /// The name of a listener, or several. Default: all listeners.
+    pub listener: OneOrMore,
+    /// A host name without port; `*.example.com` stands for any name below it. Default: every host.
+    pub host: Option<String>,
+    /// A prefix of the path that ends where a segment ends: `/orders` matches `/orders` and `/orders/1`. As its last
+    /// segment, `{service}` is the name of a service. Default: `/`, every path.
+    pub path: Option<String>,
+    /// Headers and their values; `true` for any value. Default: none.
+    pub header: BTreeMap<String, HeaderIs>,
+    /// Take the matched prefix, with the name of the service in it, away before forwarding. Default: false.
+    pub strip_prefix: bool,
+    /// The name of an upstream, or several with their shares: `{ orders = 9, orders-next = 1 }`.
+    pub upstream: Option<TextOr<BTreeMap<String, u64>>>,
+    /// The header that names the service.
+    pub service_header: Option<String>,
+    /// The registry where services are found by name. Required for routes that take the name from the request.
+    pub registry: Option<String>,
+    /// What a name must match, as a whole. Default: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`.
+    pub pattern: Option<String>,
+    /// Services followed at once; more are refused. Default: 1000.
+    pub max_services: Option<u64>,
+    /// Seconds without a request after which a service is not followed any more. Default: 600.
+    pub unused_after_secs: Option<u64>,
+    /// Milliseconds that the first request to a name waits for the first list. Default: 2000.
+    pub first_list_timeout_ms: Option<u64>,
+    /// Milliseconds that a name is remembered as unknown. Default: 5000.
+    pub unknown_for_ms: Option<u64>,
+    /// As in an upstream, for the services found by this route. Default: every instance.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// As in an upstream, for the services found by this route. Default: `p2c-ewma`.
+    pub selector: Option<TextOr<Selector>>,
+    /// As in an upstream, for the services found by this route.
+    pub timeouts: Option<Timeouts>,
+    /// As in an upstream, for the services found by this route.
+    pub pool: Option<Pool>,
+    /// As in an upstream, for the services found by this route. Default: 1.
+    pub retries: Option<u64>,
+}

@@ -1,0 +1,87 @@
+//! Upstreams: services as the gateway knows them.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::TextOr;
+
+/// A service as the gateway knows it: where its instances are found, and how one is chosen and called.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Upstream {
+    /// The name of the service in the registry. Required, unless there are `sources`.
+    pub service: Option<String>,
+    /// The name of the registry. Required, unless there are `sources`.
+    pub registry: Option<String>,
+    /// Several registries, or several names; where two differ about an instance, the first wins. Instead of
+    /// `service` and `registry`.
+    pub sources: Option<Vec<Source>>,
+    /// Only instances that have all of these labels. Default: every instance.
+    pub labels: BTreeMap<String, String>,
+    /// The rule that chooses an instance: the name of a plugin, or its name and settings. Default: `p2c-ewma`.
+    pub selector: Option<TextOr<Selector>>,
+    /// How long the gateway waits for an instance.
+    pub timeouts: Timeouts,
+    /// Idle connections to instances.
+    pub pool: Pool,
+    /// Tries on another instance after one failed without an answer; at most 10. Default: 1.
+    pub retries: Option<u64>,
+}
+
+/// One registry's view of a service.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["registry", "service"]))]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Source {
+    /// The name of the registry. Required.
+    pub registry: Option<String>,
+    /// The name of the service in that registry. Required.
+    pub service: Option<String>,
+}
+
+/// The rule that chooses an instance.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["plugin"]))]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Selector {
+    /// A shipped plugin (`round-robin`, `random`, `least-request`, `p2c-ewma`, `consistent-hash`) or the name of a
+    /// file in the plugins folder. Required.
+    pub plugin: Option<String>,
+    /// What the plugin understands; passed to it as JSON. Default: empty.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
+    pub settings: toml::Table,
+}
+
+/// How long the gateway waits for an instance.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Timeouts {
+    /// Milliseconds for the connection. Default: 1000.
+    pub connect_ms: u64,
+    /// Milliseconds from the request being sent to the head of the answer. Default: 30000.
+    pub response_ms: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect_ms: 1_000, response_ms: 30_000 }
+    }
+}
+
+/// Idle connections to instances.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Pool {
+    /// Milliseconds after which an idle connection is closed. Default: 60000.
+    pub idle_timeout_ms: u64,
+    /// Idle connections kept per instance and worker; 0 keeps none. Default: 64.
+    pub max_idle: u64,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { idle_timeout_ms: 60_000, max_idle: 64 }
+    }
+}

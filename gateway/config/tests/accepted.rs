@@ -1,0 +1,190 @@
+//! What a right configuration becomes.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use super::{parse, running};
+use crate::{
+    config::{ByName, Grants, NameFrom, Secret, Target, load},
+    upstream::UpstreamName,
+};
+
+fn by_name(target: &Target) -> &ByName {
+    match target {
+        Target::ByName(by_name) => by_name,
+        other => panic!("{other:?} is no route by name"),
+    }
+}
+
+#[test]
+fn what_is_left_out_has_its_documented_default() {
+    let config = running("");
+
+    assert!(config.workers >= 1);
+    assert_eq!(config.admin.address, Some("127.0.0.1:9901".parse().unwrap()));
+    assert_eq!((config.admin.registrations, config.admin.token), (None, None));
+    assert_eq!(config.state, PathBuf::from("state"));
+    assert_eq!(config.plugins.directory, PathBuf::from("plugins"));
+    assert_eq!(config.plugins.selector.memory_bytes, 64 << 20);
+    assert_eq!(&*config.listeners[0].name, "127.0.0.1:8080");
+    assert_eq!(config.listeners[0].header_timeout, Duration::from_secs(10));
+    let upstream = &config.upstreams[&UpstreamName::new("a")];
+    assert_eq!((&*upstream.selector.plugin, &*upstream.selector.settings), ("p2c-ewma", "{}"));
+    assert_eq!(upstream.timeouts.connect, Duration::from_secs(1));
+    assert_eq!(upstream.timeouts.response, Duration::from_secs(30));
+    assert_eq!(upstream.retries, 1);
+}
+
+#[test]
+fn the_embedded_registry_is_there_unless_another_is_named() {
+    let config = running("");
+    let registry = &config.registries["memory"];
+    assert_eq!((&*registry.plugin, &*registry.settings), ("memory", "{}"));
+    assert_eq!(registry.grants, Grants { memory: true, ..Grants::default() });
+
+    let config = parse("[[listener]]\naddress = \"[::]:80\"\n[registry.fixed]\nplugin = \"static\"").unwrap();
+    assert_eq!(config.registries.keys().collect::<Vec<_>>(), ["fixed"]);
+}
+
+#[test]
+fn settings_of_plugins_become_json() {
+    let config = running(
+        "[upstream.c]
+         service = 'c'
+         registry = 'memory'
+         selector = { plugin = 'own', settings = { z = 1, a = [1.5, true, 'x'], deep = { er = {} } } }",
+    );
+    let selector = &config.upstreams[&UpstreamName::new("c")].selector;
+    assert_eq!(&*selector.settings, r#"{"a":[1.5,true,"x"],"deep":{"er":{}},"z":1}"#);
+}
+
+#[test]
+fn connectors_are_granted_by_being_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("etcd.pass"), "secret\r\n").unwrap();
+    let text = "
+        [[listener]]
+        address = '127.0.0.1:0'
+        [registry.main]
+        plugin = 'etcd'
+        file = { path = 'lists' }
+        memory = {}
+        [registry.main.etcd]
+        endpoints = ['https://etcd-1:2379/', '[::1]:2379']
+        user = 'gateway'
+        password_file = 'etcd.pass'
+        tls = { ca_file = 'ca.pem', cert_file = '/certs/a.pem', key_file = '/certs/a.key', server_name = 'etcd' }
+        [registry.other]
+        plugin = 'own'
+        memory = false
+        file = '/etc/services.json'
+    ";
+    let path = folder.path().join("witgate.toml");
+    fs::write(&path, text).unwrap();
+    let config = load(&path).unwrap_or_else(|problems| panic!("{problems}"));
+
+    let grants = &config.registries["main"].grants;
+    let etcd = grants.etcd.as_ref().unwrap();
+    let tls = etcd.tls.as_ref().unwrap();
+    assert!(grants.memory);
+    assert_eq!(grants.file, Some(folder.path().join("lists")));
+    assert_eq!(etcd.endpoints, ["etcd-1:2379", "[::1]:2379"]);
+    assert_eq!(etcd.credentials, Some(("gateway".into(), Secret("secret".into()))));
+    assert_eq!(tls.ca_file, folder.path().join("ca.pem"));
+    assert_eq!(tls.certificate, Some(("/certs/a.pem".into(), "/certs/a.key".into())));
+    assert_eq!(tls.server_name.as_deref(), Some("etcd"));
+    let other = Grants { file: Some("/etc/services.json".into()), ..Grants::default() };
+    assert_eq!(config.registries["other"].grants, other);
+}
+
+#[test]
+fn the_admin_listener_can_be_off_or_ask_for_tokens() {
+    let config = parse("[[listener]]\naddress = '127.0.0.1:80'\n[admin]\naddress = 'off'").unwrap();
+    assert_eq!(config.admin.address, None);
+
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("token"), "opensesame\n").unwrap();
+    let text = "
+        [[listener]]
+        address = '127.0.0.1:80'
+        [admin]
+        address = '0.0.0.0:9901'
+        token_file = 'token'
+        registrations = { address = '0.0.0.0:9902', token_file = 'token' }
+    ";
+    let config = crate::config::parse(text, &folder.path().join("witgate.toml")).unwrap();
+    assert_eq!(config.admin.token, Some(Secret("opensesame".into())));
+    assert_eq!(config.admin.registrations.unwrap().token, Some(Secret("opensesame".into())));
+}
+
+#[test]
+fn routes_lead_to_an_upstream_or_to_shares_of_several() {
+    let config = running("[[route]]\nupstream = 'a'\n[[route]]\npath = '/x'\nupstream = { b = 9, a = 1 }");
+    assert_eq!(config.routes[1].target, Target::Upstream(UpstreamName::new("a")));
+    let shares = vec![(UpstreamName::new("a"), 1), (UpstreamName::new("b"), 9)];
+    assert_eq!(config.routes[0].target, Target::Weighted(shares));
+    assert_eq!(&*config.routes[0].name, "route[1]");
+}
+
+#[test]
+fn hosts_and_headers_are_in_the_form_of_requests() {
+    let config = running(
+        "[[route]]
+         host = '*.Example.COM'
+         header = { X-Env = 'Canary', x-any = true }
+         upstream = 'a'",
+    );
+    let matches = &config.routes[0].matches;
+    assert_eq!(matches.host.as_deref(), Some("*.example.com"));
+    let headers: Vec<_> =
+        matches.headers.iter().map(|h| (h.name.as_str(), h.value.as_ref().map(|v| v.as_bytes()))).collect();
+    assert_eq!(headers, [("x-any", None), ("x-env", Some(&b"Canary"[..]))]);
+}
+
+#[test]
+fn a_route_can_take_the_name_of_a_service_from_the_path() {
+    let config = running("[[route]]\npath = '/svc/{service}'\nregistry = 'memory'\nstrip_prefix = true");
+    let route = by_name(&config.routes[0].target);
+
+    assert_eq!(&*config.routes[0].matches.path, "/svc/");
+    assert_eq!(route.from, NameFrom::Path("/svc/".into()));
+    assert_eq!(&*route.registry, "memory");
+    assert_eq!((route.max_services, route.unused_after), (1000, Duration::from_secs(600)));
+    assert!(route.pattern.0.is_match("orders.rpc-2"));
+    for name in ["", ".", "-a", "a/b", "a@b", "a b", "orders\n", &"x".repeat(129)] {
+        assert!(!route.pattern.0.is_match(name), "{name:?}");
+    }
+}
+
+#[test]
+fn a_route_by_header_is_for_requests_that_have_it() {
+    let config = running(
+        "[[route]]
+         service_header = 'X-Service'
+         registry = 'memory'
+         pattern = 'a|b'
+         labels = { zone = 'x' }
+         selector = 'random'
+         timeouts = { response_ms = 5 }
+         pool = { max_idle = 0 }
+         retries = 0",
+    );
+    let route = by_name(&config.routes[0].target);
+
+    assert_eq!(route.from, NameFrom::Header("x-service".parse().unwrap()));
+    assert_eq!(config.routes[0].matches.headers[0].name, "x-service");
+    assert_eq!((route.pattern.0.is_match("b"), route.pattern.0.is_match("ab")), (true, false));
+    let template = &route.template;
+    assert_eq!(template.labels, [("zone".to_owned(), "x".to_owned())]);
+    assert_eq!((&*template.selector.plugin, template.retries, template.pool.max_idle), ("random", 0, 0));
+    assert_eq!(template.timeouts.response, Duration::from_millis(5));
+    assert_eq!(template.timeouts.connect, Duration::from_secs(1));
+}
+
+#[test]
+fn a_file_that_is_not_there_is_a_problem_like_any_other() {
+    let problems = load("no/such/file.toml".as_ref()).unwrap_err();
+    assert_eq!(problems.list().len(), 1);
+    let text = problems.to_string();
+    assert!(text.starts_with("no/such/file.toml: the configuration cannot be read: "), "{text}");
+    assert!(text.ends_with("1 problem in no/such/file.toml"), "{text}");
+}

@@ -1,0 +1,70 @@
+//! What cannot change while the gateway runs.
+
+use super::parse;
+use crate::config::{Config, restart_needed};
+
+fn config(before: &str, listener: &str, after: &str) -> Config {
+    let text = format!("{before}\n[[listener]]\naddress = '{listener}'\n{after}");
+    parse(&text).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+#[test]
+fn what_needs_a_restart_is_named_with_both_values() {
+    let old = config("workers = 2", "127.0.0.1:80", "");
+    let new = config(
+        "workers = 3",
+        "127.0.0.1:81",
+        "[admin]
+         address = 'off'
+         registrations = { address = '127.0.0.1:9902' }
+         [state]
+         directory = 'elsewhere'
+         [plugins]
+         directory = 'mine'",
+    );
+    assert_eq!(
+        restart_needed(&old, &new),
+        [
+            "workers: 2 -> 3",
+            "admin.address: 127.0.0.1:9901 -> off",
+            "admin.registrations.address: off -> 127.0.0.1:9902",
+            "state.directory: \"state\" -> \"elsewhere\"",
+            "plugins.directory: \"plugins\" -> \"mine\"",
+            "listener.address: [127.0.0.1:80] -> [127.0.0.1:81]",
+        ]
+    );
+}
+
+#[test]
+fn a_listener_added_or_removed_needs_a_restart() {
+    let one = config("workers = 1", "127.0.0.1:80", "");
+    let two = config("workers = 1", "127.0.0.1:80", "[[listener]]\naddress = '127.0.0.1:81'");
+    assert_eq!(
+        restart_needed(&one, &two),
+        ["listener.address: [127.0.0.1:80] -> [127.0.0.1:80, 127.0.0.1:81]"]
+    );
+    assert_eq!(restart_needed(&two, &one).len(), 1);
+}
+
+#[test]
+fn everything_else_changes_while_the_gateway_runs() {
+    let old = config("workers = 1", "127.0.0.1:80", "");
+    let new = config(
+        "workers = 1",
+        "127.0.0.1:80",
+        "max_connections = 5
+         [shutdown]
+         delay_ms = 0
+         [plugins.selector]
+         pick_timeout_ms = 9
+         [registry.fixed]
+         plugin = 'static'
+         [upstream.a]
+         service = 'a'
+         registry = 'fixed'
+         [[route]]
+         upstream = 'a'",
+    );
+    assert_ne!(old, new);
+    assert_eq!(restart_needed(&old, &new), [""; 0]);
+}

@@ -1,0 +1,302 @@
+//! A file being followed: its content now, and each new content once it has changed.
+
+mod folders;
+
+use std::{
+    fs::{self, Metadata},
+    io::{ErrorKind, Read},
+    os::unix::fs::MetadataExt,
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+
+pub use self::folders::Folders;
+use self::folders::Subscription;
+use crate::registry::Failure;
+
+/// The longest file taken, in bytes.
+const LONGEST: u64 = 16 << 20;
+
+/// A file is looked at so often although nobody said that it changed: not every file system says so.
+const BACKSTOP: Duration = Duration::from_secs(5);
+
+/// Quiet time after a change before the file is read, and how long a change may go on.
+const SETTLE: Duration = Duration::from_millis(50);
+const SETTLE_MOST: Duration = Duration::from_millis(500);
+
+/// Follows `path`, or the file called `name` inside it. Nothing is read yet.
+pub fn follow(path: &Path, name: Option<&str>, folders: Arc<Folders>) -> Result<Feed, Failure> {
+    let file = match name {
+        None => File { path: path.into(), inside: None },
+        Some(name) => {
+            let plain = |part| matches!(part, Component::Normal(_));
+            let is_plain = Path::new(name).components().all(plain) && !name.is_empty();
+            if !is_plain || name.contains('\0') {
+                return Err(Failure::Denied(format!("file name {name:?} leads out of the folder")));
+            }
+            File { path: path.join(name), inside: Some(path.into()) }
+        }
+    };
+    Ok(Feed { file, folders, subscription: None, due: true, read: None, given: None })
+}
+
+/// Dropping it ends the following.
+pub struct Feed {
+    file: File,
+    folders: Arc<Folders>,
+    subscription: Option<Subscription>,
+    /// The file may be another than the one that was read.
+    due: bool,
+    /// The file as it was when it was last read.
+    read: Option<Stamp>,
+    /// The digest of what the reader has.
+    given: Option<[u8; 32]>,
+}
+
+impl Feed {
+    /// Waits for content that is not what the last call returned. After a failure the feed is of no use.
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<Vec<u8>, Failure> {
+        if self.subscription.is_none() {
+            self.subscription = Some(self.folders.subscribe(&self.file.path));
+        }
+        loop {
+            if !self.due {
+                self.change().await;
+            }
+            let content = self.read().await?;
+            self.due = false;
+            if let Some(content) = content {
+                return Ok(content);
+            }
+        }
+    }
+
+    /// The content, if it is new.
+    async fn read(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        let (file, before) = (self.file.clone(), self.read);
+        let read = tokio::task::spawn_blocking(move || file.read(before)).await;
+        let Some((stamp, content)) = read.map_err(|error| Failure::Other(error.to_string()))?? else {
+            return Ok(None);
+        };
+        let digest: [u8; 32] = Sha256::digest(&content).into();
+        self.read = Some(stamp);
+        let is_new = self.given != Some(digest);
+        self.given = Some(digest);
+        Ok(is_new.then_some(content))
+    }
+
+    /// Waits until the file may be another, and until whoever writes it has paused.
+    async fn change(&mut self) {
+        let Some(subscription) = &self.subscription else { return };
+        let told = tokio::time::timeout(BACKSTOP, subscription.changed()).await;
+        self.due = true;
+        if told.is_err() {
+            return;
+        }
+        // What was just written has the stamp of what is being written, so that only the content tells.
+        self.read = None;
+        let settled = async { while tokio::time::timeout(SETTLE, subscription.changed()).await.is_ok() {} };
+        let _ = tokio::time::timeout(SETTLE_MOST, settled).await;
+    }
+}
+
+#[derive(Clone)]
+struct File {
+    path: PathBuf,
+    /// The folder that it must not lead out of, by a link either.
+    inside: Option<PathBuf>,
+}
+
+/// What changes when a file does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+impl File {
+    /// None when the file is still as it was `before`.
+    fn read(&self, before: Option<Stamp>) -> Result<Option<(Stamp, Vec<u8>)>, Failure> {
+        let path = self.resolve()?;
+        let metadata = fs::metadata(&path).map_err(|error| self.unavailable(&error))?;
+        // Opening a pipe would wait for its writer.
+        if !metadata.is_file() {
+            return Err(Failure::Invalid(format!("{} is not a file", self.path.display())));
+        }
+        if metadata.len() > LONGEST {
+            return Err(self.too_long());
+        }
+        let stamp = Stamp::from(&metadata);
+        if before == Some(stamp) {
+            return Ok(None);
+        }
+        let mut content = Vec::with_capacity(metadata.len() as usize);
+        let file = fs::File::open(&path).map_err(|error| self.unavailable(&error))?;
+        file.take(LONGEST + 1).read_to_end(&mut content).map_err(|error| self.unavailable(&error))?;
+        if content.len() as u64 > LONGEST {
+            return Err(self.too_long());
+        }
+        Ok(Some((stamp, content)))
+    }
+
+    /// The path without links, if that is still inside.
+    fn resolve(&self) -> Result<PathBuf, Failure> {
+        let path = self.path.canonicalize().map_err(|error| self.unavailable(&error))?;
+        let Some(inside) = &self.inside else { return Ok(path) };
+        let inside = inside.canonicalize().map_err(|error| self.unavailable(&error))?;
+        if path.starts_with(&inside) {
+            return Ok(path);
+        }
+        Err(Failure::Denied(format!("{} leads out of {}", self.path.display(), inside.display())))
+    }
+
+    fn unavailable(&self, error: &std::io::Error) -> Failure {
+        let path = self.path.display();
+        match error.kind() {
+            ErrorKind::NotFound => Failure::Unavailable(format!("{path} does not exist")),
+            _ => Failure::Unavailable(format!("cannot read {path}: {error}")),
+        }
+    }
+
+    fn too_long(&self) -> Failure {
+        Failure::Invalid(format!("{} is longer than {LONGEST} bytes", self.path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    async fn next(feed: &mut Feed) -> Result<String, Failure> {
+        let content =
+            tokio::time::timeout(Duration::from_secs(30), feed.next()).await.expect("the feed is silent");
+        content.map(|content| String::from_utf8(content).unwrap())
+    }
+
+    fn open(path: &Path, name: Option<&str>) -> Feed {
+        follow(path, name, Arc::default()).unwrap()
+    }
+
+    fn rename_over(path: &Path, content: &str) {
+        let new = path.with_extension("new");
+        fs::write(&new, content).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn each_new_content_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("endpoints.json");
+        fs::write(&path, "one").unwrap();
+        let mut feed = open(&path, None);
+        assert_eq!(next(&mut feed).await, Ok("one".into()));
+        fs::write(&path, "two").unwrap();
+        assert_eq!(next(&mut feed).await, Ok("two".into()));
+        rename_over(&path, "two");
+        rename_over(&path, "three");
+        assert_eq!(next(&mut feed).await, Ok("three".into()));
+    }
+
+    #[tokio::test]
+    async fn a_config_map_is_exchanged_by_its_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for (version, content) in [("..1", "one"), ("..2", "two")] {
+            fs::create_dir(at(version)).unwrap();
+            fs::write(at(version).join("endpoints.json"), content).unwrap();
+        }
+        symlink("..1", at("..data")).unwrap();
+        symlink("..data/endpoints.json", at("endpoints.json")).unwrap();
+        for name in [None, Some("endpoints.json")] {
+            let mut feed = match name {
+                None => open(&at("endpoints.json"), None),
+                name => open(folder.path(), name),
+            };
+            let content = next(&mut feed).await.unwrap();
+            let (other, expected) = if content == "one" { ("..2", "two") } else { ("..1", "one") };
+            symlink(other, at("..new")).unwrap();
+            fs::rename(at("..new"), at("..data")).unwrap();
+            assert_eq!(next(&mut feed).await, Ok(expected.into()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_gone_is_unavailable() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("endpoints.json");
+        assert_eq!(next(&mut open(&path, None)).await.unwrap_err().kind(), "unavailable");
+        fs::write(&path, "one").unwrap();
+        let mut feed = open(&path, None);
+        next(&mut feed).await.unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(next(&mut feed).await.unwrap_err().kind(), "unavailable");
+    }
+
+    #[tokio::test]
+    async fn names_stay_inside_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("inside");
+        fs::create_dir_all(inside.join("deep")).unwrap();
+        fs::write(folder.path().join("secret"), "secret").unwrap();
+        fs::write(inside.join("deep/file"), "good").unwrap();
+        symlink("../secret", inside.join("link")).unwrap();
+
+        assert_eq!(next(&mut open(&inside, Some("deep/file"))).await, Ok("good".into()));
+        for name in ["", "..", "../secret", "/etc/passwd", "deep/../../secret", "./deep/file", "a\0b"] {
+            let failure = follow(&inside, Some(name), Arc::default()).err().unwrap();
+            assert_eq!(failure.kind(), "denied", "{name:?}");
+        }
+        assert_eq!(next(&mut open(&inside, Some("link"))).await.unwrap_err().kind(), "denied");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_file_or_too_long_is_invalid() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(next(&mut open(folder.path(), None)).await.unwrap_err().kind(), "invalid");
+        let long = folder.path().join("long");
+        fs::File::create(&long).unwrap().set_len(LONGEST + 1).unwrap();
+        assert_eq!(next(&mut open(&long, None)).await.unwrap_err().kind(), "invalid");
+        fs::File::options().write(true).open(&long).unwrap().set_len(LONGEST).unwrap();
+        assert_eq!(next(&mut open(&long, None)).await.unwrap().len() as u64, LONGEST);
+    }
+
+    #[tokio::test]
+    async fn a_folder_is_watched_as_long_as_somebody_follows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("endpoints.json");
+        fs::write(&path, "one").unwrap();
+        let folders = Arc::new(Folders::default());
+        let mut feeds: Vec<_> = (0..200).map(|_| follow(&path, None, folders.clone()).unwrap()).collect();
+        for feed in &mut feeds {
+            assert_eq!(next(feed).await, Ok("one".into()));
+        }
+        assert_eq!(folders.watched(), 1);
+        feeds.truncate(1);
+        rename_over(&path, "two");
+        assert_eq!(next(&mut feeds[0]).await, Ok("two".into()));
+        feeds.clear();
+        assert_eq!(folders.watched(), 0);
+    }
+}

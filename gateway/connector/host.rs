@@ -1,0 +1,355 @@
+//! The connectors as plugins see them: the generated traits, answered by [`Connectors`].
+
+use std::sync::Arc;
+
+use wasmtime::{
+    Result,
+    component::{HasSelf, Linker, Resource, ResourceTable},
+};
+
+use super::{Connectors, EtcdFeed, EtcdLease, FileFeed, Memory, MemoryFeed, etcd, file, memory};
+use crate::{
+    bindings::registry::witgate::plugin::{
+        etcd as wit_etcd, file as wit_file, memory as wit_memory,
+        types::{self, Failure},
+    },
+    registry::{self, RawChange, RawEndpoint},
+};
+
+/// Gives every import of a registry plugin that is a connector to `linker`.
+pub fn add_to_linker<T: Send + 'static>(
+    linker: &mut Linker<T>,
+    get: fn(&mut T) -> &mut Connectors,
+) -> Result<()> {
+    types::add_to_linker::<T, HasSelf<Connectors>>(linker, get)?;
+    wit_etcd::add_to_linker::<T, HasSelf<Connectors>>(linker, get)?;
+    wit_memory::add_to_linker::<T, HasSelf<Connectors>>(linker, get)?;
+    wit_file::add_to_linker::<T, HasSelf<Connectors>>(linker, get)?;
+    Ok(())
+}
+
+impl Connectors {
+    fn etcd(&self) -> std::result::Result<&Arc<etcd::Client>, Failure> {
+        self.etcd.as_ref().ok_or_else(|| self.ungranted("etcd", "etcd = { endpoints = [...] }"))
+    }
+
+    fn memory(&self) -> std::result::Result<&Arc<Memory>, Failure> {
+        self.memory.as_ref().ok_or_else(|| self.ungranted("memory", "memory = true"))
+    }
+
+    fn ungranted(&self, connector: &str, setting: &str) -> Failure {
+        let registry = &self.registry;
+        Failure::Denied(format!(
+            "registry {registry:?} does not grant the connector {connector}; `{setting}` in [registry.{registry}] does"
+        ))
+    }
+}
+
+/// A guest that holds too many resources is told so; it is not trapped, since it may let go of some.
+fn keep<R: Send + 'static, W: 'static>(
+    table: &mut ResourceTable,
+    resource: R,
+) -> std::result::Result<Resource<W>, Failure> {
+    let kept = table.push(resource);
+    kept.map(|kept| Resource::new_own(kept.rep()))
+        .map_err(|error| Failure::Other(format!("too many feeds and leases: {error}")))
+}
+
+/// What stands behind a guest's resource. The generated types of resources are empty names, so that the bindings need
+/// not know the connectors; the table knows what is behind each.
+fn kept<R: 'static, W: 'static>(table: &mut ResourceTable, resource: Resource<W>) -> Result<&mut R> {
+    Ok(table.get_mut(&Resource::new_borrow(resource.rep()))?)
+}
+
+fn drop_kept<R: 'static, W: 'static>(table: &mut ResourceTable, resource: Resource<W>) -> Result<()> {
+    table.delete(Resource::<R>::new_own(resource.rep()))?;
+    Ok(())
+}
+
+impl types::Host for Connectors {}
+
+impl wit_etcd::Host for Connectors {
+    async fn follow(
+        &mut self,
+        prefix: Vec<u8>,
+    ) -> Result<std::result::Result<Resource<wit_etcd::Feed>, Failure>> {
+        let feed = self.etcd().map(|client| client.follow(prefix));
+        Ok(feed.and_then(|feed| keep(&mut self.table, feed)))
+    }
+
+    async fn get(&mut self, key: Vec<u8>) -> Result<std::result::Result<Option<wit_etcd::Entry>, Failure>> {
+        Ok(match self.etcd() {
+            Ok(client) => client.get(key).await.map(|entry| entry.map(Into::into)).map_err(Failure::from),
+            Err(denied) => Err(denied),
+        })
+    }
+
+    async fn grant(
+        &mut self,
+        ttl_seconds: u32,
+    ) -> Result<std::result::Result<Resource<wit_etcd::Lease>, Failure>> {
+        let lease = match self.etcd() {
+            Ok(client) => client.grant(ttl_seconds).await.map_err(Failure::from),
+            Err(denied) => Err(denied),
+        };
+        Ok(lease.and_then(|lease| keep(&mut self.table, lease)))
+    }
+}
+
+impl wit_etcd::HostFeed for Connectors {
+    async fn next(
+        &mut self,
+        feed: Resource<wit_etcd::Feed>,
+    ) -> Result<std::result::Result<wit_etcd::Answer, Failure>> {
+        let feed: &mut EtcdFeed = kept(&mut self.table, feed)?;
+        Ok(feed.next().await.map(Into::into).map_err(Into::into))
+    }
+
+    async fn drop(&mut self, feed: Resource<wit_etcd::Feed>) -> Result<()> {
+        drop_kept::<EtcdFeed, _>(&mut self.table, feed)
+    }
+}
+
+impl wit_etcd::HostLease for Connectors {
+    async fn id(&mut self, lease: Resource<wit_etcd::Lease>) -> Result<i64> {
+        Ok(kept::<EtcdLease, _>(&mut self.table, lease)?.id())
+    }
+
+    async fn put(
+        &mut self,
+        lease: Resource<wit_etcd::Lease>,
+        key: Vec<u8>,
+        value: Vec<u8>,
+    ) -> Result<std::result::Result<(), Failure>> {
+        let lease: &mut EtcdLease = kept(&mut self.table, lease)?;
+        Ok(lease.put(key, value).await.map_err(Into::into))
+    }
+
+    async fn keep_alive(
+        &mut self,
+        lease: Resource<wit_etcd::Lease>,
+    ) -> Result<std::result::Result<u32, Failure>> {
+        let lease: &mut EtcdLease = kept(&mut self.table, lease)?;
+        Ok(lease.keep_alive().await.map_err(Into::into))
+    }
+
+    async fn revoke(&mut self, lease: Resource<wit_etcd::Lease>) -> Result<std::result::Result<(), Failure>> {
+        let lease: &mut EtcdLease = kept(&mut self.table, lease)?;
+        Ok(lease.revoke().await.map_err(Into::into))
+    }
+
+    async fn drop(&mut self, lease: Resource<wit_etcd::Lease>) -> Result<()> {
+        drop_kept::<EtcdLease, _>(&mut self.table, lease)
+    }
+}
+
+impl wit_memory::Host for Connectors {
+    async fn follow(
+        &mut self,
+        service: String,
+    ) -> Result<std::result::Result<Resource<wit_memory::Feed>, Failure>> {
+        let feed = self.memory().and_then(|memory| Ok(memory.follow(&service)?));
+        Ok(feed.and_then(|feed| keep(&mut self.table, feed)))
+    }
+
+    async fn put(
+        &mut self,
+        service: String,
+        endpoint: types::Endpoint,
+        ttl_seconds: u32,
+    ) -> Result<std::result::Result<(), Failure>> {
+        let types::Endpoint { id, address, weight, labels } = endpoint;
+        let registration = memory::Registration { address, weight, labels, ttl_seconds };
+        Ok(self.memory().and_then(|memory| {
+            memory.put(&service, &id, registration)?;
+            Ok(())
+        }))
+    }
+
+    async fn remove(&mut self, service: String, id: String) -> Result<std::result::Result<(), Failure>> {
+        Ok(self.memory().map(|memory| {
+            memory.remove(&service, &id);
+        }))
+    }
+}
+
+impl wit_memory::HostFeed for Connectors {
+    async fn next(
+        &mut self,
+        feed: Resource<wit_memory::Feed>,
+    ) -> Result<std::result::Result<wit_memory::Content, Failure>> {
+        let feed: &mut MemoryFeed = kept(&mut self.table, feed)?;
+        Ok(Ok(feed.next().await.into()))
+    }
+
+    async fn drop(&mut self, feed: Resource<wit_memory::Feed>) -> Result<()> {
+        drop_kept::<MemoryFeed, _>(&mut self.table, feed)
+    }
+}
+
+impl wit_file::Host for Connectors {
+    async fn follow(
+        &mut self,
+        name: Option<String>,
+    ) -> Result<std::result::Result<Resource<wit_file::Feed>, Failure>> {
+        let feed = match &self.file {
+            Some((path, folders)) => {
+                file::follow(path, name.as_deref(), folders.clone()).map_err(Failure::from)
+            }
+            None => Err(self.ungranted("file", "file = \"PATH\"")),
+        };
+        Ok(feed.and_then(|feed| keep(&mut self.table, feed)))
+    }
+}
+
+impl wit_file::HostFeed for Connectors {
+    async fn next(
+        &mut self,
+        feed: Resource<wit_file::Feed>,
+    ) -> Result<std::result::Result<Vec<u8>, Failure>> {
+        let feed: &mut FileFeed = kept(&mut self.table, feed)?;
+        Ok(feed.next().await.map_err(Into::into))
+    }
+
+    async fn drop(&mut self, feed: Resource<wit_file::Feed>) -> Result<()> {
+        drop_kept::<FileFeed, _>(&mut self.table, feed)
+    }
+}
+
+impl From<registry::Failure> for Failure {
+    fn from(failure: registry::Failure) -> Self {
+        match failure {
+            registry::Failure::Unavailable(text) => Self::Unavailable(text),
+            registry::Failure::Denied(text) => Self::Denied(text),
+            registry::Failure::Invalid(text) => Self::Invalid(text),
+            registry::Failure::Other(text) | registry::Failure::Plugin(text) => Self::Other(text),
+        }
+    }
+}
+
+impl From<memory::Rejected> for Failure {
+    fn from(rejected: memory::Rejected) -> Self {
+        Self::Invalid(rejected.to_string())
+    }
+}
+
+impl From<etcd::Entry> for wit_etcd::Entry {
+    fn from(etcd::Entry { key, value, mod_revision, lease }: etcd::Entry) -> Self {
+        Self { key, value, mod_revision, lease }
+    }
+}
+
+impl From<etcd::Answer> for wit_etcd::Answer {
+    fn from(etcd::Answer { cluster, revision, content }: etcd::Answer) -> Self {
+        let content = match content {
+            etcd::Content::All(entries) => {
+                wit_etcd::Content::All(entries.into_iter().map(Into::into).collect())
+            }
+            etcd::Content::Changes(events) => {
+                wit_etcd::Content::Changes(events.into_iter().map(Into::into).collect())
+            }
+            etcd::Content::Nothing => wit_etcd::Content::Nothing,
+        };
+        Self { cluster, revision, content }
+    }
+}
+
+impl From<etcd::Event> for wit_etcd::Event {
+    fn from(event: etcd::Event) -> Self {
+        match event {
+            etcd::Event::Put(entry) => Self::Put(entry.into()),
+            etcd::Event::Delete(key) => Self::Delete(key),
+        }
+    }
+}
+
+impl From<RawEndpoint> for types::Endpoint {
+    fn from(RawEndpoint { id, address, weight, labels }: RawEndpoint) -> Self {
+        Self { id, address, weight, labels }
+    }
+}
+
+impl From<memory::Content> for wit_memory::Content {
+    fn from(content: memory::Content) -> Self {
+        match content {
+            memory::Content::All(endpoints) => Self::All(endpoints.into_iter().map(Into::into).collect()),
+            memory::Content::Changes(changes) => Self::Changes(
+                changes
+                    .into_iter()
+                    .map(|change| match change {
+                        RawChange::Put(endpoint) => types::Change::Put(endpoint.into()),
+                        RawChange::Remove(id) => types::Change::Remove(id),
+                    })
+                    .collect(),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config, connector::Lent};
+
+    fn connectors(grants: config::Grants) -> Connectors {
+        let (memory, _) = Memory::open("/nowhere/registry.json");
+        Lent::new(memory).connectors(&config::Registry {
+            name: "main".into(),
+            plugin: "any".into(),
+            grants,
+            settings: "{}".into(),
+        })
+    }
+
+    fn denied<T>(answer: Result<std::result::Result<T, Failure>>) -> String {
+        match answer.unwrap() {
+            Err(Failure::Denied(text)) => text,
+            Err(other) => panic!("{other:?}"),
+            Ok(_) => panic!("granted"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_granted_is_denied_and_names_the_setting() {
+        let mut none = connectors(config::Grants::default());
+        let endpoint = types::Endpoint { id: "a".into(), address: "a:1".into(), weight: 1, labels: vec![] };
+        for (text, setting) in [
+            (denied(wit_etcd::Host::follow(&mut none, vec![]).await), "etcd = { endpoints = [...] }"),
+            (denied(wit_etcd::Host::get(&mut none, vec![]).await), "etcd = { endpoints = [...] }"),
+            (denied(wit_etcd::Host::grant(&mut none, 5).await), "etcd = { endpoints = [...] }"),
+            (denied(wit_memory::Host::follow(&mut none, "a".into()).await), "memory = true"),
+            (denied(wit_memory::Host::put(&mut none, "a".into(), endpoint, 5).await), "memory = true"),
+            (denied(wit_memory::Host::remove(&mut none, "a".into(), "a".into()).await), "memory = true"),
+            (denied(wit_file::Host::follow(&mut none, None).await), "file = \"PATH\""),
+        ] {
+            assert!(text.contains(&format!("`{setting}` in [registry.main]")), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_holds_too_much_is_told_so() {
+        let mut connectors = connectors(config::Grants { memory: true, ..Default::default() });
+        let mut feeds = Vec::new();
+        let failure = loop {
+            match wit_memory::Host::follow(&mut connectors, "orders".into()).await.unwrap() {
+                Ok(feed) => feeds.push(feed),
+                Err(failure) => break failure,
+            }
+        };
+        assert!(matches!(failure, Failure::Other(text) if text.contains("too many")));
+        assert_eq!(feeds.len(), crate::connector::MOST_RESOURCES);
+        wit_memory::HostFeed::drop(&mut connectors, feeds.pop().unwrap()).await.unwrap();
+        assert!(wit_memory::Host::follow(&mut connectors, "orders".into()).await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_memory_of_the_process_is_seen_by_its_followers() {
+        let mut connectors = connectors(config::Grants { memory: true, ..Default::default() });
+        let feed = wit_memory::Host::follow(&mut connectors, "orders".into()).await.unwrap().unwrap();
+        let endpoint = types::Endpoint { id: "a".into(), address: "a:1".into(), weight: 1, labels: vec![] };
+        let put = wit_memory::Host::put(&mut connectors, "orders".into(), endpoint, 0).await;
+        assert!(put.unwrap().is_ok());
+        let content = wit_memory::HostFeed::next(&mut connectors, feed).await.unwrap();
+        assert!(matches!(content, Ok(wit_memory::Content::All(all)) if all.len() == 1));
+    }
+}

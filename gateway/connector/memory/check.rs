@@ -1,0 +1,150 @@
+//! What may be registered. Whoever registers is another program and may be wrong.
+
+use std::net::SocketAddr;
+
+use super::Registration;
+
+/// Instances of all services together.
+pub(super) const MOST_INSTANCES: usize = 100_000;
+
+const LONGEST_SERVICE: usize = 128;
+const LONGEST_ID: usize = 255;
+const LONGEST_HOST: usize = 253;
+const MOST_LABELS: usize = 64;
+const LONGEST_LABEL_NAME: usize = 128;
+const LONGEST_LABEL_VALUE: usize = 1024;
+
+/// Why a registration is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    #[error(
+        "service name {0:?} must be 1 to {LONGEST_SERVICE} letters, digits, `.`, `_`, `-` or `:`, \
+         the first a letter or digit"
+    )]
+    Service(String),
+    #[error("instance id {0:?} must be 1 to {LONGEST_ID} printable ASCII characters without spaces")]
+    Id(String),
+    #[error("address {0:?} must be `host:port`: an IPv4 address, an IPv6 address in brackets, or a name")]
+    Address(String),
+    #[error("address {0:?} names no host that others could connect to")]
+    UnspecifiedAddress(String),
+    #[error("{0} labels are more than {MOST_LABELS}")]
+    TooManyLabels(usize),
+    #[error("label name {0:?} must be 1 to {LONGEST_LABEL_NAME} bytes without control characters")]
+    LabelName(String),
+    #[error(
+        "the value of label {0:?} must be at most {LONGEST_LABEL_VALUE} bytes without control characters"
+    )]
+    LabelValue(String),
+    #[error("the embedded registry is full: it holds {MOST_INSTANCES} instances")]
+    Full,
+}
+
+pub(super) fn check(service: &str, id: &str, registration: &Registration) -> Result<(), Rejected> {
+    self::service(service)?;
+    self::id(id)?;
+    address(&registration.address)?;
+    labels(&registration.labels)
+}
+
+pub(super) fn service(name: &str) -> Result<(), Rejected> {
+    let begins = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let letters = name.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-:".contains(&c));
+    demand(begins && letters && name.len() <= LONGEST_SERVICE, || Rejected::Service(shown(name)))
+}
+
+fn id(id: &str) -> Result<(), Rejected> {
+    let printable = id.bytes().all(|c| c.is_ascii_graphic());
+    demand(printable && (1..=LONGEST_ID).contains(&id.len()), || Rejected::Id(shown(id)))
+}
+
+fn address(address: &str) -> Result<(), Rejected> {
+    if let Ok(socket) = address.parse::<SocketAddr>() {
+        let usable = !socket.ip().is_unspecified();
+        demand(usable, || Rejected::UnspecifiedAddress(shown(address)))?;
+        return demand(socket.port() != 0, || Rejected::Address(shown(address)));
+    }
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    let is_name = (1..=LONGEST_HOST).contains(&host.len())
+        && host.bytes().all(|c| c.is_ascii_alphanumeric() || b".-_".contains(&c))
+        // Otherwise it is an IPv4 address with a mistake in it.
+        && host.bytes().any(|c| !c.is_ascii_digit() && c != b'.');
+    let is_port = port.bytes().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    demand(is_name && is_port, || Rejected::Address(shown(address)))
+}
+
+fn labels(labels: &[(String, String)]) -> Result<(), Rejected> {
+    demand(labels.len() <= MOST_LABELS, || Rejected::TooManyLabels(labels.len()))?;
+    for (name, value) in labels {
+        let good = (1..=LONGEST_LABEL_NAME).contains(&name.len()) && !name.chars().any(char::is_control);
+        demand(good, || Rejected::LabelName(shown(name)))?;
+        let good = value.len() <= LONGEST_LABEL_VALUE && !value.chars().any(char::is_control);
+        demand(good, || Rejected::LabelValue(shown(name)))?;
+    }
+    Ok(())
+}
+
+fn demand(good: bool, otherwise: impl FnOnce() -> Rejected) -> Result<(), Rejected> {
+    if good { Ok(()) } else { Err(otherwise()) }
+}
+
+/// Enough of a value to recognise it.
+fn shown(value: &str) -> String {
+    value.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(address: &str) -> Registration {
+        Registration { address: address.into(), weight: 1, labels: vec![], ttl_seconds: 1 }
+    }
+
+    #[test]
+    fn addresses() {
+        for good in ["10.0.0.1:80", "[::1]:80", "orders-1.orders.svc:8080", "localhost:1", "1host:9"] {
+            assert_eq!(check("orders", "a", &with(good)), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "10.0.0.1",
+            "10.0.0.1:0",
+            "10.0.0.1:65536",
+            "10.0.0:80",
+            "::1:80",
+            "a b:80",
+            ":80",
+            "a:+80",
+            "http://a:80",
+        ] {
+            assert_eq!(check("orders", "a", &with(bad)), Err(Rejected::Address(bad.into())), "{bad}");
+        }
+        let nowhere = "0.0.0.0:80";
+        assert_eq!(check("orders", "a", &with(nowhere)), Err(Rejected::UnspecifiedAddress(nowhere.into())));
+    }
+
+    #[test]
+    fn names_and_ids() {
+        for good in ["orders", "user.rpc", "com.example.Orders:1.0", "0a"] {
+            assert_eq!(check(good, "tcp@10.0.0.1:80", &with("a:1")), Ok(()), "{good}");
+        }
+        for bad in ["", ".rpc", "a/b", "a b", "ä", &"a".repeat(129)] {
+            assert!(matches!(service(bad), Err(Rejected::Service(_))), "{bad}");
+        }
+        for bad in ["", "a b", "a\n", "ä"] {
+            assert_eq!(check("orders", bad, &with("a:1")), Err(Rejected::Id(bad.into())));
+        }
+    }
+
+    #[test]
+    fn labels_are_bounded() {
+        let many = vec![("a".to_string(), "b".to_string()); 65];
+        assert_eq!(labels(&many), Err(Rejected::TooManyLabels(65)));
+        let check = |name: &str, value: &str| labels(&[(name.into(), value.into())]);
+        assert_eq!(check("zone", ""), Ok(()));
+        assert_eq!(check("", "a"), Err(Rejected::LabelName("".into())));
+        assert_eq!(check("a", "\0"), Err(Rejected::LabelValue("a".into())));
+        assert_eq!(check("a", &"x".repeat(1025)), Err(Rejected::LabelValue("a".into())));
+    }
+}

@@ -1,0 +1,125 @@
+//! An instance as it is registered, shown and saved.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// What a service says about one of its instances: the body of a registration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registration {
+    /// `host:port`.
+    pub address: String,
+    /// 0 means drained: registered, no new requests.
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// An object of texts; a name that occurs more than once has a list of them.
+    #[serde(default, with = "label_object", skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<(String, String)>,
+    /// Seconds without a heartbeat after which the instance is removed; 0 means never.
+    #[serde(default = "half_a_minute")]
+    pub ttl_seconds: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn half_a_minute() -> u32 {
+    30
+}
+
+impl Registration {
+    /// Labels by name, so that the same registration in another order changes nothing.
+    pub(super) fn normalized(mut self) -> Self {
+        self.labels.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self
+    }
+}
+
+/// An instance as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Instance {
+    pub id: String,
+    #[serde(flatten)]
+    pub registration: Registration,
+    /// None: never.
+    pub expires_in_seconds: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServiceSummary {
+    pub service: String,
+    pub instances: usize,
+}
+
+/// Labels as people write them: an object of texts, or of lists of them.
+pub(crate) mod label_object {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Values {
+        One(String),
+        Many(Vec<String>),
+    }
+
+    pub fn serialize<S: Serializer>(labels: &[(String, String)], to: S) -> Result<S::Ok, S::Error> {
+        let mut object = BTreeMap::<&str, Values>::new();
+        for (name, value) in labels {
+            let value = value.clone();
+            match object.remove(name.as_str()) {
+                None => object.insert(name, Values::One(value)),
+                Some(Values::One(first)) => object.insert(name, Values::Many(vec![first, value])),
+                Some(Values::Many(mut values)) => {
+                    values.push(value);
+                    object.insert(name, Values::Many(values))
+                }
+            };
+        }
+        object.serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, String)>, D::Error> {
+        let object = BTreeMap::<String, Values>::deserialize(from)?;
+        let pairs = object.into_iter().flat_map(|(name, values)| {
+            let values = match values {
+                Values::One(value) => vec![value],
+                Values::Many(values) => values,
+            };
+            values.into_iter().map(move |value| (name.clone(), value))
+        });
+        Ok(pairs.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registration_is_written_as_people_write_it() {
+        let text =
+            r#"{"address":"10.0.0.1:80","weight":3,"labels":{"tag":["a","b"],"zone":"x"},"ttl_seconds":5}"#;
+        let registration: Registration = serde_json::from_str(text).unwrap();
+        assert_eq!(registration.labels, [("tag", "a"), ("tag", "b"), ("zone", "x")].map(pair));
+        assert_eq!(serde_json::to_string(&registration).unwrap(), text);
+    }
+
+    #[test]
+    fn only_the_address_is_needed() {
+        let registration: Registration = serde_json::from_str(r#"{"address":"a:1"}"#).unwrap();
+        assert_eq!((registration.weight, registration.ttl_seconds), (1, 30));
+        assert!(registration.labels.is_empty());
+    }
+
+    #[test]
+    fn a_misspelt_field_is_an_error() {
+        let error = serde_json::from_str::<Registration>(r#"{"address":"a:1","ttl":5}"#).unwrap_err();
+        assert!(error.to_string().contains("unknown field `ttl`"), "{error}");
+    }
+
+    fn pair((name, value): (&str, &str)) -> (String, String) {
+        (name.into(), value.into())
+    }
+}

@@ -1,0 +1,145 @@
+//! What a client is told when something went wrong. Every failure becomes a status here and nowhere else.
+//!
+//! Each such answer has a short text as its body and the header `x-witgate-reason`, whose values are stable:
+//!
+//! | reason | status | what happened |
+//! |---|---|---|
+//! | `no-route` | 404 | no route matches listener, host, path and headers |
+//! | `unknown-service` | 404 | the name is no service name here, or the registry knows no such service |
+//! | `too-many-services` | 503 | so many services are followed already that no other can be |
+//! | `list-not-yet` | 503 | the registry has not told the first list of the service in time |
+//! | `no-endpoints` | 503 | the upstream has no endpoints |
+//! | `nothing-suits` | 503 | the selector found no endpoint for this request |
+//! | `connect-failed` | 502 | an endpoint refused the connection, and so did the one tried after it |
+//! | `connect-timeout` | 504 | no connection within `timeouts.connect` |
+//! | `upstream-reset` | 502 | the connection ended before the head of the answer |
+//! | `bad-upstream-answer` | 502 | what the endpoint sent is no answer to this request |
+//! | `response-timeout` | 504 | no head of an answer within `timeouts.response` |
+//! | `request-aborted` | 400 | the body of the request did not come as announced |
+//! | `shutting-down` | 503 | the gateway is shutting down |
+//! | `connect-not-supported` | 501 | the method is CONNECT |
+//! | `head-too-large` | 431 | the request head is longer than `max_header_bytes` or has over 100 lines |
+//! | `head-timeout` | 408 | the request head did not come within `header_timeout` |
+//! | `bad-request-line` | 400 | the first line is no request line of HTTP/1.0 or 1.1 |
+//! | `bad-request-header` | 400 | a header line is malformed: folded, a space before the colon, a bare CR or LF |
+//! | `bad-request-host` | 400 | `Host` is missing, repeated or invalid |
+//! | `bad-request-content-length` | 400 | `Content-Length` is invalid or repeated |
+//! | `bad-request-transfer-encoding` | 400 | `Transfer-Encoding` is anything but `chunked` |
+//! | `bad-request-both-lengths` | 400 | both of the two above |
+//! | `bad-request-framing` | 400 | it cannot be told where the request begins |
+//!
+//! Those of the second half close the connection: what follows a malformed request cannot be understood.
+
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+
+use super::body::Body;
+use crate::{catalog::FindError, client::DialError, selector::PickError, server::Refusal};
+
+const REASON: HeaderName = HeaderName::from_static("x-witgate-reason");
+
+/// Why a request got no answer from an endpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("no route matches this request")]
+    NoRoute,
+    #[error("no such service")]
+    UnknownService,
+    #[error("service not found: {0}")]
+    Find(#[from] FindError),
+    #[error("no endpoint: {0}")]
+    Pick(#[from] PickError),
+    #[error("route leads to no upstream")]
+    NoUpstream,
+    #[error("no connection: {0}")]
+    Dial(#[from] DialError),
+    #[error("connection ended before the answer: {0}")]
+    Reset(hyper::Error),
+    #[error("not an answer: {0}")]
+    BadAnswer(String),
+    #[error("no answer in time")]
+    ResponseTimeout,
+    #[error("request body ended early: {0}")]
+    Aborted(hyper::Error),
+    #[error("request refused: {0}")]
+    Refused(#[from] Refusal),
+}
+
+impl Failure {
+    /// Status, reason and text. The text says no more than a stranger may know.
+    fn facts(&self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::NoRoute => (StatusCode::NOT_FOUND, "no-route", "no route matches this request"),
+            Self::UnknownService | Self::Find(FindError::Unknown(_)) => {
+                (StatusCode::NOT_FOUND, "unknown-service", "no such service")
+            }
+            Self::Find(FindError::TooMany(_)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "too-many-services", "too many services are followed")
+            }
+            Self::Find(FindError::NotYet(_)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "list-not-yet", "the service has no list of instances yet")
+            }
+            Self::Find(FindError::Closing) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "shutting-down", "the gateway is shutting down")
+            }
+            Self::Pick(PickError::NoEndpoints(_)) | Self::NoUpstream => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no-endpoints", "the service has no instances")
+            }
+            Self::Pick(PickError::NothingSuits(_)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "nothing-suits", "no instance suits this request")
+            }
+            Self::Dial(DialError::Failed { .. }) => {
+                (StatusCode::BAD_GATEWAY, "connect-failed", "the instance could not be reached")
+            }
+            Self::Dial(DialError::TimedOut { .. }) => {
+                (StatusCode::GATEWAY_TIMEOUT, "connect-timeout", "the instance could not be reached in time")
+            }
+            Self::Reset(_) => {
+                (StatusCode::BAD_GATEWAY, "upstream-reset", "the instance closed the connection")
+            }
+            Self::BadAnswer(_) => {
+                (StatusCode::BAD_GATEWAY, "bad-upstream-answer", "the instance gave no proper answer")
+            }
+            Self::ResponseTimeout => {
+                (StatusCode::GATEWAY_TIMEOUT, "response-timeout", "the instance did not answer in time")
+            }
+            Self::Aborted(_) => (StatusCode::BAD_REQUEST, "request-aborted", "the request was not complete"),
+            Self::Refused(refusal) => refused(*refusal),
+        }
+    }
+
+    /// The answer for the client.
+    pub(super) fn response(&self) -> Response<Body> {
+        let (status, reason, text) = self.facts();
+        let mut response = Response::new(Body::text(text));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(REASON, HeaderValue::from_static(reason));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if matches!(self, Self::Refused(_)) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+fn refused(refusal: Refusal) -> (StatusCode, &'static str, &'static str) {
+    let bad = |reason, text| (StatusCode::BAD_REQUEST, reason, text);
+    match refusal {
+        Refusal::RequestLine => bad("bad-request-line", "malformed request line"),
+        Refusal::HeaderLine => bad("bad-request-header", "malformed header line"),
+        Refusal::Host => bad("bad-request-host", "missing, repeated or invalid host"),
+        Refusal::ContentLength => bad("bad-request-content-length", "invalid or repeated content-length"),
+        Refusal::TransferEncoding => {
+            bad("bad-request-transfer-encoding", "transfer-encoding other than chunked")
+        }
+        Refusal::BothLengths => bad("bad-request-both-lengths", "both content-length and transfer-encoding"),
+        Refusal::Unvouched => bad("bad-request-framing", "unclear where the request begins"),
+        Refusal::Connect => {
+            (StatusCode::NOT_IMPLEMENTED, "connect-not-supported", "CONNECT is not supported")
+        }
+        Refusal::HeadTooLarge => {
+            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large", "request head too large")
+        }
+        Refusal::HeadTimeout => (StatusCode::REQUEST_TIMEOUT, "head-timeout", "request head took too long"),
+    }
+}

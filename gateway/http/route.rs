@@ -1,0 +1,265 @@
+//! Which route a request takes. Pure.
+
+use std::sync::Arc;
+
+use http::{header, request::Parts};
+
+use crate::{
+    config::{self, ByName, NameFrom},
+    upstream::UpstreamName,
+};
+
+/// The routes of one configuration, with what they lead to on one worker.
+pub(super) struct Routes<T>(Vec<Route<T>>);
+
+struct Route<T> {
+    matches: config::Matches,
+    /// What to take away of the path, if anything.
+    strip: bool,
+    goal: Goal<T>,
+}
+
+/// Where a route leads.
+pub(super) enum Goal<T> {
+    /// To one of these, by shares. None of them: the upstreams do not exist.
+    Shares(Vec<(T, u32)>),
+    ByName(ByName),
+}
+
+/// A request's route.
+pub(super) struct Found<'a, T> {
+    pub goal: &'a Goal<T>,
+    /// How many bytes of the path are not forwarded.
+    pub strip: usize,
+}
+
+impl<T> Routes<T> {
+    pub(super) fn empty() -> Self {
+        Self(Vec::new())
+    }
+
+    /// The routes in the order of the configuration, which is the most specific first.
+    pub(super) fn new(config: &config::Config, upstream: impl Fn(&UpstreamName) -> Option<T>) -> Self {
+        let share = |(name, share): (&UpstreamName, u32)| Some((upstream(name)?, share));
+        let compile = |route: &config::Route| Route {
+            matches: route.matches.clone(),
+            strip: route.strip_prefix,
+            goal: match &route.target {
+                config::Target::Upstream(name) => Goal::Shares(share((name, 1)).into_iter().collect()),
+                config::Target::Weighted(shares) => {
+                    Goal::Shares(shares.iter().filter_map(|(name, weight)| share((name, *weight))).collect())
+                }
+                config::Target::ByName(by_name) => Goal::ByName(by_name.clone()),
+            },
+        };
+        Self(config.routes.iter().map(compile).collect())
+    }
+
+    /// The first route that matches.
+    pub(super) fn find(&self, listener: &str, head: &Parts) -> Option<Found<'_, T>> {
+        let (path, host) = (head.uri.path(), host(head));
+        let route = self.0.iter().find(|route| route.matches(listener, host, path, head))?;
+        Some(Found { goal: &route.goal, strip: route.strip(path) })
+    }
+}
+
+impl<T> Route<T> {
+    fn matches(&self, listener: &str, host: &str, path: &str, head: &Parts) -> bool {
+        let Self { matches, goal, .. } = self;
+        under(path, &matches.path)
+            && (matches.listeners.is_empty() || matches.listeners.iter().any(|name| **name == *listener))
+            && matches.host.as_deref().is_none_or(|pattern| is_host(host, pattern))
+            && matches.headers.iter().all(|wanted| has(head, wanted))
+            && match goal {
+                Goal::Shares(_) => true,
+                Goal::ByName(by_name) => service(by_name, head).is_some(),
+            }
+    }
+
+    fn strip(&self, path: &str) -> usize {
+        match (self.strip, &self.goal) {
+            (false, _) => 0,
+            (true, Goal::ByName(ByName { from: NameFrom::Path(prefix), .. })) => {
+                prefix.len() + segment(path, prefix).map_or(0, str::len)
+            }
+            (true, _) => self.matches.path.trim_end_matches('/').len(),
+        }
+    }
+}
+
+impl<T> Goal<T> {
+    /// One of the shares, each as often as its share says over many requests.
+    pub(super) fn draw(shares: &[(T, u32)]) -> Option<&T> {
+        if let [(only, _)] = shares {
+            return Some(only);
+        }
+        let total: u64 = shares.iter().map(|(_, share)| u64::from(*share)).sum();
+        let mut drawn = if total == 0 { return None } else { fastrand::u64(..total) };
+        let chosen = shares.iter().find(|(_, share)| match drawn.checked_sub(u64::from(*share)) {
+            Some(rest) => {
+                drawn = rest;
+                false
+            }
+            None => true,
+        });
+        chosen.map(|(target, _)| target)
+    }
+}
+
+/// The service that a request names, if it names one.
+pub(super) fn service<'a>(by_name: &ByName, head: &'a Parts) -> Option<&'a str> {
+    match &by_name.from {
+        NameFrom::Path(prefix) => segment(head.uri.path(), prefix),
+        NameFrom::Header(name) => head.headers.get(name)?.to_str().ok().filter(|name| !name.is_empty()),
+    }
+}
+
+/// The text of a service name that the pattern accepts.
+pub(super) fn allowed<'a>(by_name: &ByName, service: &'a str) -> Option<&'a str> {
+    let whole = by_name.pattern.0.find(service)?;
+    (whole.as_str() == service).then_some(service)
+}
+
+/// The lower-level name for what is after a prefix and before the next `/`.
+fn segment<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    let rest = path.strip_prefix(prefix)?;
+    let segment = &rest[..rest.find('/').unwrap_or(rest.len())];
+    (!segment.is_empty()).then_some(segment)
+}
+
+/// Whether a path is the prefix or below it.
+fn under(path: &str, prefix: &Arc<str>) -> bool {
+    let prefix = prefix.trim_end_matches('/');
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.is_empty())
+}
+
+/// The host that a request is for, without port.
+fn host(head: &Parts) -> &str {
+    let authority = match head.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(""),
+    };
+    match authority.rfind(':') {
+        Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
+        _ => authority,
+    }
+}
+
+fn is_host(host: &str, pattern: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        None => host.eq_ignore_ascii_case(pattern),
+        Some(suffix) => host
+            .len()
+            .checked_sub(suffix.len())
+            .and_then(|at| host.get(at..))
+            .is_some_and(|end| end.eq_ignore_ascii_case(suffix) && host.len() > suffix.len()),
+    }
+}
+
+fn has(head: &Parts, wanted: &config::HeaderMatch) -> bool {
+    let mut values = head.headers.get_all(&wanted.name).into_iter();
+    match &wanted.value {
+        Some(value) => values.any(|present| present == value),
+        None => values.next().is_some(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(list: &[config::Route]) -> Routes<String> {
+        let config = config::Config { routes: list.to_vec(), ..config::Config::empty("".into()) };
+        Routes::new(&config, |name| Some(name.to_string()))
+    }
+
+    fn route(path: &str, host: Option<&str>, upstream: &str) -> config::Route {
+        config::Route {
+            name: "route".into(),
+            matches: config::Matches { path: path.into(), host: host.map(Into::into), ..Default::default() },
+            strip_prefix: true,
+            target: config::Target::Upstream(UpstreamName::new(upstream)),
+        }
+    }
+
+    fn head(uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let request = headers
+            .iter()
+            .fold(http::Request::get(uri), |request, (name, value)| request.header(*name, *value));
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn found(routes: &Routes<String>, listener: &str, head: &Parts) -> Option<(String, usize)> {
+        let Found { goal: Goal::Shares(shares), strip } = routes.find(listener, head)? else { return None };
+        Some((Goal::draw(shares)?.clone(), strip))
+    }
+
+    #[test]
+    fn prefixes_end_at_segments() {
+        let check = |prefix: &str, path: &str, expected: Option<usize>| {
+            let routes = routes(&[route(prefix, None, "a")]);
+            let strip = found(&routes, "web", &head(path, &[])).map(|(_, strip)| strip);
+            assert_eq!(strip, expected, "{prefix} {path}");
+        };
+        check("/orders", "/orders", Some(7));
+        check("/orders", "/orders/1", Some(7));
+        check("/orders/", "/orders/1", Some(7));
+        check("/orders", "/orders2", None);
+        check("/orders", "/order", None);
+        check("/", "/anything", Some(0));
+        check("/", "*", Some(0));
+    }
+
+    #[test]
+    fn hosts_match_without_port_and_case() {
+        let check = |pattern: &str, host: &str, expected: bool| {
+            let routes = routes(&[route("/", Some(pattern), "a")]);
+            assert_eq!(
+                found(&routes, "web", &head("/", &[("host", host)])).is_some(),
+                expected,
+                "{pattern} {host}"
+            );
+        };
+        check("shop.test", "shop.test", true);
+        check("shop.test", "SHOP.test:8080", true);
+        check("shop.test", "www.shop.test", false);
+        check("*.shop.test", "www.shop.test:1", true);
+        check("*.shop.test", "a.b.shop.test", true);
+        check("*.shop.test", "shop.test", false);
+        check("*.shop.test", ".shop.test", false);
+        check("*.shop.test", "myshop.test", false);
+        check("[::1]", "[::1]:80", true);
+        check("[::1]", "[::1]", true);
+    }
+
+    #[test]
+    fn the_first_route_that_matches_is_taken() {
+        let mut only_admin = route("/", None, "admin");
+        only_admin.matches.listeners = vec!["admin".into()];
+        let mut canary = route("/", None, "canary");
+        canary.matches.headers = vec![config::HeaderMatch {
+            name: "x-canary".parse().unwrap(),
+            value: Some("1".parse().unwrap()),
+        }];
+        let routes =
+            routes(&[only_admin, route("/a", Some("x.test"), "x"), canary, route("/", None, "rest")]);
+        let check = |listener: &str, uri: &str, headers: &[(&str, &str)], expected: &str| {
+            let found = found(&routes, listener, &head(uri, headers)).unwrap();
+            assert_eq!(found.0, expected, "{uri} {headers:?}");
+        };
+        check("admin", "/a", &[("host", "x.test")], "admin");
+        check("web", "/a/b", &[("host", "x.test")], "x");
+        check("web", "http://x.test/a", &[("host", "y.test")], "x");
+        check("web", "/b", &[("host", "x.test"), ("x-canary", "1")], "canary");
+        check("web", "/b", &[("x-canary", "2")], "rest");
+    }
+
+    #[test]
+    fn shares_are_drawn_as_often_as_they_say() {
+        let shares = [("a", 9), ("b", 1)];
+        let drawn = (0..10_000).filter(|_| Goal::draw(&shares) == Some(&"b")).count();
+        assert!((700..1300).contains(&drawn), "{drawn}");
+        assert_eq!(Goal::<u8>::draw(&[]), None);
+    }
+}

@@ -1,0 +1,194 @@
+//! What one worker knows: its routes, its views of upstreams, its idle connections.
+
+use std::{cell::RefCell, collections::HashMap, io, rc::Rc, sync::Arc, time::Duration};
+
+use http::request::Parts;
+use rustc_hash::FxHashMap;
+use tokio::sync::watch;
+
+use super::{
+    Failure,
+    body::Sending,
+    route::{self, Goal, Routes},
+    service::{self, Visitor},
+};
+use crate::{
+    catalog::{Catalog, Table, Upstream},
+    client::Pool,
+    config::ByName,
+    selector::{View, WorkerSelectors},
+    server::{self, Listening, Shutdown},
+    telemetry::ProcessMetrics,
+    upstream::UpstreamName,
+};
+
+/// How often upstreams that were found by name and are gone are let go.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// An upstream on this worker.
+pub(super) struct Target {
+    pub upstream: Arc<Upstream>,
+    pub view: Rc<View>,
+}
+
+/// What one worker knows. Never leaves its thread.
+pub(super) struct Worker {
+    pub index: usize,
+    pub pool: Rc<Pool<Sending>>,
+    pub metrics: Arc<ProcessMetrics>,
+    catalog: Catalog,
+    selectors: Rc<WorkerSelectors>,
+    routes: RefCell<Rc<Routes<Rc<Target>>>>,
+    configured: RefCell<HashMap<UpstreamName, Rc<Target>>>,
+    /// By registry.
+    found: RefCell<FxHashMap<Arc<str>, Services>>,
+}
+
+type Services = FxHashMap<Arc<str>, Rc<Target>>;
+
+/// Serves listeners with the routes and upstreams of a catalog, until the order to close and then until all
+/// connections have ended or the bound given with it is over.
+///
+/// One call per worker, inside a `LocalSet` on the worker's own thread.
+pub async fn run_worker(
+    index: usize,
+    listenings: Vec<Listening>,
+    catalog: Catalog,
+    metrics: Arc<ProcessMetrics>,
+    shutdown: Shutdown,
+) -> io::Result<()> {
+    let tables = catalog.tables();
+    let worker = Rc::new(Worker::new(index, catalog, metrics));
+    worker.install(&worker.catalog.table()).await;
+    let following = tokio::task::spawn_local(follow(worker.clone(), tables));
+    let answers = |listening: &Listening| {
+        let (worker, listener) = (worker.clone(), listening.settings.clone());
+        move |link: &server::Link| {
+            let visitor = Rc::new(Visitor::new(worker.clone(), listener.clone(), link.peer));
+            move |arrival| {
+                let visitor = visitor.clone();
+                async move { service::answer(&visitor, arrival).await }
+            }
+        }
+    };
+    let served = server::serve(listenings, answers, shutdown).await;
+    following.abort();
+    served
+}
+
+/// Takes over every new table, and lets go what is gone.
+async fn follow(worker: Rc<Worker>, mut tables: watch::Receiver<Arc<Table>>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            changed = tables.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let table = tables.borrow_and_update().clone();
+                worker.install(&table).await;
+            }
+            _ = ticks.tick() => worker.forget(),
+        }
+    }
+}
+
+impl Worker {
+    fn new(index: usize, catalog: Catalog, metrics: Arc<ProcessMetrics>) -> Self {
+        Self {
+            index,
+            pool: Pool::new(),
+            metrics,
+            catalog,
+            selectors: Rc::default(),
+            routes: RefCell::new(Rc::new(Routes::empty())),
+            configured: RefCell::default(),
+            found: RefCell::default(),
+        }
+    }
+
+    /// The routes as they are now; a request keeps them while it needs them.
+    pub(super) fn routes(&self) -> Rc<Routes<Rc<Target>>> {
+        self.routes.borrow().clone()
+    }
+
+    /// The upstream a request goes to. Waits only for a service that no request has named here before.
+    pub(super) async fn target(&self, goal: &Goal<Rc<Target>>, head: &Parts) -> Result<Rc<Target>, Failure> {
+        match goal {
+            Goal::Shares(shares) => Goal::draw(shares).cloned().ok_or(Failure::NoUpstream),
+            Goal::ByName(by_name) => {
+                let service = route::service(by_name, head).ok_or(Failure::UnknownService)?;
+                match self.known(by_name, service) {
+                    Some(target) => Ok(target),
+                    None => self.find(by_name, service).await,
+                }
+            }
+        }
+    }
+
+    fn known(&self, by_name: &ByName, service: &str) -> Option<Rc<Target>> {
+        let found = self.found.borrow();
+        let target = found.get(&by_name.registry)?.get(service)?;
+        (!target.view.is_closed()).then(|| target.clone())
+    }
+
+    async fn find(&self, by_name: &ByName, service: &str) -> Result<Rc<Target>, Failure> {
+        let service = route::allowed(by_name, service).ok_or(Failure::UnknownService)?;
+        let service: Arc<str> = service.into();
+        let upstream = self.catalog.find(by_name, service.clone()).await?;
+        // Another request may have found it meanwhile.
+        if let Some(target) = self.known(by_name, &service)
+            && Arc::ptr_eq(&target.upstream, &upstream)
+        {
+            return Ok(target);
+        }
+        let target = self.make(upstream);
+        let mut found = self.found.borrow_mut();
+        found.entry(by_name.registry.clone()).or_default().insert(service, target.clone());
+        Ok(target)
+    }
+
+    /// Exchanges the routes for those of a table. Upstreams that did not change keep their views.
+    async fn install(&self, table: &Table) {
+        let mut configured = HashMap::with_capacity(table.upstreams.len());
+        for (name, upstream) in &table.upstreams {
+            let known = self.configured.borrow().get(name).cloned();
+            let target = match known.filter(|known| Arc::ptr_eq(&known.upstream, upstream)) {
+                Some(target) => target,
+                None => {
+                    // A view costs a call into a selector; requests go on between two of them.
+                    tokio::task::yield_now().await;
+                    self.make(upstream.clone())
+                }
+            };
+            configured.insert(name.clone(), target);
+        }
+        let routes = Routes::new(&table.config, |name| configured.get(name).cloned());
+        self.routes.replace(Rc::new(routes));
+        self.configured.replace(configured);
+    }
+
+    fn make(&self, upstream: Arc<Upstream>) -> Rc<Target> {
+        let progress = upstream.progress.get(self.index).cloned().unwrap_or_default();
+        let view = View::new(
+            upstream.reader.clone(),
+            upstream.config.selector.clone(),
+            upstream.selector.clone(),
+            self.selectors.clone(),
+            progress,
+        );
+        Rc::new(Target { upstream, view })
+    }
+
+    /// Drops what the catalog has dropped or replaced.
+    fn forget(&self) {
+        let current = self.catalog.found();
+        self.found.borrow_mut().retain(|_, services| {
+            services.retain(|_, target| {
+                let name = target.upstream.name();
+                current.get(name).is_some_and(|upstream| Arc::ptr_eq(upstream, &target.upstream))
+            });
+            !services.is_empty()
+        });
+    }
+}

@@ -1,0 +1,111 @@
+//! How often a plugin failed, and when that is too often.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use wasmtime::Trap;
+
+use super::{engine::Deadline, limits::Limits, runtime::Runtime};
+
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// Counts the faults of one version of a plugin, over all workers. A benched version stays benched.
+#[derive(Debug)]
+pub(super) struct Faults {
+    plugin: Arc<str>,
+    /// Faults within a minute after which the plugin is benched; 0 for never.
+    most: u32,
+    recent: Mutex<VecDeque<Instant>>,
+    total: AtomicU64,
+    benched: AtomicBool,
+}
+
+impl Faults {
+    pub fn new(plugin: Arc<str>, most: u32) -> Self {
+        let (total, benched) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { plugin, most, recent: Mutex::default(), total, benched }
+    }
+
+    pub fn benched(&self) -> bool {
+        self.benched.load(Relaxed)
+    }
+
+    pub fn total(&self) -> u64 {
+        self.total.load(Relaxed)
+    }
+
+    pub fn count(&self, text: &str, now: Instant) {
+        self.total.fetch_add(1, Relaxed);
+        tracing::warn!(plugin = %self.plugin, error = text, "Plugin failed");
+        if self.too_many(now) && !self.benched.swap(true, Relaxed) {
+            tracing::error!(plugin = %self.plugin, faults = self.most, error = text,
+                "Plugin benched, native round robin picks until its file changes");
+        }
+    }
+
+    fn too_many(&self, now: Instant) -> bool {
+        // Held for a few lines, and only when a plugin has failed.
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.push_back(now);
+        while recent.front().is_some_and(|first| now.saturating_duration_since(*first) > WINDOW)
+            || recent.len() > self.most as usize
+        {
+            recent.pop_front();
+        }
+        self.most > 0 && recent.len() >= self.most as usize
+    }
+}
+
+/// What went wrong in a call, for logs, metrics and the API: the cause first, then what explains it.
+pub(super) fn describe(
+    call: &str,
+    error: &wasmtime::Error,
+    deadline: Option<&Deadline>,
+    limits: &Limits,
+    runtime: &Runtime,
+) -> Arc<str> {
+    let passed = deadline.and_then(Deadline::passed);
+    let mut text = match (passed, error.downcast_ref::<Trap>()) {
+        (Some(limit), _) => format!("{call} took longer than {limit:?}"),
+        (None, Some(trap)) => format!("{call}: {trap}"),
+        (None, None) => format!("{call}: {error:#}"),
+    };
+    if let Some(limit) = limits.hit() {
+        text = format!("{text}; {limit}");
+    }
+    if let Some(words) = runtime.last_words() {
+        text = format!("{text}; last words: {words}");
+    }
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_faults_within_a_minute_bench_and_fewer_do_not() {
+        let faults = Faults::new("p".into(), 3);
+        let start = Instant::now();
+        for at in [0, 40, 80, 120] {
+            faults.count("trap", start + Duration::from_secs(at));
+        }
+        assert!(!faults.benched());
+        faults.count("trap", start + Duration::from_secs(130));
+        assert!(faults.benched());
+        assert_eq!(faults.total(), 5);
+    }
+
+    #[test]
+    fn zero_means_never() {
+        let faults = Faults::new("p".into(), 0);
+        (0..100).for_each(|_| faults.count("trap", Instant::now()));
+        assert!(!faults.benched());
+    }
+}

@@ -1,0 +1,279 @@
+//! One instance of a registry plugin: asynchronous calls whose waits are free and whose computing is not.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use wasmtime::{
+    Store, UpdateDeadline,
+    component::{InstancePre, Linker, ResourceAny},
+};
+
+use super::{
+    engine::{self, Engine},
+    faults::{self, Faults},
+    limits::Limits,
+    load::{Loaded, Refusal},
+    runtime::{self, HasRuntime, Runtime},
+};
+use crate::{
+    bindings::registry::{
+        exports::witgate::plugin::{
+            registrar::{self, Announcement},
+            registry::{self, News},
+        },
+        witgate::plugin::types,
+    },
+    config::RegistryLimits,
+    connector::{self, Connectors},
+    registry::{Failure, RawChange, RawEndpoint, RawNews},
+};
+
+/// A registry plugin in one version, for the whole process.
+pub(super) struct RegistryPlugin {
+    pub name: Arc<str>,
+    pub version: u64,
+    component: InstancePre<Data>,
+    registry: registry::GuestIndices,
+    /// None: this plugin cannot announce.
+    registrar: Option<registrar::GuestIndices>,
+    limits: RegistryLimits,
+    faults: Faults,
+}
+
+/// What the host keeps beside an instance.
+struct Data {
+    runtime: Runtime,
+    limits: Limits,
+    connectors: Connectors,
+}
+
+impl RegistryPlugin {
+    pub fn new(
+        engine: &Engine,
+        name: Arc<str>,
+        version: u64,
+        loaded: &Loaded,
+        limits: RegistryLimits,
+    ) -> Result<Self, Refusal> {
+        let link = || -> wasmtime::Result<_> {
+            let mut linker = Linker::<Data>::new(engine.inner());
+            connector::add_to_linker(&mut linker, |data| &mut data.connectors)?;
+            runtime::define(&mut linker, &loaded.component, runtime::in_time)?;
+            let component = linker.instantiate_pre(&loaded.component)?;
+            let registry = registry::GuestIndices::new(&component)?;
+            let registrar = loaded.announces.then(|| registrar::GuestIndices::new(&component)).transpose()?;
+            Ok((component, registry, registrar))
+        };
+        let (component, registry, registrar) =
+            link().map_err(|error| Refusal::Mismatch(format!("{error:#}")))?;
+        // A registry is not benched: its list is frozen and its instance rebuilt with growing pauses.
+        let faults = Faults::new(name.clone(), 0);
+        Ok(Self { name, version, component, registry, registrar, limits, faults })
+    }
+
+    pub fn faults(&self) -> u64 {
+        self.faults.total()
+    }
+
+    fn failed(&self, call: &str, error: &wasmtime::Error, data: &Data, budget: &Budget) -> Failure {
+        let text = match budget.over.load(Relaxed) {
+            true => format!("{call} computed for longer than {:?} without waiting", self.limits.cpu).into(),
+            false => faults::describe(call, error, None, &data.limits, &data.runtime),
+        };
+        self.faults.count(&text, Instant::now());
+        Failure::Plugin(text.to_string())
+    }
+}
+
+/// One instance. After a failure of the plugin itself it must not be used again.
+pub(super) struct Instance {
+    plugin: Arc<RegistryPlugin>,
+    store: Store<Data>,
+    budget: Arc<Budget>,
+    registry: registry::Guest,
+    registrar: Option<registrar::Guest>,
+}
+
+impl Instance {
+    pub async fn new(plugin: Arc<RegistryPlugin>, connectors: Connectors) -> Result<Self, Failure> {
+        let limits = &plugin.limits;
+        let data = Data {
+            runtime: Runtime::new(plugin.name.clone()),
+            limits: Limits::new(limits.memory_bytes, limits.table_elements),
+            connectors,
+        };
+        let mut store = Store::new(plugin.component.engine(), data);
+        store.limiter(|data| &mut data.limits);
+        let budget = Arc::new(Budget::new(limits.cpu));
+        let account = budget.clone();
+        store.epoch_deadline_callback(move |_| Ok(account.tick()));
+        store.set_epoch_deadline(1);
+        let made = budget.bound(async {
+            let instance = plugin.component.instantiate_async(&mut store).await?;
+            let registry = plugin.registry.load(&mut store, &instance)?;
+            let registrar = match &plugin.registrar {
+                Some(indices) => Some(indices.load(&mut store, &instance)?),
+                None => None,
+            };
+            wasmtime::Result::Ok((registry, registrar))
+        });
+        match made.await {
+            Ok((registry, registrar)) => Ok(Self { plugin, store, budget, registry, registrar }),
+            Err(error) => Err(plugin.failed("instantiation", &error, store.data(), &budget)),
+        }
+    }
+
+    /// Whether the plugin takes these settings; the inner error is its own.
+    pub async fn check(&mut self, settings: &str) -> Result<Result<(), String>, Failure> {
+        self.store.set_epoch_deadline(1);
+        let result = self.budget.bound(self.registry.call_check(&mut self.store, settings)).await;
+        self.ended("check", result)
+    }
+
+    pub async fn follow(&mut self, service: &str, settings: &str) -> Result<ResourceAny, Failure> {
+        self.store.set_epoch_deadline(1);
+        let call = self.registry.call_follow(&mut self.store, service, settings);
+        let result = self.budget.bound(call).await;
+        self.ended("follow", result)?.map_err(Failure::from)
+    }
+
+    /// Waits for news. Dropping the future ends the instance.
+    pub async fn next(&mut self, subscription: ResourceAny) -> Result<RawNews, Failure> {
+        self.store.set_epoch_deadline(1);
+        let subscriptions = self.registry.subscription();
+        let result = self.budget.bound(subscriptions.call_next(&mut self.store, subscription)).await;
+        self.ended("next", result)?.map(RawNews::from).map_err(Failure::from)
+    }
+
+    pub async fn register(
+        &mut self,
+        announcement: &Announcement,
+        settings: &str,
+    ) -> Result<ResourceAny, Failure> {
+        let registrar = self.registrar.as_ref().ok_or_else(|| {
+            Failure::Invalid(format!("registry plugin {:?} cannot announce", self.plugin.name))
+        })?;
+        self.store.set_epoch_deadline(1);
+        let call = registrar.call_register(&mut self.store, announcement, settings);
+        let result = self.budget.bound(call).await;
+        self.ended("register", result)?.map_err(Failure::from)
+    }
+
+    /// Keeps an announcement alive and says when to do so again.
+    pub async fn renew(&mut self, registration: ResourceAny) -> Result<Duration, Failure> {
+        let registrar = self.registrar.as_ref().ok_or_else(gone)?;
+        self.store.set_epoch_deadline(1);
+        let registrations = registrar.registration();
+        let result = self.budget.bound(registrations.call_renew(&mut self.store, registration)).await;
+        let milliseconds = self.ended("renew", result)?.map_err(Failure::from)?;
+        Ok(Duration::from_millis(milliseconds.into()))
+    }
+
+    pub async fn withdraw(&mut self, registration: ResourceAny) -> Result<(), Failure> {
+        let registrar = self.registrar.as_ref().ok_or_else(gone)?;
+        self.store.set_epoch_deadline(1);
+        let registrations = registrar.registration();
+        let result = self.budget.bound(registrations.call_withdraw(&mut self.store, registration)).await;
+        self.ended("withdraw", result)?.map_err(Failure::from)
+    }
+
+    fn ended<R>(&self, call: &str, result: wasmtime::Result<R>) -> Result<R, Failure> {
+        result.map_err(|error| self.plugin.failed(call, &error, self.store.data(), &self.budget))
+    }
+}
+
+fn gone() -> Failure {
+    Failure::Other("nothing was announced".to_owned())
+}
+
+/// The computing time of one instance between two waits.
+struct Budget {
+    most: u64,
+    /// Ticks computed since the last wait.
+    spent: AtomicU64,
+    /// The guest was suspended because its tick is over, not because it waits.
+    yielded: AtomicBool,
+    over: AtomicBool,
+}
+
+impl Budget {
+    fn new(most: Duration) -> Self {
+        let (spent, yielded, over) = (AtomicU64::new(0), AtomicBool::new(false), AtomicBool::new(false));
+        Self { most: engine::ticks(most), spent, yielded, over }
+    }
+
+    /// Called when the guest has computed for a tick: lets others run, or ends it.
+    fn tick(&self) -> UpdateDeadline {
+        if self.spent.fetch_add(1, Relaxed) >= self.most {
+            self.over.store(true, Relaxed);
+            return UpdateDeadline::Interrupt;
+        }
+        self.yielded.store(true, Relaxed);
+        UpdateDeadline::Yield(1)
+    }
+
+    /// Runs a call to its end. Whenever it waits for something, the budget is whole again.
+    async fn bound<F: Future>(&self, call: F) -> F::Output {
+        self.spent.store(0, Relaxed);
+        let mut call = pin!(call);
+        poll_fn(|context| {
+            let poll = call.as_mut().poll(context);
+            if poll.is_pending() && !self.yielded.swap(false, Relaxed) {
+                self.spent.store(0, Relaxed);
+            }
+            poll
+        })
+        .await
+    }
+}
+
+impl HasRuntime for Data {
+    fn runtime(&mut self) -> &mut Runtime {
+        &mut self.runtime
+    }
+}
+
+impl From<types::Failure> for Failure {
+    fn from(failure: types::Failure) -> Self {
+        match failure {
+            types::Failure::Unavailable(text) => Self::Unavailable(text),
+            types::Failure::Denied(text) => Self::Denied(text),
+            types::Failure::Invalid(text) => Self::Invalid(text),
+            types::Failure::Other(text) => Self::Other(text),
+        }
+    }
+}
+
+impl From<News> for RawNews {
+    fn from(news: News) -> Self {
+        let all = |endpoints: Vec<types::Endpoint>| endpoints.into_iter().map(Into::into).collect();
+        match news {
+            News::Complete(endpoints) => Self::Complete(all(endpoints)),
+            News::Partial(endpoints) => Self::Partial(all(endpoints)),
+            News::Changes(changes) => Self::Changes(changes.into_iter().map(Into::into).collect()),
+            News::Unchanged => Self::Unchanged,
+        }
+    }
+}
+
+impl From<types::Endpoint> for RawEndpoint {
+    fn from(types::Endpoint { id, address, weight, labels }: types::Endpoint) -> Self {
+        Self { id, address, weight, labels }
+    }
+}
+
+impl From<types::Change> for RawChange {
+    fn from(change: types::Change) -> Self {
+        match change {
+            types::Change::Put(endpoint) => Self::Put(endpoint.into()),
+            types::Change::Remove(id) => Self::Remove(id),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! From the bytes of a file to a component that is known to be a plugin, or the reason why it is none.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+use wasmtime::component::Component;
+
+use super::{engine::Engine, runtime};
+
+/// The package whose interfaces plugins import and export.
+const PACKAGE: &str = "witgate:plugin/";
+
+/// The version of it that this gateway has: later patches may have functions that are not here.
+const VERSION: (&str, u64) = ("0.1.", 0);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Selector,
+    Registry,
+}
+
+impl Kind {
+    /// What a plugin of this kind may import beside the runtime of its language.
+    fn imports(self) -> &'static [&'static str] {
+        match self {
+            Self::Selector => &["types", "load"],
+            Self::Registry => &["types", "etcd", "memory", "file"],
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Selector => "selector",
+            Self::Registry => "registry",
+        })
+    }
+}
+
+/// Why a file is not put to use. The plugin that ran before goes on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("cannot be read: {0}")]
+    Unreadable(String),
+    #[error("has {bytes} bytes, and at most {most} are loaded")]
+    TooLarge { bytes: u64, most: u64 },
+    #[error("its name {0:?} is no plugin name: letters, digits, - and _")]
+    Name(String),
+    #[error("is native code compiled in advance, which is never loaded")]
+    Precompiled,
+    #[error("is a core module, not a component")]
+    CoreModule,
+    #[error("is not WebAssembly")]
+    NotWasm,
+    #[error("is half written or invalid: {0}")]
+    Invalid(String),
+    #[error("exports neither witgate:plugin/selector nor witgate:plugin/registry")]
+    NoKnownWorld,
+    #[error("exports both a selector and a registry")]
+    TwoKinds,
+    #[error("uses {0}, and this gateway has 0.1.0")]
+    OtherVersion(String),
+    #[error("imports {import}, which a {kind} plugin may not")]
+    Forbidden { import: String, kind: Kind },
+    #[error("does not fit its interfaces: {0}")]
+    Mismatch(String),
+    #[error("is a {found} plugin, and {wanted} needs a {as_kind} plugin")]
+    OtherKind { found: Kind, wanted: String, as_kind: Kind },
+    #[error("failed its test: {0}")]
+    Test(String),
+}
+
+/// A component that is a plugin.
+#[derive(Clone)]
+pub(super) struct Loaded {
+    pub kind: Kind,
+    /// Whether a registry plugin can also announce.
+    pub announces: bool,
+    pub component: Component,
+    pub digest: Digest,
+}
+
+/// The SHA-256 of a plugin's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Compiles a plugin and checks what it imports and exports. Takes up to seconds: never on the request path.
+pub(super) fn load(engine: &Engine, bytes: &[u8]) -> Result<Loaded, Refusal> {
+    check_format(bytes)?;
+    let component = Component::from_binary(engine.inner(), bytes)
+        .map_err(|error| Refusal::Invalid(first_line(&format!("{error:#}"))))?;
+    let ty = component.component_type();
+    let exports: Vec<&str> = ty.exports(engine.inner()).map(|(name, _)| name).collect();
+    let kind = kind(&exports)?;
+    for (import, _) in ty.imports(engine.inner()) {
+        check_import(import, kind)?;
+    }
+    let announces = exports.iter().any(|name| is_ours(name, "registrar"));
+    drop(exports);
+    Ok(Loaded { kind, announces, component, digest: Digest::of(bytes) })
+}
+
+fn check_format(bytes: &[u8]) -> Result<(), Refusal> {
+    if wasmtime::Engine::detect_precompiled(bytes).is_some() {
+        return Err(Refusal::Precompiled);
+    }
+    match bytes {
+        [b'\0', b'a', b's', b'm', _, _, 1, 0, ..] => Ok(()),
+        [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(Refusal::CoreModule),
+        [b'\0', b'a', b's', b'm', ..] | [] => Err(Refusal::Invalid("it ends too early".to_owned())),
+        _ => Err(Refusal::NotWasm),
+    }
+}
+
+fn kind(exports: &[&str]) -> Result<Kind, Refusal> {
+    let mut kinds = Vec::new();
+    for (interface, kind) in [("selector", Kind::Selector), ("registry", Kind::Registry)] {
+        for export in exports.iter().filter(|export| names(export, interface)) {
+            if !is_ours(export, interface) {
+                return Err(Refusal::OtherVersion((*export).to_owned()));
+            }
+            kinds.push(kind);
+        }
+    }
+    match kinds[..] {
+        [kind] => Ok(kind),
+        [] => Err(Refusal::NoKnownWorld),
+        _ => Err(Refusal::TwoKinds),
+    }
+}
+
+fn check_import(import: &str, kind: Kind) -> Result<(), Refusal> {
+    if runtime::interface(import).is_some() {
+        return Ok(());
+    }
+    if !kind.imports().iter().any(|interface| names(import, interface)) {
+        return Err(Refusal::Forbidden { import: import.to_owned(), kind });
+    }
+    match kind.imports().iter().any(|interface| is_ours(import, interface)) {
+        true => Ok(()),
+        false => Err(Refusal::OtherVersion(import.to_owned())),
+    }
+}
+
+/// Whether this is an interface of our package, in whatever version.
+fn names(name: &str, interface: &str) -> bool {
+    name.strip_prefix(PACKAGE)
+        .and_then(|rest| rest.strip_prefix(interface))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
+}
+
+fn is_ours(name: &str, interface: &str) -> bool {
+    let version = names(name, interface).then(|| name.split_once('@')).flatten();
+    version
+        .and_then(|(_, version)| version.strip_prefix(VERSION.0)?.parse::<u64>().ok())
+        .is_some_and(|patch| patch <= VERSION.1)
+}
+
+/// Long explanations of a decoder are of no use in a log line.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(bytes: &[u8]) -> Refusal {
+        load(&Engine::new(None).unwrap(), bytes).err().unwrap()
+    }
+
+    #[test]
+    fn what_is_no_plugin_is_refused_with_the_reason() {
+        assert_eq!(refused(b"#!/bin/sh\n"), Refusal::NotWasm);
+        assert_eq!(refused(b"\0asm\x01\0\0\0"), Refusal::CoreModule);
+        assert_eq!(refused(b"\0asm\x0d\0\x01\0"), Refusal::NoKnownWorld);
+        assert!(matches!(refused(b""), Refusal::Invalid(_)));
+        assert!(matches!(refused(b"\0asm\x0d\0\x01\0\x07"), Refusal::Invalid(_)));
+    }
+
+    #[test]
+    fn native_code_is_never_loaded() {
+        let engine = Engine::new(None).unwrap();
+        let component = Component::from_binary(engine.inner(), b"\0asm\x0d\0\x01\0").unwrap();
+        assert_eq!(load(&engine, &component.serialize().unwrap()).err(), Some(Refusal::Precompiled));
+    }
+
+    #[test]
+    fn imports_are_checked_by_kind_and_version() {
+        let check = check_import;
+        assert_eq!(check("witgate:plugin/load@0.1.0", Kind::Selector), Ok(()));
+        assert_eq!(check("wasi:clocks/wall-clock@0.2.6", Kind::Selector), Ok(()));
+        assert_eq!(check("witgate:plugin/etcd@0.1.0", Kind::Registry), Ok(()));
+        for (import, kind) in [
+            ("witgate:plugin/etcd@0.1.0", Kind::Selector),
+            ("witgate:plugin/load@0.1.0", Kind::Registry),
+            ("wasi:http/outgoing-handler@0.2.0", Kind::Registry),
+            ("anything", Kind::Selector),
+        ] {
+            assert_eq!(check(import, kind), Err(Refusal::Forbidden { import: import.into(), kind }));
+        }
+        for version in ["0.1.1", "0.2.0", "1.0.0"] {
+            let import = format!("witgate:plugin/load@{version}");
+            assert_eq!(check(&import, Kind::Selector), Err(Refusal::OtherVersion(import.clone())));
+        }
+    }
+
+    #[test]
+    fn exports_tell_the_kind() {
+        assert_eq!(kind(&["witgate:plugin/selector@0.1.0"]), Ok(Kind::Selector));
+        assert_eq!(
+            kind(&["witgate:plugin/registrar@0.1.0", "witgate:plugin/registry@0.1.0"]),
+            Ok(Kind::Registry)
+        );
+        assert_eq!(kind(&["wasi:cli/run@0.2.0"]), Err(Refusal::NoKnownWorld));
+        assert_eq!(
+            kind(&["witgate:plugin/selector@0.1.0", "witgate:plugin/registry@0.1.0"]),
+            Err(Refusal::TwoKinds)
+        );
+        let other = "witgate:plugin/selector@0.2.0";
+        assert_eq!(kind(&[other]), Err(Refusal::OtherVersion(other.to_owned())));
+    }
+}

@@ -1,0 +1,168 @@
+//! What is in force under each name, and what has become of it so far.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use tokio::sync::watch;
+
+use super::{
+    Origin, PluginInfo, Refused, State,
+    instance::RegistryPlugin,
+    load::{Kind, Loaded, Refusal},
+    selector::WasmSelector,
+    shipped::SHIPPED,
+};
+use crate::selector::Selector;
+
+/// All names, each with its entry. Locked for a few lines and never on the request path: workers hold receivers.
+#[derive(Default)]
+pub(super) struct Names(Mutex<BTreeMap<Arc<str>, Entry>>);
+
+/// One name. A kind that is not in force has none in its channel.
+pub(super) struct Entry {
+    pub selector: watch::Sender<Option<Arc<dyn Selector>>>,
+    pub registry: watch::Sender<Option<Arc<RegistryPlugin>>>,
+    running: Option<Running>,
+    /// Of versions that are no longer in force.
+    past_faults: u64,
+    refusals: u64,
+    last_refusal: Option<Refused>,
+}
+
+/// A version in force.
+#[derive(Clone)]
+pub(super) struct Running {
+    pub plugin: Plugin,
+    pub loaded: Loaded,
+    pub origin: Origin,
+    pub at: SystemTime,
+}
+
+#[derive(Clone)]
+pub(super) enum Plugin {
+    Selector(Arc<WasmSelector>),
+    Registry(Arc<RegistryPlugin>),
+}
+
+impl Plugin {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Selector(selector) => selector.name(),
+            Self::Registry(registry) => &registry.name,
+        }
+    }
+
+    fn version(&self) -> u64 {
+        match self {
+            Self::Selector(selector) => selector.version(),
+            Self::Registry(registry) => registry.version,
+        }
+    }
+
+    fn faults(&self) -> u64 {
+        match self {
+            Self::Selector(selector) => selector.faults(),
+            Self::Registry(registry) => registry.faults(),
+        }
+    }
+
+    fn benched(&self) -> bool {
+        matches!(self, Self::Selector(selector) if selector.benched())
+    }
+}
+
+impl Names {
+    /// Lends the entry of a name, making one if there is none.
+    pub fn with<R>(&self, name: &str, act: impl FnOnce(&mut Entry) -> R) -> R {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match names.get_mut(name) {
+            Some(entry) => act(entry),
+            None => act(names.entry(name.into()).or_insert_with(Entry::new)),
+        }
+    }
+
+    pub fn running(&self, name: &str) -> Option<Running> {
+        self.with(name, |entry| entry.running.clone())
+    }
+
+    pub fn list(&self) -> Vec<PluginInfo> {
+        let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let unused = SHIPPED.iter().filter(|(name, _)| !names.contains_key(*name));
+        let mut list: Vec<PluginInfo> = unused.map(|(name, _)| Entry::new().info((*name).into())).collect();
+        list.extend(names.iter().map(|(name, entry)| entry.info(name.clone())));
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        list
+    }
+}
+
+impl Entry {
+    fn new() -> Self {
+        Self {
+            selector: watch::Sender::new(None),
+            registry: watch::Sender::new(None),
+            running: None,
+            past_faults: 0,
+            refusals: 0,
+            last_refusal: None,
+        }
+    }
+
+    /// Puts another version in force, or none. One store per channel: on all workers or on none.
+    pub fn exchange(&mut self, running: Option<Running>) {
+        self.past_faults += self.running.as_ref().map_or(0, |running| running.plugin.faults());
+        let (selector, registry) = match running.as_ref().map(|running| &running.plugin) {
+            Some(Plugin::Selector(selector)) => (Some(selector.clone() as Arc<dyn Selector>), None),
+            Some(Plugin::Registry(registry)) => (None, Some(registry.clone())),
+            None => (None, None),
+        };
+        self.running = running;
+        self.selector.send_if_modified(|current| replace(current, selector));
+        self.registry.send_if_modified(|current| replace(current, registry));
+    }
+
+    pub fn refuse(&mut self, file: Option<&Path>, reason: Refusal) {
+        self.refusals += 1;
+        self.last_refusal = Some(Refused { at: SystemTime::now(), file: file.map(PathBuf::from), reason });
+    }
+
+    fn info(&self, name: Arc<str>) -> PluginInfo {
+        let running = self.running.as_ref();
+        let state = match running {
+            Some(running) if running.plugin.benched() => State::Benched,
+            Some(_) => State::Running,
+            None if self.wanted() || self.refusals > 0 => State::Missing,
+            None => State::Unused,
+        };
+        PluginInfo {
+            name,
+            kind: running.map(|running| running.loaded.kind),
+            origin: running.map(|running| running.origin.clone()),
+            digest: running.map(|running| running.loaded.digest),
+            version: running.map_or(0, |running| running.plugin.version()),
+            state,
+            faults: self.past_faults + running.map_or(0, |running| running.plugin.faults()),
+            loaded_at: running.map(|running| running.at),
+            refusals: self.refusals,
+            last_refusal: self.last_refusal.clone(),
+        }
+    }
+
+    fn wanted(&self) -> bool {
+        self.selector.receiver_count() + self.registry.receiver_count() > 0
+    }
+
+    pub fn kind(&self) -> Option<Kind> {
+        self.running.as_ref().map(|running| running.loaded.kind)
+    }
+}
+
+/// Nothing is sent where nothing was and nothing comes.
+fn replace<T>(current: &mut Option<T>, next: Option<T>) -> bool {
+    let changes = current.is_some() || next.is_some();
+    *current = next;
+    changes
+}

@@ -1,0 +1,75 @@
+//! `witgate check`: all mistakes of a configuration, or what it would run.
+
+use std::{fmt::Write as _, path::Path, sync::Arc};
+
+use super::StartError;
+use crate::{
+    config::{self, Config, NameFrom, Target},
+    connector::{Lent, Memory},
+    plugin::Plugins,
+};
+
+/// Reads a configuration as `run` would, asks every plugin about its settings, and says what would run.
+///
+/// Binds nothing, contacts no registry, writes nothing but the cache of compiled plugins.
+pub fn check(path: &Path) -> Result<String, StartError> {
+    let config = config::load(path)?;
+    let runtime = tokio::runtime::Runtime::new().map_err(StartError::Threads)?;
+    runtime.block_on(async {
+        let (memory, _) = Memory::open(config.state.join(super::REGISTRY));
+        let plugins = Plugins::start(&config, Arc::new(Lent::new(memory)))?;
+        super::check_settings(&plugins, &config).await.map_err(StartError::Settings)
+    })?;
+    Ok(describe(&config))
+}
+
+fn describe(config: &Config) -> String {
+    let mut text = String::from("configuration is valid\n");
+    for listener in &config.listeners {
+        let _ = writeln!(text, "listener  {}", listener.address);
+    }
+    if let Some(address) = config.admin.address {
+        let _ = writeln!(text, "admin     {address}");
+    }
+    for registry in config.registries.values() {
+        let _ = writeln!(text, "registry  {} (plugin {})", registry.name, registry.plugin);
+    }
+    for upstream in config.upstreams.values() {
+        let sources: Vec<String> = upstream
+            .sources
+            .iter()
+            .map(|source| format!("{} in {}", source.service, source.registry))
+            .collect();
+        let _ = writeln!(
+            text,
+            "upstream  {} = {}, selector {}",
+            upstream.name,
+            sources.join(" and "),
+            upstream.selector.plugin
+        );
+    }
+    for route in &config.routes {
+        let _ = writeln!(text, "route     {} -> {}", matches(&route.matches), target(&route.target));
+    }
+    text
+}
+
+fn matches(matches: &config::Matches) -> String {
+    let host = matches.host.as_deref().unwrap_or("*");
+    let headers: String = matches.headers.iter().map(|header| format!(" with {}", header.name)).collect();
+    format!("{host}{}{headers}", matches.path)
+}
+
+fn target(target: &Target) -> String {
+    match target {
+        Target::Upstream(name) => name.to_string(),
+        Target::Weighted(shares) => {
+            let shares: Vec<String> = shares.iter().map(|(name, share)| format!("{name} x{share}")).collect();
+            shares.join(", ")
+        }
+        Target::ByName(by_name) => match &by_name.from {
+            NameFrom::Path(prefix) => format!("the service named after {prefix}, in {}", by_name.registry),
+            NameFrom::Header(name) => format!("the service named by header {name}, in {}", by_name.registry),
+        },
+    }
+}

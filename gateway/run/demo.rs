@@ -1,0 +1,182 @@
+//! `witgate demo`: the gateway, the embedded registry and three sample backends in one process.
+//!
+//! The backends are as separate as they can be here: each has a thread and a port of its own, and registers itself
+//! over the admin API as any service would, with a heartbeat.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Response, header};
+use http_body_util::Full;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{StartError, Started};
+use crate::{
+    config,
+    server::{self, Workers},
+    telemetry::ProcessMetrics,
+};
+
+const BACKENDS: [&str; 3] = ["hello-1", "hello-2", "hello-3"];
+
+/// A registration lives so long without a heartbeat.
+const TTL: Duration = Duration::from_secs(15);
+
+/// Runs the demo until SIGTERM or SIGINT. Its state is in a temporary folder that goes with it.
+pub fn demo(listen: SocketAddr, admin: SocketAddr, plugins: &Path) -> Result<(), StartError> {
+    let state = std::env::temp_dir().join(format!("witgate-demo-{}", std::process::id()));
+    std::fs::create_dir_all(&state).map_err(|source| StartError::Folder { folder: state.clone(), source })?;
+    let text = format!(
+        r#"
+[[listener]]
+address = "{listen}"
+
+[admin]
+address = "{admin}"
+
+[state]
+directory = {state:?}
+
+[plugins]
+directory = {plugins:?}
+
+[upstream.hello]
+service = "hello"
+registry = "memory"
+selector = "round-robin"
+
+[[route]]
+path = "/hello"
+upstream = "hello"
+
+[[route]]
+path = "/svc/{{service}}"
+registry = "memory"
+"#
+    );
+    // Paths are relative to where the command was given.
+    let here = std::env::current_dir().unwrap_or_default().join("demo.toml");
+    let config = config::parse(&text, &here)?;
+    let plugins = config.plugins.directory.clone();
+    let (closer, shutdown) = server::shutdown();
+    let outcome = super::start(config, None, |started| {
+        let backends = start_backends(&shutdown)?;
+        tokio::spawn(live(backends, started, plugins));
+        Ok(())
+    });
+    closer.close(Duration::ZERO);
+    // What is left in the temporary folder harms nobody.
+    let _ = std::fs::remove_dir_all(&state);
+    outcome
+}
+
+/// Each on a thread of its own, which ends with `shutdown`.
+fn start_backends(shutdown: &server::Shutdown) -> Result<Vec<(&'static str, SocketAddr)>, StartError> {
+    let free_port = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
+    let own = config::parse(free_port, Path::new("backend.toml"))?.listeners;
+    let start = |name: &'static str| {
+        let listeners = own.iter().cloned().map(Arc::new);
+        let metrics = ProcessMetrics::new(1);
+        let bound: Result<Vec<_>, _> =
+            listeners.map(|listener| server::bind(listener, 1, &metrics)).collect();
+        let listenings = bound?.into_iter().flatten().collect::<Vec<_>>();
+        let address = listenings.first().map_or(SocketAddr::from(([127, 0, 0, 1], 0)), |first| first.address);
+        let shutdown = shutdown.clone();
+        let run = move |_, listening| {
+            let shutdown = shutdown.clone();
+            async move {
+                let answer = move |_: server::Arrival| async move { hello(name, address) };
+                let answers = |_: &server::Listening| move |_: &server::Link| answer;
+                if let Err(error) = server::serve(vec![listening], answers, shutdown).await {
+                    tracing::error!(backend = name, %error, "Sample backend failed");
+                }
+            }
+        };
+        Workers::start(listenings, run).map_err(StartError::Threads)?;
+        Ok((name, address))
+    };
+    BACKENDS.into_iter().map(start).collect()
+}
+
+fn hello(name: &str, address: SocketAddr) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(format!("hello from {name} ({address})\n")));
+    let text = header::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, text);
+    response
+}
+
+/// Registers the backends, introduces them, and renews them for ever.
+async fn live(backends: Vec<(&'static str, SocketAddr)>, started: Started, plugins: PathBuf) {
+    let Some(admin) = started.admin else { return };
+    let mut introduction = Some(introduction(&started, &plugins));
+    loop {
+        for (name, address) in &backends {
+            if let Err(error) = register(admin, name, *address).await {
+                tracing::warn!(backend = name, %error, "Sample backend not registered");
+            }
+        }
+        if let Some(text) = introduction.take() {
+            super::say(&text);
+        }
+        tokio::time::sleep(TTL / 3).await;
+    }
+}
+
+/// Registers one backend as any service would; the same again is its heartbeat.
+async fn register(admin: SocketAddr, name: &str, address: SocketAddr) -> std::io::Result<()> {
+    let body = format!(r#"{{"address":"{address}","ttl_seconds":{}}}"#, TTL.as_secs());
+    let request = format!(
+        "PUT /api/v1/services/hello/{name} HTTP/1.1\r\nhost: {admin}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    send(admin, &request).await
+}
+
+async fn send(admin: SocketAddr, request: &str) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(admin).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.take(4_096).read_to_string(&mut answer).await?;
+    match answer.starts_with("HTTP/1.1 2") {
+        true => Ok(()),
+        false => Err(std::io::Error::other(answer.lines().next().unwrap_or("no answer").to_owned())),
+    }
+}
+
+/// Says what there is to try.
+fn introduction(started: &Started, plugins: &Path) -> String {
+    let gateway = started.listeners.first().map(ToString::to_string).unwrap_or_default();
+    let admin = started.admin.map(|address| address.to_string()).unwrap_or_default();
+    let plugins = plugins.display();
+    format!(
+        r#"
+Three backends have registered themselves as "hello". Try:
+
+  curl http://{gateway}/hello        # a configured route; repeat it to meet all three
+  curl http://{gateway}/svc/hello    # found by its name, no configuration for the service
+
+Register a service of your own and reach it as /svc/mine. A repeated PUT is its heartbeat:
+
+  curl -X PUT http://{admin}/api/v1/services/mine/1 -d '{{"address":"127.0.0.1:9000","ttl_seconds":30}}'
+
+Look inside:
+
+  curl http://{admin}/api/v1/upstreams
+  curl http://{admin}/api/v1/plugins
+
+Change the balancing: drop a selector component into {plugins}
+as round-robin.wasm, and the next picks are its own. docs/plugins.md shows how to write one.
+
+Stop with Ctrl-C.
+"#
+    )
+}

@@ -1,0 +1,286 @@
+//! The only wiring: how everything is put together, once, from top to bottom.
+
+mod check;
+mod demo;
+mod reload;
+mod uses;
+
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
+
+pub use self::{check::check, demo::demo};
+use self::{reload::Reload, uses::uses};
+use crate::{
+    admin,
+    catalog::{self, Catalog},
+    config::{self, Config},
+    connector::{Lent, Memory},
+    http,
+    plugin::{EngineError, Plugins, Problem},
+    server::{self, Listening, Workers},
+    telemetry::{ProcessMetrics, Readiness},
+    upstream::Disk,
+};
+
+/// Threads of the control plane. Nothing that runs there is on the way of a request.
+const CONTROL_THREADS: usize = 2;
+
+/// What the embedded registry remembers, below the state directory.
+const REGISTRY: &str = "registry.json";
+
+/// Why the gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0}")]
+    Config(#[from] config::Problems),
+    #[error(transparent)]
+    Bind(#[from] server::BindError),
+    #[error("cannot listen on {address} for the admin API: {error}")]
+    Admin { address: SocketAddr, error: io::Error },
+    #[error("cannot start the threads of the gateway")]
+    Threads(#[source] io::Error),
+    #[error("cannot start the plugin engine")]
+    Engine(#[from] EngineError),
+    #[error("cannot use the folder {folder}")]
+    Folder { folder: PathBuf, source: io::Error },
+    #[error("plugins refuse their settings:\n{0}")]
+    Settings(String),
+}
+
+/// Runs the gateway with a configuration file, which is followed, until SIGTERM or SIGINT.
+pub fn run(path: &Path) -> Result<(), StartError> {
+    let config = config::load(path)?;
+    start(config, Some(path), |_| Ok(()))
+}
+
+/// The gateway with everything bound and nothing running yet.
+struct Sockets {
+    admin: Option<tokio::net::TcpListener>,
+    registrations: Option<tokio::net::TcpListener>,
+    /// By worker.
+    workers: Vec<Vec<Listening>>,
+}
+
+/// What somebody who joins the gateway at its start may know.
+pub(crate) struct Started {
+    pub admin: Option<SocketAddr>,
+    pub listeners: Vec<SocketAddr>,
+}
+
+fn start(
+    config: Config,
+    follow: Option<&Path>,
+    join: impl FnOnce(Started) -> Result<(), StartError>,
+) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(StartError::Threads)?;
+    runtime.block_on(gateway(Arc::new(config), follow, join))
+}
+
+async fn gateway(
+    config: Arc<Config>,
+    follow: Option<&Path>,
+    join: impl FnOnce(Started) -> Result<(), StartError>,
+) -> Result<(), StartError> {
+    // Sockets first: a port in use is told before anything else happens.
+    let metrics = Arc::new(ProcessMetrics::new(config.workers));
+    let sockets = bind(&config, &metrics).await?;
+    let mut signals = Signals::new().map_err(StartError::Threads)?;
+
+    // The control plane.
+    let (memory, warnings) = Memory::open(config.state.join(REGISTRY));
+    for warning in warnings {
+        tracing::warn!(%warning, "Embedded registry not as it was left");
+    }
+    let (remember, enough) = oneshot::channel::<()>();
+    let remembering = tokio::spawn({
+        let memory = memory.clone();
+        async move { memory.run(async { enough.await.unwrap_or_default() }).await }
+    });
+    let plugins = Plugins::start(&config, Arc::new(Lent::new(memory.clone())))?;
+    check_settings(&plugins, &config).await.map_err(StartError::Settings)?;
+    plugins.set_uses(uses(&config, None)).await;
+    let (catalog, control) = Catalog::start(parts(&config, &plugins), config.clone());
+    let readiness = Readiness::default();
+    let admin = Arc::new(admin::Parts {
+        catalog: catalog.clone(),
+        plugins: plugins.clone(),
+        memory: memory.clone(),
+        metrics: metrics.clone(),
+        readiness: readiness.clone(),
+    });
+    let started = announce(&sockets);
+    serve_admin(&config, sockets.admin, sockets.registrations, admin);
+
+    // The data plane, once every upstream has its first list or had its chance.
+    control.apply(config.clone()).await;
+    plugins.set_uses(uses(&config, Some(&catalog))).await;
+    let (closer, shutdown) = server::shutdown();
+    let workers = {
+        let (catalog, metrics) = (catalog.clone(), metrics.clone());
+        let run = move |index, listenings| {
+            let served =
+                http::run_worker(index, listenings, catalog.clone(), metrics.clone(), shutdown.clone());
+            async move {
+                if let Err(error) = served.await {
+                    tracing::error!(worker = index, %error, "Worker ended");
+                }
+            }
+        };
+        Workers::start(sockets.workers, run).map_err(StartError::Threads)?
+    };
+    readiness.ready();
+    say("ready");
+    join(started)?;
+
+    // Until it is time to stop.
+    let reload = Reload {
+        path: follow,
+        running: config.clone(),
+        control: &control,
+        plugins: &plugins,
+        catalog,
+        metrics,
+    };
+    reload.until(signals.stop(), signal(SignalKind::hangup()).map_err(StartError::Threads)?).await;
+
+    // Readiness goes first, so that balancers in front have the delay to notice.
+    let config::Shutdown { delay, drain } = config.shutdown;
+    tracing::info!(?delay, ?drain, "Shutting down");
+    readiness.draining();
+    tokio::select! {
+        () = tokio::time::sleep(delay) => {}
+        () = signals.stop() => {}
+    }
+    closer.close(drain);
+    let ended = tokio::task::spawn_blocking(move || workers.join());
+    tokio::select! {
+        _ = ended => {}
+        () = signals.stop() => tracing::warn!("Asked again, not waiting for open connections"),
+    }
+    control.close().await;
+    drop(remember);
+    // A panic there has been reported where it happened.
+    let _ = remembering.await;
+    tracing::info!("Stopped");
+    Ok(())
+}
+
+async fn bind(config: &Config, metrics: &ProcessMetrics) -> Result<Sockets, StartError> {
+    let mut workers: Vec<Vec<Listening>> = (0..config.workers).map(|_| Vec::new()).collect();
+    for listener in &config.listeners {
+        let listenings = server::bind(Arc::new(listener.clone()), config.workers, metrics)?;
+        for (worker, listening) in workers.iter_mut().zip(listenings) {
+            worker.push(listening);
+        }
+    }
+    Ok(Sockets {
+        admin: bind_admin(config.admin.address).await?,
+        registrations: bind_admin(config.admin.registrations.as_ref().map(|own| own.address)).await?,
+        workers,
+    })
+}
+
+async fn bind_admin(address: Option<SocketAddr>) -> Result<Option<tokio::net::TcpListener>, StartError> {
+    let Some(address) = address else { return Ok(None) };
+    match tokio::net::TcpListener::bind(address).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) => Err(StartError::Admin { address, error }),
+    }
+}
+
+/// Asks every plugin about the settings it is to be used with. The error names each that is refused.
+async fn check_settings(plugins: &Plugins, config: &Config) -> Result<(), String> {
+    let refused = plugins.check(uses(config, None)).await;
+    match refused.is_empty() {
+        true => Ok(()),
+        false => {
+            let line = |problem: &Problem| format!("  {}: {}", problem.used_by, problem.text);
+            Err(refused.iter().map(line).collect::<Vec<_>>().join("\n"))
+        }
+    }
+}
+
+fn parts(config: &Config, plugins: &Plugins) -> catalog::Parts {
+    let (selectors, registries) = (plugins.clone(), plugins.clone());
+    catalog::Parts {
+        selector: Box::new(move |name| selectors.selector(name)),
+        registry: Box::new(move |registry| registries.registry(registry)),
+        disk: Disk::new(&config.state),
+        workers: config.workers,
+    }
+}
+
+fn serve_admin(
+    config: &Config,
+    admin: Option<tokio::net::TcpListener>,
+    registrations: Option<tokio::net::TcpListener>,
+    parts: Arc<admin::Parts>,
+) {
+    // The admin API answers as long as the process lives, so that draining can be watched.
+    let for_ever = std::future::pending;
+    if let Some(listener) = admin {
+        let access = admin::Access { scope: admin::Scope::Everything, token: config.admin.token.clone() };
+        tokio::spawn(admin::serve(listener, parts.clone(), access, for_ever()));
+    }
+    if let Some((listener, own)) = registrations.zip(config.admin.registrations.as_ref()) {
+        let access = admin::Access { scope: admin::Scope::Registrations, token: own.token.clone() };
+        tokio::spawn(admin::serve(listener, parts, access, for_ever()));
+    }
+}
+
+/// Says on standard output where the gateway listens; port 0 has become a real one by now.
+fn announce(sockets: &Sockets) -> Started {
+    let address = |listener: &tokio::net::TcpListener| listener.local_addr().ok();
+    let admin = sockets.admin.as_ref().and_then(address);
+    if let Some(address) = admin {
+        say(&format!("listening admin {address}"));
+    }
+    if let Some(address) = sockets.registrations.as_ref().and_then(address) {
+        say(&format!("listening registrations {address}"));
+    }
+    let listeners: Vec<SocketAddr> =
+        sockets.workers.first().into_iter().flatten().map(|listening| listening.address).collect();
+    for address in &listeners {
+        say(&format!("listening http {address}"));
+    }
+    Started { admin, listeners }
+}
+
+/// What asks the process to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Says something on standard output, which scripts read: where the gateway listens, and when it is ready.
+fn say(line: &str) {
+    // Whoever closed standard output does not want to hear of it.
+    let _ = writeln!(io::stdout(), "{line}");
+}

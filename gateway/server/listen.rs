@@ -1,0 +1,117 @@
+//! Sockets that listen, bound before anything is started.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::Semaphore;
+
+use crate::{
+    config,
+    telemetry::{ListenerCounters, ProcessMetrics},
+};
+
+/// Connections that wait in the kernel's queue.
+const BACKLOG: i32 = 4096;
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error("{0} is in use by another process")]
+    InUse(SocketAddr),
+    #[error("may not listen on {0}")]
+    Denied(SocketAddr),
+    #[error("cannot listen on {address}: {error}")]
+    Other { address: SocketAddr, error: io::Error },
+}
+
+impl BindError {
+    fn new(address: SocketAddr, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::AddrInUse => Self::InUse(address),
+            io::ErrorKind::PermissionDenied => Self::Denied(address),
+            _ => Self::Other { address, error },
+        }
+    }
+}
+
+/// One worker's socket of a listener.
+#[derive(Debug)]
+pub struct Listening {
+    pub settings: Arc<config::Listener>,
+    /// Where it really listens; differs from the settings when those say port 0.
+    pub address: SocketAddr,
+    socket: TcpListener,
+    /// Shared by all workers: `max_connections` counts for the listener.
+    permits: Arc<Semaphore>,
+    counters: Arc<ListenerCounters>,
+}
+
+impl Listening {
+    /// The same for the calling worker's runtime.
+    pub(super) fn register(self) -> io::Result<Accepting> {
+        let socket = tokio::net::TcpListener::from_std(self.socket)?;
+        let Self { settings, address, permits, counters, .. } = self;
+        Ok(Accepting { settings, address, socket, permits, counters })
+    }
+}
+
+/// One worker's socket of a listener, in that worker's runtime.
+pub(super) struct Accepting {
+    pub settings: Arc<config::Listener>,
+    pub address: SocketAddr,
+    pub socket: tokio::net::TcpListener,
+    pub permits: Arc<Semaphore>,
+    pub counters: Arc<ListenerCounters>,
+}
+
+/// Binds one socket per worker, all to the same address. Connections wait in their queues from now on.
+///
+/// Fails when another process listens there, also one that shares ports as the workers do among each other.
+pub fn bind(
+    settings: Arc<config::Listener>,
+    workers: usize,
+    metrics: &ProcessMetrics,
+) -> Result<Vec<Listening>, BindError> {
+    let counters = metrics.listener(&settings.name);
+    let wanted = settings.address;
+    let permits = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
+    let address = probe(wanted).map_err(|error| BindError::new(wanted, error))?;
+    (0..workers.max(1))
+        .map(|_| {
+            let socket = open(address).map_err(|error| BindError::new(address, error))?;
+            let (settings, permits, counters) = (settings.clone(), permits.clone(), counters.clone());
+            Ok(Listening { settings, address, socket, permits, counters })
+        })
+        .collect()
+}
+
+/// Binds without sharing the port, which is the only way to find a process that shares it. Chooses the port for 0.
+fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Without this, connections that linger from the process before would count as use.
+    socket.set_reuse_address(true)?;
+    only_v6(&socket, address)?;
+    socket.bind(&address.into())?;
+    let bound = socket.local_addr()?;
+    bound.as_socket().ok_or_else(|| io::Error::other("bound to something that is no IP address"))
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    only_v6(&socket, address)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// `[::]` means IPv6 alone, whatever the system's default, so that `0.0.0.0` beside it is no conflict.
+fn only_v6(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv6() { socket.set_only_v6(true) } else { Ok(()) }
+}

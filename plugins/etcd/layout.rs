@@ -1,0 +1,383 @@
+//! What a key in etcd and its value mean.
+
+use guest::entries::{Entry, Labels, WrittenLabels};
+use guest::rpcx::{self, Metadata};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// What the operator wrote, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub layout: Layout,
+    /// How long a lease for an announcement is asked for.
+    pub ttl_seconds: u32,
+}
+
+/// How endpoints are written.
+#[derive(Clone, Debug)]
+pub enum Layout {
+    GoZero,
+    Rpcx {
+        /// Without a slash at the end.
+        base: String,
+        networks: Vec<String>,
+        group: Option<String>,
+    },
+    Plain {
+        /// Empty, or with a slash at the end.
+        prefix: String,
+    },
+    Json {
+        /// As above.
+        prefix: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    layout: Name,
+    base: Option<String>,
+    #[serde(alias = "network")]
+    networks: Option<Vec<String>>,
+    group: Option<String>,
+    prefix: Option<String>,
+    ttl_seconds: Option<u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Name {
+    GoZero,
+    Rpcx,
+    Plain,
+    Json,
+}
+
+impl Settings {
+    pub fn read(settings: &str) -> Result<Settings, String> {
+        let Written { layout, base, networks, group, prefix, ttl_seconds } = guest::settings::read(settings)?;
+        let rpcx = layout == Name::Rpcx;
+        let prefixed = matches!(layout, Name::Plain | Name::Json);
+        for (given, key, allowed) in [
+            (base.is_some(), "base", rpcx),
+            (networks.is_some(), "networks", rpcx),
+            (group.is_some(), "group", rpcx),
+            (prefix.is_some(), "prefix", prefixed),
+        ] {
+            if given && !allowed {
+                return Err(format!("settings: {key}: means nothing in this layout"));
+            }
+        }
+        let ttl_seconds = ttl_seconds.unwrap_or(if rpcx { 30 } else { 10 });
+        if !(2..=86_400).contains(&ttl_seconds) {
+            return Err(format!("settings: ttl_seconds: {ttl_seconds} is not between 2 and 86400"));
+        }
+        let prefix = match prefix.unwrap_or_default() {
+            prefix if prefix.is_empty() || prefix.ends_with('/') => prefix,
+            prefix => prefix + "/",
+        };
+        let layout = match layout {
+            Name::GoZero => Layout::GoZero,
+            Name::Rpcx => Layout::Rpcx {
+                base: base
+                    .ok_or("settings: base: missing, and rpcx has no default for it")?
+                    .trim_end_matches('/')
+                    .to_owned(),
+                networks: networks.unwrap_or_else(|| rpcx::TCP.map(str::to_owned).to_vec()),
+                group: group.filter(|group| !group.is_empty()),
+            },
+            Name::Plain => Layout::Plain { prefix },
+            Name::Json => Layout::Json { prefix },
+        };
+        Ok(Settings { layout, ttl_seconds })
+    }
+}
+
+impl Layout {
+    /// What the keys of a service begin with. The slash at its end keeps `users` apart from `users2`.
+    pub fn prefix(&self, service: &str) -> Result<String, String> {
+        if service.is_empty() {
+            return Err("service: \"\" would be every service".to_owned());
+        }
+        Ok(match self {
+            Layout::GoZero => format!("{service}/"),
+            Layout::Rpcx { base, .. } => format!("{base}/{service}/"),
+            Layout::Plain { prefix } | Layout::Json { prefix } => format!("{prefix}{service}/"),
+        })
+    }
+
+    /// The endpoint that a key claims, by the rest of the key after the prefix. None when it claims none: a folder,
+    /// an endpoint that is inactive, or one that is not asked for.
+    ///
+    /// A value that makes no sense is passed on as the address, so that the gateway reports it.
+    pub fn read(&self, rest: &[u8], value: &[u8]) -> Option<Entry> {
+        if rest.is_empty() {
+            return None;
+        }
+        let (rest, value) = (String::from_utf8_lossy(rest), String::from_utf8_lossy(value));
+        match self {
+            Layout::GoZero | Layout::Plain { .. } => plain(value.trim()),
+            Layout::Json { .. } => json(value.trim()),
+            Layout::Rpcx { networks, group, .. } => {
+                let (network, address) = rpcx::split_network(&rest);
+                let metadata = Metadata::read(&value);
+                let wanted = networks.iter().any(|wanted| wanted == network.unwrap_or("tcp"));
+                if !wanted || metadata.inactive || !in_group(group.as_deref(), &metadata, &value) {
+                    return None;
+                }
+                let weight = metadata.weight;
+                Some(Entry { address: address.to_owned(), weight, labels: metadata.labels_on(network) })
+            }
+        }
+    }
+
+    /// The key and the value by which clients of this layout find an instance. `lease` is the one it hangs on.
+    pub fn write(&self, service: &str, entry: &Entry, lease: i64) -> (String, String) {
+        let address = &entry.address;
+        match self {
+            Layout::GoZero => (format!("{service}/{lease}"), address.clone()),
+            Layout::Rpcx { base, .. } => {
+                let labels = || entry.labels.iter();
+                let network = labels().find(|(name, _)| name == "network").map_or("tcp", |(_, value)| value);
+                let mut pairs: Labels =
+                    labels().filter(|(name, _)| name != "network" && name != "weight").cloned().collect();
+                // A client of rpcx crashes when all weights are 0.
+                pairs.push(match entry.weight {
+                    0 => ("state".to_owned(), "inactive".to_owned()),
+                    weight => ("weight".to_owned(), weight.to_string()),
+                });
+                (format!("{base}/{service}/{network}@{address}"), rpcx::write_query(&pairs))
+            }
+            Layout::Plain { prefix } => (format!("{prefix}{service}/{address}"), address.clone()),
+            Layout::Json { prefix } => {
+                let value = serde_json::json!({
+                    "address": address, "weight": entry.weight, "labels": entry.labels,
+                });
+                (format!("{prefix}{service}/{address}"), value.to_string())
+            }
+        }
+    }
+}
+
+// What cannot be read is used, whatever its text says, because rpcx does that.
+fn in_group(group: Option<&str>, metadata: &Metadata, value: &str) -> bool {
+    let is_group = |(name, value): &(String, String)| name == "group" && Some(value.as_str()) == group;
+    group.is_none() || metadata.labels.iter().any(is_group) || rpcx::parse_query(value).is_none()
+}
+
+fn plain(value: &str) -> Option<Entry> {
+    (!value.is_empty()).then(|| Entry { address: value.to_owned(), weight: 1, labels: Labels::new() })
+}
+
+/// A value of the `json` layout. Others write it, so what is not known is passed over.
+#[derive(Deserialize)]
+struct Json {
+    #[serde(alias = "Addr", alias = "addr")]
+    address: String,
+    #[serde(default)]
+    weight: Value,
+    #[serde(default)]
+    labels: Option<WrittenLabels>,
+    #[serde(default, rename = "Metadata", alias = "metadata")]
+    metadata: Value,
+    /// gRPC's: 1 says that the endpoint is deleted.
+    #[serde(default, rename = "Op")]
+    op: u8,
+}
+
+fn json(value: &str) -> Option<Entry> {
+    let Ok(Json { address, weight, labels, metadata, op }) = serde_json::from_str(value) else {
+        return plain(value);
+    };
+    let labels = labels.map(|labels| labels.0).unwrap_or_else(|| metadata_labels(&metadata));
+    (op != 1).then(|| Entry { address, weight: json_weight(&weight), labels })
+}
+
+/// What can be a label of gRPC's metadata, which may be anything.
+fn metadata_labels(metadata: &Value) -> Labels {
+    let text = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        _ => None,
+    };
+    let object = metadata.as_object().into_iter().flatten();
+    object.filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect()
+}
+
+/// As with rpcx: 1 when it is missing or no integer, 0 when it is negative, the greatest when it is too great.
+fn json_weight(weight: &Value) -> u32 {
+    match (weight.as_u64(), weight.as_i64()) {
+        (Some(weight), _) => weight.try_into().unwrap_or(u32::MAX),
+        (None, Some(_)) => 0,
+        (None, None) => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GO_ZERO: &str = r#"{"layout":"go-zero"}"#;
+    const RPCX: &str = r#"{"layout":"rpcx","base":"/rpcx_test"}"#;
+    const PLAIN: &str = r#"{"layout":"plain"}"#;
+    const JSON: &str = r#"{"layout":"json","prefix":"/services"}"#;
+
+    fn layout(settings: &str) -> Layout {
+        Settings::read(settings).unwrap_or_else(|error| panic!("{settings}: {error}")).layout
+    }
+
+    type Expected<'a> = (&'a str, u32, &'a [(&'a str, &'a str)]);
+
+    fn check(settings: &str, rest: &str, value: &str, expected: Option<Expected>) {
+        let entry = layout(settings).read(rest.as_bytes(), value.as_bytes());
+        let expected = expected.map(|(address, weight, labels)| Entry {
+            address: address.to_owned(),
+            weight,
+            labels: labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+        });
+        assert_eq!(entry, expected, "{settings} {rest} {value}");
+    }
+
+    #[test]
+    fn keys_begin_with_the_service_and_a_slash() {
+        for (settings, service, prefix) in [
+            (GO_ZERO, "user.rpc", "user.rpc/"),
+            (GO_ZERO, "team/user.rpc", "team/user.rpc/"),
+            (RPCX, "Arith", "/rpcx_test/Arith/"),
+            (r#"{"layout":"rpcx","base":"rpcx_test/"}"#, "Arith", "rpcx_test/Arith/"),
+            (PLAIN, "/node", "/node/"),
+            (r#"{"layout":"plain","prefix":"/etc"}"#, "node", "/etc/node/"),
+            (JSON, "orders", "/services/orders/"),
+        ] {
+            assert_eq!(layout(settings).prefix(service).as_deref(), Ok(prefix));
+        }
+        assert!(layout(GO_ZERO).prefix("").is_err());
+    }
+
+    #[test]
+    fn go_zero() {
+        check(GO_ZERO, "4390624784388725509", "10.0.0.1:8080", Some(("10.0.0.1:8080", 1, &[])));
+        check(GO_ZERO, "1", "10.0.0.1:8080\n", Some(("10.0.0.1:8080", 1, &[])));
+        check(GO_ZERO, "1", "", None);
+        check(GO_ZERO, "", "10.0.0.1:8080", None);
+    }
+
+    #[test]
+    fn rpcx() {
+        let tcp: &[(&str, &str)] = &[("network", "tcp")];
+        check(RPCX, "tcp@a:1", "", Some(("a:1", 1, tcp)));
+        check(RPCX, "a:1", "", Some(("a:1", 1, &[])));
+        check(RPCX, "tcp@[::1]:1", "weight=5", Some(("[::1]:1", 5, tcp)));
+        check(RPCX, "tcp@a:1", "weight=0", Some(("a:1", 0, tcp)));
+        check(RPCX, "tcp@a:1", "state=inactive", None);
+        check(RPCX, "tcp@a:1", "state=inactive;", Some(("a:1", 1, tcp)));
+        check(RPCX, "", "Arith", None);
+        for network in ["unix", "quic", "kcp", "memu", "rdma", "ws", "http"] {
+            check(RPCX, &format!("{network}@a:1"), "", None);
+        }
+        let only_ws = r#"{"layout":"rpcx","base":"/b","networks":["ws"]}"#;
+        check(only_ws, "ws@a:1", "", Some(("a:1", 1, &[("network", "ws")])));
+        check(only_ws, "tcp@a:1", "", None);
+    }
+
+    #[test]
+    fn rpcx_groups_are_labels_and_a_filter() {
+        let both: &[(&str, &str)] = &[("network", "tcp"), ("group", "x"), ("group", "y")];
+        check(RPCX, "tcp@a:1", "group=x&group=y", Some(("a:1", 1, both)));
+        let y = r#"{"layout":"rpcx","base":"/b","group":"y"}"#;
+        check(y, "tcp@a:1", "group=x&group=y", Some(("a:1", 1, both)));
+        check(y, "tcp@a:1", "group=x", None);
+        check(y, "tcp@a:1", "", None);
+        check(y, "tcp@a:1", "group=x;", Some(("a:1", 1, &[("network", "tcp")])));
+        check(
+            r#"{"layout":"rpcx","base":"/b","group":""}"#,
+            "tcp@a:1",
+            "group=x",
+            Some(("a:1", 1, &both[..2])),
+        );
+    }
+
+    #[test]
+    fn json() {
+        check(JSON, "1", r#"{"address":"a:1"}"#, Some(("a:1", 1, &[])));
+        check(
+            JSON,
+            "1",
+            r#"{"address":"a:1","weight":3,"labels":{"zone":"x"}}"#,
+            Some(("a:1", 3, &[("zone", "x")])),
+        );
+        check(JSON, "1", r#"{"address":"a:1","weight":-3,"other":[]}"#, Some(("a:1", 0, &[])));
+        check(JSON, "1", r#"{"address":"a:1","weight":"many"}"#, Some(("a:1", 1, &[])));
+        check(JSON, "1", r#"{"address":"a:1","weight":99999999999}"#, Some(("a:1", u32::MAX, &[])));
+        check(JSON, "1", r#"{"Op":0,"Addr":"a:1","Metadata":null}"#, Some(("a:1", 1, &[])));
+        check(
+            JSON,
+            "1",
+            r#"{"Op":0,"Addr":"a:1","Metadata":{"v":2,"x":{}}}"#,
+            Some(("a:1", 1, &[("v", "2")])),
+        );
+        check(JSON, "1", r#"{"Op":1,"Addr":"a:1"}"#, None);
+        check(JSON, "1", "{broken", Some(("{broken", 1, &[])));
+        check(JSON, "1", "", None);
+    }
+
+    #[test]
+    fn what_is_written_is_found() {
+        let labels = vec![("zone".to_owned(), "a b".to_owned()), ("zone".to_owned(), "c".to_owned())];
+        let entry = Entry { address: "10.0.0.1:80".to_owned(), weight: 3, labels };
+        for (settings, key, value) in [
+            (GO_ZERO, "svc/77", "10.0.0.1:80"),
+            (RPCX, "/rpcx_test/svc/tcp@10.0.0.1:80", "weight=3&zone=a+b&zone=c"),
+            (PLAIN, "svc/10.0.0.1:80", "10.0.0.1:80"),
+            (
+                JSON,
+                "/services/svc/10.0.0.1:80",
+                r#"{"address":"10.0.0.1:80","labels":[["zone","a b"],["zone","c"]],"weight":3}"#,
+            ),
+        ] {
+            let layout = layout(settings);
+            assert_eq!(layout.write("svc", &entry, 77), (key.to_owned(), value.to_owned()));
+            let rest = key.strip_prefix(&layout.prefix("svc").unwrap()).unwrap();
+            assert_eq!(layout.read(rest.as_bytes(), value.as_bytes()).unwrap().address, entry.address);
+        }
+        let drained = Entry { weight: 0, ..entry };
+        assert_eq!(layout(RPCX).write("svc", &drained, 77).1, "state=inactive&zone=a+b&zone=c");
+    }
+
+    #[test]
+    fn settings_say_what_is_wrong() {
+        for (settings, part) in [
+            ("{}", "missing field `layout`"),
+            (r#"{"layout":"gozero"}"#, "layout: unknown variant `gozero`, expected one of `go-zero`"),
+            (r#"{"layout":"rpcx"}"#, "base: missing"),
+            (r#"{"layout":"go-zero","base":"/x"}"#, "base: means nothing"),
+            (r#"{"layout":"rpcx","base":"/x","prefix":"y"}"#, "prefix: means nothing"),
+            (r#"{"layout":"plain","group":"y"}"#, "group: means nothing"),
+            (r#"{"layout":"plain","ttl_seconds":1}"#, "ttl_seconds: 1 is not"),
+            (r#"{"layout":"plain","ttl":1}"#, "unknown field `ttl`"),
+        ] {
+            let error = Settings::read(settings).unwrap_err();
+            assert!(error.contains(part), "{settings}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(rest in any::<Vec<u8>>(), value in any::<Vec<u8>>(), text in "[{}\":,a-zA-Z0-9=&;%@.]*") {
+            for settings in [GO_ZERO, RPCX, PLAIN, JSON] {
+                let layout = layout(settings);
+                layout.read(&rest, &value);
+                layout.read(text.as_bytes(), text.as_bytes());
+            }
+        }
+
+        #[test]
+        fn any_json_is_read(weight in any::<i64>(), op in any::<i64>(), text in ".*") {
+            let value = serde_json::json!({"Addr": text, "weight": weight, "Op": op, "Metadata": {&text: text}});
+            layout(JSON).read(b"1", value.to_string().as_bytes());
+        }
+    }
+}

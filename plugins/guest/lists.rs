@@ -1,0 +1,86 @@
+//! Lists of endpoints by service, or one list for any.
+//!
+//! `{ "services": { "orders": [ENTRY, ...] } }` or `{ "endpoints": [ENTRY, ...] }`; `Endpoints` does as well, as in a
+//! go-zero client's configuration.
+
+use std::collections::BTreeMap;
+
+use crate::entries::Entry;
+
+/// What each service has.
+#[derive(Debug, serde::Deserialize)]
+#[serde(try_from = "Written")]
+pub enum Lists {
+    ByService(BTreeMap<String, Vec<Entry>>),
+    One(Vec<Entry>),
+}
+
+impl Lists {
+    /// The list of a service. One that is not there has no endpoints.
+    pub fn of(self, service: &str) -> Vec<Entry> {
+        match self {
+            Lists::ByService(mut services) => services.remove(service).unwrap_or_default(),
+            Lists::One(entries) => entries,
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    services: Option<BTreeMap<String, Vec<Entry>>>,
+    #[serde(alias = "Endpoints")]
+    endpoints: Option<Vec<Entry>>,
+}
+
+impl TryFrom<Written> for Lists {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Lists, &'static str> {
+        match written {
+            Written { services: Some(services), endpoints: None } => Ok(Lists::ByService(services)),
+            Written { services: None, endpoints: Some(endpoints) } => Ok(Lists::One(endpoints)),
+            Written { services: None, endpoints: None } => Err("neither `services` nor `endpoints` is given"),
+            _ => Err("`services` and `endpoints` are both given, where one is enough"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings;
+
+    fn addresses(text: &str, service: &str) -> Vec<String> {
+        let lists: Lists = settings::read(text).unwrap_or_else(|error| panic!("{error}"));
+        lists.of(service).into_iter().map(|entry| entry.address).collect()
+    }
+
+    #[test]
+    fn a_service_has_its_own_list() {
+        let text = r#"{"services":{"orders":["a:1","tcp@b:2"],"users":[]}}"#;
+        assert_eq!(addresses(text, "orders"), ["a:1", "b:2"]);
+        assert!(addresses(text, "users").is_empty());
+        assert!(addresses(text, "nobody").is_empty());
+    }
+
+    #[test]
+    fn one_list_serves_every_name() {
+        assert_eq!(addresses(r#"{"endpoints":["a:1"]}"#, "x"), ["a:1"]);
+        assert_eq!(addresses(r#"{"Endpoints":["a:1"]}"#, "y"), ["a:1"]);
+    }
+
+    #[test]
+    fn mistakes_name_key_and_value() {
+        for (text, part) in [
+            ("{}", "neither `services` nor"),
+            (r#"{"services":{},"endpoints":[]}"#, "both given"),
+            (r#"{"services":{"orders":["a"]}}"#, r#"services.orders[0]: "a" has no port"#),
+            (r#"{"endpoints":["a:1","b:x"]}"#, r#"endpoints[1]: "x" in "b:x" is no port"#),
+            (r#"{"service":{}}"#, "unknown field `service`"),
+        ] {
+            let error = settings::read::<Lists>(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

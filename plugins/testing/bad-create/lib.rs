@@ -1,0 +1,28 @@
+//! Refuses all settings.
+
+use exports::witgate::plugin::selector::{CandidateChange, Created, Guest, GuestBalancer, Request};
+
+wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin" });
+
+export!(Plugin);
+
+struct Plugin;
+
+impl Guest for Plugin {
+    type Balancer = State;
+
+    fn create(_: String) -> Result<Created, String> {
+        Err("settings: refused on purpose".to_owned())
+    }
+}
+
+/// Never made.
+enum State {}
+
+impl GuestBalancer for State {
+    fn update(&self, _: Vec<CandidateChange>) {}
+
+    fn pick(&self, _: Request) -> Option<u32> {
+        None
+    }
+}

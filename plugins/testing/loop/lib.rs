@@ -1,0 +1,29 @@
+//! Never returns from a pick.
+
+use exports::witgate::plugin::selector::{Balancer, CandidateChange, Created, Guest, GuestBalancer, Request};
+
+wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin" });
+
+export!(Plugin);
+
+struct Plugin;
+
+impl Guest for Plugin {
+    type Balancer = State;
+
+    fn create(_: String) -> Result<Created, String> {
+        Ok(Created { balancer: Balancer::new(State), hash_on: None, attributes: Vec::new() })
+    }
+}
+
+struct State;
+
+impl GuestBalancer for State {
+    fn update(&self, _: Vec<CandidateChange>) {}
+
+    fn pick(&self, _: Request) -> Option<u32> {
+        loop {
+            std::hint::spin_loop();
+        }
+    }
+}

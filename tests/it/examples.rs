@@ -1,0 +1,106 @@
+//! Every example starts, and the two that matter most do their work.
+
+use std::path::{Path, PathBuf};
+
+use crate::support::{
+    backend::Backend,
+    etcd::{Etcd, Version},
+    gateway::{Gateway, until},
+    guest::build_example,
+};
+
+fn examples() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut examples: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("witgate.toml").exists())
+        .collect();
+    examples.sort();
+    examples
+}
+
+/// A copy of an example's folder whose listeners take free ports.
+fn copy(example: &Path) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(example).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    edit(folder.path(), |text| {
+        let line = |line: &str| match line.trim_start().starts_with("address = \"") {
+            true => "address = \"127.0.0.1:0\"".to_owned(),
+            false => line.to_owned(),
+        };
+        let mut text: String = text.lines().map(|l| line(l) + "\n").collect();
+        if !text.contains("[admin]") {
+            text = format!("{text}\n[admin]\naddress = \"127.0.0.1:0\"\n");
+        }
+        text
+    });
+    folder
+}
+
+fn edit(folder: &Path, change: impl Fn(String) -> String) {
+    let path = folder.join("witgate.toml");
+    std::fs::write(&path, change(std::fs::read_to_string(&path).unwrap())).unwrap();
+}
+
+fn example(name: &str) -> tempfile::TempDir {
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_example_starts() {
+    let examples = examples();
+    assert!(examples.len() >= 2, "{examples:?}");
+    for path in examples {
+        let mut gateway = Gateway::run(copy(&path));
+        assert_eq!(gateway.session_to_admin().get("/readyz").await.status, 200, "{}", path.display());
+        gateway.signal("TERM");
+        assert_eq!(gateway.exit().await.code(), Some(0), "{}: {}", path.display(), gateway.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_etcd_example_routes_to_a_go_zero_service() {
+    let etcd = Etcd::start_version(Version::V34).await;
+    let folder = example("etcd");
+    edit(folder.path(), |text| text.replace("127.0.0.1:2379", &etcd.endpoint()));
+    let gateway = Gateway::run(folder);
+    let backend = Backend::start("users").await;
+    etcd.client().await.put("orders.rpc/7587862094", backend.address.to_string(), None).await.unwrap();
+    until("traffic flows", || async { gateway.get("/orders/1").await.text() == "users" }).await;
+    until("by name, too", || async { gateway.get("/go-zero/orders.rpc/1").await.text() == "users" }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_custom_selector_example_prefers_its_zone_once_the_plugin_is_dropped() {
+    let folder = example("custom-selector");
+    let backends = Backend::several(2).await;
+    edit(folder.path(), |text| {
+        // The addresses of the example are those of two backends, one in each zone.
+        text.replace("127.0.0.1:8081", &backends[0].address.to_string())
+            .replace("127.0.0.1:8082", &backends[1].address.to_string())
+    });
+    let gateway = Gateway::run(folder);
+    let path = "/";
+    let mut session = gateway.session();
+    let mut met = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        met.insert(session.get(path).await.text());
+    }
+    assert_eq!(met.len(), 2, "the native round robin meets both: {met:?}");
+    gateway.drop_plugin("prefer-zone", &build_example("custom-selector"));
+    until("only the preferred zone answers", || async {
+        let mut session = gateway.session();
+        let mut met = std::collections::BTreeSet::new();
+        for _ in 0..20 {
+            met.insert(session.get(path).await.text());
+        }
+        met.len() == 1
+    })
+    .await;
+}

@@ -1,0 +1,171 @@
+//! Closing without hurting anybody, and what a panic hurts.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+use witgate::{
+    server::{self, Arrival, Workers},
+    telemetry::ProcessMetrics,
+};
+
+use crate::{
+    http_harness::{Gateway, Setup, listener},
+    support::{
+        client::{Client, LONG, until},
+        origin::{Origin, Reply},
+    },
+};
+
+/// Answers when it is told to.
+async fn waiting(go_on: Arc<Notify>) -> Origin {
+    Origin::connected(move |mut stream, _, seen| {
+        let go_on = go_on.clone();
+        async move {
+            let mut buffer = Vec::new();
+            while let Some(request) = crate::support::origin::read_request(&mut stream, &mut buffer, 0).await
+            {
+                seen.lock().unwrap().push(request);
+                go_on.notified().await;
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone";
+                tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_finished_before_the_connection_closes() {
+    let go_on = Arc::new(Notify::new());
+    let origin = waiting(go_on.clone()).await;
+    let mut gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    until("the request is at the endpoint", || origin.seen().len() == 1).await;
+    gateway.close(LONG);
+    let address = gateway.address;
+    until("the listener is closed", || std::net::TcpStream::connect(address).is_err()).await;
+    go_on.notify_one();
+    let answer = client.answer().await;
+    assert_eq!((answer.text(), answer.header("connection")), ("done", Some("close")));
+    client.closed().await;
+    gateway.ended().await;
+}
+
+#[tokio::test]
+async fn idle_connections_close_at_once_and_new_ones_are_not_taken() {
+    let origin = Origin::start("ok").await;
+    let mut gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut used = gateway.client().await;
+    assert_eq!(used.get("/").await.status, 200);
+    let mut silent = gateway.client().await;
+    until("both are taken", || gateway.metrics.listeners()[0].accepted == 2).await;
+    let started = Instant::now();
+    gateway.close(LONG);
+    used.closed().await;
+    silent.closed().await;
+    gateway.ended().await;
+    assert!(started.elapsed() < LONG / 2);
+    assert!(tokio::net::TcpStream::connect(gateway.address).await.is_err());
+    assert_eq!(gateway.metrics.listeners()[0].open, 0);
+}
+
+#[tokio::test]
+async fn draining_ends_with_its_bound() {
+    let origin = Origin::replying(|_| Reply::Hang).await;
+    let mut gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    until("the request is at the endpoint", || origin.seen().len() == 1).await;
+    gateway.close(Duration::from_millis(100));
+    gateway.ended().await;
+    client.closed().await;
+}
+
+#[tokio::test]
+async fn a_panic_ends_one_connection_and_no_other() {
+    let metrics = ProcessMetrics::new(1);
+    let sockets = server::bind(Arc::new(listener()), 1, &metrics).unwrap();
+    let address = sockets[0].address;
+    let (closer, shutdown) = server::shutdown();
+    let workers = Workers::start(vec![sockets], move |_, sockets| {
+        let shutdown = shutdown.clone();
+        async move {
+            let answers = |_: &server::Listening| {
+                |_: &server::Link| {
+                    |arrival: Arrival| async move {
+                        let path = arrival.request.unwrap().uri().path().to_owned();
+                        assert_ne!(path, "/panic", "as asked");
+                        hyper::Response::new(Text(Some(path)))
+                    }
+                }
+            };
+            server::serve(sockets, answers, shutdown).await.unwrap();
+        }
+    })
+    .unwrap();
+    let (mut one, mut other) = (Client::connect(address).await, Client::connect(address).await);
+    assert_eq!(one.get("/fine").await.text(), "/fine");
+    one.send("GET /panic HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    one.closed().await;
+    assert_eq!(other.get("/also-fine").await.text(), "/also-fine");
+    assert_eq!(Client::connect(address).await.get("/new").await.text(), "/new");
+    drop(other);
+    closer.close(LONG);
+    assert!(workers.join());
+}
+
+/// A body of one frame.
+struct Text(Option<String>);
+
+impl hyper::body::Body for Text {
+    type Data = hyper::body::Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Infallible>>> {
+        std::task::Poll::Ready(self.0.take().map(|text| Ok(hyper::body::Frame::data(text.into()))))
+    }
+}
+
+#[tokio::test]
+async fn lists_and_tables_change_under_load_without_a_failed_request() {
+    let origins = [Origin::start("a").await, Origin::start("b").await, Origin::start("c").await];
+    let mut gateway = Gateway::start(Setup::to(&[&origins[0]]).with(|setup| setup.workers = 2));
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (mut client, stop) = (gateway.client().await, stop.clone());
+        clients.spawn(async move {
+            let mut count = 0u32;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let answer = client.get("/").await;
+                assert_eq!(answer.status, 200, "{}", answer.head);
+                count += 1;
+            }
+            count
+        });
+    }
+    let settings = witgate::config::Upstream::clone(&gateway.upstream("main").config);
+    for round in 0..200usize {
+        let (old, new) = (origins[round % 3].address, origins[(round + 1) % 3].address);
+        gateway.offer("main", vec![crate::http_harness::put(new)]);
+        gateway.offer("main", vec![witgate::upstream::Offer::Remove(old)]);
+        match round % 3 {
+            0 => gateway.replace(settings.clone()),
+            1 => gateway.publish(|config| config.routes.reverse()),
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let counts = clients.join_all().await;
+    assert!(counts.iter().all(|count| *count > 20), "{counts:?}");
+    assert!(origins.iter().all(|origin| !origin.seen().is_empty()));
+}

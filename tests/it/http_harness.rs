@@ -1,0 +1,197 @@
+//! The data plane alone: workers and a catalog that is set by hand.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+use witgate::{
+    catalog::{Catalog, Fixed, Table, Upstream},
+    config,
+    http::run_worker,
+    server::{self, Closer, Workers},
+    telemetry::ProcessMetrics,
+    upstream::{Endpoint, Labels, Offer, Publisher, Reader, UpstreamName, Weight},
+};
+
+use crate::support::{client::Client, origin::Origin};
+
+/// What is listened on and where it leads. Change what the test is about.
+pub struct Setup {
+    pub listener: config::Listener,
+    pub upstreams: Vec<(config::Upstream, Vec<SocketAddr>)>,
+    pub routes: Vec<config::Route>,
+    pub workers: usize,
+}
+
+impl Setup {
+    /// Everything goes to these endpoints.
+    pub fn to(origins: &[&Origin]) -> Self {
+        let addresses: Vec<SocketAddr> = origins.iter().map(|origin| origin.address).collect();
+        Self::to_addresses(&addresses)
+    }
+
+    pub fn to_addresses(addresses: &[SocketAddr]) -> Self {
+        Self {
+            listener: listener(),
+            upstreams: vec![(upstream("main"), addresses.to_vec())],
+            routes: vec![route("/", "main")],
+            workers: 1,
+        }
+    }
+
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    /// The settings of the first upstream.
+    pub fn upstream(&mut self) -> &mut config::Upstream {
+        &mut self.upstreams[0].0
+    }
+}
+
+pub fn listener() -> config::Listener {
+    config::Listener {
+        name: "test".into(),
+        address: "127.0.0.1:0".parse().unwrap(),
+        trusted_proxies: vec![],
+        max_connections: 1000,
+        header_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(60),
+        max_header_bytes: 16 * 1024,
+    }
+}
+
+pub fn upstream(name: &str) -> config::Upstream {
+    config::Upstream {
+        name: UpstreamName::new(name),
+        sources: vec![],
+        labels: vec![],
+        selector: config::Selector { plugin: "none".into(), settings: "{}".into() },
+        timeouts: config::Timeouts { connect: Duration::from_secs(2), response: Duration::from_secs(10) },
+        pool: config::Pool { idle_timeout: Duration::from_secs(60), max_idle: 100 },
+        retries: 1,
+        reliability: config::Reliability::default(),
+    }
+}
+
+pub fn route(path: &str, upstream: &str) -> config::Route {
+    config::Route {
+        name: "route[0]".into(),
+        matches: config::Matches { path: path.into(), ..Default::default() },
+        strip_prefix: false,
+        target: config::Target::Upstream(UpstreamName::new(upstream)),
+    }
+}
+
+/// A running data plane. Stops when it is dropped.
+pub struct Gateway {
+    pub address: SocketAddr,
+    pub metrics: Arc<ProcessMetrics>,
+    pub table: Table,
+    publishers: BTreeMap<UpstreamName, Publisher>,
+    fixed: Fixed,
+    closer: Option<Closer>,
+    workers: Option<Workers>,
+    count: usize,
+}
+
+impl Gateway {
+    pub fn start(setup: Setup) -> Self {
+        let metrics = Arc::new(ProcessMetrics::new(setup.workers));
+        let sockets = server::bind(Arc::new(setup.listener), setup.workers, &metrics).unwrap();
+        let address = sockets[0].address;
+        let mut publishers = BTreeMap::new();
+        let mut config = config::Config::empty(PathBuf::new());
+        config.routes = setup.routes;
+        let mut table = Table { config: Arc::new(config), upstreams: Default::default() };
+        for (settings, addresses) in setup.upstreams {
+            let name = settings.name.clone();
+            let (mut publisher, reader) = Publisher::new(name.clone());
+            publisher.publish(addresses.into_iter().map(put).collect(), Instant::now());
+            table.upstreams.insert(name.clone(), make(settings, reader, setup.workers));
+            publishers.insert(name, publisher);
+        }
+        let (catalog, fixed) = Catalog::fixed(table.clone());
+        let (closer, shutdown) = server::shutdown();
+        let inputs = sockets.into_iter().map(|socket| vec![socket]).collect();
+        let counters = metrics.clone();
+        let workers = Workers::start(inputs, move |index, sockets| {
+            let serving = run_worker(index, sockets, catalog.clone(), counters.clone(), shutdown.clone());
+            async move { serving.await.unwrap() }
+        });
+        Self {
+            address,
+            metrics,
+            table,
+            publishers,
+            fixed,
+            closer: Some(closer),
+            workers: Some(workers.unwrap()),
+            count: setup.workers,
+        }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(self.address).await
+    }
+
+    pub fn upstream(&self, name: &str) -> &Arc<Upstream> {
+        &self.table.upstreams[&UpstreamName::new(name)]
+    }
+
+    /// Changes the list of an upstream.
+    pub fn offer(&mut self, name: &str, offers: Vec<Offer>) {
+        self.publishers.get_mut(&UpstreamName::new(name)).unwrap().publish(offers, Instant::now());
+    }
+
+    /// Makes this the table that workers use.
+    pub fn publish(&mut self, change: impl FnOnce(&mut config::Config)) {
+        let mut config = config::Config::clone(&self.table.config);
+        change(&mut config);
+        self.table.config = Arc::new(config);
+        self.fixed.publish(self.table.clone());
+    }
+
+    /// Gives an upstream other settings, as a reload would.
+    pub fn replace(&mut self, settings: config::Upstream) {
+        let name = settings.name.clone();
+        let reader = self.table.upstreams[&name].reader.clone();
+        self.table.upstreams.insert(name, make(settings, reader, self.count));
+        self.fixed.publish(self.table.clone());
+    }
+
+    /// Gives the order to close.
+    pub fn close(&mut self, drain: Duration) {
+        self.closer.as_ref().unwrap().close(drain);
+    }
+
+    /// Waits until all workers have ended.
+    pub async fn ended(&mut self) {
+        let workers = self.workers.take().unwrap();
+        assert!(tokio::task::spawn_blocking(move || workers.join()).await.unwrap(), "a worker panicked");
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.closer.take();
+        if let Some(workers) = self.workers.take() {
+            workers.join();
+        }
+    }
+}
+
+pub fn put(address: SocketAddr) -> Offer {
+    Offer::Put(Endpoint { address, weight: Weight::ONE, labels: Labels::default() })
+}
+
+fn make(settings: config::Upstream, reader: Reader, workers: usize) -> Arc<Upstream> {
+    let (_, selector) = watch::channel(None);
+    Arc::new(Upstream::fixed(Arc::new(settings), reader, selector, workers))
+}

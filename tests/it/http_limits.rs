@@ -1,0 +1,181 @@
+//! What a client may take: time, bytes, connections.
+
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+
+use crate::{
+    http_harness::{Gateway, Setup, listener},
+    support::{
+        client::until,
+        origin::{Origin, Reply},
+    },
+};
+
+const SHORT: Duration = Duration::from_millis(200);
+
+#[tokio::test]
+async fn a_head_that_comes_too_slowly_is_answered_with_408() {
+    let origin = Origin::start("ok").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.listener.header_timeout = SHORT));
+    let mut client = gateway.client().await;
+    assert_eq!(client.get("/").await.status, 200);
+    client.send("GET / HTTP/1.1\r\nhost: a\r\nx-").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.reason()), (408, Some("head-timeout")));
+    client.closed().await;
+    assert_eq!(origin.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_head_that_trickles_in_is_too_slow_as_well() {
+    let origin = Origin::start("ok").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.listener.header_timeout = SHORT));
+    let mut client = gateway.client().await;
+    let started = Instant::now();
+    client.send("GET / HTTP/1.1\r\nx-slow: ").await;
+    let trickle = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if tokio::io::AsyncWriteExt::write_all(&mut client.stream, b"a").await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), trickle).await.expect("the gateway closes");
+    assert!(started.elapsed() >= SHORT);
+    assert!(origin.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_is_let_go() {
+    let origin = Origin::start("ok").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.listener.header_timeout = SHORT));
+    gateway.client().await.closed().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let origin = Origin::start("ok").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.listener.idle_timeout = SHORT));
+    let mut client = gateway.client().await;
+    assert_eq!(client.get("/").await.status, 200);
+    client.closed().await;
+}
+
+#[tokio::test]
+async fn waiting_for_an_answer_is_not_idling() {
+    let origin = Origin::connected(|mut stream, _, _| async move {
+        crate::support::origin::read_head(&mut stream, &mut Vec::new()).await;
+        tokio::time::sleep(4 * SHORT).await;
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nlate";
+        tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| {
+        setup.listener.idle_timeout = SHORT;
+        setup.listener.header_timeout = SHORT;
+    }));
+    assert_eq!(gateway.client().await.get("/").await.text(), "late");
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_long_is_answered_with_431() {
+    let origin = Origin::start("ok").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.listener.max_header_bytes = 1000));
+    for head in [
+        format!("GET / HTTP/1.1\r\nhost: a\r\nx-long: {}\r\n\r\n", "x".repeat(1000)),
+        format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(1000)),
+        // Without an end.
+        format!("GET / HTTP/1.1\r\nhost: a\r\nx-long: {}", "x".repeat(1000)),
+    ] {
+        let mut client = gateway.client().await;
+        client.send(&head).await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.reason()), (431, Some("head-too-large")), "{head}");
+        client.closed().await;
+    }
+    let fits = format!("GET / HTTP/1.1\r\nhost: a\r\nx-long: {}\r\n\r\n", "x".repeat(900));
+    let mut client = gateway.client().await;
+    client.send(&fits).await;
+    assert_eq!(client.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn more_header_lines_than_a_hundred_are_too_many() {
+    let origin = Origin::start("ok").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let head = |lines| format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(lines));
+    let mut client = gateway.client().await;
+    client.send(head(99)).await;
+    assert_eq!(client.answer().await.status, 200);
+    client.send(head(100)).await;
+    assert_eq!(client.answer().await.reason(), Some("head-too-large"));
+}
+
+#[tokio::test]
+async fn more_clients_than_allowed_wait_their_turn() {
+    let origin = Origin::start("ok").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.listener.max_connections = 1));
+    let mut first = gateway.client().await;
+    assert_eq!(first.get("/").await.status, 200);
+    let mut second = gateway.client().await;
+    second.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let waits = tokio::time::timeout(Duration::from_millis(100), second.try_answer(false)).await;
+    assert!(waits.is_err(), "served beside the first");
+    drop(first);
+    assert_eq!(second.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn idle_connections_to_an_endpoint_are_closed_after_a_while() {
+    let open = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = open.clone();
+    let origin = Origin::connected(move |mut stream, _, _| {
+        let counted = counted.clone();
+        async move {
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let mut buffer = Vec::new();
+            while crate::support::origin::read_head(&mut stream, &mut buffer).await.is_some() {
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
+            }
+            counted.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    })
+    .await;
+    let gateway = Gateway::start(
+        Setup::to(&[&origin]).with(|setup| setup.upstream().pool.idle_timeout = Duration::from_millis(50)),
+    );
+    assert_eq!(gateway.client().await.get("/").await.status, 200);
+    let open = || open.load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(open(), 1);
+    until("the idle connection is closed", || open() == 0).await;
+}
+
+#[tokio::test]
+async fn no_more_connections_than_allowed_stay_idle() {
+    let origin = Origin::replying(|_| Reply::text("ok")).await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.upstream().pool.max_idle = 0));
+    let mut client = gateway.client().await;
+    for _ in 0..3 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    assert_eq!(origin.connections(), 3);
+}
+
+#[tokio::test]
+async fn a_port_that_is_in_use_is_an_error_even_if_its_user_shares_ports() {
+    let metrics = witgate::telemetry::ProcessMetrics::new(2);
+    let bind = |address| {
+        let settings = witgate::config::Listener { address, ..listener() };
+        witgate::server::bind(std::sync::Arc::new(settings), 2, &metrics)
+    };
+    let ours = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let error = bind(ours[0].address).unwrap_err().to_string();
+    assert_eq!(error, format!("{} is in use by another process", ours[0].address));
+
+    let theirs = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    assert!(bind(theirs.local_addr().unwrap()).is_err());
+    assert!(bind("192.0.2.1:80".parse().unwrap()).unwrap_err().to_string().contains("192.0.2.1:80"));
+}

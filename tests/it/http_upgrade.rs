@@ -1,0 +1,132 @@
+//! Connections that change their protocol.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    http_harness::{Gateway, Setup},
+    support::{
+        client::{Client, LONG, until},
+        origin::{Origin, Reply, read_request},
+    },
+};
+
+const ASK: &str = "GET /chat HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n\r\n";
+const AGREE: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: s\r\n\r\nhi";
+
+/// Agrees, greets, then sends back what it gets.
+async fn echo() -> Origin {
+    Origin::connected(|mut stream, connection, seen| async move {
+        let mut buffer = Vec::new();
+        let request = read_request(&mut stream, &mut buffer, connection).await.unwrap();
+        seen.lock().unwrap().push(request);
+        stream.write_all(AGREE).await.unwrap();
+        stream.write_all(&buffer).await.unwrap();
+        let (mut from, mut to) = stream.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+    })
+    .await
+}
+
+async fn read(client: &mut Client, length: usize) -> String {
+    let mut bytes = std::mem::take(&mut client.buffer);
+    while bytes.len() < length {
+        let more = tokio::time::timeout(LONG, client.stream.read_buf(&mut bytes)).await;
+        assert_ne!(more.unwrap_or_else(|_| panic!("no more than {bytes:?}")).unwrap(), 0);
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+#[tokio::test]
+async fn bytes_pass_both_ways_after_an_upgrade() {
+    let origin = echo().await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let member = gateway.upstream("main").reader.snapshot().iter().next().unwrap().clone();
+    let mut client = gateway.client().await;
+    client.send(ASK).await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.header("upgrade")), (101, Some("websocket")));
+    assert_eq!(
+        (answer.header("connection"), answer.header("sec-websocket-accept")),
+        (Some("upgrade"), Some("s"))
+    );
+    assert_eq!(read(&mut client, 2).await, "hi");
+    // Looks like a request, and is none any more.
+    client.send("GET / HTTP/1.1\r\nx : y\r\n\r\n").await;
+    assert_eq!(read(&mut client, 25).await, "GET / HTTP/1.1\r\nx : y\r\n\r\n");
+    assert_eq!(member.stats().in_flight(), 1);
+    let seen = origin.seen().remove(0);
+    assert_eq!((seen.header("connection"), seen.header("upgrade")), (Some("upgrade"), Some("websocket")));
+    drop(client);
+    until("the tunnel is closed", || member.stats().in_flight() == 0).await;
+}
+
+#[tokio::test]
+async fn bytes_sent_ahead_of_the_agreement_belong_to_the_new_protocol() {
+    let origin = echo().await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = gateway.client().await;
+    client.send(format!("{ASK}early")).await;
+    assert_eq!(client.answer().await.status, 101);
+    assert_eq!(read(&mut client, 7).await, "hiearly");
+}
+
+#[tokio::test]
+async fn an_endpoint_may_decline_and_the_connection_goes_on() {
+    let origin = Origin::start("no").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = gateway.client().await;
+    client.send(format!("{ASK}GET /next HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+    assert_eq!(client.answer().await.text(), "no");
+    assert_eq!(client.answer().await.text(), "no");
+    assert_eq!(client.get("/third").await.text(), "no");
+    assert_eq!(origin.connections(), 1);
+}
+
+#[tokio::test]
+async fn what_follows_a_declined_upgrade_is_checked_like_everything() {
+    let origin = Origin::start("no").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = gateway.client().await;
+    client.send(format!("{ASK}GET /next HTTP/1.1\r\n\r\n")).await;
+    assert_eq!(client.answer().await.text(), "no");
+    assert_eq!(client.answer().await.reason(), Some("bad-request-host"));
+}
+
+#[tokio::test]
+async fn an_upgrade_to_http_2_is_not_passed_on() {
+    let origin = Origin::start("plain").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: x\r\n\r\n").await;
+    assert_eq!(client.answer().await.text(), "plain");
+    let seen = origin.seen().remove(0);
+    for name in ["upgrade", "connection", "http2-settings"] {
+        assert_eq!(seen.header(name), None);
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_switches_unasked_gives_no_answer() {
+    let origin = Origin::replying(|_| Reply::Bytes(AGREE.to_vec())).await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let answer = gateway.client().await.get("/").await;
+    assert_eq!((answer.status, answer.reason()), (502, Some("bad-upstream-answer")));
+}
+
+#[tokio::test]
+async fn draining_ends_tunnels_at_its_bound() {
+    let origin = echo().await;
+    let mut gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = gateway.client().await;
+    client.send(ASK).await;
+    assert_eq!(client.answer().await.status, 101);
+    assert_eq!(read(&mut client, 2).await, "hi");
+    gateway.close(Duration::from_millis(200));
+    client.send("still").await;
+    assert_eq!(read(&mut client, 5).await, "still");
+    gateway.ended().await;
+    tokio::time::timeout(LONG, client.closed()).await.unwrap();
+}

@@ -1,0 +1,31 @@
+//! One binary for all tests that need more than the library, the repository around the code included: an index.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, and what helps it, says what it expects by failing"
+)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails panics")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod connector_etcd;
+mod docs;
+mod etcd;
+mod examples;
+mod http_body;
+mod http_drain;
+mod http_forward;
+mod http_harness;
+mod http_limits;
+mod http_retry;
+mod http_route;
+mod http_smuggling;
+mod http_upgrade;
+mod layers;
+mod names;
+mod plugins;
+mod process;
+mod source;
+mod swaps;

@@ -1,0 +1,329 @@
+//! Plugins that misbehave, in the real gateway: traffic goes on, the fault is counted, the plugin is benched and
+//! comes back with a new file.
+
+use std::{collections::BTreeSet, path::Path};
+
+use crate::support::{
+    backend::Backend,
+    gateway::{Gateway, until},
+    guest::{guest, with_custom_section},
+};
+
+/// Every folder of `plugins/testing` and the test that uses it.
+const GUESTS: [(&str, &str); 19] = [
+    ("bad-create", "a_file_that_cannot_be_used_changes_nothing"),
+    ("chatty", "what_a_plugin_prints_becomes_log_lines"),
+    ("first", "a_dropped_selector_changes_the_next_picks"),
+    ("forbidden-import", "a_file_that_cannot_be_used_changes_nothing"),
+    ("hog", "a_selector_that_fails_costs_no_request_and_is_benched"),
+    ("last", "a_dropped_selector_changes_the_next_picks"),
+    ("loop", "a_selector_that_fails_costs_no_request_and_is_benched"),
+    ("none", "a_selector_that_finds_nothing_is_believed"),
+    ("out-of-range", "a_selector_that_fails_costs_no_request_and_is_benched"),
+    ("registry-echo", "a_new_registry_plugin_takes_over_without_a_gap"),
+    ("registry-empty-storm", "a_registry_plugin_that_fails_changes_no_list"),
+    ("registry-garbage", "nonsense_in_a_list_is_left_out"),
+    ("registry-leak", "a_registry_plugin_that_fails_changes_no_list"),
+    ("registry-loop", "a_registry_plugin_that_fails_changes_no_list"),
+    ("registry-many", "a_hundred_thousand_endpoints_at_once_slow_nobody"),
+    ("registry-trap", "a_registry_plugin_that_fails_changes_no_list"),
+    ("slow-update", "a_file_that_cannot_be_used_changes_nothing"),
+    ("trap", "a_selector_that_fails_costs_no_request_and_is_benched"),
+    ("wrong-world", "a_file_that_cannot_be_used_changes_nothing"),
+];
+
+#[test]
+fn every_guest_has_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders: BTreeSet<String> = std::fs::read_dir(root.join("plugins/testing"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let tested: BTreeSet<String> = GUESTS.iter().map(|(guest, _)| guest.to_string()).collect();
+    assert_eq!(folders, tested);
+    let source = std::fs::read_to_string(root.join("tests/it/plugins.rs")).unwrap();
+    for (guest, test) in GUESTS {
+        assert!(source.contains(&format!("fn {test}(")), "{guest}: no test {test}");
+    }
+}
+
+/// An upstream with three backends and the selector `mine`, which is a file in the plugins folder or nothing.
+const CONFIG: &str = r#"
+[plugins]
+selector = { faults = 3 }
+
+[upstream.orders]
+service = "orders"
+registry = "memory"
+selector = "mine"
+
+[[route]]
+path = "/"
+upstream = "orders"
+"#;
+
+async fn start() -> (Gateway, Vec<Backend>) {
+    let gateway = Gateway::start(CONFIG);
+    let backends = Backend::several(3).await;
+    for (number, backend) in backends.iter().enumerate() {
+        gateway.register("orders", &format!("b{number}"), backend.address).await;
+    }
+    until("three endpoints on every worker", || async {
+        let upstream = gateway.api("/api/v1/upstreams/orders").await;
+        upstream["endpoints"].as_array().unwrap().len() == 3
+            && upstream["workers"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|w| w["generation"] == upstream["generation"])
+    })
+    .await;
+    (gateway, backends)
+}
+
+/// Who answers so many requests, over several connections so that all workers take part.
+async fn answers(gateway: &Gateway, requests: usize) -> BTreeSet<String> {
+    let mut met = BTreeSet::new();
+    for _ in 0..requests / 10 {
+        let mut session = gateway.session();
+        for _ in 0..10 {
+            let answer = session.get("/").await;
+            assert!(answer.status.is_success(), "{}: {}", answer.status, answer.text());
+            met.insert(answer.text());
+        }
+    }
+    met
+}
+
+async fn state(gateway: &Gateway, name: &str, state: &str) {
+    until(&format!("{name} is {state}"), || async { gateway.plugin(name).await["state"] == state }).await;
+}
+
+/// Waits until all workers use the version of `mine` that is in force.
+async fn on_all_workers(gateway: &Gateway) {
+    until("all workers use the plugin", || async {
+        let version = gateway.plugin("mine").await["version"].clone();
+        let upstream = gateway.api("/api/v1/upstreams/orders").await;
+        version.is_u64()
+            && upstream["workers"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|worker| worker["selector_version"] == version)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_selector_changes_the_next_picks() {
+    let (gateway, _backends) = start().await;
+    assert_eq!(answers(&gateway, 60).await.len(), 3, "the native round robin");
+    gateway.drop_plugin("mine", &guest("first"));
+    on_all_workers(&gateway).await;
+    assert_eq!(answers(&gateway, 60).await, BTreeSet::from(["b0".to_owned()]));
+    let before = gateway.plugin("mine").await["version"].clone();
+    let path = gateway.drop_plugin("mine", &guest("last"));
+    until("the new file is in force", || async { gateway.plugin("mine").await["version"] != before }).await;
+    on_all_workers(&gateway).await;
+    assert_eq!(answers(&gateway, 60).await, BTreeSet::from(["b2".to_owned()]));
+    std::fs::remove_file(path).unwrap();
+    until("the native round robin is back", || async { answers(&gateway, 60).await.len() == 3 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_used_changes_nothing() {
+    let (gateway, _backends) = start().await;
+    gateway.drop_plugin("mine", &guest("first"));
+    on_all_workers(&gateway).await;
+    let digest = gateway.plugin("mine").await["digest"].clone();
+    let whole = guest("last");
+    let candidates: [(&str, Vec<u8>, &str); 8] = [
+        ("garbage", b"this is no component".to_vec(), "component"),
+        ("half a file", whole[..whole.len() / 2].to_vec(), "component"),
+        ("a core module", b"\0asm\x01\0\0\0".to_vec(), "component"),
+        ("a plugin of the other kind", guest("registry-echo"), "selector"),
+        ("another world", guest("wrong-world"), "witgate:plugin"),
+        ("a forbidden import", guest("forbidden-import"), "acme:secret"),
+        ("a selector that refuses the settings", guest("bad-create"), "refused on purpose"),
+        ("a selector that loops in update", guest("slow-update"), "update"),
+    ];
+    for (what, bytes, reason) in candidates {
+        gateway.drop_plugin("mine", &bytes);
+        until(&format!("{what} is refused"), || async {
+            let refusal = gateway.plugin("mine").await["last_refusal"]["reason"].to_string();
+            refusal.contains(reason)
+        })
+        .await;
+        assert_eq!(gateway.plugin("mine").await["digest"], digest, "{what}");
+        assert_eq!(answers(&gateway, 20).await, BTreeSet::from(["b0".to_owned()]), "{what}");
+    }
+    let metrics = gateway.session_to_admin().get("/metrics").await.text();
+    assert!(metrics.contains("witgate_plugin_refusals_total"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selector_that_fails_costs_no_request_and_is_benched() {
+    let (gateway, _backends) = start().await;
+    for (number, bad) in ["trap", "loop", "out-of-range", "hog"].into_iter().enumerate() {
+        gateway.drop_plugin("mine", &guest(bad));
+        until(&format!("{bad} is benched"), || async {
+            // Every request is answered, faults or not.
+            assert!(!answers(&gateway, 20).await.is_empty());
+            gateway.plugin("mine").await["state"] == "benched"
+        })
+        .await;
+        assert!(gateway.plugin("mine").await["faults"].as_u64() >= Some(3), "{bad}");
+        assert_eq!(answers(&gateway, 60).await.len(), 3, "{bad}: the native round robin");
+        gateway.drop_plugin("mine", &with_custom_section(&guest("first"), number));
+        state(&gateway, "mine", "running").await;
+        on_all_workers(&gateway).await;
+        assert_eq!(answers(&gateway, 20).await, BTreeSet::from(["b0".to_owned()]), "back after {bad}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selector_that_finds_nothing_is_believed() {
+    let (gateway, _backends) = start().await;
+    gateway.drop_plugin("mine", &guest("none"));
+    on_all_workers(&gateway).await;
+    let answer = gateway.get("/").await;
+    assert_eq!((answer.status.as_u16(), answer.reason()), (503, Some("nothing-suits")), "{}", answer.text());
+    assert_eq!(gateway.plugin("mine").await["faults"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_plugin_prints_becomes_log_lines() {
+    let (gateway, _backends) = start().await;
+    gateway.drop_plugin("mine", &guest("chatty"));
+    on_all_workers(&gateway).await;
+    until("its lines are in the log", || async {
+        answers(&gateway, 10).await;
+        gateway.log().contains("plugin=mine")
+    })
+    .await;
+}
+
+/// An upstream whose registry adapter is the file `adapter` in the plugins folder.
+fn adapter(settings: &str) -> String {
+    format!(
+        r#"
+[plugins]
+registry = {{ cpu_ms = 200, memory_mib = 32 }}
+
+[registry.mine]
+plugin = "adapter"
+settings = {settings}
+
+[upstream.orders]
+service = "orders"
+registry = "mine"
+selector = "round-robin"
+
+[[route]]
+path = "/"
+upstream = "orders"
+"#
+    )
+}
+
+/// A folder with an adapter in it.
+fn folder_with(name: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("plugins")).unwrap();
+    std::fs::write(folder.path().join("plugins/adapter.wasm"), guest(name)).unwrap();
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_plugin_that_fails_changes_no_list() {
+    let backend = Backend::start("one").await;
+    let settings = format!(r#"{{ endpoints = ["{}"] }}"#, backend.address);
+    let gateway = Gateway::start_in(folder_with("registry-echo"), &adapter(&settings));
+    until("the list is there", || async { gateway.get("/").await.text() == "one" }).await;
+    for bad in ["registry-trap", "registry-loop", "registry-leak", "registry-empty-storm"] {
+        let before = gateway.plugin("adapter").await["version"].clone();
+        gateway.drop_plugin("adapter", &guest(bad));
+        until(&format!("{bad} is in force"), || async {
+            gateway.plugin("adapter").await["version"] != before
+        })
+        .await;
+        if bad != "registry-empty-storm" {
+            until(&format!("{bad} has failed"), || async {
+                let source = gateway.api("/api/v1/upstreams/orders").await["sources"][0].clone();
+                source["failure"].to_string().contains("plugin")
+            })
+            .await;
+        }
+        assert_eq!(answers(&gateway, 30).await, BTreeSet::from(["one".to_owned()]), "{bad}");
+    }
+    gateway.drop_plugin("adapter", &guest("registry-echo"));
+    until("the list is live again", || async {
+        gateway.api("/api/v1/upstreams/orders").await["sources"][0]["origin"] == "live"
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_registry_plugin_takes_over_without_a_gap() {
+    let backend = Backend::start("one").await;
+    let settings = format!(r#"{{ endpoints = ["{}"] }}"#, backend.address);
+    let gateway = Gateway::start_in(folder_with("registry-echo"), &adapter(&settings));
+    until("the list is there", || async { gateway.get("/").await.text() == "one" }).await;
+    let generation = gateway.api("/api/v1/upstreams/orders").await["generation"].clone();
+    let before = gateway.plugin("adapter").await["version"].clone();
+    gateway.drop_plugin("adapter", &with_custom_section(&guest("registry-echo"), 7));
+    until("it is in force", || async { gateway.plugin("adapter").await["version"] != before }).await;
+    let heard = gateway.api("/api/v1/upstreams/orders").await["sources"][0]["heard_at"].clone();
+    until("it has told its list", || async {
+        gateway.api("/api/v1/upstreams/orders").await["sources"][0]["heard_at"] != heard
+            || gateway.log().contains("takes over")
+    })
+    .await;
+    assert_eq!(
+        gateway.api("/api/v1/upstreams/orders").await["generation"],
+        generation,
+        "the same list, no flap"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_in_a_list_is_left_out() {
+    let gateway = Gateway::start_in(folder_with("registry-garbage"), &adapter("{}"));
+    until("the list is heard", || async {
+        gateway.api("/api/v1/upstreams/orders").await["sources"][0]["origin"] == "live"
+    })
+    .await;
+    let endpoints = gateway.api("/api/v1/upstreams/orders").await["endpoints"].clone();
+    let addresses: Vec<_> = endpoints.as_array().unwrap().iter().map(|e| e["address"].to_string()).collect();
+    assert_eq!(addresses.len(), addresses.iter().collect::<BTreeSet<_>>().len(), "{addresses:?}");
+    assert!(!addresses.is_empty() && gateway.log().contains("Endpoint left out"), "{addresses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_endpoints_at_once_slow_nobody() {
+    let text = format!(
+        "{}\n[upstream.small]\nservice = \"small\"\nregistry = \"memory\"\n\n[registry.memory]\nplugin = \"memory\"\nmemory = true\n\n[[route]]\npath = \"/small\"\nupstream = \"small\"\n",
+        adapter("{}")
+    );
+    let backend = Backend::start("small").await;
+    let gateway = Gateway::start_in(folder_with("registry-echo"), &text);
+    gateway.register("small", "1", backend.address).await;
+    until("traffic flows", || async { gateway.get("/small").await.status.is_success() }).await;
+    gateway.drop_plugin("adapter", &guest("registry-many"));
+    let mut slowest = std::time::Duration::ZERO;
+    let mut session = gateway.session();
+    let start = std::time::Instant::now();
+    loop {
+        let sent = std::time::Instant::now();
+        assert_eq!(session.get("/small").await.text(), "small");
+        slowest = slowest.max(sent.elapsed());
+        let upstream = gateway.api("/api/v1/upstreams/orders?endpoints=false").await;
+        let all =
+            upstream["workers"].as_array().unwrap().iter().all(|w| w["generation"] == upstream["generation"]);
+        if upstream["endpoint_count"] == 100_000 && all {
+            break;
+        }
+        assert!(start.elapsed() < crate::support::gateway::PATIENCE, "{upstream}");
+    }
+    assert!(slowest < std::time::Duration::from_secs(1), "{slowest:?}");
+}

@@ -1,0 +1,183 @@
+//! The process as its operator sees it: flags, configuration mistakes, ports, signals, exit codes.
+
+use std::process::Command;
+
+use http::StatusCode;
+
+use crate::support::{
+    backend::Backend,
+    gateway::{Gateway, until},
+};
+
+fn witgate(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_witgate")).args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn file(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("witgate.toml");
+    std::fs::write(&path, text).unwrap();
+    (folder, path.display().to_string())
+}
+
+#[test]
+fn wrong_flags_exit_with_2_and_say_what_there_is() {
+    let (code, _, stderr) = witgate(&["fly"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("unrecognized subcommand 'fly'"), "{stderr}");
+    let (code, _, stderr) = witgate(&["demo", "--listen", "nowhere"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("--listen"), "{stderr}");
+    let (code, stdout, _) = witgate(&["--help"]);
+    assert_eq!(code, Some(0));
+    for command in ["run", "check", "demo"] {
+        assert!(stdout.contains(command), "{stdout}");
+    }
+}
+
+#[test]
+fn check_tells_all_mistakes_and_exits_with_1() {
+    let (_folder, path) =
+        file("[[listener]]\naddress = \"nowhere\"\n\n[[route]]\npath = \"orders\"\nupstream = \"none\"\n");
+    let (code, _, stderr) = witgate(&["check", &path]);
+    assert_eq!(code, Some(1), "{stderr}");
+    for mistake in ["nowhere", "\"orders\"", "none"] {
+        assert!(stderr.contains(mistake), "{mistake}: {stderr}");
+    }
+}
+
+#[test]
+fn check_says_what_a_valid_file_would_run() {
+    let text = "[[listener]]\naddress = \"127.0.0.1:8080\"\n\n[upstream.orders]\nservice = \"orders\"\nregistry = \"memory\"\n\n[[route]]\npath = \"/orders\"\nupstream = \"orders\"\n";
+    let (_folder, path) = file(text);
+    let (code, stdout, stderr) = witgate(&["check", &path]);
+    assert_eq!(code, Some(0), "{stderr}");
+    for part in ["127.0.0.1:8080", "orders in memory", "/orders -> orders", "p2c-ewma"] {
+        assert!(stdout.contains(part), "{part}: {stdout}");
+    }
+}
+
+#[test]
+fn check_asks_the_plugins_about_their_settings() {
+    let text = "[[listener]]\naddress = \"127.0.0.1:0\"\n\n[upstream.orders]\nservice = \"orders\"\nregistry = \"memory\"\nselector = { plugin = \"consistent-hash\", settings = { keey = \"path\" } }\n";
+    let (_folder, path) = file(text);
+    let (code, _, stderr) = witgate(&["check", &path]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("keey") && stderr.contains("orders"), "{stderr}");
+}
+
+#[test]
+fn a_missing_configuration_is_named() {
+    let (code, _, stderr) = witgate(&["run", "--config", "/no/such/witgate.toml"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("/no/such/witgate.toml"), "{stderr}");
+}
+
+#[test]
+fn a_port_in_use_is_told_and_exits_with_1() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let (_folder, path) =
+        file(&format!("[admin]\naddress = \"127.0.0.1:0\"\n\n[[listener]]\naddress = \"{address}\"\n"));
+    let (code, _, stderr) = witgate(&["run", "--config", &path]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains(&address.to_string()) && stderr.contains("in use"), "{stderr}");
+}
+
+const ROUTE: &str = r#"
+[shutdown]
+delay_ms = 300
+drain_ms = 10000
+
+[upstream.orders]
+service = "orders"
+registry = "memory"
+
+[[route]]
+path = "/"
+upstream = "orders"
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_takes_readiness_away_then_drains_and_exits_with_0() {
+    let mut gateway = Gateway::start(ROUTE);
+    let backend = Backend::start("one").await;
+    gateway.register("orders", "1", backend.address).await;
+    until("traffic flows", || async { gateway.get("/").await.status.is_success() }).await;
+    assert_eq!(gateway.session_to_admin().get("/readyz").await.status, StatusCode::OK);
+
+    let mut session = gateway.session();
+    session.get("/").await;
+    gateway.signal("TERM");
+    until("it is not ready any more", || async {
+        gateway.session_to_admin().get("/readyz").await.status == StatusCode::SERVICE_UNAVAILABLE
+    })
+    .await;
+    assert_eq!(session.get("/").await.text(), "one", "it still serves during the delay");
+    assert_eq!(gateway.exit().await.code(), Some(0), "{}", gateway.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_valid_change_of_the_file_takes_effect_and_an_invalid_one_changes_nothing() {
+    let gateway = Gateway::start(ROUTE);
+    let backend = Backend::start("one").await;
+    gateway.register("orders", "1", backend.address).await;
+    gateway.register("users", "1", backend.address).await;
+    until("traffic flows", || async { gateway.get("/").await.status.is_success() }).await;
+    let mut session = gateway.session();
+
+    gateway.reconfigure("[[route]]\npath = \"orders\"\n");
+    until("the mistake is reported", || async { gateway.log().contains("the running one stays") }).await;
+    assert_eq!(session.get("/").await.text(), "one");
+
+    let with_users = format!(
+        "{ROUTE}\n[upstream.users]\nservice = \"users\"\nregistry = \"memory\"\n\n[[route]]\npath = \"/users\"\nupstream = \"users\"\n\n[[route]]\npath = \"/only-new\"\nupstream = \"users\"\n"
+    );
+    gateway.reconfigure(&with_users);
+    until("the change takes effect", || async {
+        let upstreams = gateway.api("/api/v1/upstreams").await;
+        upstreams["upstreams"].as_array().unwrap().len() == 2
+    })
+    .await;
+    // Routes never point at an upstream whose list is on its way.
+    assert_eq!(session.get("/users").await.text(), "one");
+    assert_eq!(session.get("/").await.text(), "one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registrations_survive_a_restart_of_the_gateway() {
+    let gateway = Gateway::start(ROUTE);
+    let backend = Backend::start("one").await;
+    gateway.register("orders", "1", backend.address).await;
+    until("traffic flows", || async { gateway.get("/").await.status.is_success() }).await;
+    until("it is on disk", || async { gateway.folder().join("state/registry.json").exists() }).await;
+    let gateway = gateway.restart().await;
+    assert_eq!(gateway.get("/").await.text(), "one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_answers_its_own_lines_from_three_instances() {
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = Gateway::demo(folder);
+    let mut session = gateway.session();
+    for path in ["/hello", "/svc/hello"] {
+        let mut met = std::collections::BTreeSet::new();
+        until("three instances answer", || async {
+            gateway.api("/api/v1/services/hello").await["instances"]
+                .as_array()
+                .is_some_and(|list| list.len() == 3)
+        })
+        .await;
+        for _ in 0..300 {
+            let answer = session.get(path).await;
+            assert_eq!(answer.status, StatusCode::OK);
+            met.insert(answer.text());
+            if met.len() == 3 {
+                break;
+            }
+        }
+        assert_eq!(met.len(), 3, "{path}: {met:?}");
+    }
+}

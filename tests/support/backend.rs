@@ -1,0 +1,67 @@
+//! Backends that answer with their name.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpListener, task::JoinHandle};
+
+/// A backend on a free port. Gone when dropped; answers on their way break off.
+pub struct Backend {
+    pub address: SocketAddr,
+    requests: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Backend {
+    pub async fn start(name: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(AtomicUsize::new(0));
+        let (name, counted) = (Bytes::from(name.to_owned()), requests.clone());
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (name, counted) = (name.clone(), counted.clone());
+                let answer = service_fn(move |_: Request<Incoming>| {
+                    counted.fetch_add(1, Relaxed);
+                    let answer = Response::new(Full::new(name.clone()));
+                    async move { Ok::<_, Infallible>(answer) }
+                });
+                connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+            }
+        });
+        Self { address, requests, task }
+    }
+
+    /// Several, named `b0`, `b1` ...
+    pub async fn several(count: usize) -> Vec<Self> {
+        let mut backends = Vec::new();
+        for number in 0..count {
+            backends.push(Self::start(&format!("b{number}")).await);
+        }
+        backends
+    }
+
+    /// Requests answered so far.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Relaxed)
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

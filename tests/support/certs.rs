@@ -1,0 +1,74 @@
+//! A certificate authority for one test, with certificates for a server on loopback and for clients.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+/// Files in a folder that the test owns.
+pub struct Certs {
+    folder: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key.
+#[derive(Clone)]
+pub struct Pair {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Certs {
+    /// A new authority; its certificate is at [`ca`](Self::ca).
+    pub fn new(folder: &Path) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        let mut params = named("test authority", vec![]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().unwrap();
+        fs::write(folder.join("ca.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { folder: folder.into(), issuer: Issuer::new(params, key) }
+    }
+
+    pub fn ca(&self) -> PathBuf {
+        self.folder.join("ca.crt")
+    }
+
+    /// For `localhost`, `127.0.0.1` and `::1`.
+    pub fn server(&self) -> Pair {
+        let mut params = named("localhost", vec!["localhost".into(), "127.0.0.1".into(), "::1".into()]);
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue("server", &params)
+    }
+
+    /// For a client of this name.
+    pub fn client(&self, name: &str) -> Pair {
+        let mut params = named(name, vec![]);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(name, &params)
+    }
+
+    fn issue(&self, file: &str, params: &CertificateParams) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let pair = Pair {
+            certificate: self.folder.join(format!("{file}.crt")),
+            key: self.folder.join(format!("{file}.key")),
+        };
+        fs::write(&pair.certificate, certificate.pem()).unwrap();
+        fs::write(&pair.key, key.serialize_pem()).unwrap();
+        pair
+    }
+}
+
+fn named(name: &str, alternatives: Vec<String>) -> CertificateParams {
+    let mut params = CertificateParams::new(alternatives).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}

@@ -1,0 +1,232 @@
+//! The real binary with a configuration in a folder of its own.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::session::{Answer, Session};
+
+/// How long any fact may take to come true, on a machine that is busy with other tests.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A gateway process. Killed when dropped.
+pub struct Gateway {
+    process: Child,
+    folder: tempfile::TempDir,
+    /// Locked only so that tests can share the gateway.
+    said: Mutex<Receiver<String>>,
+    log: Arc<Mutex<String>>,
+    pub listeners: Vec<SocketAddr>,
+    pub admin: SocketAddr,
+}
+
+impl Gateway {
+    /// Starts a gateway and waits until it is ready. `text` is its configuration; a listener on a free port and the
+    /// admin API are added to it.
+    pub fn start(text: &str) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a temporary folder"), text)
+    }
+
+    /// The same in a folder that has something in it already.
+    pub fn start_in(folder: tempfile::TempDir, text: &str) -> Self {
+        Self::write_config(folder.path(), text);
+        Self::run(folder)
+    }
+
+    /// Starts the demo with its plugins in `folder`.
+    pub fn demo(folder: tempfile::TempDir) -> Self {
+        let plugins = folder.path().join("plugins").display().to_string();
+        let arguments = ["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--plugins", &plugins];
+        let mut gateway = Self::launch(folder, &arguments);
+        gateway.until_ready();
+        gateway
+    }
+
+    /// Runs `witgate.toml` as it is in `folder`, and waits until the gateway is ready.
+    pub fn run(folder: tempfile::TempDir) -> Self {
+        let config = folder.path().join("witgate.toml").display().to_string();
+        let mut gateway = Self::launch(folder, &["run", "--config", &config]);
+        gateway.until_ready();
+        gateway
+    }
+
+    /// Puts another configuration in place of the old one, as an editor does.
+    pub fn reconfigure(&self, text: &str) {
+        Self::write_config(self.folder.path(), text);
+    }
+
+    fn write_config(folder: &Path, text: &str) {
+        let whole = format!(
+            "workers = 2\n\n[admin]\naddress = \"127.0.0.1:0\"\n\n[[listener]]\naddress = \"127.0.0.1:0\"\n\n{text}"
+        );
+        std::fs::write(folder.join("witgate.tmp"), whole).unwrap();
+        std::fs::rename(folder.join("witgate.tmp"), folder.join("witgate.toml")).unwrap();
+    }
+
+    fn launch(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_witgate"))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the gateway starts");
+        let (lines, said) = channel();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).all(|line| lines.send(line).is_ok()));
+        let log = Arc::new(Mutex::new(String::new()));
+        let (stderr, written) = (BufReader::new(process.stderr.take().unwrap()), log.clone());
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let mut log = written.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        Self { process, folder, said: Mutex::new(said), log, listeners: vec![], admin: nowhere }
+    }
+
+    fn until_ready(&mut self) {
+        loop {
+            let Ok(line) = self.said.lock().unwrap().recv_timeout(PATIENCE) else {
+                panic!("the gateway did not become ready; its log:\n{}", self.log());
+            };
+            match line.split(' ').collect::<Vec<_>>()[..] {
+                ["listening", "http", address] => self.listeners.push(address.parse().unwrap()),
+                ["listening", "admin", address] => self.admin = address.parse().unwrap(),
+                ["ready"] => return,
+                _ => {}
+            }
+        }
+    }
+
+    /// Where clients reach it.
+    pub fn address(&self) -> SocketAddr {
+        self.listeners[0]
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Puts a plugin in place, whole at once, and says where.
+    pub fn drop_plugin(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let folder = self.folder.path().join("plugins");
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(format!("{name}.wasm"));
+        std::fs::write(folder.join(format!("{name}.part")), bytes).unwrap();
+        std::fs::rename(folder.join(format!("{name}.part")), &path).unwrap();
+        path
+    }
+
+    /// Everything logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
+    }
+
+    pub fn session(&self) -> Session {
+        Session::new(self.address())
+    }
+
+    pub fn session_to_admin(&self) -> Session {
+        Session::new(self.admin)
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.session().get(path).await
+    }
+
+    /// What the admin API says.
+    pub async fn api(&self, path: &str) -> Value {
+        let answer = Session::new(self.admin).get(path).await;
+        serde_json::from_slice(&answer.body)
+            .unwrap_or_else(|error| panic!("{path}: {error}: {}", answer.text()))
+    }
+
+    /// Registers an instance in the embedded registry.
+    pub async fn register(&self, service: &str, id: &str, address: SocketAddr) {
+        let body = format!(r#"{{"address":"{address}"}}"#);
+        let answer = Session::new(self.admin).put(&format!("/api/v1/services/{service}/{id}"), body).await;
+        assert!(answer.status.is_success(), "{}", answer.text());
+    }
+
+    /// Withdraws an instance from the embedded registry.
+    pub async fn withdraw(&self, service: &str, id: &str) {
+        let answer = Session::new(self.admin).delete(&format!("/api/v1/services/{service}/{id}")).await;
+        assert!(answer.status.is_success(), "{}", answer.text());
+    }
+
+    /// One plugin as the admin API shows it.
+    pub async fn plugin(&self, name: &str) -> Value {
+        let plugins = self.api("/api/v1/plugins").await;
+        let list = plugins["plugins"].as_array().unwrap_or_else(|| panic!("{plugins}"));
+        list.iter().find(|plugin| plugin["name"] == name).cloned().unwrap_or(Value::Null)
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status =
+            Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the end of the process.
+    pub async fn exit(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "the gateway did not end; its log:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Kills it without a warning and starts it again in the same folder.
+    pub async fn restart(mut self) -> Self {
+        self.signal("KILL");
+        self.exit().await;
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        Self::run(folder)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("log of the gateway:\n{}", self.log());
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Waits until `fact` is true, and says how long that took.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut fact: impl FnMut() -> F) -> Duration {
+    let start = Instant::now();
+    while !fact().await {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    start.elapsed()
+}
