@@ -380,6 +380,34 @@ fn what_came_back_is_not_counted_as_having_left() {
 }
 
 #[test]
+fn what_left_twice_counts_from_the_second_time() {
+    let mut bench = Bench::settled(1..=4);
+    bench.remove(1);
+    bench.put(1);
+    bench.pass(50);
+    bench.remove(1);
+    bench.pass(15);
+    bench.remove(2);
+    bench.offers(3..=4);
+    bench.remove(3);
+    bench.offers(1..=4);
+}
+
+#[test]
+fn a_reserve_is_measured_by_the_list_it_comes_from_and_no_older_one() {
+    let mut bench = Bench::settled(1..=10);
+    bench.complete([]);
+    bench.complete(1..=10);
+    for port in 4..=10 {
+        bench.pass(60);
+        bench.remove(port);
+    }
+    bench.pass(60);
+    bench.complete(11..=13);
+    bench.offers(11..=13);
+}
+
+#[test]
 fn a_later_ordinary_removal_is_not_held_because_of_an_older_reserve() {
     let mut bench = Bench::settled(1..=3);
     bench.complete(11..=13);
