@@ -408,6 +408,16 @@ fn a_reserve_is_measured_by_the_list_it_comes_from_and_no_older_one() {
 }
 
 #[test]
+fn the_longest_list_says_how_many_are_enough() {
+    let mut bench = Bench::settled(1..=10);
+    bench.complete(1..=4);
+    bench.pass(61);
+    bench.complete([1]);
+    bench.put(2);
+    bench.offers(1..=10);
+}
+
+#[test]
 fn a_later_ordinary_removal_is_not_held_because_of_an_older_reserve() {
     let mut bench = Bench::settled(1..=3);
     bench.complete(11..=13);
