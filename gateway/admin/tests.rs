@@ -180,6 +180,7 @@ fn upstream(name: &str) -> Arc<config::Upstream> {
         timeouts: config::Timeouts { connect: Duration::from_secs(1), response: Duration::from_secs(1) },
         pool: config::Pool { idle_timeout: Duration::from_secs(1), max_idle: 1 },
         retries: 1,
+        reliability: config::Reliability::default(),
     })
 }
 

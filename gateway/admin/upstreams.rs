@@ -195,7 +195,7 @@ fn endpoint(member: &upstream::Member) -> Endpoint {
 
 fn generation(entry: &upstream::Entry, sources: &[SourceName]) -> Generation {
     // The sources of an upstream never change while it runs.
-    let (registry, service) = match sources.get(entry.source) {
+    let (registry, service) = match entry.source.and_then(|source| sources.get(source)) {
         Some(source) => (source.registry.to_string(), source.service.to_string()),
         None => Default::default(),
     };
@@ -204,7 +204,7 @@ fn generation(entry: &upstream::Entry, sources: &[SourceName]) -> Generation {
         at: rfc3339(entry.at),
         registry,
         service,
-        restored: entry.restored,
+        restored: entry.cause == upstream::Cause::Restored,
         added: changed(&entry.added),
         updated: changed(&entry.updated),
         removed: changed(&entry.removed),

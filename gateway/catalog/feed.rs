@@ -1,4 +1,4 @@
-//! What keeps one upstream fed: a watch per source and the keeper they tell.
+//! What keeps one upstream fed: a watch per source, the checks, and the keeper they tell.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,23 +7,33 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::Parts;
+use super::{
+    Parts,
+    check::{self, Checks},
+    upstream::ToKeeper,
+};
 use crate::{
     config::{self, Config},
     registry::{Watch, watch},
-    upstream::{Disk, Keeper, Reader, SourceName, Status, UpstreamName},
+    upstream::{Disk, Keeper, Plan, Policies, Reader, SourceName, Status, UpstreamName},
 };
 
 /// Events on their way to a keeper. A watch that is faster waits.
 const EVENTS: usize = 64;
 
+/// Reports of requests on their way to a keeper. More are lost.
+const REPORTS: usize = 256;
+
 /// The control-plane half of an upstream. Dropping it ends the watches; the keeper writes what is not written yet,
 /// and the upstream closes.
 pub(super) struct Feed {
     pub reader: Reader,
-    pub status: watch::Receiver<Arc<Status>>,
+    pub keeper_side: ToKeeper,
     claimed: Claimed,
+    policies: watch::Sender<Arc<Policies>>,
+    check: watch::Sender<Arc<config::Check>>,
     watches: Vec<Watch>,
+    checks: Checks,
     keeper: JoinHandle<()>,
 }
 
@@ -60,24 +70,42 @@ impl Feed {
             service: source.service.clone(),
         };
         let names = upstream.sources.iter().map(named).collect();
+        let (policies, policed) = watch::channel(Arc::new(policies(upstream)));
+        let (check, checked) = watch::channel(Arc::new(upstream.reliability.check.clone()));
         let (labels, disk) = (upstream.labels.clone(), Some(parts.disk.clone()));
-        let made = tokio::task::spawn_blocking(move || Keeper::new(name, names, labels, disk)).await;
+        let plan = Plan { name, sources: names, labels, disk, policies: policed };
+        let made = tokio::task::spawn_blocking(move || Keeper::new(plan)).await;
         // Only a runtime that is shutting down fails here.
-        let (keeper, reader, status) = made.ok()?;
+        let keeper = made.ok()?;
         let (events, received) = mpsc::channel(EVENTS);
-        let keeper = tokio::spawn(keeper.run(received));
+        let (reports, reported) = mpsc::channel(REPORTS);
+        let reader = keeper.reader();
+        let keeper_side = ToKeeper { status: keeper.status(), reports, events: events.downgrade() };
+        let checks = check::start(reader.clone(), keeper.suspects(), checked, events.clone());
+        let keeper = tokio::spawn(keeper.run(received, reported));
         let sources = claimed.sources.iter().zip(&claimed.registries).enumerate();
         let watches = sources
             .map(|(number, (source, registry))| {
                 watch(number, (parts.registry)(registry), source.service.clone(), events.clone())
             })
             .collect();
-        Some(Self { reader, status, claimed, watches, keeper })
+        Some(Self { reader, keeper_side, claimed, policies, check, watches, checks, keeper })
+    }
+
+    pub(super) fn status(&self) -> watch::Receiver<Arc<Status>> {
+        self.keeper_side.status.clone()
+    }
+
+    /// Puts other policies and checks in force, if they are others.
+    pub(super) fn configure(&self, upstream: &config::Upstream) {
+        let (new, check) = (policies(upstream), upstream.reliability.check.clone());
+        self.policies.send_if_modified(|known| replace(known, new));
+        self.check.send_if_modified(|known| replace(known, check));
     }
 
     /// Ends the watches and waits until the last list is written.
     pub(super) async fn end(self) {
-        drop(self.watches);
+        drop((self.watches, self.checks));
         // An error would be a panic of the keeper, which has been reported where it happened.
         let _ = self.keeper.await;
     }
@@ -95,6 +123,22 @@ impl Feed {
     pub(super) fn suits(&self, upstream: &config::Upstream, config: &Config) -> bool {
         self.claimed == Claimed::new(upstream, config)
     }
+}
+
+fn policies(upstream: &config::Upstream) -> Policies {
+    let reliability = &upstream.reliability;
+    let trust =
+        |source: &config::Source| *reliability.registries.get(&source.registry).unwrap_or(&reliability.trust);
+    Policies { trust: upstream.sources.iter().map(trust).collect(), health: reliability.health }
+}
+
+/// Says whether it is another value.
+fn replace<T: PartialEq>(known: &mut Arc<T>, new: T) -> bool {
+    let other = **known != new;
+    if other {
+        *known = Arc::new(new);
+    }
+    other
 }
 
 /// Waits until an upstream has a list, or the time is over.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Catalog, Table, Upstream};
+use super::{Catalog, Table, Upstream, upstream::ToKeeper};
 use crate::{
     config, selector,
     upstream::{History, Reader, Status},
@@ -40,8 +40,20 @@ impl Upstream {
         selector: selector::Current,
         workers: usize,
     ) -> Self {
-        let status = Status { sources: Vec::new(), history: Arc::new(History::default()) };
-        let (_, status) = watch::channel(Arc::new(status));
-        Self::new(config, reader, status, selector, workers)
+        let status = Status {
+            sources: Vec::new(),
+            history: Arc::new(History::default()),
+            pin: None,
+            ejected: Arc::default(),
+            panic: false,
+            unsaved: None,
+        };
+        // Nobody keeps this list: what is told of it goes nowhere.
+        let keeper = ToKeeper {
+            status: watch::channel(Arc::new(status)).1,
+            reports: mpsc::channel(1).0,
+            events: mpsc::channel(1).0.downgrade(),
+        };
+        Self::new(config, reader, keeper, selector, workers)
     }
 }

@@ -77,7 +77,7 @@ impl Found {
         running.upstream.touch(now);
         tokio::spawn(answer_when_known(
             running.upstream.clone(),
-            running.feed.status.clone(),
+            running.feed.status(),
             route,
             service,
             answer,
@@ -101,8 +101,8 @@ impl Found {
         };
         let feed = Feed::start(name.clone(), &settings, config, parts).await?;
         let selector = (parts.selector)(&settings.selector.plugin);
-        let (reader, status) = (feed.reader.clone(), feed.status.clone());
-        let upstream = Arc::new(Upstream::new(Arc::new(settings), reader, status, selector, parts.workers));
+        let (reader, keeper) = (feed.reader.clone(), feed.keeper_side.clone());
+        let upstream = Arc::new(Upstream::new(Arc::new(settings), reader, keeper, selector, parts.workers));
         let (unused_after, unknown_for) = (route.unused_after, route.unknown_for);
         Some(Running { upstream, feed, unused_after, unknown_for })
     }

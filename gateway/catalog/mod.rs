@@ -3,6 +3,7 @@
 //! One task owns the set. It starts and ends the sources of each upstream and publishes the table that workers and
 //! the admin API read.
 
+mod check;
 mod feed;
 mod fixed;
 mod found;

@@ -138,10 +138,10 @@ impl Task {
                     let Some(feed) = Feed::start(name.clone(), settings, &config, &self.parts).await else {
                         break;
                     };
-                    let (reader, status) = (feed.reader.clone(), feed.status.clone());
-                    waits.push(status.clone());
+                    let (reader, keeper) = (feed.reader.clone(), feed.keeper_side.clone());
+                    waits.push(feed.status());
                     let workers = self.parts.workers;
-                    let upstream = Upstream::new(settings.clone(), reader, status, selector(), workers);
+                    let upstream = Upstream::new(settings.clone(), reader, keeper, selector(), workers);
                     Running { upstream: Arc::new(upstream), feed: Arc::new(feed) }
                 }
             };
@@ -155,6 +155,7 @@ impl Task {
         let Some((config, prepared)) = self.prepared.take() else { return };
         let upstreams =
             prepared.iter().map(|(name, running)| (name.clone(), running.upstream.clone())).collect();
+        prepared.values().for_each(|running| running.feed.configure(&running.upstream.config));
         self.found.reconcile(&config);
         self.table.send_replace(Arc::new(Table { config: config.clone(), upstreams }));
         let old = std::mem::replace(&mut self.running, prepared);

@@ -16,6 +16,7 @@ use super::*;
 use crate::{
     config::{ByName, NameFrom, NamePattern, Target},
     registry::{BoxFuture, Failure, RawEndpoint, RawNews, Registry, Subscription},
+    upstream::{Evidence, Order, OrderError},
 };
 
 /// Services and their addresses; a service that is not listed is answered with an empty list, a name that begins
@@ -77,6 +78,7 @@ fn settings(name: &str) -> Arc<config::Upstream> {
         timeouts: config::Timeouts { connect: Duration::from_secs(1), response: Duration::from_secs(1) },
         pool: config::Pool { idle_timeout: Duration::from_secs(1), max_idle: 1 },
         retries: 1,
+        reliability: config::Reliability::default(),
     })
 }
 
@@ -221,4 +223,36 @@ async fn closing_ends_every_watch() {
     let answer = fixture.catalog.find(&by_name(), "orders".into()).await;
     assert!(answer.is_err());
     assert_eq!(fixture.listed.open.load(SeqCst), 0);
+}
+
+async fn running(services: &[(&str, &'static str)]) -> (Fixture, Arc<Upstream>) {
+    let fixture = start(services, &["orders"]).await;
+    let upstream = fixture.catalog.table().upstreams[&UpstreamName::new("orders")].clone();
+    (fixture, upstream)
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_connections_leaves_by_reports() {
+    let services = [("orders", "127.0.0.1:1"), ("orders", "127.0.0.1:2"), ("orders", "127.0.0.1:3")];
+    let (_fixture, upstream) = running(&services).await;
+    let member = upstream.reader.snapshot().iter().next().unwrap().clone();
+    let mut generations = upstream.reader.generations();
+    upstream.report(&member, Evidence::Answered);
+    assert!(!member.stats().is_suspected());
+    upstream.report(&member, Evidence::ConnectFailed);
+    generations.changed().await.unwrap();
+    assert!(upstream.reader.snapshot().iter().all(|other| other.address() != member.address()));
+    upstream.report(&member, Evidence::Answered);
+    generations.changed().await.unwrap();
+    assert_eq!(upstream.reader.snapshot().len(), 3);
+}
+
+#[tokio::test]
+async fn orders_are_answered_until_the_upstream_is_gone() {
+    let (fixture, upstream) = running(&[("orders", "10.0.0.1:80")]).await;
+    assert_eq!(upstream.order(Order::Unpin).await, Err(OrderError::NotPinned));
+    assert_eq!(upstream.order(Order::Pin).await, Ok(()));
+    assert!(upstream.status().pin.is_some());
+    fixture.control.close().await;
+    assert_eq!(upstream.order(Order::Unpin).await, Err(OrderError::Gone));
 }

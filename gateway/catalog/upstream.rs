@@ -8,13 +8,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     config, selector,
     telemetry::UpstreamMetrics,
-    upstream::{Reader, Status, UpstreamName},
+    upstream::{Command, Event, Evidence, Member, Order, OrderError, Reader, Report, Status, UpstreamName},
 };
+
+/// The way to the keeper of an upstream.
+#[derive(Clone)]
+pub(super) struct ToKeeper {
+    pub(super) status: watch::Receiver<Arc<Status>>,
+    pub(super) reports: mpsc::Sender<Report>,
+    /// Weak, because the keeper ends with its last sender.
+    pub(super) events: mpsc::WeakSender<Event>,
+}
 
 /// One running upstream.
 pub struct Upstream {
@@ -24,17 +33,17 @@ pub struct Upstream {
     /// By worker.
     pub progress: Box<[Arc<selector::Progress>]>,
     pub metrics: Arc<UpstreamMetrics>,
-    status: watch::Receiver<Arc<Status>>,
+    keeper: ToKeeper,
     started: Instant,
     /// Seconds since `started`.
     used: AtomicU64,
 }
 
 impl Upstream {
-    pub fn new(
+    pub(super) fn new(
         config: Arc<config::Upstream>,
         reader: Reader,
-        status: watch::Receiver<Arc<Status>>,
+        keeper: ToKeeper,
         selector: selector::Current,
         workers: usize,
     ) -> Self {
@@ -44,7 +53,7 @@ impl Upstream {
             selector,
             progress: (0..workers).map(|_| Arc::default()).collect(),
             metrics: Arc::new(UpstreamMetrics::new(workers)),
-            status,
+            keeper,
             started: Instant::now(),
             used: AtomicU64::new(0),
         }
@@ -53,7 +62,7 @@ impl Upstream {
     /// The same upstream with other settings: its list, its status and its counters go on.
     pub(super) fn with_config(&self, config: Arc<config::Upstream>, selector: selector::Current) -> Self {
         let workers = self.progress.len();
-        let mut next = Self::new(config, self.reader.clone(), self.status.clone(), selector, workers);
+        let mut next = Self::new(config, self.reader.clone(), self.keeper.clone(), selector, workers);
         next.metrics = self.metrics.clone();
         next
     }
@@ -64,7 +73,35 @@ impl Upstream {
 
     /// How its sources stand, and what changed last.
     pub fn status(&self) -> Arc<Status> {
-        self.status.borrow().clone()
+        self.keeper.status.borrow().clone()
+    }
+
+    /// Tells what a request learned of an endpoint. Called once for every request sent to it.
+    ///
+    /// Never waits. A success costs one load, unless the endpoint failed before; of more failures than can be taken
+    /// in, some are lost.
+    pub fn report(&self, member: &Member, evidence: Evidence) {
+        let (stats, failed) = (member.stats(), evidence != Evidence::Answered);
+        if !failed && !stats.is_suspected() {
+            return;
+        }
+        stats.suspect(failed);
+        let report = Report { address: member.address(), evidence };
+        if self.keeper.reports.try_send(report).is_err() {
+            // A lost success is told by the next one.
+            stats.suspect(true);
+        }
+    }
+
+    /// Carries out what the operator wants. Waits until it is in force and on disk; dropping the future does not take
+    /// it back.
+    pub async fn order(&self, order: Order) -> Result<(), OrderError> {
+        let (answer, answered) = oneshot::channel();
+        let events = self.keeper.events.upgrade().ok_or(OrderError::Gone)?;
+        let sent = events.send(Event::Command(Command { order, answer })).await;
+        drop(events);
+        sent.map_err(|_| OrderError::Gone)?;
+        answered.await.unwrap_or(Err(OrderError::Gone))
     }
 
     /// Says that a request used this upstream. Writes at most once a second.

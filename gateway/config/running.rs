@@ -3,11 +3,13 @@
 //! Parts that are equal in two configurations keep running when one replaces the other, so all of them can be
 //! compared.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use ipnet::IpNet;
 
-use crate::upstream::UpstreamName;
+use crate::upstream::{HealthPolicy, TrustPolicy, UpstreamName};
 
 /// One immutable value for the whole process.
 #[derive(Debug, Clone, PartialEq)]
@@ -185,6 +187,63 @@ pub struct Upstream {
     pub pool: Pool,
     /// Tries on another endpoint after one failed without an answer.
     pub retries: u32,
+    pub reliability: Reliability,
+}
+
+/// How the lists of an upstream are believed, and its endpoints judged.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Reliability {
+    pub trust: TrustPolicy,
+    /// Where a registry is believed otherwise than the rest, by its name.
+    pub registries: BTreeMap<Arc<str>, TrustPolicy>,
+    pub health: HealthPolicy,
+    pub check: Check,
+}
+
+/// How endpoints are asked whether they answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Check {
+    /// None: only the ejected and reserves are asked, by connecting.
+    pub probe: Option<Probe>,
+    /// Between two questions to an endpoint, give or take a fifth. 5 s by default.
+    pub interval: Duration,
+    /// 2 s by default.
+    pub timeout: Duration,
+}
+
+impl Default for Check {
+    fn default() -> Self {
+        Self { probe: None, interval: Duration::from_secs(5), timeout: Duration::from_secs(2) }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Probe {
+    /// It takes a connection.
+    Tcp,
+    Http(HttpProbe),
+}
+
+/// A `GET`, and what the answer must be like.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpProbe {
+    /// `/` by default.
+    pub path: Arc<str>,
+    /// The `Host` header; the address by default.
+    pub host: Option<Arc<str>>,
+    /// 200 to 299 by default.
+    pub status: RangeInclusive<u16>,
+    /// A text that is in the first 64 KiB of the answer as it was sent. With it, or the header, another service that
+    /// got the address does not pass.
+    pub body: Option<Arc<str>>,
+    /// A header, and its whole value.
+    pub header: Option<(Arc<str>, Arc<str>)>,
+}
+
+impl Default for HttpProbe {
+    fn default() -> Self {
+        Self { path: "/".into(), host: None, status: 200..=299, body: None, header: None }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

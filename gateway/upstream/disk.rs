@@ -6,12 +6,13 @@ use std::{
     io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Claim, Labels, UpstreamName, Weight};
+use super::{Claim, Endpoint, Labels, UpstreamName, Weight};
 
 const VERSION: u32 = 1;
 
@@ -24,6 +25,23 @@ pub enum DiskError {
     Damaged { path: PathBuf, why: String },
     #[error("{path} was written by another version (format {found}, this one reads {VERSION})")]
     Version { path: PathBuf, found: u64 },
+    #[error("another gateway writes to {0}")]
+    Held(PathBuf),
+}
+
+/// What is written of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Saved {
+    pub sources: Vec<SavedSource>,
+    pub pin: Option<SavedPin>,
+}
+
+/// A list that the operator pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedPin {
+    /// Seconds since 1970.
+    pub since: u64,
+    pub list: Vec<SavedEndpoint>,
 }
 
 /// What one source claimed last.
@@ -31,7 +49,33 @@ pub enum DiskError {
 pub struct SavedSource {
     pub registry: String,
     pub service: String,
+    /// Seconds since 1970 when the registry answered last.
+    pub heard: Option<u64>,
     pub claims: Vec<SavedClaim>,
+    /// What it no longer claims, and is not believed.
+    pub reserve: Vec<SavedEndpoint>,
+}
+
+/// An endpoint as it stands in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedEndpoint {
+    address: SocketAddr,
+    weight: u32,
+    labels: Vec<(String, String)>,
+}
+
+impl From<&Endpoint> for SavedEndpoint {
+    fn from(endpoint: &Endpoint) -> Self {
+        let (address, weight) = (endpoint.address, endpoint.weight.get());
+        Self { address, weight, labels: endpoint.labels.as_slice().to_vec() }
+    }
+}
+
+impl From<SavedEndpoint> for Endpoint {
+    fn from(saved: SavedEndpoint) -> Self {
+        let weight = Weight::new(saved.weight).unwrap_or(Weight::ONE);
+        Self { address: saved.address, weight, labels: Labels::new(saved.labels) }
+    }
 }
 
 /// A claim as it stands in the file.
@@ -69,37 +113,42 @@ impl From<SavedClaim> for Claim {
 #[derive(Serialize, Deserialize)]
 struct File {
     version: u64,
-    /// SHA-256 over `sources` as written, in hex.
+    /// SHA-256 over `list` as written, in hex.
     checksum: String,
     upstream: String,
-    sources: Box<serde_json::value::RawValue>,
+    list: Box<serde_json::value::RawValue>,
 }
 
-/// The folder of the lists.
+#[derive(Deserialize)]
+struct Head {
+    version: u64,
+}
+
+/// The folder of the lists. One gateway writes to it; any other reads what it finds there, and writes when the first
+/// has ended.
 #[derive(Debug, Clone)]
 pub struct Disk {
     folder: PathBuf,
+    /// The right to write, once it was had. It ends with the process or the last clone.
+    lock: Arc<Mutex<Option<fs::File>>>,
 }
 
 impl Disk {
     /// Lists live in `lists` below the state directory, which is made when the first is written.
     pub fn new(state: &Path) -> Self {
-        Self { folder: state.join("lists") }
+        Self { folder: state.join("lists"), lock: Arc::default() }
     }
 
-    /// Writes what the sources of an upstream claim. Blocks on the disk; the file is whole or untouched.
-    pub fn save(&self, upstream: &UpstreamName, sources: &[SavedSource]) -> Result<(), DiskError> {
+    /// Writes what is known of an upstream. Blocks on the disk; the file is whole or untouched.
+    pub fn save(&self, upstream: &UpstreamName, saved: &Saved) -> Result<(), DiskError> {
         let path = self.path(upstream);
         let io = |what, error| DiskError::Io { what, path: path.clone(), error };
         fs::create_dir_all(&self.folder).map_err(|error| io("make the folder of", error))?;
-        let sources = serde_json::value::to_raw_value(sources)
-            .map_err(|error| io("encode", io::Error::other(error)))?;
-        let file = File {
-            version: VERSION.into(),
-            checksum: checksum(sources.get()),
-            upstream: upstream.to_string(),
-            sources,
-        };
+        self.lock()?;
+        let list =
+            serde_json::value::to_raw_value(saved).map_err(|error| io("encode", io::Error::other(error)))?;
+        let (version, checksum) = (VERSION.into(), checksum(list.get()));
+        let file = File { version, checksum, upstream: upstream.to_string(), list };
         let bytes = serde_json::to_vec(&file).map_err(|error| io("encode", io::Error::other(error)))?;
         let aside = path.with_extension("tmp");
         let written = fs::File::create(&aside).and_then(|mut file| {
@@ -107,11 +156,13 @@ impl Disk {
             file.sync_all()
         });
         written.map_err(|error| io("write", error))?;
-        fs::rename(&aside, &path).map_err(|error| io("replace", error))
+        fs::rename(&aside, &path).map_err(|error| io("replace", error))?;
+        // The new name itself is only on the disk when the folder is.
+        fs::File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(|error| io("sync", error))
     }
 
     /// The list saved last; none when there never was one.
-    pub fn load(&self, upstream: &UpstreamName) -> Result<Option<Vec<SavedSource>>, DiskError> {
+    pub fn load(&self, upstream: &UpstreamName) -> Result<Option<Saved>, DiskError> {
         let path = self.path(upstream);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
@@ -123,8 +174,27 @@ impl Disk {
 
     /// Forgets the list of an upstream that is no more.
     pub fn remove(&self, upstream: &UpstreamName) {
-        // A file that cannot be removed is no harm: it is only read when the name is used again.
-        let _ = fs::remove_file(self.path(upstream));
+        if self.lock().is_ok() {
+            // A file that cannot be removed is no harm: it is only read when the name is used again.
+            let _ = fs::remove_file(self.path(upstream));
+        }
+    }
+
+    /// Gets the right to write, if no other gateway has it.
+    fn lock(&self) -> Result<(), DiskError> {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_some() {
+            return Ok(());
+        }
+        let path = self.folder.join("lock");
+        let io = |error| DiskError::Io { what: "lock", path: path.clone(), error };
+        let file = fs::File::create(&path).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => *lock = Some(file),
+            Err(fs::TryLockError::WouldBlock) => return Err(DiskError::Held(self.folder.clone())),
+            Err(fs::TryLockError::Error(error)) => return Err(io(error)),
+        }
+        Ok(())
     }
 
     /// Names come from configuration and requests: everything but letters, digits, `-`, `_` and inner dots is
@@ -146,16 +216,18 @@ impl Disk {
     }
 }
 
-fn decode(bytes: &[u8], path: &Path) -> Result<Vec<SavedSource>, DiskError> {
+fn decode(bytes: &[u8], path: &Path) -> Result<Saved, DiskError> {
     let damaged = |why: String| DiskError::Damaged { path: path.to_owned(), why };
-    let file: File = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
-    if file.version != u64::from(VERSION) {
-        return Err(DiskError::Version { path: path.to_owned(), found: file.version });
+    // The version first: nothing else is known of a file of another one.
+    let head: Head = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+    if head.version != u64::from(VERSION) {
+        return Err(DiskError::Version { path: path.to_owned(), found: head.version });
     }
-    if checksum(file.sources.get()) != file.checksum {
+    let file: File = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+    if checksum(file.list.get()) != file.checksum {
         return Err(damaged("the checksum does not match".into()));
     }
-    serde_json::from_str(file.sources.get()).map_err(|error| damaged(error.to_string()))
+    serde_json::from_str(file.list.get()).map_err(|error| damaged(error.to_string()))
 }
 
 fn checksum(text: &str) -> String {
@@ -168,7 +240,7 @@ mod tests {
 
     use super::*;
 
-    fn saved() -> Vec<SavedSource> {
+    fn saved() -> Saved {
         let claim = Claim {
             id: "orders/1".into(),
             addresses: vec!["[::1]:80".parse().unwrap()],
@@ -176,7 +248,15 @@ mod tests {
             labels: Labels::new(vec![("zone".into(), "a".into())]),
         };
         let claims = vec![SavedClaim::from(&claim)];
-        vec![SavedSource { registry: "main".into(), service: "orders".into(), claims }]
+        let endpoint = Endpoint {
+            address: "10.0.0.1:80".parse().unwrap(),
+            weight: Weight::ONE,
+            labels: Labels::default(),
+        };
+        let reserve = vec![SavedEndpoint::from(&endpoint)];
+        let (registry, service) = ("main".into(), "orders".into());
+        let source = SavedSource { registry, service, heard: Some(7), claims, reserve: reserve.clone() };
+        Saved { sources: vec![source], pin: Some(SavedPin { since: 8, list: reserve }) }
     }
 
     #[test]
@@ -187,7 +267,8 @@ mod tests {
         assert_eq!(disk.load(&name).unwrap(), None);
         disk.save(&name, &saved()).unwrap();
         assert_eq!(disk.load(&name).unwrap(), Some(saved()));
-        assert_eq!(fs::read_dir(folder.path().join("lists")).unwrap().count(), 1, "inside the folder");
+        assert_eq!(fs::read_dir(folder.path().join("lists")).unwrap().count(), 2, "it and the lock");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "inside the folder");
         disk.remove(&name);
         assert_eq!(disk.load(&name).unwrap(), None);
     }
@@ -203,10 +284,64 @@ mod tests {
         assert!(matches!(disk.load(&name), Err(DiskError::Version { found: 9, .. })));
     }
 
+    #[test]
+    fn an_older_format_is_told_apart_though_its_fields_are_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::new(folder.path());
+        let name = UpstreamName::new("orders");
+        disk.save(&name, &saved()).unwrap();
+        fs::write(disk.path(&name), r#"{"version":0,"endpoints":[]}"#).unwrap();
+        assert!(matches!(disk.load(&name), Err(DiskError::Version { found: 0, .. })));
+    }
+
+    #[test]
+    fn a_directory_that_another_gateway_writes_to_is_only_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (Disk::new(folder.path()), Disk::new(folder.path()));
+        let name = UpstreamName::new("orders");
+        first.save(&name, &saved()).unwrap();
+        assert!(matches!(second.save(&name, &Saved::default()), Err(DiskError::Held(_))));
+        second.remove(&name);
+        assert_eq!(second.load(&name).unwrap(), Some(saved()));
+        drop(first);
+        second.save(&name, &Saved::default()).unwrap();
+        assert_eq!(second.load(&name).unwrap(), Some(Saved::default()));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_told() {
+        // Nobody makes folders there, whoever runs this.
+        let disk = Disk::new(Path::new("/proc"));
+        let saved = disk.save(&UpstreamName::new("orders"), &saved());
+        assert!(matches!(saved, Err(DiskError::Io { what: "make the folder of", .. })));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::new(folder.path());
+        let name = UpstreamName::new("orders");
+        fs::create_dir_all(disk.path(&name)).unwrap();
+        assert!(matches!(disk.load(&name), Err(DiskError::Io { what: "read", .. })));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_leaves_the_last_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::new(folder.path());
+        let name = UpstreamName::new("orders");
+        disk.save(&name, &saved()).unwrap();
+        std::os::unix::fs::symlink("/dev/full", disk.path(&name).with_extension("tmp")).unwrap();
+        let full = disk.save(&name, &Saved::default());
+        assert!(matches!(full, Err(DiskError::Io { what: "write", .. })), "{full:?}");
+        assert_eq!(disk.load(&name).unwrap(), Some(saved()));
+    }
+
     proptest! {
         /// A file cut anywhere, or with any byte changed, is damaged or still the same list; never another one.
         #[test]
-        fn a_torn_file_is_noticed(cut in 0usize..400, flip in 0usize..400, bit in 0u8..8) {
+        fn a_torn_file_is_noticed(cut in 0usize..700, flip in 0usize..700, bit in 0u8..8) {
             let folder = tempfile::tempdir().unwrap();
             let disk = Disk::new(folder.path());
             let name = UpstreamName::new("orders");

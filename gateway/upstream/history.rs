@@ -1,81 +1,278 @@
-//! What changed in an upstream, when, and by which source: the last so many generations.
+//! What changed in an upstream, when, and by which source: the last so many changes, and the way back to each.
 
-use std::{collections::VecDeque, net::SocketAddr, time::SystemTime};
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    time::SystemTime,
+};
 
-use super::Published;
+use super::{Changed, Endpoint};
 
-/// Generations remembered.
+/// Changes remembered.
 const KEPT: usize = 50;
+
+/// Endpoints remembered for the way back, over all changes together. Past this the oldest changes can still be read,
+/// and no longer be gone back to.
+const KEPT_ENDPOINTS: usize = 100_000;
 
 /// Addresses named per kind of change; the rest is only counted.
 const NAMED: usize = 20;
 
-/// Addresses that one generation changed in the same way.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Addresses that one change treated in the same way.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Addresses {
     pub count: usize,
     /// The first few of them.
     pub first: Vec<SocketAddr>,
 }
 
-impl From<Vec<SocketAddr>> for Addresses {
-    fn from(mut all: Vec<SocketAddr>) -> Self {
-        let count = all.len();
-        all.truncate(NAMED);
-        Self { count, first: all }
+impl FromIterator<SocketAddr> for Addresses {
+    fn from_iter<I: IntoIterator<Item = SocketAddr>>(all: I) -> Self {
+        let mut addresses = Self::default();
+        for address in all {
+            addresses.count += 1;
+            if addresses.count <= NAMED {
+                addresses.first.push(address);
+            }
+        }
+        addresses
     }
 }
 
-/// One generation in the history of an upstream.
+/// Why a list changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The registry said so.
+    News,
+    /// It came from disk, not from the registry.
+    Restored,
+    /// Endpoints stopped answering, or answer again, and the reserve changed or its use.
+    Health,
+    /// The registry stood by a removal for long enough.
+    Confirmed,
+    /// The operator accepted a removal.
+    Accepted,
+    Pinned,
+    RolledBack {
+        to: u64,
+    },
+    Unpinned,
+}
+
+impl Cause {
+    /// The word for the API and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::News => "news",
+            Self::Restored => "restored",
+            Self::Health => "health",
+            Self::Confirmed => "confirmed",
+            Self::Accepted => "accepted",
+            Self::Pinned => "pinned",
+            Self::RolledBack { .. } => "rolled back",
+            Self::Unpinned => "unpinned",
+        }
+    }
+}
+
+/// One change in the history of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
+    /// The list in force after it. Endpoints taken out and brought back by their health make generations too, which
+    /// have no entry.
     pub generation: u64,
     pub at: SystemTime,
-    /// The source whose news made it.
-    pub source: usize,
-    /// It came from disk, not from the registry.
-    pub restored: bool,
+    /// The source it came from; none where the operator made it.
+    pub source: Option<usize>,
+    pub cause: Cause,
+    /// False: the list is pinned, so this was recorded and changed nothing.
+    pub applied: bool,
     pub added: Addresses,
     pub updated: Addresses,
     pub removed: Addresses,
+    /// Removed by the registry, and kept as reserve.
+    pub held: Addresses,
+    /// What stood there before. None: forgotten.
+    undo: Option<Vec<(SocketAddr, Option<Endpoint>)>>,
 }
 
-/// The last generations of an upstream, oldest first.
+/// Why there is no way back to a generation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RollbackError {
+    #[error("generation {wanted} is not there yet, the latest is {latest}")]
+    NotYet { wanted: u64, latest: u64 },
+    #[error("generation {0} is not remembered any more")]
+    Forgotten(u64),
+}
+
+/// What is to be remembered of a change.
+pub(super) struct Recorded<'a> {
+    pub generation: u64,
+    pub at: SystemTime,
+    pub source: Option<usize>,
+    pub cause: Cause,
+    pub applied: bool,
+    pub changed: &'a [Changed],
+    pub held: &'a [SocketAddr],
+}
+
+/// The last changes of an upstream, oldest first.
 #[derive(Debug, Clone, Default)]
-pub struct History(VecDeque<Entry>);
+pub struct History {
+    entries: VecDeque<Entry>,
+    /// Endpoints in the undo lists of all entries.
+    endpoints: usize,
+    /// The generation before the oldest entry.
+    begin: u64,
+}
 
 impl History {
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry> {
-        self.0.iter()
+        self.entries.iter()
     }
 
-    pub(super) fn record(&mut self, published: Published, source: usize, restored: bool, at: SystemTime) {
-        if self.0.len() == KEPT {
-            self.0.pop_front();
+    pub(super) fn record(&mut self, recorded: Recorded<'_>) {
+        let Recorded { generation, at, source, cause, applied, changed, held } = recorded;
+        let of = |kind: fn(&Changed) -> bool| changed.iter().filter(|c| kind(c)).map(|c| c.address).collect();
+        let undo = match applied {
+            true => changed.iter().map(|c| (c.address, c.before.clone())).collect(),
+            false => Vec::new(),
+        };
+        self.endpoints += undo.len();
+        self.entries.push_back(Entry {
+            generation,
+            at,
+            source,
+            cause,
+            applied,
+            added: of(|c| c.before.is_none()),
+            updated: of(|c| c.before.is_some() && c.after.is_some()),
+            removed: of(|c| c.after.is_none()),
+            held: held.iter().copied().collect(),
+            undo: Some(undo),
+        });
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        if self.entries.len() > KEPT
+            && let Some(oldest) = self.entries.pop_front()
+        {
+            self.begin = oldest.generation;
+            self.endpoints -= oldest.undo.map_or(0, |undo| undo.len());
         }
-        let Published { generation, added, updated, removed } = published;
-        let (added, updated, removed) = (added.into(), updated.into(), removed.into());
-        self.0.push_back(Entry { generation, at, source, restored, added, updated, removed });
+        for entry in &mut self.entries {
+            if self.endpoints <= KEPT_ENDPOINTS {
+                break;
+            }
+            self.endpoints -= entry.undo.take().map_or(0, |undo| undo.len());
+        }
+    }
+
+    /// The list as it was at `generation`, given the list as it is now.
+    pub(super) fn list_at(
+        &self,
+        generation: u64,
+        latest: u64,
+        mut list: HashMap<SocketAddr, Endpoint>,
+    ) -> Result<HashMap<SocketAddr, Endpoint>, RollbackError> {
+        if generation > latest {
+            return Err(RollbackError::NotYet { wanted: generation, latest });
+        }
+        if generation < self.begin {
+            return Err(RollbackError::Forgotten(generation));
+        }
+        for entry in self.entries.iter().rev().take_while(|entry| entry.generation > generation) {
+            let undo = entry.undo.as_ref().ok_or(RollbackError::Forgotten(generation))?;
+            for (address, before) in undo {
+                match before {
+                    Some(endpoint) => list.insert(*address, endpoint.clone()),
+                    None => list.remove(address),
+                };
+            }
+        }
+        Ok(list)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::upstream::{Labels, Weight};
+
+    fn endpoint(port: u16, weight: u32) -> Endpoint {
+        let weight = Weight::new(weight).unwrap();
+        Endpoint { address: ([10, 0, 0, 1], port).into(), weight, labels: Labels::default() }
+    }
+
+    fn record(history: &mut History, generation: u64, changed: &[Changed]) {
+        let (at, cause) = (SystemTime::UNIX_EPOCH, Cause::News);
+        history.record(Recorded {
+            generation,
+            at,
+            source: Some(0),
+            cause,
+            applied: true,
+            changed,
+            held: &[],
+        });
+    }
 
     #[test]
-    fn the_last_generations_are_kept_and_long_lists_only_counted() {
+    fn the_last_changes_are_kept_and_long_lists_only_counted() {
         let mut history = History::default();
         for generation in 1..=KEPT as u64 + 5 {
-            let added = (0..100).map(|port| ([10, 0, 0, 1], port).into()).collect();
-            let published = Published { generation, added, ..Published::default() };
-            history.record(published, 0, false, SystemTime::UNIX_EPOCH);
+            let added = |port| Changed {
+                address: ([10, 0, 0, 1], port).into(),
+                before: None,
+                after: Some(endpoint(port, 1)),
+            };
+            let changed: Vec<Changed> = (0..5_000).map(added).collect();
+            record(&mut history, generation, &changed);
         }
         assert_eq!(history.iter().count(), KEPT);
         let last = history.iter().next_back().unwrap();
         assert_eq!(
             (last.generation, last.added.count, last.added.first.len()),
-            (KEPT as u64 + 5, 100, NAMED)
+            (KEPT as u64 + 5, 5_000, NAMED)
         );
+        let kept: usize = history.iter().filter_map(|entry| Some(entry.undo.as_ref()?.len())).sum();
+        assert!(kept <= KEPT_ENDPOINTS && kept == history.endpoints);
+        let latest = KEPT as u64 + 5;
+        assert!(history.list_at(latest - 10, latest, HashMap::new()).is_ok());
+        for (wanted, expected) in [
+            (latest - 30, RollbackError::Forgotten(latest - 30)),
+            (2, RollbackError::Forgotten(2)),
+            (latest + 1, RollbackError::NotYet { wanted: latest + 1, latest }),
+        ] {
+            assert_eq!(history.list_at(wanted, latest, HashMap::new()), Err(expected));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_remembered_generation_can_be_gone_back_to(
+            steps in prop::collection::vec((0u16..6, 0u32..3), 1..40), back in 0usize..40,
+        ) {
+            let mut history = History::default();
+            let mut lists = vec![HashMap::new()];
+            for (port, weight) in steps {
+                let mut list = lists.last().unwrap().clone();
+                let address = endpoint(port, 1).address;
+                let after = (weight > 0).then(|| endpoint(port, weight));
+                let before = match &after {
+                    Some(endpoint) => list.insert(address, endpoint.clone()),
+                    None => list.remove(&address),
+                };
+                record(&mut history, lists.len() as u64, &[Changed { address, before, after }]);
+                lists.push(list);
+            }
+            let latest = lists.len() - 1;
+            let wanted = latest.saturating_sub(back);
+            let found = history.list_at(wanted as u64, latest as u64, lists[latest].clone());
+            prop_assert_eq!(found.as_ref(), Ok(&lists[wanted]));
+        }
     }
 }

@@ -11,17 +11,44 @@ pub struct Merge {
     offers: HashMap<SocketAddr, Vec<(usize, Endpoint)>>,
 }
 
+/// What changed at one address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    pub address: SocketAddr,
+    pub before: Option<Endpoint>,
+    pub after: Option<Endpoint>,
+}
+
+impl Changed {
+    /// The same, as something to be offered.
+    pub fn offer(&self) -> Offer {
+        match &self.after {
+            Some(endpoint) => Offer::Put(endpoint.clone()),
+            None => Offer::Remove(self.address),
+        }
+    }
+}
+
 impl Merge {
-    /// Takes in what changed in one source and returns what changes in the whole.
-    pub fn take(&mut self, source: usize, offers: Vec<Offer>) -> Vec<Offer> {
-        offers.into_iter().map(|offer| self.one(source, offer)).collect()
+    /// Takes in what one source offers now, and returns what that changes in the whole.
+    pub fn take(&mut self, source: usize, offers: Vec<Offer>) -> Vec<Changed> {
+        offers.into_iter().filter_map(|offer| self.one(source, offer)).collect()
     }
 
-    fn one(&mut self, source: usize, offer: Offer) -> Offer {
+    pub fn get(&self, address: SocketAddr) -> Option<&Endpoint> {
+        self.offers.get(&address)?.first().map(|(_, endpoint)| endpoint)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Endpoint> {
+        self.offers.values().filter_map(|offers| Some(&offers.first()?.1))
+    }
+
+    fn one(&mut self, source: usize, offer: Offer) -> Option<Changed> {
         let address = match &offer {
             Offer::Put(endpoint) => endpoint.address,
             Offer::Remove(address) => *address,
         };
+        let before = self.get(address).cloned();
         let known = self.offers.entry(address).or_default();
         let place = known.binary_search_by_key(&source, |(source, _)| *source);
         match (offer, place) {
@@ -30,13 +57,11 @@ impl Merge {
             (Offer::Remove(_), Ok(at)) => drop(known.remove(at)),
             (Offer::Remove(_), Err(_)) => {}
         }
-        match known.first() {
-            Some((_, first)) => Offer::Put(first.clone()),
-            None => {
-                self.offers.remove(&address);
-                Offer::Remove(address)
-            }
+        if known.is_empty() {
+            self.offers.remove(&address);
         }
+        let after = self.get(address).cloned();
+        (before != after).then_some(Changed { address, before, after })
     }
 }
 
@@ -53,11 +78,17 @@ mod tests {
     #[test]
     fn an_endpoint_known_to_both_is_there_once_and_leaves_when_neither_offers_it() {
         let mut merge = Merge::default();
-        assert_eq!(merge.take(1, vec![Offer::Put(endpoint(2))]), [Offer::Put(endpoint(2))]);
-        assert_eq!(merge.take(0, vec![Offer::Put(endpoint(1))]), [Offer::Put(endpoint(1))]);
-        assert_eq!(merge.take(0, vec![Offer::Remove(endpoint(1).address)]), [Offer::Put(endpoint(2))]);
-        let last = merge.take(1, vec![Offer::Remove(endpoint(1).address)]);
-        assert_eq!(last, [Offer::Remove(endpoint(1).address)]);
+        let mut check = |source, offer, before: Option<u32>, after: Option<u32>| {
+            let changed = merge.take(source, vec![offer]);
+            let (before, after) = (before.map(endpoint), after.map(endpoint));
+            let expected = Changed { address: endpoint(1).address, before, after };
+            assert_eq!(changed.first(), (expected.before != expected.after).then_some(&expected));
+        };
+        check(1, Offer::Put(endpoint(2)), None, Some(2));
+        check(0, Offer::Put(endpoint(1)), Some(2), Some(1));
+        check(1, Offer::Put(endpoint(3)), Some(1), Some(1));
+        check(0, Offer::Remove(endpoint(1).address), Some(1), Some(3));
+        check(1, Offer::Remove(endpoint(1).address), Some(3), None);
         assert!(merge.offers.is_empty());
     }
 }

@@ -5,6 +5,7 @@
 //! nothing of registries, plugins, configuration files or protocols.
 
 mod disk;
+mod health;
 mod history;
 mod keeper;
 mod merge;
@@ -15,12 +16,17 @@ mod stats;
 mod trust;
 mod words;
 
-pub use disk::{Disk, DiskError, SavedClaim, SavedSource};
-pub use history::{Addresses, Entry, History};
-pub use keeper::{Event, Keeper, SourceName, SourceStatus, Status};
-pub use merge::Merge;
+pub use disk::{Disk, DiskError, Saved, SavedClaim, SavedEndpoint, SavedPin, SavedSource};
+pub use health::{Evidence, Health, HealthInput, Judged, Policy as HealthPolicy, Reason};
+use history::Recorded;
+pub use history::{Addresses, Cause, Entry, History, RollbackError};
+pub use keeper::{
+    Command, Event, Keeper, Order, OrderError, Pinned, Plan, Policies, Report, Reserved, SourceName,
+    SourceStatus, Status,
+};
+pub use merge::{Changed, Merge};
 pub use publish::{Offer, Published, Publisher, Reader};
 pub use snapshot::{CatchUp, Change, Generation, Member, Snapshot};
 pub use stats::{Figures, InFlight, Stats};
-pub use trust::{Claim, ClaimChange, News, Origin, Source};
+pub use trust::{Claim, ClaimChange, Input, News, Origin, Policy as TrustPolicy, Source, Step, Wellness};
 pub use words::{Endpoint, Labels, Slot, UpstreamName, Weight};

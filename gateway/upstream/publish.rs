@@ -87,6 +87,11 @@ impl Publisher {
         (Self { shared, generation, slots, members, retired }, reader)
     }
 
+    /// The number of the list in force.
+    pub fn generation(&self) -> u64 {
+        self.shared.current.load().generation()
+    }
+
     /// Makes the offers visible to every request that starts after this returns, and wakes the workers.
     ///
     /// Requests already running keep the snapshot they hold. Offers that change nothing make no generation;

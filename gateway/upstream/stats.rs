@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -31,6 +31,8 @@ pub struct Stats {
     last_pick: AtomicU64,
     requests: AtomicU64,
     failures: AtomicU64,
+    /// The keeper was told of a failure, and not of a success since.
+    suspected: AtomicBool,
 }
 
 /// A copy of the statistics at one moment.
@@ -57,6 +59,7 @@ impl Stats {
             last_pick: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            suspected: AtomicBool::new(false),
         }
     }
 
@@ -91,6 +94,15 @@ impl Stats {
             self.consecutive_failures.fetch_add(1, Relaxed);
             self.failures.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Whether the keeper thinks ill of the endpoint because of a request.
+    pub fn is_suspected(&self) -> bool {
+        self.suspected.load(Relaxed)
+    }
+
+    pub fn suspect(&self, suspected: bool) {
+        self.suspected.store(suspected, Relaxed);
     }
 
     /// Requests sent whose answer is not complete yet.

@@ -76,6 +76,7 @@ pub fn upstream(name: &str) -> config::Upstream {
         timeouts: config::Timeouts { connect: Duration::from_secs(2), response: Duration::from_secs(10) },
         pool: config::Pool { idle_timeout: Duration::from_secs(60), max_idle: 100 },
         retries: 1,
+        reliability: config::Reliability::default(),
     }
 }
 

@@ -5,7 +5,6 @@
     clippy::panic,
     reason = "a test, and what helps it, says what it expects by failing"
 )]
-
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails panics")]
 
 #[path = "../support/mod.rs"]

@@ -7,7 +7,7 @@ use crate::{
     config::{
         document::Way,
         file::{self, TextOr},
-        running::{Pool, Selector, Source, Timeouts, Upstream},
+        running::{Pool, Reliability, Selector, Source, Timeouts, Upstream},
     },
     upstream::UpstreamName,
 };
@@ -52,6 +52,7 @@ impl Checker<'_> {
             timeouts,
             pool,
             retries: retries as u32,
+            reliability: Reliability::default(),
         })
     }
 

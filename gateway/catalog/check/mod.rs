@@ -1,0 +1,209 @@
+//! Active checks: somebody asks the endpoints of an upstream whether they answer.
+//!
+//! What an answer means is decided by the keeper, which is told of every failure, of the first pass after one, and of
+//! everything about suspects. Suspects, which are the ejected and the reserves, are always asked, so that they
+//! come back, or leave, without a request having to try.
+
+mod probe;
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::{
+    config::{Check, Probe},
+    upstream::{Event, Reader, UpstreamName},
+};
+
+/// Suspects are asked so often.
+const SUSPECTS_EVERY: Duration = Duration::from_secs(1);
+
+/// Connections that the checks of one upstream make at once.
+const AT_ONCE: usize = 32;
+
+/// The checks of one upstream. Dropping it ends them.
+pub(super) struct Checks(JoinHandle<()>);
+
+impl Drop for Checks {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Asks the endpoints of an upstream, and tells `events`.
+pub(super) fn start(
+    reader: Reader,
+    suspects: watch::Receiver<Arc<BTreeSet<SocketAddr>>>,
+    settings: watch::Receiver<Arc<Check>>,
+    events: mpsc::Sender<Event>,
+) -> Checks {
+    let asker =
+        Asker { name: reader.name().clone(), settings, events, room: Arc::new(Semaphore::new(AT_ONCE)) };
+    Checks(tokio::spawn(async move {
+        tokio::join!(asker.clone().all(reader), asker.suspects(suspects));
+    }))
+}
+
+#[derive(Clone)]
+struct Asker {
+    name: UpstreamName,
+    settings: watch::Receiver<Arc<Check>>,
+    events: mpsc::Sender<Event>,
+    room: Arc<Semaphore>,
+}
+
+impl Asker {
+    /// Asks every endpoint that gets requests, once per interval, if the operator wants that.
+    async fn all(mut self, reader: Reader) {
+        let mut failing = HashSet::new();
+        loop {
+            // An error says that the upstream is about to close.
+            if self.settings.wait_for(|check| check.probe.is_some()).await.is_err() {
+                return;
+            }
+            let interval = self.settings.borrow_and_update().interval;
+            tokio::select! {
+                () = tokio::time::sleep(jittered(interval)) => {}
+                // A shorter interval counts at once.
+                changed = self.settings.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+            }
+            let addresses: Vec<SocketAddr> =
+                reader.snapshot().iter().map(|member| member.address()).collect();
+            let asked: HashSet<SocketAddr> = addresses.iter().copied().collect();
+            failing.retain(|address| asked.contains(address));
+            // Spread out, so that a long list is no burst.
+            let pause = interval / 2 / addresses.len().max(1) as u32;
+            for (address, passed) in self.ask(addresses, pause).await {
+                let first_pass = passed && failing.remove(&address);
+                if !passed {
+                    failing.insert(address);
+                }
+                if (!passed || first_pass) && self.tell(address, passed).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Asks the suspects, for as long as there are any.
+    async fn suspects(self, mut suspects: watch::Receiver<Arc<BTreeSet<SocketAddr>>>) {
+        loop {
+            if suspects.wait_for(|suspects| !suspects.is_empty()).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(jittered(SUSPECTS_EVERY)).await;
+            let addresses = suspects.borrow_and_update().iter().copied().collect();
+            for (address, passed) in self.ask(addresses, Duration::ZERO).await {
+                if self.tell(address, passed).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, addresses: Vec<SocketAddr>, pause: Duration) -> Vec<(SocketAddr, bool)> {
+        let mut asked = JoinSet::new();
+        let mut answers = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            // The semaphore is never closed.
+            let Ok(permit) = self.room.clone().acquire_owned().await else { break };
+            let check = self.settings.borrow().clone();
+            let name = self.name.clone();
+            asked.spawn(async move {
+                let asked =
+                    probe::probe(check.probe.as_ref().unwrap_or(&Probe::Tcp), address, check.timeout).await;
+                if let Err(error) = &asked {
+                    tracing::debug!(upstream = %name, endpoint = %address, %error, "Check failed");
+                }
+                drop(permit);
+                (address, asked.is_ok())
+            });
+            while let Some(answer) = asked.try_join_next() {
+                answers.extend(answer);
+            }
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+        }
+        while let Some(answer) = asked.join_next().await {
+            answers.extend(answer);
+        }
+        answers
+    }
+
+    async fn tell(&self, address: SocketAddr, passed: bool) -> Result<(), ()> {
+        self.events.send(Event::Checked { address, passed }).await.map_err(|_| ())
+    }
+}
+
+/// Give or take a fifth, so that gateways and upstreams that started together do not ask together.
+fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(0.8 + 0.4 * fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::upstream::{Endpoint, Labels, Offer, Publisher, Weight};
+
+    fn check(probe: Option<Probe>) -> watch::Sender<Arc<Check>> {
+        let interval = Duration::from_millis(50);
+        watch::Sender::new(Arc::new(Check { probe, interval, timeout: Duration::from_secs(2) }))
+    }
+
+    /// An address where nobody listens.
+    async fn nobody() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn suspects_are_asked_without_any_configuration() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (up, down) = (listener.local_addr().unwrap(), nobody().await);
+        let (_publisher, reader) = Publisher::new(UpstreamName::new("orders"));
+        let (_suspects, watched) = watch::channel(Arc::new(BTreeSet::from([up, down])));
+        let (events, mut told) = mpsc::channel(8);
+        let settings = check(None);
+        let _checks = start(reader, watched, settings.subscribe(), events);
+        let mut seen = BTreeSet::new();
+        while seen.len() < 2 {
+            let Some(Event::Checked { address, passed }) = told.recv().await else { panic!() };
+            seen.insert((address, passed));
+        }
+        assert_eq!(seen, BTreeSet::from([(up, true), (down, false)]));
+    }
+
+    #[tokio::test]
+    async fn failures_are_told_and_the_first_pass_after_them() {
+        let address = nobody().await;
+        let (mut publisher, reader) = Publisher::new(UpstreamName::new("orders"));
+        let endpoint = Endpoint { address, weight: Weight::ONE, labels: Labels::default() };
+        publisher.publish(vec![Offer::Put(endpoint)], std::time::Instant::now());
+        let (_suspects, watched) = watch::channel(Arc::default());
+        let (events, mut told) = mpsc::channel(8);
+        let settings = check(Some(Probe::Tcp));
+        let _checks = start(reader, watched, settings.subscribe(), events);
+        let failed = told.recv().await;
+        assert!(matches!(failed, Some(Event::Checked { passed: false, .. })));
+        let _listener = TcpListener::bind(address).await.unwrap();
+        loop {
+            match told.recv().await {
+                Some(Event::Checked { passed: true, .. }) => break,
+                other => assert!(matches!(other, Some(Event::Checked { passed: false, .. }))),
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What is known against one endpoint.
+
+use std::time::{Duration, Instant};
+
+use super::{Evidence, Policy};
+
+/// A new endpoint that refuses, and one that still fails its checks, is looked at again so soon.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Why an endpoint is out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// It is new and does not take connections yet.
+    Starting,
+    /// Requests found no connection.
+    Connections,
+    /// Requests failed.
+    Failures,
+    /// It failed its checks.
+    Checks,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Connections => "connections",
+            Self::Failures => "failures",
+            Self::Checks => "checks",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Out {
+    until: Instant,
+    reason: Reason,
+}
+
+/// The record of an endpoint that failed at least once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Condition {
+    /// In a row, from requests.
+    no_connection: u32,
+    failures: u32,
+    /// In a row, from checks.
+    checks_failed: u32,
+    checks_passed: u32,
+    failed_by_check: bool,
+    /// Since when it has not answered.
+    silent_since: Option<Instant>,
+    out: Option<Out>,
+    /// It would be out, if not too many were.
+    spared: bool,
+    /// How often it was taken out, as far as that is not forgotten.
+    times: u32,
+    came_back: Option<Instant>,
+    /// It came back by time alone: the next failure takes it out again.
+    probation: bool,
+}
+
+impl Condition {
+    pub(super) fn reason(&self) -> Option<Reason> {
+        let by_check = self.failed_by_check.then_some(Reason::Checks);
+        by_check.or(self.out.map(|out| out.reason))
+    }
+
+    /// Whether failing requests took it out, and nobody has asked it since.
+    pub(super) fn is_guess(&self) -> bool {
+        !self.failed_by_check
+            && self.out.is_some_and(|out| matches!(out.reason, Reason::Connections | Reason::Failures))
+    }
+
+    pub(super) fn is_unwell(&self) -> bool {
+        self.reason().is_some() || self.spared
+    }
+
+    /// Whether it has been silent for so long that nobody need wait for it.
+    pub(super) fn is_gone(&self, policy: &Policy, now: Instant) -> bool {
+        let again = self.failures.max(self.checks_failed) > 1;
+        again
+            && self
+                .silent_since
+                .is_some_and(|since| now.saturating_duration_since(since) >= policy.gone_after)
+    }
+
+    /// Whether there is nothing to remember.
+    pub(super) fn is_clean(&self, policy: &Policy, now: Instant) -> bool {
+        let forgiven = |at: Instant| now.saturating_duration_since(at) >= policy.eject_most;
+        !self.is_unwell()
+            && (self.failures, self.checks_failed) == (0, 0)
+            && self.came_back.is_none_or(forgiven)
+    }
+
+    /// A request told something. `new` says that the endpoint has only just joined, `room` that one more may be
+    /// taken out.
+    pub(super) fn told(&mut self, evidence: Evidence, new: bool, room: bool, policy: &Policy, now: Instant) {
+        if evidence == Evidence::Answered {
+            self.answered(now);
+            return;
+        }
+        let refused = evidence == Evidence::ConnectFailed;
+        self.failures = self.failures.saturating_add(1);
+        self.no_connection = if refused { self.no_connection.saturating_add(1) } else { 0 };
+        // A gateway error is an answer.
+        if evidence != Evidence::GatewayError {
+            self.silent_since.get_or_insert(now);
+        }
+        if self.out.is_some() {
+            return;
+        }
+        let reason = match refused {
+            true if new => Reason::Starting,
+            true if self.no_connection >= policy.connect_failures || self.probation => Reason::Connections,
+            _ if self.failures >= policy.failures || self.probation => Reason::Failures,
+            _ => return,
+        };
+        if reason == Reason::Starting {
+            self.out = Some(Out { until: now + SOON, reason });
+            return;
+        }
+        self.spared = !room;
+        if room {
+            self.eject(reason, policy, now);
+        }
+    }
+
+    /// A check passed or failed.
+    pub(super) fn checked(&mut self, passed: bool, new: bool, policy: &Policy, now: Instant) {
+        if !passed {
+            self.checks_passed = 0;
+            self.checks_failed = self.checks_failed.saturating_add(1);
+            self.silent_since.get_or_insert(now);
+            self.failed_by_check |= self.checks_failed >= policy.fall;
+            return;
+        }
+        self.checks_failed = 0;
+        self.checks_passed = self.checks_passed.saturating_add(1);
+        self.silent_since = None;
+        let starting = new || self.out.is_some_and(|out| out.reason == Reason::Starting);
+        if !starting && self.checks_passed < policy.rise {
+            return;
+        }
+        self.failed_by_check = false;
+        // A check says that it takes connections, not that it answers requests.
+        if self.out.is_some_and(|out| matches!(out.reason, Reason::Connections | Reason::Starting)) {
+            self.come_back(now);
+        }
+        if self.no_connection > 0 {
+            (self.no_connection, self.failures, self.spared) = (0, 0, false);
+        }
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Instant) {
+        let Some(out) = self.out.filter(|out| out.until <= now) else { return };
+        if self.checks_failed > 0 {
+            self.out = Some(Out { until: now + SOON, ..out });
+            return;
+        }
+        self.come_back(now);
+        self.probation = out.reason != Reason::Starting;
+    }
+
+    fn answered(&mut self, now: Instant) {
+        (self.no_connection, self.failures) = (0, 0);
+        (self.silent_since, self.spared, self.probation) = (None, false, false);
+        if self.out.is_some() {
+            self.come_back(now);
+        }
+    }
+
+    fn eject(&mut self, reason: Reason, policy: &Policy, now: Instant) {
+        if self.came_back.is_some_and(|at| now.saturating_duration_since(at) >= policy.eject_most) {
+            self.times = 0;
+        }
+        self.out = Some(Out { until: now + policy.pause(self.times), reason });
+        self.times = self.times.saturating_add(1);
+        self.probation = false;
+    }
+
+    fn come_back(&mut self, now: Instant) {
+        if self.out.take().is_some_and(|out| out.reason != Reason::Starting) {
+            self.came_back = Some(now);
+        }
+        (self.no_connection, self.failures) = (0, 0);
+    }
+}

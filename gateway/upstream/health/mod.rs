@@ -1,0 +1,219 @@
+//! Which endpoints of a list get requests.
+//!
+//! A list, be it live, frozen, restored or a reserve, loses the endpoints that fail, and gets them back when they
+//! answer. Requests are evidence, and so are checks. Whatever the evidence says, a list that is not empty never
+//! becomes empty here: with too few well, all are offered.
+//!
+//! A pure function of (state, input, policy, now): no IO, no clock.
+
+mod condition;
+mod policy;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+    time::Instant,
+};
+
+use self::condition::Condition;
+pub use self::{condition::Reason, policy::Policy};
+use super::{Endpoint, Offer, Wellness};
+
+/// What a request tells of the endpoint it was sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    Answered,
+    ConnectFailed,
+    /// No answer within the time of the upstream.
+    TimedOut,
+    /// The connection broke before the answer was there.
+    Broke,
+    /// It answered 502, 503 or 504.
+    GatewayError,
+}
+
+/// What can happen to the health of an upstream.
+#[derive(Debug, Clone)]
+pub enum HealthInput {
+    /// The list changes.
+    List(Vec<Offer>),
+    Evidence(SocketAddr, Evidence),
+    Checked(SocketAddr, bool),
+    /// Nobody needs to know about this address any more.
+    Forget(SocketAddr),
+    /// Time has passed.
+    Tick,
+}
+
+/// What came of an input.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Judged {
+    /// What changes for requests; it may repeat what is offered already.
+    pub offers: Vec<Offer>,
+    /// Endpoints of which something else is to be thought than before.
+    pub wellness: Vec<(SocketAddr, Wellness)>,
+}
+
+/// The health of one upstream, between its list and what is offered of it.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    list: HashMap<SocketAddr, (Endpoint, Instant)>,
+    /// Only of those that failed at least once.
+    conditions: BTreeMap<SocketAddr, Condition>,
+    panic: bool,
+}
+
+impl Health {
+    /// The endpoints that are out, and why. In a panic they get requests all the same.
+    pub fn out(&self) -> impl Iterator<Item = (SocketAddr, Reason)> {
+        self.conditions.iter().filter_map(|(address, known)| Some((*address, known.reason()?)))
+    }
+
+    /// Endpoints that somebody should ask whether they answer.
+    pub fn suspects(&self) -> impl Iterator<Item = SocketAddr> {
+        self.conditions.iter().filter(|(_, known)| known.is_unwell()).map(|(address, _)| *address)
+    }
+
+    /// Every address of which something is remembered.
+    pub fn remembered(&self) -> impl Iterator<Item = SocketAddr> {
+        self.conditions.keys().copied()
+    }
+
+    /// Whether so few are well that all are offered.
+    pub fn is_panic(&self) -> bool {
+        self.panic
+    }
+
+    /// The list, the endpoints that are out included.
+    pub fn list(&self) -> impl Iterator<Item = &Endpoint> {
+        self.list.values().map(|(endpoint, _)| endpoint)
+    }
+
+    pub fn get(&self, address: SocketAddr) -> Option<&Endpoint> {
+        self.list.get(&address).map(|(endpoint, _)| endpoint)
+    }
+
+    /// Whether a [`HealthInput::Tick`] can change something.
+    pub fn is_waiting(&self) -> bool {
+        !self.conditions.is_empty()
+    }
+
+    /// Takes in what happened, and returns what that changes.
+    pub fn step(&mut self, input: HealthInput, policy: &Policy, now: Instant) -> Judged {
+        let mut judged = Judged::default();
+        let mut touched = BTreeSet::new();
+        match input {
+            HealthInput::List(offers) => self.relist(offers, now, &mut touched),
+            HealthInput::Evidence(address, Evidence::Answered) if !self.conditions.contains_key(&address) => {
+            }
+            HealthInput::Evidence(address, evidence) => {
+                let (new, room) = (self.is_new(address, policy, now), self.has_room(policy));
+                self.judge(address, policy, now, &mut judged, &mut touched, |known| {
+                    known.told(evidence, new, room, policy, now);
+                });
+            }
+            HealthInput::Checked(address, true) if !self.conditions.contains_key(&address) => {}
+            HealthInput::Checked(address, passed) => {
+                let new = self.is_new(address, policy, now);
+                self.judge(address, policy, now, &mut judged, &mut touched, |known| {
+                    known.checked(passed, new, policy, now);
+                });
+            }
+            HealthInput::Forget(address) => {
+                self.conditions.remove(&address);
+                judged.wellness.push((address, Wellness::Well));
+                touched.insert(address);
+            }
+            HealthInput::Tick => {
+                for address in self.conditions.keys().copied().collect::<Vec<_>>() {
+                    self.judge(address, policy, now, &mut judged, &mut touched, |known| known.tick(now));
+                }
+            }
+        }
+        self.weigh(policy, &mut touched);
+        judged.offers = touched.into_iter().map(|address| self.offer(address)).collect();
+        judged
+    }
+
+    fn relist(&mut self, offers: Vec<Offer>, now: Instant, touched: &mut BTreeSet<SocketAddr>) {
+        for offer in offers {
+            match offer {
+                Offer::Put(endpoint) => {
+                    let address = endpoint.address;
+                    touched.insert(address);
+                    let since = self.list.get(&address).map_or(now, |(_, since)| *since);
+                    self.list.insert(address, (endpoint, since));
+                }
+                Offer::Remove(address) => {
+                    touched.insert(address);
+                    self.list.remove(&address);
+                }
+            }
+        }
+    }
+
+    /// Lets `change` change what is known of an endpoint, and tells what that means.
+    fn judge(
+        &mut self,
+        address: SocketAddr,
+        policy: &Policy,
+        now: Instant,
+        judged: &mut Judged,
+        touched: &mut BTreeSet<SocketAddr>,
+        change: impl FnOnce(&mut Condition),
+    ) {
+        let known = self.conditions.entry(address).or_default();
+        let before = (known.is_unwell(), known.reason().is_some());
+        change(known);
+        let after = (known.is_unwell(), known.reason().is_some());
+        let gone = after.0 && known.is_gone(policy, now);
+        if known.is_clean(policy, now) {
+            self.conditions.remove(&address);
+        }
+        if gone {
+            judged.wellness.push((address, Wellness::Gone));
+        } else if before.0 != after.0 {
+            judged.wellness.push((address, if after.0 { Wellness::Unwell } else { Wellness::Well }));
+        }
+        if before.1 != after.1 {
+            touched.insert(address);
+        }
+    }
+
+    fn weigh(&mut self, policy: &Policy, touched: &mut BTreeSet<SocketAddr>) {
+        let out: Vec<SocketAddr> = self
+            .out()
+            .map(|(address, _)| address)
+            .filter(|address| self.list.contains_key(address))
+            .collect();
+        let panic = policy.is_panic(self.list.len() - out.len(), self.list.len());
+        if panic != self.panic {
+            self.panic = panic;
+            touched.extend(out);
+        }
+    }
+
+    fn is_new(&self, address: SocketAddr, policy: &Policy, now: Instant) -> bool {
+        let since = self.list.get(&address).map(|(_, since)| *since);
+        since.is_some_and(|since| now.saturating_duration_since(since) < policy.grace)
+    }
+
+    /// Whether failing requests may take out one more.
+    fn has_room(&self, policy: &Policy) -> bool {
+        let guesses = self
+            .conditions
+            .iter()
+            .filter(|(address, known)| known.is_guess() && self.list.contains_key(address));
+        guesses.count() < policy.may_be_out(self.list.len())
+    }
+
+    fn offer(&self, address: SocketAddr) -> Offer {
+        let out = self.conditions.get(&address).is_some_and(|known| known.reason().is_some());
+        match self.list.get(&address).filter(|_| !out || self.panic) {
+            Some((endpoint, _)) => Offer::Put(endpoint.clone()),
+            None => Offer::Remove(address),
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! What takes an endpoint out, what brings it back, and what no evidence can do.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::upstream::{Labels, Weight};
+
+fn address(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
+
+fn put(port: u16) -> Offer {
+    Offer::Put(Endpoint { address: address(port), weight: Weight::ONE, labels: Labels::default() })
+}
+
+struct Bench {
+    health: Health,
+    policy: Policy,
+    now: Instant,
+    offered: BTreeSet<u16>,
+    told: Vec<(u16, Wellness)>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (health, policy) = (Health::default(), Policy::default());
+        Self { health, policy, now: Instant::now(), offered: BTreeSet::new(), told: Vec::new() }
+    }
+
+    /// A list whose endpoints are not new any more.
+    fn settled(ports: impl IntoIterator<Item = u16>) -> Self {
+        let mut bench = Self::new();
+        bench.step(HealthInput::List(ports.into_iter().map(put).collect()));
+        bench.pass(3_600);
+        bench
+    }
+
+    fn step(&mut self, input: HealthInput) {
+        let judged = self.health.step(input, &self.policy, self.now);
+        for offer in judged.offers {
+            match offer {
+                Offer::Put(endpoint) => self.offered.insert(endpoint.address.port()),
+                Offer::Remove(address) => self.offered.remove(&address.port()),
+            };
+        }
+        self.told.extend(judged.wellness.into_iter().map(|(address, wellness)| (address.port(), wellness)));
+    }
+
+    fn tell(&mut self, port: u16, evidence: Evidence, times: usize) {
+        (0..times).for_each(|_| self.step(HealthInput::Evidence(address(port), evidence)));
+    }
+
+    fn check(&mut self, port: u16, passed: bool, times: usize) {
+        (0..times).for_each(|_| self.step(HealthInput::Checked(address(port), passed)));
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+        self.step(HealthInput::Tick);
+    }
+
+    #[track_caller]
+    fn offers(&self, ports: impl IntoIterator<Item = u16>) {
+        assert_eq!(self.offered, ports.into_iter().collect::<BTreeSet<u16>>());
+    }
+}
+
+#[test]
+fn failures_in_a_row_take_an_endpoint_out_for_longer_each_time() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 4);
+    bench.tell(1, Evidence::Answered, 1);
+    bench.tell(1, Evidence::GatewayError, 4);
+    bench.offers(1..=3);
+    bench.tell(1, Evidence::Broke, 1);
+    bench.offers(2..=3);
+    bench.pass(9);
+    bench.offers(2..=3);
+    bench.pass(1);
+    bench.offers(1..=3);
+
+    bench.tell(1, Evidence::TimedOut, 1);
+    bench.offers(2..=3);
+    bench.pass(19);
+    bench.offers(2..=3);
+    bench.pass(1);
+    bench.offers(1..=3);
+}
+
+#[test]
+fn a_pause_has_a_longest_and_a_long_good_time_makes_it_short_again() {
+    let mut bench = Bench::settled(1..=3);
+    for _ in 0..50 {
+        bench.tell(1, Evidence::TimedOut, 5);
+        bench.offers(2..=3);
+        bench.pass(300);
+        bench.offers(1..=3);
+    }
+    bench.tell(1, Evidence::Answered, 1);
+    bench.pass(300);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.pass(10);
+    bench.offers(1..=3);
+}
+
+#[test]
+fn an_answer_ends_probation() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.pass(10);
+    bench.tell(1, Evidence::Answered, 1);
+    bench.tell(1, Evidence::TimedOut, 4);
+    bench.offers(1..=3);
+}
+
+#[test]
+fn two_refused_connections_are_enough_and_checks_bring_it_back_early() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    bench.offers(1..=3);
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    bench.offers(2..=3);
+    bench.check(1, true, 1);
+    bench.offers(2..=3);
+    bench.check(1, true, 1);
+    bench.offers(1..=3);
+}
+
+#[test]
+fn a_check_that_connects_does_not_excuse_failing_requests() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.check(1, true, 10);
+    bench.offers(2..=3);
+}
+
+#[test]
+fn what_fails_its_checks_stays_out_after_its_time() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::ConnectFailed, 2);
+    bench.check(1, false, 1);
+    bench.pass(100);
+    bench.offers(2..=3);
+    bench.check(1, true, 2);
+    bench.offers(1..=3);
+}
+
+#[test]
+fn checks_take_out_and_bring_back_by_their_own_thresholds() {
+    let mut bench = Bench::settled(1..=3);
+    bench.check(1, false, 2);
+    bench.check(1, true, 1);
+    bench.check(1, false, 2);
+    bench.offers(1..=3);
+    bench.check(1, false, 1);
+    bench.offers(2..=3);
+    bench.pass(1_000);
+    bench.offers(2..=3);
+    bench.check(1, true, 1);
+    bench.check(1, false, 1);
+    bench.check(1, true, 1);
+    bench.offers(2..=3);
+    bench.check(1, true, 1);
+    bench.offers(1..=3);
+}
+
+#[test]
+fn a_new_endpoint_that_refuses_connections_is_back_the_moment_it_listens() {
+    let mut bench = Bench::settled(1..=3);
+    bench.step(HealthInput::List(vec![put(4)]));
+    bench.offers(1..=4);
+    for _ in 0..4 {
+        bench.tell(4, Evidence::ConnectFailed, 3);
+        bench.offers(1..=3);
+        bench.pass(1);
+        bench.offers(1..=4);
+    }
+    bench.tell(4, Evidence::ConnectFailed, 1);
+    bench.offers(1..=3);
+    bench.check(4, true, 1);
+    bench.offers(1..=4);
+    // It was not punished: its first ejection is still as short as any first one.
+    bench.pass(3_600);
+    bench.tell(4, Evidence::ConnectFailed, 2);
+    bench.pass(10);
+    bench.offers(1..=4);
+}
+
+#[test]
+fn failing_requests_take_out_no_more_than_their_share() {
+    let mut bench = Bench::settled(1..=4);
+    (1..=3).for_each(|port| bench.tell(port, Evidence::GatewayError, 20));
+    bench.offers(3..=4);
+    assert!(bench.told.contains(&(3, Wellness::Unwell)), "spared, but known to be unwell");
+}
+
+#[test]
+fn what_was_asked_and_is_silent_is_no_guess() {
+    let mut bench = Bench::settled(1..=4);
+    for port in 1..=3 {
+        bench.tell(port, Evidence::ConnectFailed, 2);
+        bench.check(port, false, 3);
+    }
+    bench.offers([4]);
+}
+
+#[test]
+fn checks_that_are_broken_cannot_empty_a_list() {
+    let mut bench = Bench::settled(1..=20);
+    (1..=18).for_each(|port| bench.check(port, false, 3));
+    bench.offers(19..=20);
+    bench.check(19, false, 3);
+    bench.offers(1..=20);
+    assert!(bench.health.is_panic());
+    bench.check(19, true, 2);
+    bench.offers(19..=20);
+}
+
+#[test]
+fn the_only_endpoint_is_never_taken_out() {
+    let mut bench = Bench::settled([1]);
+    bench.tell(1, Evidence::ConnectFailed, 100);
+    bench.check(1, false, 100);
+    bench.offers([1]);
+}
+
+#[test]
+fn silence_for_long_is_told_each_time_it_is_seen() {
+    let mut bench = Bench::settled(1..=3);
+    bench.check(1, false, 3);
+    bench.pass(59);
+    bench.check(1, false, 1);
+    assert_eq!(bench.told, [(1, Wellness::Unwell)]);
+    bench.pass(1);
+    bench.told.clear();
+    bench.check(1, false, 2);
+    assert_eq!(bench.told, [(1, Wellness::Gone); 2]);
+    bench.check(1, true, 2);
+    assert_eq!(bench.told.last(), Some(&(1, Wellness::Well)));
+}
+
+#[test]
+fn an_endpoint_that_answers_with_errors_is_not_gone() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::GatewayError, 5);
+    bench.pass(100);
+    bench.tell(1, Evidence::GatewayError, 5);
+    assert!(!bench.told.contains(&(1, Wellness::Gone)));
+}
+
+#[test]
+fn one_failure_long_ago_is_not_a_long_silence() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    bench.tell(1, Evidence::Answered, 1);
+    bench.pass(100);
+    bench.tell(1, Evidence::ConnectFailed, 2);
+    assert_eq!(bench.told, [(1, Wellness::Unwell)]);
+}
+
+#[test]
+fn nothing_is_remembered_of_endpoints_that_behave() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    assert!(bench.health.is_waiting());
+    bench.tell(1, Evidence::Answered, 1);
+    assert!(!bench.health.is_waiting());
+    bench.tell(1, Evidence::ConnectFailed, 2);
+    bench.tell(1, Evidence::Answered, 1);
+    bench.pass(300);
+    assert!(!bench.health.is_waiting());
+}
+
+fn input() -> impl Strategy<Value = HealthInput> {
+    let port = || 0u16..6;
+    let evidence = prop_oneof![
+        Just(Evidence::Answered),
+        Just(Evidence::ConnectFailed),
+        Just(Evidence::TimedOut),
+        Just(Evidence::GatewayError),
+    ];
+    let remove = |port| HealthInput::List(vec![Offer::Remove(address(port))]);
+    prop_oneof![
+        2 => port().prop_map(|port| HealthInput::List(vec![put(port)])),
+        1 => port().prop_map(remove),
+        8 => (port(), evidence).prop_map(|(port, evidence)| HealthInput::Evidence(address(port), evidence)),
+        4 => (port(), any::<bool>()).prop_map(|(port, passed)| HealthInput::Checked(address(port), passed)),
+        1 => port().prop_map(|port| HealthInput::Forget(address(port))),
+        2 => Just(HealthInput::Tick),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    /// Whatever is told of whichever endpoint: a list that is not empty is never offered empty, nothing outside of
+    /// it is offered, and what behaves is always offered.
+    #[test]
+    fn no_evidence_empties_a_list(steps in prop::collection::vec((input(), 0u64..30), 1..80)) {
+        let mut bench = Bench::new();
+        for (input, seconds) in steps {
+            bench.now += Duration::from_secs(seconds);
+            bench.step(input);
+            let list: BTreeSet<u16> = bench.health.list().map(|endpoint| endpoint.address.port()).collect();
+            let out: BTreeSet<u16> = bench.health.out().map(|(address, _)| address.port()).collect();
+            prop_assert_eq!(bench.offered.is_empty(), list.is_empty());
+            prop_assert!(bench.offered.is_subset(&list));
+            let well = list.difference(&out).count();
+            let expected = match well == 0 || (well as f64) < 0.1 * list.len() as f64 {
+                true => list.clone(),
+                false => list.difference(&out).copied().collect(),
+            };
+            prop_assert_eq!(&bench.offered, &expected);
+        }
+    }
+
+    /// Whatever happened before: an endpoint that answers from now on is soon offered for good.
+    #[test]
+    fn what_answers_comes_back(steps in prop::collection::vec((input(), 0u64..30), 1..80)) {
+        let mut bench = Bench::settled(0..6);
+        for (input, seconds) in steps {
+            bench.now += Duration::from_secs(seconds);
+            bench.step(input);
+        }
+        bench.step(HealthInput::List((0..6).map(put).collect()));
+        for _ in 0..3 {
+            bench.now += Duration::from_secs(301);
+            (0..6).for_each(|port| bench.check(port, true, 2));
+            bench.step(HealthInput::Tick);
+        }
+        bench.offers(0..6);
+    }
+}

@@ -1,0 +1,109 @@
+//! What the operator can order: pin, unpin, roll back, accept.
+
+use std::{collections::HashMap, net::SocketAddr, time::SystemTime};
+
+use tokio::sync::oneshot;
+
+use super::{Keeper, Pin};
+use crate::upstream::{Cause, Changed, Endpoint, Input, RollbackError};
+
+/// What the operator wants of an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The list stays as it is now. News are recorded and change nothing.
+    Pin,
+    /// The list is what the sources offer again.
+    Unpin,
+    /// The list is pinned as it was at this generation.
+    Rollback { generation: u64 },
+    /// The removals that this source holds back are believed; those of every source when none is named.
+    Accept { source: Option<usize> },
+}
+
+/// Why an order was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    #[error("upstream is not pinned")]
+    NotPinned,
+    #[error(transparent)]
+    Rollback(#[from] RollbackError),
+    #[error("upstream has no source {0}")]
+    NoSource(usize),
+    #[error("no removal is held back")]
+    NothingHeld,
+    /// It holds for now, and would be forgotten by a restart.
+    #[error("done, but not written to disk: {0}")]
+    NotSaved(String),
+    #[error("upstream is gone")]
+    Gone,
+}
+
+/// An order and who waits for it. It is answered when it is in force and on disk.
+#[derive(Debug)]
+pub struct Command {
+    pub order: Order,
+    pub answer: oneshot::Sender<Result<(), OrderError>>,
+}
+
+impl Keeper {
+    pub(super) fn obey(&mut self, order: Order) -> Result<(), OrderError> {
+        match order {
+            Order::Pin => {
+                let list = self.health.list().map(|endpoint| (endpoint.address, endpoint.clone())).collect();
+                self.pin(list, Cause::Pinned);
+            }
+            Order::Unpin => {
+                self.pin.take().ok_or(OrderError::NotPinned)?;
+                let list = self.merge.iter().map(|endpoint| (endpoint.address, endpoint.clone())).collect();
+                self.exchange(list, Cause::Unpinned);
+            }
+            Order::Rollback { generation } => {
+                let list = self.health.list().map(|endpoint| (endpoint.address, endpoint.clone())).collect();
+                let latest = self.publisher.generation();
+                let list = self.status.borrow().history.list_at(generation, latest, list)?;
+                self.pin(list, Cause::RolledBack { to: generation });
+            }
+            Order::Accept { source } => self.accept(source)?,
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, source: Option<usize>) -> Result<(), OrderError> {
+        if let Some(source) = source.filter(|source| *source >= self.sources.len()) {
+            return Err(OrderError::NoSource(source));
+        }
+        let holding: Vec<usize> = (0..self.sources.len())
+            .filter(|number| source.is_none_or(|source| source == *number))
+            .filter(|number| self.sources[*number].reserve().next().is_some())
+            .collect();
+        if holding.is_empty() {
+            return Err(OrderError::NothingHeld);
+        }
+        holding.into_iter().for_each(|source| self.step(source, Input::Accept, Cause::Accepted));
+        Ok(())
+    }
+
+    fn pin(&mut self, list: HashMap<SocketAddr, Endpoint>, cause: Cause) {
+        self.pin = Some(Pin { since: SystemTime::now(), list: list.clone() });
+        self.exchange(list, cause);
+    }
+
+    /// Puts this list in the place of the one in force.
+    pub(super) fn exchange(&mut self, mut list: HashMap<SocketAddr, Endpoint>, cause: Cause) {
+        let mut changed: Vec<Changed> = Vec::new();
+        for before in self.health.list() {
+            let (address, after) = (before.address, list.remove(&before.address));
+            if after.as_ref() != Some(before) {
+                changed.push(Changed { address, before: Some(before.clone()), after });
+            }
+        }
+        let added = list.into_iter().map(|(address, endpoint)| Changed {
+            address,
+            before: None,
+            after: Some(endpoint),
+        });
+        changed.extend(added);
+        self.relist(&changed);
+        self.record(&changed, None, cause, &[], true);
+    }
+}

@@ -1,0 +1,110 @@
+//! How an upstream stands, for whoever asks.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use crate::upstream::{History, Origin, Reason};
+
+/// Where a source comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceName {
+    pub registry: Arc<str>,
+    pub service: Arc<str>,
+}
+
+/// An endpoint that a source no longer claims, and is not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reserved {
+    pub address: SocketAddr,
+    /// When it left the claims, or the gateway started with it.
+    pub since: SystemTime,
+}
+
+/// How a source stands.
+#[derive(Debug, Clone)]
+pub struct SourceStatus {
+    pub name: SourceName,
+    pub origin: Origin,
+    /// Since when the origin is what it is.
+    pub since: SystemTime,
+    /// When the registry answered last, be it to an earlier gateway.
+    pub heard: Option<SystemTime>,
+    /// The kind and the text of the failure it stands in now.
+    pub failure: Option<(&'static str, String)>,
+    /// Instances it claims.
+    pub claims: usize,
+    /// By address.
+    pub reserve: Arc<[Reserved]>,
+    /// Whether the reserve gets requests.
+    pub reserve_offered: bool,
+    /// The age past which a list that is not live is an alarm.
+    pub max_stale: Duration,
+}
+
+impl SourceStatus {
+    pub(super) fn new(name: SourceName, now: SystemTime) -> Self {
+        Self {
+            name,
+            origin: Origin::Unknown,
+            since: now,
+            heard: None,
+            failure: None,
+            claims: 0,
+            reserve: Arc::default(),
+            reserve_offered: false,
+            max_stale: Duration::MAX,
+        }
+    }
+
+    /// How old a list is that the registry does not answer for any more; zero while it answers.
+    pub fn age(&self, now: SystemTime) -> Duration {
+        match self.origin {
+            Origin::Live => Duration::ZERO,
+            _ => now.duration_since(self.heard.unwrap_or(self.since)).unwrap_or_default(),
+        }
+    }
+
+    /// Whether the list is older than the operator is content with. It is served all the same.
+    pub fn is_stale(&self, now: SystemTime) -> bool {
+        self.origin != Origin::Unknown && self.age(now) > self.max_stale
+    }
+}
+
+/// A list that stays as it is until the operator lifts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pinned {
+    pub since: SystemTime,
+    pub endpoints: usize,
+}
+
+/// How an upstream stands. A new one is published at every event that changes it.
+#[derive(Debug, Clone)]
+pub struct Status {
+    pub sources: Vec<SourceStatus>,
+    pub history: Arc<History>,
+    pub pin: Option<Pinned>,
+    /// Endpoints that failed, and get no requests for now.
+    pub ejected: Arc<[(SocketAddr, Reason)]>,
+    /// So many are ejected that they get requests all the same.
+    pub panic: bool,
+    /// Why the list is not safe on disk.
+    pub unsaved: Option<String>,
+}
+
+impl Status {
+    /// Whether there is a list, be it from disk.
+    pub fn has_list(&self) -> bool {
+        self.pin.is_some() || self.sources.iter().any(|source| source.origin != Origin::Unknown)
+    }
+
+    /// Whether every registry has answered, completely, that it knows no instance, and is believed.
+    pub fn is_unknown_service(&self) -> bool {
+        let unknown = |source: &SourceStatus| {
+            source.origin == Origin::Live && source.claims == 0 && source.reserve.is_empty()
+        };
+        self.pin.is_none() && self.sources.iter().all(unknown)
+    }
+}

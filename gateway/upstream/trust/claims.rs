@@ -1,0 +1,109 @@
+//! What a registry says there is, by its own keys.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+};
+
+use crate::upstream::{Endpoint, Labels, Weight};
+
+/// One instance as a registry claims it, its address resolved by the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The key of the claim inside its source.
+    pub id: String,
+    /// More than one when a host name has several addresses.
+    pub addresses: Vec<SocketAddr>,
+    /// None: registered but drained, no new requests.
+    pub weight: Option<Weight>,
+    pub labels: Labels,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimChange {
+    Put(Claim),
+    Remove(String),
+}
+
+/// What a registry said, and how much of the truth it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    Complete(Vec<Claim>),
+    Partial(Vec<Claim>),
+    Changes(Vec<ClaimChange>),
+    Unchanged,
+}
+
+/// The claims of one source.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Claims {
+    by_id: HashMap<String, Claim>,
+    /// Which claims name an address; it is claimed until the last of them is removed.
+    ids: HashMap<SocketAddr, BTreeSet<String>>,
+}
+
+impl Claims {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Claim> {
+        self.by_id.values()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Takes in what the registry said and returns the addresses that it may have changed.
+    pub(super) fn take(&mut self, news: News) -> BTreeSet<SocketAddr> {
+        let mut touched = BTreeSet::new();
+        match news {
+            News::Complete(claims) => {
+                let kept: BTreeSet<&str> = claims.iter().map(|claim| claim.id.as_str()).collect();
+                let gone: Vec<String> =
+                    self.by_id.keys().filter(|id| !kept.contains(id.as_str())).cloned().collect();
+                claims.into_iter().for_each(|claim| self.put(claim, &mut touched));
+                gone.iter().for_each(|id| self.remove(id, &mut touched));
+            }
+            News::Partial(claims) => claims.into_iter().for_each(|claim| self.put(claim, &mut touched)),
+            News::Changes(changes) => changes.into_iter().for_each(|change| match change {
+                ClaimChange::Put(claim) => self.put(claim, &mut touched),
+                ClaimChange::Remove(id) => self.remove(&id, &mut touched),
+            }),
+            News::Unchanged => {}
+        }
+        touched
+    }
+
+    /// What is claimed at an address: the claim with the greatest id that is not drained.
+    pub(super) fn endpoint(&self, address: SocketAddr) -> Option<Endpoint> {
+        let ids = self.ids.get(&address).into_iter().flatten().rev();
+        let (claim, weight) = ids
+            .filter_map(|id| self.by_id.get(id))
+            .find_map(|claim| claim.weight.map(|weight| (claim, weight)))?;
+        Some(Endpoint { address, weight, labels: claim.labels.clone() })
+    }
+
+    fn put(&mut self, claim: Claim, touched: &mut BTreeSet<SocketAddr>) {
+        if self.by_id.get(&claim.id) == Some(&claim) {
+            return;
+        }
+        let id = claim.id.clone();
+        self.remove(&id, touched);
+        for address in &claim.addresses {
+            self.ids.entry(*address).or_default().insert(id.clone());
+            touched.insert(*address);
+        }
+        self.by_id.insert(id, claim);
+    }
+
+    fn remove(&mut self, id: &str, touched: &mut BTreeSet<SocketAddr>) {
+        let Some(claim) = self.by_id.remove(id) else { return };
+        for address in claim.addresses {
+            if let Some(ids) = self.ids.get_mut(&address) {
+                ids.remove(id);
+                if ids.is_empty() {
+                    self.ids.remove(&address);
+                }
+            }
+            touched.insert(address);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What happened to the claims of a source lately: how long the list was, and who left it.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use crate::upstream::Endpoint;
+
+/// The last `window` of a source.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Window {
+    /// Who left and has not come back.
+    left: HashMap<SocketAddr, (Instant, Endpoint)>,
+    /// When they left, oldest first; those that came back stand here until their time is over.
+    order: VecDeque<(Instant, SocketAddr)>,
+    /// Of `left`, those whose removal was believed.
+    believed: BTreeSet<SocketAddr>,
+    /// Lengths of the list that no later one has reached, with the moment from which they held.
+    lengths: VecDeque<(Instant, usize)>,
+}
+
+impl Window {
+    pub(super) fn leave(&mut self, endpoint: Endpoint, now: Instant) {
+        let address = endpoint.address;
+        self.order.push_back((now, address));
+        self.believed.insert(address);
+        self.left.insert(address, (now, endpoint));
+    }
+
+    pub(super) fn come_back(&mut self, address: SocketAddr) {
+        self.left.remove(&address);
+        self.believed.remove(&address);
+    }
+
+    /// How many left.
+    pub(super) fn left(&self) -> usize {
+        self.left.len()
+    }
+
+    /// Takes back the belief in all removals, and returns those that were believed until now.
+    pub(super) fn doubt(&mut self) -> Vec<Endpoint> {
+        let believed = std::mem::take(&mut self.believed);
+        believed.iter().filter_map(|address| Some(self.left.get(address)?.1.clone())).collect()
+    }
+
+    /// The list has this length from now on.
+    pub(super) fn measure(&mut self, length: usize, now: Instant) {
+        while self.lengths.back().is_some_and(|(_, known)| *known <= length) {
+            self.lengths.pop_back();
+        }
+        self.lengths.push_back((now, length));
+    }
+
+    /// How long the list was at its longest.
+    pub(super) fn longest(&self) -> usize {
+        self.lengths.front().map_or(0, |(_, length)| *length)
+    }
+
+    /// Whether time alone can still change something.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.order.is_empty()
+    }
+
+    /// Forgets what is longer ago than the window.
+    pub(super) fn forget(&mut self, window: Duration, now: Instant) {
+        let over = |at: Instant| now.saturating_duration_since(at) >= window;
+        while let Some((at, address)) = self.order.front().copied().filter(|(at, _)| over(*at)) {
+            self.order.pop_front();
+            // It may have come back and left again since.
+            if self.left.get(&address).is_some_and(|(left, _)| *left == at) {
+                self.come_back(address);
+            }
+        }
+        // A length held until the next one began.
+        while self.lengths.get(1).is_some_and(|(next, _)| over(*next)) {
+            self.lengths.pop_front();
+        }
+    }
+
+    /// Begins anew with a list of this length.
+    pub(super) fn restart(&mut self, length: usize, now: Instant) {
+        *self = Self::default();
+        self.measure(length, now);
+    }
+}
