@@ -27,5 +27,6 @@ mod layers;
 mod names;
 mod plugins;
 mod process;
+mod registrars;
 mod source;
 mod swaps;
