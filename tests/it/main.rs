@@ -28,5 +28,6 @@ mod names;
 mod plugins;
 mod process;
 mod registrars;
+mod selectors;
 mod source;
 mod swaps;
