@@ -321,7 +321,7 @@ pub struct ByName {
     pub pattern: NamePattern,
     /// What upstreams found this way are like: everything but name and sources counts.
     pub template: Arc<Upstream>,
-    /// Services followed at once; more are refused.
+    /// Services of the registry followed at once; more are refused.
     pub max_services: usize,
     /// Dropped after so long without a request, while its list is live.
     pub unused_after: Duration,
