@@ -26,6 +26,7 @@ mod http_smuggling;
 mod http_upgrade;
 mod layers;
 mod names;
+mod operator;
 mod plugins;
 mod process;
 mod source;
