@@ -194,7 +194,7 @@ pub struct Upstream {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Reliability {
     pub trust: TrustPolicy,
-    /// Where a registry is believed otherwise than the rest, by its name.
+    /// Where a registry of its sources is believed otherwise than the rest, by its name.
     pub registries: BTreeMap<Arc<str>, TrustPolicy>,
     pub health: HealthPolicy,
     pub check: Check,

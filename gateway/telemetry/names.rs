@@ -121,4 +121,17 @@ mod tests {
         }
         assert_eq!(documented.len(), ALL.len(), "docs/metrics.md has a metric that does not exist");
     }
+
+    #[test]
+    fn alerts_ask_for_metrics_that_exist_and_say_what_to_do() {
+        let (alerts, operations) =
+            (include_str!("../../docs/alerts.yml"), include_str!("../../docs/operations.md"));
+        let words = alerts.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for name in words.filter(|word| word.starts_with("witgate_")) {
+            assert!(ALL.iter().any(|metric| metric.name == name), "there is no metric {name}");
+        }
+        for alert in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+            assert!(operations.contains(&format!("`{alert}`")), "docs/operations.md lacks {alert}");
+        }
+    }
 }

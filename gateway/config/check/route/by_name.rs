@@ -72,11 +72,13 @@ impl Checker<'_> {
         let unused_after = self.duration_secs(&way.key("unused_after_secs"), unused_after);
         let first_list_timeout = self.duration_ms(&way.key("first_list_timeout_ms"), first_list);
         let unknown_for = self.duration_ms(&way.key("unknown_for_ms"), unknown_for);
+        let (registry, mut template) = (registry?, template?);
+        template.reliability.registries.retain(|read, _| *read == registry);
         Some(ByName {
-            registry: registry?,
+            registry,
             from: from?,
             pattern: pattern?,
-            template: Arc::new(template?),
+            template: Arc::new(template),
             max_services,
             unused_after,
             first_list_timeout,
