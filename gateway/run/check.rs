@@ -26,11 +26,16 @@ pub fn check(path: &Path) -> Result<String, StartError> {
         match mistakes.is_empty() {
             true => Ok(warnings.into_iter().map(line).collect::<Vec<_>>()),
             false => Err(StartError::Settings(
-                mistakes.into_iter().map(|problem| format!("  {}", line(problem))).collect::<Vec<_>>().join("\n"),
+                mistakes
+                    .into_iter()
+                    .map(|problem| format!("  {}", line(problem)))
+                    .collect::<Vec<_>>()
+                    .join("\n"),
             )),
         }
     })?;
-    let warnings = warnings.iter().map(|warning| format!("warning   {warning}; the native round robin picks\n"));
+    let warnings =
+        warnings.iter().map(|warning| format!("warning   {warning}; the native round robin picks\n"));
     Ok(warnings.fold(describe(&config), |text, warning| text + &warning))
 }
 
