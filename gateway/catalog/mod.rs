@@ -24,11 +24,14 @@ use crate::{
     upstream::{Disk, UpstreamName},
 };
 
+/// Makes the registry of one source.
+pub type MakeRegistry = dyn Fn(&Arc<config::Registry>) -> Arc<dyn Registry> + Send + Sync;
+
 /// What upstreams are made of. Closures, so that tests can put in registries and selectors of their own.
 pub struct Parts {
     /// The selector plugin of this name, in whatever version is in force.
     pub selector: Box<dyn Fn(&str) -> selector::Current + Send + Sync>,
-    pub registry: Box<dyn Fn(&Arc<config::Registry>) -> Arc<dyn Registry> + Send + Sync>,
+    pub registry: Box<MakeRegistry>,
     /// Where the last good lists are.
     pub disk: Disk,
     pub workers: usize,

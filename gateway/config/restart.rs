@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, net::SocketAddr};
 
-use super::running::Config;
+use super::running::{Config, Listener, Secret};
 
 /// What differs between two configurations and takes effect only with a restart, each as `key: old -> new`. Empty
 /// if the new one can replace the old one now.
@@ -15,7 +15,22 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
     note(&mut changes, "state.directory", &old.state, &new.state);
     note(&mut changes, "plugins.directory", &old.plugins.directory, &new.plugins.directory);
     note(&mut changes, "listener.address", &addresses(old), &addresses(new));
+    for listener in &new.listeners {
+        let same_address = |other: &&Listener| other.address == listener.address;
+        if old.listeners.iter().find(same_address).is_some_and(|other| other != listener) {
+            changes.push(format!("listener {}: its settings", listener.address));
+        }
+    }
+    if old.admin.token != new.admin.token || token_of_registrations(old) != token_of_registrations(new) {
+        changes.push("admin: its tokens".to_owned());
+    }
+    note(&mut changes, "plugins.selector", &old.plugins.selector, &new.plugins.selector);
+    note(&mut changes, "plugins.registry", &old.plugins.registry, &new.plugins.registry);
     changes
+}
+
+fn token_of_registrations(config: &Config) -> Option<&Secret> {
+    config.admin.registrations.as_ref()?.token.as_ref()
 }
 
 fn note<T: PartialEq + Debug>(changes: &mut Vec<String>, key: &str, old: &T, new: &T) {

@@ -155,7 +155,8 @@ async fn gateway(
         catalog,
         metrics,
     };
-    reload.until(signals.stop(), signal(SignalKind::hangup()).map_err(StartError::Threads)?).await;
+    let hangup = signal(SignalKind::hangup()).map_err(StartError::Threads)?;
+    let config = reload.until(signals.stop(), hangup).await;
 
     // Readiness goes first, so that balancers in front have the delay to notice.
     let config::Shutdown { delay, drain } = config.shutdown;

@@ -38,8 +38,13 @@ enum Refusal {
 }
 
 impl Reload<'_> {
-    /// Follows the file until `stop`. SIGHUP reads it, too.
-    pub(super) async fn until(mut self, stop: impl Future<Output = ()>, mut hangup: Signal) {
+    /// Follows the file until `stop`, and says what runs then. SIGHUP reads the file, too.
+    pub(super) async fn until(mut self, stop: impl Future<Output = ()>, hangup: Signal) -> Arc<Config> {
+        self.follow(stop, hangup).await;
+        self.running
+    }
+
+    async fn follow(&mut self, stop: impl Future<Output = ()>, mut hangup: Signal) {
         tokio::pin!(stop);
         let Some(path) = self.path else { return stop.await };
         let mut feed = match file::follow(path, None, Arc::default()) {

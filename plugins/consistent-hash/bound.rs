@@ -4,13 +4,20 @@
 //! `bound * all requests in flight * its share of the weight`, rounded up. The requests in flight of one endpoint are
 //! asked when it matters, but to ask ten thousand for their sum would cost too much. So the sum is that of what was
 //! last seen of each: an endpoint is seen when it is considered, and one more, in turn, at every fourth pick.
+//!
+//! The same holds for the way to an endpoint with room. The first on the ring are asked. If all of them are busy, a key
+//! that all the world wants has filled what is next to it; behind them only those are asked that had room when they
+//! were last seen. There is always one, because the bounds of all together are more than what is in flight.
 
 use crate::ring::Ring;
 
 type Slot = u32;
 
-/// How many busy endpoints are passed before the least busy of them is taken.
-const PASSES: usize = 16;
+/// How many endpoints are asked, whatever was seen of them.
+const NEAREST: usize = 16;
+/// How many are asked altogether before the least busy of them is taken. Only who sees little of what is in flight,
+/// because other workers sent it, comes so far.
+const ASKED: usize = 64;
 /// At every so manieth pick one endpoint is looked at beside the way.
 const LOOK: u32 = 4;
 
@@ -55,7 +62,7 @@ impl Bounded {
         self.ring.settle();
     }
 
-    /// The first endpoint from `hash` on that is neither tried nor busy; failing that the least busy one passed;
+    /// The first endpoint from `hash` on that is neither tried nor busy; failing that the least busy one asked;
     /// failing that one that was tried. None when there are no candidates.
     pub fn pick(&mut self, hash: u64, tried: &[Slot], in_flight: impl Fn(Slot) -> u32) -> Option<Slot> {
         if self.bound == 0.0 {
@@ -63,27 +70,26 @@ impl Bounded {
             return untried.or_else(|| self.ring.walk(hash).next());
         }
         self.look_around(&in_flight);
-        let mut passed = Vec::new();
-        let mut chosen = None;
+        let mut passed: Vec<(f64, Slot)> = Vec::new();
         for slot in self.ring.walk(hash) {
-            if tried.contains(&slot) || passed.iter().any(|(_, other)| *other == slot) {
+            let share = self.ring.share(slot);
+            let has_room = |sum: u64, load: u32| {
+                f64::from(load) + 1.0 <= (self.bound * (sum as f64 + 1.0) * share).ceil()
+            };
+            let asked = passed.len() < NEAREST || has_room(self.sum, self.seen[slot as usize]);
+            if !asked || tried.contains(&slot) || passed.iter().any(|(_, other)| *other == slot) {
                 continue;
             }
             let now = in_flight(slot);
             note(&mut self.seen, &mut self.sum, slot, now);
-            let share = self.ring.share(slot);
-            if f64::from(now) + 1.0 <= (self.bound * (self.sum as f64 + 1.0) * share).ceil() {
-                chosen = Some((now, slot));
-                break;
+            if has_room(self.sum, now) {
+                note(&mut self.seen, &mut self.sum, slot, now + 1);
+                return Some(slot);
             }
             passed.push((f64::from(now) / share, slot));
-            if passed.len() == PASSES {
+            if passed.len() == ASKED {
                 break;
             }
-        }
-        if let Some((now, slot)) = chosen {
-            self.note(slot, now + 1);
-            return Some(slot);
         }
         let least_busy = passed.iter().min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, slot)| *slot);
         least_busy.or_else(|| self.ring.walk(hash).next())
@@ -133,14 +139,17 @@ mod tests {
 
     #[test]
     fn a_hot_key_spills_over_at_the_bound() {
-        let mut bounded = bounded(1.25, 10);
-        let loads = RefCell::new([0u32; 10]);
-        for _ in 0..400 {
-            let slot = bounded.pick(42, &[], |slot| loads.borrow()[slot as usize]).unwrap();
-            loads.borrow_mut()[slot as usize] += 1;
+        // Many endpoints, too: what is next to the key is filled, and not more than filled.
+        for endpoints in [10, 100] {
+            let mut bounded = bounded(1.25, endpoints);
+            let loads = RefCell::new(vec![0u32; endpoints as usize]);
+            for _ in 0..endpoints * 40 {
+                let slot = bounded.pick(42, &[], |slot| loads.borrow()[slot as usize]).unwrap();
+                loads.borrow_mut()[slot as usize] += 1;
+            }
+            let most = *loads.borrow().iter().max().unwrap();
+            assert!(most <= 50, "{loads:?}");
         }
-        let most = *loads.borrow().iter().max().unwrap();
-        assert!(most <= 50, "{loads:?}");
         // Without a bound all of them go to one.
         let mut unbounded = self::bounded(0.0, 10);
         let home = unbounded.pick(42, &[], |_| 1000);

@@ -37,7 +37,10 @@ mod tests {
     #[test]
     fn a_fuse_burns_after_so_many_picks() {
         let fuse = Fuse::read(r#"{"after":2}"#).unwrap();
-        assert_eq!([fuse.has_burnt(), fuse.has_burnt(), fuse.has_burnt(), fuse.has_burnt()], [false, false, true, true]);
+        assert_eq!(
+            [fuse.has_burnt(), fuse.has_burnt(), fuse.has_burnt(), fuse.has_burnt()],
+            [false, false, true, true]
+        );
         assert!(Fuse::read("{}").unwrap().has_burnt());
     }
 }

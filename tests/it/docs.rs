@@ -64,7 +64,7 @@ fn the_selector_of_the_guide_is_taken_and_asked_about_its_settings() {
     check(
         "custom-selector",
         ("prefer-zone", &wasm),
-        ("zone = \"a\" } }", "zon = \"a\" } }"),
+        ("settings = { zone", "settings = { zon"),
         Err("unknown field `zon`"),
     );
 }

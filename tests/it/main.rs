@@ -28,5 +28,7 @@ mod layers;
 mod names;
 mod plugins;
 mod process;
+mod registrars;
+mod selectors;
 mod source;
 mod swaps;

@@ -47,16 +47,29 @@ fn a_listener_added_or_removed_needs_a_restart() {
 }
 
 #[test]
-fn everything_else_changes_while_the_gateway_runs() {
+fn other_settings_of_a_listener_and_other_limits_need_a_restart() {
     let old = config("workers = 1", "127.0.0.1:80", "");
     let new = config(
         "workers = 1",
         "127.0.0.1:80",
         "max_connections = 5
-         [shutdown]
-         delay_ms = 0
          [plugins.selector]
-         pick_timeout_ms = 9
+         pick_timeout_ms = 9",
+    );
+    let changes = restart_needed(&old, &new);
+    assert_eq!(changes.len(), 2, "{changes:?}");
+    assert_eq!(changes[0], "listener 127.0.0.1:80: its settings");
+    assert!(changes[1].starts_with("plugins.selector: "), "{changes:?}");
+}
+
+#[test]
+fn everything_else_changes_while_the_gateway_runs() {
+    let old = config("workers = 1", "127.0.0.1:80", "");
+    let new = config(
+        "workers = 1",
+        "127.0.0.1:80",
+        "[shutdown]
+         delay_ms = 0
          [registry.fixed]
          plugin = 'static'
          [upstream.a]
