@@ -1,7 +1,7 @@
 //! Clients that send all the time, and count what they get.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     net::SocketAddr,
     ops::Add,
@@ -40,6 +40,7 @@ struct Shared {
     failed: AtomicU64,
     failures: Mutex<Vec<String>>,
     slowest: Mutex<Duration>,
+    last_failed: Mutex<Option<Instant>>,
     /// When the latest request was sent that this one answered, and how many it answered.
     answered: Mutex<BTreeMap<String, (Instant, u64)>>,
 }
@@ -71,15 +72,17 @@ impl Traffic {
         self.shared.failed.load(Relaxed)
     }
 
+    /// How long after `since` the last request was sent that failed, or that one of these answered.
+    pub fn last_wrong(&self, since: Instant, wrong: &[&str]) -> Duration {
+        let answered = self.shared.answered.lock().unwrap();
+        let answered = wrong.iter().filter_map(|name| answered.get(*name)).map(|(sent, _)| *sent);
+        let last = answered.chain(*self.shared.last_failed.lock().unwrap()).max();
+        last.map_or(Duration::ZERO, |last| last.saturating_duration_since(since))
+    }
+
     /// Requests that were answered by this one.
     pub fn answered_by(&self, name: &str) -> u64 {
         self.shared.answered.lock().unwrap().get(name).map_or(0, |(_, count)| *count)
-    }
-
-    /// Who answered the requests sent since then.
-    pub fn answering_since(&self, since: Instant) -> BTreeSet<String> {
-        let answered = self.shared.answered.lock().unwrap();
-        answered.iter().filter(|(_, (sent, _))| *sent >= since).map(|(name, _)| name.clone()).collect()
     }
 
     /// Waits for a request, sent from now on, that `name` answers; says how long after `since` it was sent.
@@ -155,6 +158,7 @@ async fn send(shared: Arc<Shared>, mut session: Session, path: Arc<str>) {
         shared.sent.fetch_add(1, Relaxed);
         if let Some(failure) = failure {
             shared.failed.fetch_add(1, Relaxed);
+            *shared.last_failed.lock().unwrap() = Some(start);
             let mut failures = shared.failures.lock().unwrap();
             if failures.len() < TOLD {
                 failures.push(failure);
