@@ -25,6 +25,18 @@ pub enum DialError {
     Failed { address: SocketAddr, error: io::Error },
 }
 
+impl DialError {
+    /// Whether the gateway ran out of something, ports or files, so that this says nothing about the endpoint.
+    pub fn is_own(&self) -> bool {
+        use rustix::io::Errno;
+        const OWN: [Errno; 4] = [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE, Errno::NOBUFS];
+        match self {
+            Self::TimedOut { .. } => false,
+            Self::Failed { error, .. } => Errno::from_io_error(error).is_some_and(|no| OWN.contains(&no)),
+        }
+    }
+}
+
 /// Connects. Must be called inside a `LocalSet`: a task of its own drives the connection until it closes, which it
 /// does when it is dropped here and nothing is under way.
 pub async fn dial<B>(address: SocketAddr, limit: Duration) -> Result<Connection<B>, DialError>

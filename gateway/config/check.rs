@@ -5,6 +5,7 @@
 mod json;
 mod listen;
 mod registry;
+mod reliability;
 mod route;
 mod upstream;
 mod value;
@@ -32,13 +33,15 @@ pub(super) struct Checker<'a> {
     document: &'a Document<'a>,
     /// What relative paths are relative to.
     folder: PathBuf,
+    /// What the tables of registries say of their trust.
+    trusts: BTreeMap<Arc<str>, file::Trust>,
     mistakes: Vec<Mistake>,
 }
 
 impl<'a> Checker<'a> {
     pub(super) fn new(document: &'a Document<'a>, path: &Path, mistakes: Vec<Mistake>) -> Self {
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
-        Self { document, folder, mistakes }
+        Self { document, folder, trusts: BTreeMap::new(), mistakes }
     }
 
     pub(super) fn into_problems(self) -> Vec<Mistake> {
@@ -55,6 +58,7 @@ impl<'a> Checker<'a> {
         let state = self.path(&top.key("state").key("directory"), &file.state.directory);
         let plugins = self.plugins(&top.key("plugins"), &file.plugins);
         let shutdown = self.shutdown(&top.key("shutdown"), &file.shutdown);
+        self.trusts = trusts(&file.registry);
         let registries = self.registries(&file.registry);
         let upstreams = self.upstreams(&file.upstream);
         let routes = self.routes(&file.route, &file.listener);
@@ -199,6 +203,12 @@ impl<'a> Checker<'a> {
         let meant = |mistake: &Mistake| mistake.meant.as_ref() == Some(way);
         self.document.has(way) || self.mistakes.iter().any(meant)
     }
+}
+
+/// Only of registries that are believed otherwise than the rest.
+fn trusts(registries: &BTreeMap<String, file::Registry>) -> BTreeMap<Arc<str>, file::Trust> {
+    let of_their_own = registries.iter().filter(|(_, registry)| registry.trust != file::Trust::default());
+    of_their_own.map(|(name, registry)| (name.as_str().into(), registry.trust.clone())).collect()
 }
 
 /// Which of the two that make an entry.

@@ -7,6 +7,7 @@ mod entry;
 mod listen;
 mod plugins;
 mod registry;
+mod reliability;
 mod route;
 mod upstream;
 
@@ -20,6 +21,7 @@ pub(super) use self::{
     listen::{Admin, Listener, Registrations},
     plugins::{Plugins, RegistryLimits, SelectorLimits},
     registry::{Etcd, FilePath, Registry, Tls},
+    reliability::{Check, Health, HttpCheck, Trust},
     route::Route,
     upstream::{Pool, Selector, Timeouts, Upstream},
 };

@@ -54,6 +54,7 @@ fn in_words_of_toml(message: &str) -> String {
         ("invalid type: sequence", "invalid type: array"),
         ("expected a map", "expected a table"),
         ("expected a sequence", "expected an array"),
+        ("expected f64", "expected a number"),
         ("expected u64", "expected a whole number that is not negative"),
     ];
     let message = words.iter().fold(message.to_owned(), |text, (serde, toml)| text.replace(serde, toml));

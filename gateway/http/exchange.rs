@@ -27,7 +27,7 @@ use crate::{
     resilience::{Attempts, repeatable},
     selector::RequestFacts,
     server::Link,
-    upstream::{InFlight, Member},
+    upstream::{Evidence, InFlight, Member},
 };
 
 /// Everything a request needs while it is answered.
@@ -127,6 +127,11 @@ impl Exchange<'_> {
         if let Some(success) = success {
             member.stats().record(at, at.saturating_duration_since(begun), success);
         }
+        if let Some(evidence) = evidence(&outcome) {
+            let upstream = &self.target.upstream;
+            upstream.report(member, evidence);
+            upstream.metrics.learned(self.visitor.worker.index, evidence);
+        }
         let (response, connection) = outcome?;
         Ok(Answer { response, connection, in_flight, at })
     }
@@ -209,6 +214,23 @@ impl Failed {
     /// Whether this counts against the endpoint.
     fn endpoint_failed(&self) -> bool {
         !self.stale && !matches!(self.failure, Failure::Aborted(_))
+    }
+}
+
+/// What a try says of the endpoint's health; nothing if its failure was the client's or the gateway's own.
+fn evidence<C>(outcome: &Result<(Response<Incoming>, C), Failed>) -> Option<Evidence> {
+    let failed = match outcome {
+        Ok((response, _)) if matches!(response.status().as_u16(), 502..=504) => {
+            return Some(Evidence::GatewayError);
+        }
+        Ok(_) => return Some(Evidence::Answered),
+        Err(failed) if failed.endpoint_failed() => failed,
+        Err(_) => return None,
+    };
+    match &failed.failure {
+        Failure::Dial(error) => (!error.is_own()).then_some(Evidence::ConnectFailed),
+        Failure::ResponseTimeout => Some(Evidence::TimedOut),
+        _ => Some(Evidence::Broke),
     }
 }
 

@@ -5,6 +5,11 @@ use std::{
     time::Duration,
 };
 
+use crate::upstream::Evidence;
+
+/// The failures of tries, by kind, as they are counted.
+pub const FAILURES: [&str; 4] = ["connect", "timeout", "reset", "gateway-error"];
+
 /// Upper bounds of the latency buckets; a last one without bound follows.
 const BOUNDS: [Duration; 14] = [
     Duration::from_micros(500),
@@ -35,6 +40,8 @@ struct WorkerCounters {
     /// 1xx to 5xx.
     statuses: [AtomicU64; 5],
     retries: AtomicU64,
+    /// As in [`FAILURES`].
+    failures: [AtomicU64; FAILURES.len()],
     /// How many answers took at most as long as each bound, and longer than the one before.
     buckets: [AtomicU64; BOUNDS.len() + 1],
     nanoseconds: AtomicU64,
@@ -58,12 +65,25 @@ impl UpstreamMetrics {
         add(&self.workers[worker].retries, 1);
     }
 
+    /// A try told something of an endpoint. Counts failures; a success costs nothing.
+    pub fn learned(&self, worker: usize, evidence: Evidence) {
+        let kind = match evidence {
+            Evidence::Answered => return,
+            Evidence::ConnectFailed => 0,
+            Evidence::TimedOut => 1,
+            Evidence::Broke => 2,
+            Evidence::GatewayError => 3,
+        };
+        add(&self.workers[worker].failures[kind], 1);
+    }
+
     /// The sum over the workers. Counts that are made meanwhile may be in one figure and not yet in another.
     pub fn counts(&self) -> UpstreamCounts {
         let mut counts = UpstreamCounts::default();
         for worker in &self.workers {
             collect(&mut counts.statuses, &worker.statuses);
             collect(&mut counts.latencies.buckets, &worker.buckets);
+            collect(&mut counts.failures, &worker.failures);
             counts.retries += worker.retries.load(Relaxed);
             counts.latencies.sum += Duration::from_nanos(worker.nanoseconds.load(Relaxed));
         }
@@ -77,6 +97,8 @@ pub struct UpstreamCounts {
     /// 1xx to 5xx.
     pub statuses: [u64; 5],
     pub retries: u64,
+    /// Failed tries, as in [`FAILURES`].
+    pub failures: [u64; FAILURES.len()],
     pub latencies: Latencies,
 }
 
@@ -121,10 +143,15 @@ mod tests {
         metrics.answered(1, 204, Duration::from_secs(60));
         metrics.answered(1, 503, Duration::ZERO);
         metrics.retried(1);
+        metrics.learned(0, Evidence::TimedOut);
+        metrics.learned(1, Evidence::TimedOut);
+        metrics.learned(1, Evidence::GatewayError);
+        metrics.learned(1, Evidence::Answered);
 
         let counts = metrics.counts();
         assert_eq!(counts.statuses, [0, 2, 0, 0, 1]);
         assert_eq!(counts.retries, 1);
+        assert_eq!(counts.failures, [0, 2, 0, 1]);
         assert_eq!(counts.latencies.count(), 3);
         assert_eq!(counts.latencies.sum, Duration::from_millis(60_001));
     }

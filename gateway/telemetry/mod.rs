@@ -18,6 +18,6 @@ pub mod names;
 mod process;
 mod readiness;
 
-pub use counters::{Latencies, UpstreamCounts, UpstreamMetrics};
+pub use counters::{FAILURES, Latencies, UpstreamCounts, UpstreamMetrics};
 pub use process::{Connection, ListenerCounters, ListenerCounts, ProcessMetrics, Reload};
 pub use readiness::Readiness;

@@ -33,6 +33,7 @@ impl Checker<'_> {
             .and_then(|plugin| self.text(&way.key("plugin"), plugin));
         let grants = self.grants(way, registry);
         let settings = self.settings(&way.key("settings"), &registry.settings);
+        self.trust(&way.key("trust"), &registry.trust);
         if let Some(plugin) = plugin {
             self.has_its_connector(way, plugin);
         }

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::Checker;
+use super::{Checker, reliability::Written};
 use crate::{
     config::{
         document::Way,
         file::{self, TextOr},
-        running::{Pool, Reliability, Selector, Source, Timeouts, Upstream},
+        running::{Pool, Selector, Source, Timeouts, Upstream},
     },
     upstream::UpstreamName,
 };
@@ -22,6 +22,7 @@ pub(super) struct Manner<'f> {
     pub timeouts: &'f file::Timeouts,
     pub pool: &'f file::Pool,
     pub retries: Option<u64>,
+    pub reliability: Written<'f>,
 }
 
 impl Checker<'_> {
@@ -33,6 +34,11 @@ impl Checker<'_> {
             timeouts: &upstream.timeouts,
             pool: &upstream.pool,
             retries: upstream.retries,
+            reliability: Written {
+                trust: &upstream.trust,
+                health: &upstream.health,
+                check: upstream.check.as_ref(),
+            },
         };
         let made = self.manner(way, UpstreamName::new(name), &manner);
         Some(Upstream { sources: sources?, ..made? })
@@ -44,6 +50,7 @@ impl Checker<'_> {
         let timeouts = self.timeouts(&way.key("timeouts"), manner.timeouts);
         let pool = self.pool(&way.key("pool"), manner.pool);
         let retries = self.count(&way.key("retries"), manner.retries.unwrap_or(DEFAULT_RETRIES), 0..=10);
+        let reliability = self.reliability(way, &manner.reliability);
         Some(Upstream {
             name,
             sources: Vec::new(),
@@ -52,7 +59,7 @@ impl Checker<'_> {
             timeouts,
             pool,
             retries: retries as u32,
-            reliability: Reliability::default(),
+            reliability: reliability?,
         })
     }
 

@@ -36,6 +36,10 @@ impl Checker<'_> {
         self.bounded(way, Duration::from_millis(milliseconds), milliseconds)
     }
 
+    pub(super) fn delay_secs(&mut self, way: &Way, seconds: u64) -> Duration {
+        self.bounded(way, Duration::from_secs(seconds), seconds)
+    }
+
     fn positive(&mut self, way: &Way, duration: Duration, number: u64) -> Duration {
         if duration.is_zero() {
             self.wrong(way, "0 leaves no time at all").hint("leave it out for the default");

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Flag, TextOr};
+use super::{Flag, TextOr, Trust};
 
 /// A registry: its plugin, what the host holds for it, and what the plugin gets.
 ///
@@ -21,6 +21,8 @@ pub(in crate::config) struct Registry {
     pub file: Option<TextOr<FilePath>>,
     /// Lends the plugin the registry inside the gateway. Default: false.
     pub memory: Option<Flag>,
+    /// How much this registry is believed when it says that instances are gone.
+    pub trust: Trust,
     /// What the plugin understands; passed to it as JSON. Default: empty.
     #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub settings: toml::Table,

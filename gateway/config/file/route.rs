@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{HeaderIs, OneOrMore, Pool, Selector, TextOr, Timeouts};
+use super::{Check, HeaderIs, Health, OneOrMore, Pool, Selector, TextOr, Timeouts, Trust};
 
 /// Which requests go where: everything that is given must match.
 ///
@@ -52,4 +52,10 @@ pub(in crate::config) struct Route {
     pub pool: Option<Pool>,
     /// As in an upstream, for the services found by this route. Default: 1.
     pub retries: Option<u64>,
+    /// As in an upstream, for the services found by this route.
+    pub trust: Option<Trust>,
+    /// As in an upstream, for the services found by this route.
+    pub health: Option<Health>,
+    /// As in an upstream, for the services found by this route. Default: only those that failed are asked.
+    pub check: Option<Check>,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::TextOr;
+use super::{Check, Health, TextOr, Trust};
 
 /// A service as the gateway knows it: where its instances are found, and how one is chosen and called.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -28,6 +28,12 @@ pub(in crate::config) struct Upstream {
     pub pool: Pool,
     /// Tries on another instance after one failed without an answer; at most 10. Default: 1.
     pub retries: Option<u64>,
+    /// How much the registries are believed when they say that instances are gone.
+    pub trust: Trust,
+    /// When an instance that fails is taken out, and how it comes back.
+    pub health: Health,
+    /// How every instance is asked whether it answers. Default: only those that failed are asked.
+    pub check: Option<Check>,
 }
 
 /// One registry's view of a service.

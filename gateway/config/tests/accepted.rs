@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use super::{parse, running};
 use crate::{
-    config::{ByName, Grants, NameFrom, Secret, Target, load},
+    config::{ByName, Grants, HttpProbe, NameFrom, Probe, Reliability, Secret, Target, load},
     upstream::UpstreamName,
 };
 
@@ -32,6 +32,7 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!(upstream.timeouts.connect, Duration::from_secs(1));
     assert_eq!(upstream.timeouts.response, Duration::from_secs(30));
     assert_eq!(upstream.retries, 1);
+    assert_eq!(upstream.reliability, Reliability::default());
 }
 
 #[test]
@@ -187,4 +188,62 @@ fn a_file_that_is_not_there_is_a_problem_like_any_other() {
     let text = problems.to_string();
     assert!(text.starts_with("no/such/file.toml: the configuration cannot be read: "), "{text}");
     assert!(text.ends_with("1 problem in no/such/file.toml"), "{text}");
+}
+
+#[test]
+fn trust_is_that_of_the_upstream_then_that_of_the_registry() {
+    let config = running(
+        "[registry.memory]
+         plugin = 'memory'
+         memory = true
+         trust = { max_drop = 0.2, window_secs = 30 }
+         [registry.other]
+         plugin = 'static'
+         [upstream.c]
+         sources = [{ registry = 'memory', service = 'c' }, { registry = 'other', service = 'c' }]
+         trust = { max_drop = 1, confirm_all_secs = 600 }
+         [[route]]
+         path = '/found/{service}'
+         registry = 'memory'",
+    );
+    let reliability = &config.upstreams[&UpstreamName::new("c")].reliability;
+    let (main, other) = (reliability.registries["memory"], reliability.trust);
+    assert_eq!((main.max_drop, main.window.as_secs()), (1.0, 30));
+    assert_eq!((other.max_drop, other.window.as_secs()), (1.0, 60));
+    assert_eq!(main.confirm_all, Some(Duration::from_secs(600)));
+    assert_eq!(main.confirm, Duration::from_secs(300));
+    assert!(!reliability.registries.contains_key("other"));
+    let found = config.routes.iter().find(|route| &*route.matches.path == "/found/").unwrap();
+    assert_eq!(by_name(&found.target).template.reliability.registries["memory"].max_drop, 0.2);
+}
+
+#[test]
+fn health_and_checks_are_those_of_the_upstream_or_the_route() {
+    let config = running(
+        "[upstream.c]
+         service = 'c'
+         registry = 'memory'
+         health = { connect_failures = 1, max_ejected = 1, grace_ms = 0 }
+         check = { tcp = true, interval_ms = 1000, fall = 1, rise = 4 }
+         [[route]]
+         path = '/found/{service}'
+         registry = 'memory'
+         check = { http = { path = '/health', status = '200', body = 'orders', header = { X-Service = 'orders' } } }",
+    );
+    let reliability = &config.upstreams[&UpstreamName::new("c")].reliability;
+    let health = reliability.health;
+    assert_eq!((health.connect_failures, health.failures, health.max_ejected), (1, 5, 1.0));
+    assert_eq!((health.fall, health.rise, health.grace), (1, 4, Duration::ZERO));
+    assert_eq!((&reliability.check.probe, reliability.check.interval.as_secs()), (&Some(Probe::Tcp), 1));
+    let found = config.routes.iter().find(|route| &*route.matches.path == "/found/").unwrap();
+    let expected = HttpProbe {
+        path: "/health".into(),
+        host: None,
+        status: 200..=200,
+        body: Some("orders".into()),
+        header: Some(("x-service".into(), "orders".into())),
+    };
+    let reliability = &by_name(&found.target).template.reliability;
+    assert_eq!(reliability.check.probe, Some(Probe::Http(expected)));
+    assert_eq!((reliability.health.fall, reliability.health.rise), (3, 2));
 }

@@ -6,7 +6,7 @@ use regex_lite::Regex;
 
 use crate::{
     config::{
-        check::{Checker, Part, upstream::Manner},
+        check::{Checker, Part, reliability::Written, upstream::Manner},
         document::Way,
         file,
         running::{ByName, NameFrom, NamePattern, Upstream},
@@ -24,7 +24,7 @@ const DEFAULT_FIRST_LIST_TIMEOUT_MS: u64 = 2_000;
 const DEFAULT_UNKNOWN_FOR_MS: u64 = 5_000;
 
 /// Keys that say nothing about a route to an upstream.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 14] = [
     "registry",
     "pattern",
     "max_services",
@@ -36,6 +36,9 @@ const KEYS: [&str; 11] = [
     "timeouts",
     "pool",
     "retries",
+    "trust",
+    "health",
+    "check",
 ];
 
 pub(super) fn in_path(route: &file::Route) -> bool {
@@ -96,12 +99,18 @@ impl Checker<'_> {
 
     fn template(&mut self, way: &Way, route: &file::Route) -> Option<Upstream> {
         let (labels, timeouts, pool) = (BTreeMap::new(), file::Timeouts::default(), file::Pool::default());
+        let (trust, health) = (file::Trust::default(), file::Health::default());
         let manner = Manner {
             labels: route.labels.as_ref().unwrap_or(&labels),
             selector: route.selector.as_ref(),
             timeouts: route.timeouts.as_ref().unwrap_or(&timeouts),
             pool: route.pool.as_ref().unwrap_or(&pool),
             retries: route.retries,
+            reliability: Written {
+                trust: route.trust.as_ref().unwrap_or(&trust),
+                health: route.health.as_ref().unwrap_or(&health),
+                check: route.check.as_ref(),
+            },
         };
         self.manner(way, UpstreamName::new(way.to_string()), &manner)
     }

@@ -112,7 +112,12 @@ impl Checker<'_> {
         Some(HeaderMatch { name: name?, value: value? })
     }
 
-    pub(super) fn header_name(&mut self, way: &Way, name: &str, part: Part) -> Option<HeaderName> {
+    pub(in crate::config::check) fn header_name(
+        &mut self,
+        way: &Way,
+        name: &str,
+        part: Part,
+    ) -> Option<HeaderName> {
         let parsed = name.parse().ok();
         if parsed.is_none() {
             self.wrong_part(part, way, format!("{name:?} cannot be the name of a header"));
@@ -120,7 +125,7 @@ impl Checker<'_> {
         parsed
     }
 
-    fn header_value(&mut self, way: &Way, text: &str) -> Option<HeaderValue> {
+    pub(in crate::config::check) fn header_value(&mut self, way: &Way, text: &str) -> Option<HeaderValue> {
         let parsed = text.parse().ok();
         if parsed.is_none() {
             self.wrong(way, format!("{text:?} cannot be the value of a header"));
