@@ -14,6 +14,7 @@ mod connector_etcd;
 mod docs;
 mod etcd;
 mod examples;
+mod faults;
 mod health;
 mod http_body;
 mod http_drain;

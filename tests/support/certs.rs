@@ -7,7 +7,7 @@ use std::{
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, date_time_ymd,
 };
 
 /// Files in a folder that the test owns.
@@ -51,6 +51,14 @@ impl Certs {
     pub fn client(&self, name: &str) -> Pair {
         let mut params = named(name, vec![]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(name, &params)
+    }
+
+    /// In place of the one for a client of this name: another that was valid long ago.
+    pub fn expired_client(&self, name: &str) -> Pair {
+        let mut params = named(name, vec![]);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2002, 1, 1));
         self.issue(name, &params)
     }
 

@@ -33,7 +33,7 @@ impl Version {
     pub const ALL: [Self; 2] = [Self::V34, Self::V35];
 
     /// The program, from where the tests' servers are unpacked, or for 3.4 from the machine's packages.
-    fn program(self) -> PathBuf {
+    pub fn program(self) -> PathBuf {
         let (variable, folder) = match self {
             Self::V34 => ("WITGATE_ETCD34", "etcd34"),
             Self::V35 => ("WITGATE_ETCD35", "etcd35"),
@@ -305,6 +305,6 @@ impl Drop for Etcd {
     }
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -1,0 +1,94 @@
+//! The gateway itself is killed. Requests on their way are lost with it; each one after its start counts.
+
+use std::{fs, path::PathBuf, time::Instant};
+
+use crate::{
+    report::Outcome,
+    support::{
+        backend::Backend,
+        etcd::Etcd,
+        gateway::{Gateway, until},
+        service::{self, CLIENTS, Service},
+        traffic::{Tally, Traffic},
+    },
+};
+
+struct Stage {
+    etcd: Etcd,
+    gateway: Gateway,
+    backends: Vec<Backend>,
+    before: Tally,
+}
+
+/// A gateway that has written its list; nobody sends any more.
+async fn start() -> Stage {
+    let etcd = Etcd::start().await;
+    let service = Service::start(etcd.client().await, &etcd.toml(None)).await;
+    let Service { gateway, backends, traffic } = service;
+    until("the list is on disk", || async { list(&gateway).exists() }).await;
+    Stage { etcd, gateway, backends, before: traffic.stop().await }
+}
+
+fn list(gateway: &Gateway) -> PathBuf {
+    gateway.folder().join("state/lists/orders.json")
+}
+
+pub async fn killed_while_etcd_is_down() -> Outcome {
+    let Stage { mut etcd, gateway, backends: _backends, before } = start().await;
+    etcd.kill9();
+    let gateway = gateway.restart().await;
+    let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
+    traffic.more(2_000).await;
+    assert_eq!(service::source(&gateway).await["origin"], "restored");
+    etcd.restart().await;
+    let new = Backend::start("new").await;
+    service::register(&mut etcd.client().await, "new", new.address).await;
+    let right = traffic.reaches("new", Instant::now()).await;
+    Outcome::without_failure(before + traffic.stop().await, right)
+}
+
+pub async fn killed_while_the_data_changes() -> Outcome {
+    let Stage { etcd, gateway, backends, before } = start().await;
+    // All of them move while the gateway is away.
+    drop(backends);
+    let mut client = etcd.client().await;
+    for id in ["b0", "b1"] {
+        service::withdraw(&mut client, id).await;
+    }
+    let new = Backend::start("new").await;
+    service::register(&mut client, "new", new.address).await;
+    let gateway = gateway.restart().await;
+    let ready = Instant::now();
+    let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
+    let right = traffic.reaches("new", ready).await;
+    traffic.more(500).await;
+    Outcome::without_failure(before + traffic.stop().await, right)
+}
+
+pub async fn killed_and_its_state_damaged() -> Outcome {
+    let Stage { etcd, mut gateway, backends: _backends, mut before } = start().await;
+    let mut right = std::time::Duration::ZERO;
+    let whole = fs::read(list(&gateway)).unwrap();
+    let torn = whole[..whole.len() / 2].to_vec();
+    let mut flipped = whole.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for (number, damaged) in
+        [torn, flipped, Vec::new(), vec![0; 4_096], b"{}".to_vec()].into_iter().enumerate()
+    {
+        // The gateway is not asked to end: what it writes at its end is not what is read.
+        let file = list(&gateway);
+        gateway.signal("STOP");
+        fs::write(&file, damaged).unwrap();
+        gateway = gateway.restart().await;
+        let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
+        traffic.more(200).await;
+        let (name, new) = (format!("new{number}"), Backend::start("new").await);
+        service::register(&mut etcd.client().await, &name, new.address).await;
+        right = right.max(traffic.reaches("new", Instant::now()).await);
+        service::withdraw(&mut etcd.client().await, &name).await;
+        service::endpoints(&gateway, 2).await;
+        before = before + traffic.stop().await;
+        until("the list is on disk", || async { list(&gateway).exists() }).await;
+    }
+    Outcome::without_failure(before, right)
+}

@@ -1,0 +1,77 @@
+//! All faults that must not cost a request, one after the other, with clients that send throughout.
+//!
+//! Run by `./dev faults`, which takes words of the names of cases to run only those. Prints a table at its end.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, and what helps it, says what it expects by failing"
+)]
+
+mod backends;
+mod etcd;
+mod flapping;
+mod gateway;
+mod network;
+mod plugin;
+mod report;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::{env, pin::Pin, process::ExitCode, time::Duration};
+
+use report::{Outcome, Report};
+
+/// No case takes so long unless it hangs.
+const LIMIT: Duration = Duration::from_secs(300);
+
+type Run = fn() -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+const CASES: [(&str, Run); 32] = [
+    ("etcd: killed", || Box::pin(etcd::killed())),
+    ("etcd: down for 60 s", || Box::pin(etcd::down_for_a_minute())),
+    ("etcd: stopped with SIGSTOP", || Box::pin(etcd::stopped())),
+    ("etcd: restarted with its data", || Box::pin(etcd::restarted())),
+    ("etcd: restarted empty", || Box::pin(etcd::restarted_empty())),
+    ("etcd: leader of three killed", || Box::pin(etcd::leader_killed())),
+    ("etcd: quorum of three lost", || Box::pin(etcd::quorum_lost())),
+    ("etcd: compacted while disconnected", || Box::pin(etcd::compacted())),
+    ("etcd: password revoked, connection broken", || Box::pin(etcd::password_revoked())),
+    ("etcd: certificate expired, connection broken", || Box::pin(etcd::certificate_expired())),
+    ("etcd: all leases expired", || Box::pin(etcd::leases_expired())),
+    ("network: a fifth of all packets lost", || Box::pin(network::loss())),
+    ("network: connections reset", || Box::pin(network::reset())),
+    ("network: nothing reaches etcd", || Box::pin(network::deaf())),
+    ("network: nothing comes back from etcd", || Box::pin(network::mute())),
+    ("network: cut for 30 s", || Box::pin(network::cut())),
+    ("gateway: killed, etcd down", || Box::pin(gateway::killed_while_etcd_is_down())),
+    ("gateway: killed, data changed", || Box::pin(gateway::killed_while_the_data_changes())),
+    ("gateway: killed, state damaged", || Box::pin(gateway::killed_and_its_state_damaged())),
+    ("plugin: traps on the third call", || Box::pin(plugin::traps())),
+    ("plugin: loops", || Box::pin(plugin::loops())),
+    ("plugin: leaks memory", || Box::pin(plugin::leaks())),
+    ("plugin: answers garbage", || Box::pin(plugin::garbage())),
+    ("plugin: names instances twice", || Box::pin(plugin::duplicates())),
+    ("plugin: 100,000 endpoints at once", || Box::pin(plugin::many())),
+    ("plugin: exchanged in an outage", || Box::pin(plugin::exchanged())),
+    ("backends: one hangs", || Box::pin(backends::hangs())),
+    ("backends: one answers 500", || Box::pin(backends::answers_500())),
+    ("backends: one resets", || Box::pin(backends::resets())),
+    ("backends: one is gone but registered", || Box::pin(backends::gone())),
+    ("backends: an address is another service's", || Box::pin(backends::reused())),
+    ("flapping: ten times a second for a minute", || Box::pin(flapping::for_a_minute())),
+];
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut report = Report::default();
+    for (name, run) in CASES.into_iter().filter(|(name, _)| wanted.iter().all(|word| name.contains(&**word)))
+    {
+        let case = async move { tokio::time::timeout(LIMIT, run()).await.expect("the case ends in time") };
+        // A task of its own, so that one that fails ends alone.
+        let outcome = runtime.block_on(async { tokio::spawn(case).await });
+        report.add(name, outcome.ok());
+    }
+    report.finish()
+}

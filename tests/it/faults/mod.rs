@@ -1,0 +1,9 @@
+//! What must not cost a request, in short: one fault of each kind, with clients that send throughout. `./dev faults`
+//! runs all of them.
+
+mod backends;
+mod etcd;
+mod flapping;
+mod gateway;
+mod network;
+mod plugin;
