@@ -151,10 +151,14 @@ async fn a_backend_that_answers_503_is_taken_out_and_tried_again() {
     let addresses = [well[0].address, well[1].address, moody.address];
     let gateway = Gateway::start(&upstream(&addresses, settings));
     let mut session = gateway.session();
-    while orders(&gateway).await["ejected_count"] != 1 {
+    let taken_out = loop {
         session.get("/").await;
-    }
-    assert_eq!(ejected(&orders(&gateway).await), [(moody.address.to_string(), "failures".into())]);
+        let orders = orders(&gateway).await;
+        if orders["ejected_count"] == 1 {
+            break orders;
+        }
+    };
+    assert_eq!(ejected(&taken_out), [(moody.address.to_string(), "failures".into())]);
     down.store(false, Relaxed);
     until("it answers again", || async { gateway.get("/").await.text() == "up" }).await;
     until("it stays", || async { orders(&gateway).await["ejected_count"] == 0 }).await;
