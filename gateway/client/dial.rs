@@ -4,17 +4,12 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use hyper::{
     body::{Body, Bytes},
-    client::conn::http1::{self, SendRequest},
+    client::conn::http1,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// A connection that can take a request.
-pub struct Connection<B> {
-    pub sender: SendRequest<B>,
-    /// Whether it has carried a request before: then it may have died unnoticed.
-    pub reused: bool,
-}
+use super::Connection;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +20,7 @@ pub enum DialError {
     Failed { address: SocketAddr, error: io::Error },
 }
 
-/// Connects. Must be called inside a `LocalSet`: a task of its own drives the connection until it closes, which it
-/// does when it is dropped here and nothing is under way.
+/// Connects.
 pub async fn dial<B>(address: SocketAddr, limit: Duration) -> Result<Connection<B>, DialError>
 where
     B: Body<Data = Bytes> + 'static,
@@ -42,10 +36,5 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| failed(io::Error::other(error)))?;
-    tokio::task::spawn_local(async move {
-        if let Err(error) = driver.with_upgrades().await {
-            tracing::debug!(endpoint = %address, %error, "Connection ended");
-        }
-    });
-    Ok(Connection { sender, reused: false })
+    Ok(Connection::new(sender, driver.with_upgrades(), address))
 }
