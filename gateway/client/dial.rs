@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::Connection;
+use crate::wire::Stream;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +34,7 @@ where
     };
     stream.set_nodelay(true).map_err(failed)?;
     let (sender, driver) = http1::Builder::new()
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Stream(stream)))
         .await
         .map_err(|error| failed(io::Error::other(error)))?;
     Ok(Connection::new(sender, driver.with_upgrades(), address))
