@@ -19,9 +19,9 @@ use crate::{
     },
 };
 
-/// Failures in a row that take an instance out, as many as requests may be on their way to it when that happens, and
-/// one each time it is tried again: after 10 s and 20 s at first.
-const UNTIL_OUT: u64 = 5 + CLIENTS as u64 + 2;
+/// Five failures in a row take an instance out, and each other client may have a request under way to it then. After
+/// 10 s it is tried again: the first failure takes it out for 20 s, with as many under way.
+const UNTIL_OUT: u64 = (5 + CLIENTS as u64 - 1) + CLIENTS as u64;
 
 /// What the instance answers that will turn. All answer something with the name of the service in it.
 const ODD: &str = "orders odd";

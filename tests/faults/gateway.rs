@@ -1,13 +1,19 @@
 //! The gateway itself is killed. Requests on their way are lost with it; each one after its start counts.
 
-use std::{fs, path::PathBuf, time::Instant};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use crate::{
     report::Outcome,
     support::{
         backend::Backend,
+        cluster::Cluster,
         etcd::Etcd,
         gateway::{Gateway, until},
+        network::{Disturbance, Network},
         service::{self, CLIENTS, Service},
         traffic::{Tally, Traffic},
     },
@@ -47,6 +53,29 @@ pub async fn killed_while_etcd_is_down() -> Outcome {
     Outcome::without_failure(before + traffic.stop().await, right)
 }
 
+/// Nobody refuses, nobody answers: it serves nonetheless, and does not wait for that.
+pub async fn killed_while_etcd_is_silent() -> Outcome {
+    let network = Network::new();
+    let etcd = Cluster::inside(&network).await;
+    let service = Service::start(etcd.client().await, &etcd.toml()).await;
+    let Service { gateway, backends: _backends, traffic } = service;
+    until("the list is on disk", || async { list(&gateway).exists() }).await;
+    let before = traffic.stop().await;
+    network.disturb(2379, Disturbance::Cut);
+    let killed = Instant::now();
+    let gateway = gateway.restart().await;
+    let took = killed.elapsed();
+    assert!(took < Duration::from_secs(5), "ready after {took:?}");
+    let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
+    traffic.more(2_000).await;
+    assert_eq!(service::source(&gateway).await["origin"], "restored");
+    network.heal();
+    let new = Backend::start("new").await;
+    service::register(&mut etcd.client().await, "new", new.address).await;
+    let right = traffic.reaches("new", Instant::now()).await;
+    Outcome::without_failure(before + traffic.stop().await, right)
+}
+
 pub async fn killed_while_the_data_changes() -> Outcome {
     let Stage { etcd, gateway, backends, before } = start().await;
     // All of them move while the gateway is away.
@@ -67,7 +96,7 @@ pub async fn killed_while_the_data_changes() -> Outcome {
 
 pub async fn killed_and_its_state_damaged() -> Outcome {
     let Stage { etcd, mut gateway, backends: _backends, mut before } = start().await;
-    let mut right = std::time::Duration::ZERO;
+    let mut right = Duration::ZERO;
     let whole = fs::read(list(&gateway)).unwrap();
     let torn = whole[..whole.len() / 2].to_vec();
     let mut flipped = whole.clone();

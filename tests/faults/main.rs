@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 type Run = fn() -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-const CASES: [(&str, Run); 32] = [
+const CASES: [(&str, Run); 33] = [
     ("etcd: killed", || Box::pin(etcd::killed())),
     ("etcd: down for 60 s", || Box::pin(etcd::down_for_a_minute())),
     ("etcd: stopped with SIGSTOP", || Box::pin(etcd::stopped())),
@@ -45,6 +45,7 @@ const CASES: [(&str, Run); 32] = [
     ("network: nothing comes back from etcd", || Box::pin(network::mute())),
     ("network: cut for 30 s", || Box::pin(network::cut())),
     ("gateway: killed, etcd down", || Box::pin(gateway::killed_while_etcd_is_down())),
+    ("gateway: killed, etcd silent", || Box::pin(gateway::killed_while_etcd_is_silent())),
     ("gateway: killed, data changed", || Box::pin(gateway::killed_while_the_data_changes())),
     ("gateway: killed, state damaged", || Box::pin(gateway::killed_and_its_state_damaged())),
     ("plugin: traps on the third call", || Box::pin(plugin::traps())),

@@ -53,13 +53,26 @@ async fn ask(http: &HttpProbe, mut stream: TcpStream, address: SocketAddr) -> Re
             Verdict::Passed => return Ok(()),
             Verdict::Lacks(what) => {
                 let room = (LONGEST - answer.len()) as u64;
-                if room == 0 || (&mut stream).take(room).read_buf(&mut answer).await? == 0 {
+                if is_whole(&answer)
+                    || room == 0
+                    || (&mut stream).take(room).read_buf(&mut answer).await? == 0
+                {
                     let nothing = !answer.starts_with(b"HTTP/1.");
                     return Err(if nothing { ProbeError::NotHttp } else { ProbeError::Lacks(what) });
                 }
             }
         }
     }
+}
+
+/// Whether nothing more comes, even if the connection stays open: not every server closes it when asked to.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(end) = find(answer, b"\r\n\r\n") else { return false };
+    let head = std::str::from_utf8(&answer[..end]).unwrap_or_default();
+    let mut fields = head.split("\r\n").filter_map(|line| line.split_once(':'));
+    let length = fields.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length = length.and_then(|(_, value)| value.trim().parse::<usize>().ok());
+    length.is_some_and(|length| answer.len() - end - 4 >= length)
 }
 
 enum Verdict {
@@ -162,6 +175,21 @@ mod tests {
         assert_eq!(asked(http(), b"SSH-2.0-OpenSSH_9.6\r\n").await, not_http);
         assert_eq!(asked(http(), b"nonsense\r\n\r\n").await, not_http);
         assert_eq!(asked(http(), b"").await, not_http);
+    }
+
+    #[tokio::test]
+    async fn an_answer_ends_where_it_says_even_if_the_connection_stays_open() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked = HttpProbe { body: Some("orders".into()), ..http() };
+        let asked = async { probe(&Probe::Http(asked), address, Duration::from_secs(60)).await };
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nusers").await.unwrap();
+            stream
+        };
+        let (answer, _open) = tokio::join!(asked, server);
+        assert!(matches!(answer, Err(ProbeError::Lacks(what)) if what == "orders"));
     }
 
     #[tokio::test]

@@ -3,7 +3,10 @@
 use crate::support::{
     backend::Backend,
     etcd::Etcd,
-    service::{self, Service},
+    gateway::Gateway,
+    origin::{Origin, Reply},
+    service::{self, CLIENTS, Service},
+    traffic::Traffic,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -19,4 +22,19 @@ async fn backends_that_are_gone_but_registered_cost_no_request() {
     service::register(&mut client, "never", never).await;
     service.traffic.more(200).await;
     service.traffic.stop().await.none_failed();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_hangs_costs_a_few_requests_and_no_more() {
+    let etcd = Etcd::start().await;
+    let (well, hangs) = (Backend::start("well").await, Origin::replying(|_| Reply::Hang).await);
+    let mut client = etcd.client().await;
+    service::register(&mut client, "well", well.address).await;
+    service::register(&mut client, "hangs", hangs.address).await;
+    let gateway = Gateway::start(&service::config(&etcd.toml(None), "timeouts = { response_ms = 200 }"));
+    let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
+    traffic.more(1_000).await;
+    // Five failures in a row take it out, and each other client may have a request under way to it then.
+    traffic.stop().await.at_most_failed(5 + CLIENTS as u64 - 1);
+    assert!(!hangs.seen().is_empty() || hangs.connections() > 0);
 }
