@@ -99,6 +99,8 @@ impl Task {
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                // In this order: names that turned out unknown make room for those that are wanted next.
+                biased;
                 command = commands.recv() => match command {
                     Some(Command::Prepare(config, answer)) => {
                         // Who asked may have gone; then nothing is committed either.
@@ -115,9 +117,9 @@ impl Task {
                     }
                     None => return,
                 },
-                Some(wanted) = wanted.recv() => self.found.find(wanted, &self.config, &self.parts).await,
                 Some((name, unknown_for)) = unknowns.recv() => self.found.forget_unknown(name, unknown_for),
                 _ = sweep.tick() => self.found.sweep(&self.parts),
+                Some(wanted) = wanted.recv() => self.found.find(wanted, &self.config, &self.parts).await,
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Selectors and registries by WebAssembly: loading, testing, exchanging, and what they may do.
 //!
 //! Shipped plugins and files in the plugins folder take the same path: compiled and checked off the request path
-//! ([`load`]), tested with the settings of everything that will use them ([`trial`]), and then put in force with one
-//! store per name, on all workers or on none ([`keeper`]). A file that fails any of this changes nothing.
+//! (`load`), tested with the settings of everything that will use them (`trial`), and then put in force with one
+//! store per name, on all workers or on none (`keeper`). A file that fails any of this changes nothing.
 
 mod engine;
 mod faults;

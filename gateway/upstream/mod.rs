@@ -1,7 +1,7 @@
 //! What an upstream is: its endpoints, how lists are believed, merged and published, and what is kept of them.
 //!
-//! Everything here is a pure function of what came in, except [`publish`], which makes it visible to the workers,
-//! [`disk`], which keeps it over restarts, and [`keeper`], the task that owns all of it for one upstream. Knows
+//! Everything here is a pure function of what came in, except `publish`, which makes it visible to the workers,
+//! `disk`, which keeps it over restarts, and `keeper`, the task that owns all of it for one upstream. Knows
 //! nothing of registries, plugins, configuration files or protocols.
 
 mod disk;
