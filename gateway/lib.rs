@@ -9,6 +9,7 @@ pub mod config;
 pub mod selector;
 pub mod registry;
 pub mod catalog;
+pub mod wire;
 pub mod client;
 pub mod bindings;
 pub mod connector;

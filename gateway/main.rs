@@ -15,7 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A gateway that finds the instances of a service by its name.
 ///
-/// Exit codes: 0 all went well, 1 the configuration or the start failed, 2 a flag is wrong.
+/// Exit codes: 0 all went well, 1 the configuration, the start or what was asked for failed, 2 a flag is wrong.
 #[derive(Parser)]
 #[command(name = "witgate", version, propagate_version = true)]
 struct Flags {
@@ -55,8 +55,68 @@ enum Command {
         #[arg(long, default_value = "plugins", value_name = "DIR")]
         plugins: PathBuf,
     },
+    /// See and steer the upstreams of a running gateway.
+    Upstream {
+        /// Where its admin API listens.
+        #[arg(long, global = true, default_value = "127.0.0.1:9901", value_name = "ADDR")]
+        admin: String,
+        /// A file with the token that it asks for.
+        #[arg(long, global = true, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+        #[command(subcommand)]
+        operation: Operation,
+    },
     /// Print the JSON schema of the configuration file, for editors.
     Schema,
+}
+
+#[derive(Subcommand)]
+enum Operation {
+    /// All upstreams, and how they stand.
+    List,
+    /// One upstream: its sources, its endpoints, and what changed last.
+    Show {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Keep the list as it is now, over restarts, until it is unpinned. Endpoints that fail are still taken out.
+    Pin {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Let the list be what the registries say again.
+    Unpin {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Pin the list as it was at an earlier generation.
+    Rollback {
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[arg(value_name = "GENERATION")]
+        generation: u64,
+    },
+    /// Believe the removals that are held back.
+    Accept {
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Only those of this registry, or of the source with this number, from 0.
+        #[arg(long, value_name = "REGISTRY")]
+        source: Option<String>,
+    },
+}
+
+impl From<Operation> for run::Operation {
+    fn from(operation: Operation) -> Self {
+        match operation {
+            Operation::List => Self::List,
+            Operation::Show { name } => Self::Show { name },
+            Operation::Pin { name } => Self::Pin { name },
+            Operation::Unpin { name } => Self::Unpin { name },
+            Operation::Rollback { name, generation } => Self::Rollback { name, generation },
+            Operation::Accept { name, source } => Self::Accept { name, source },
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -69,6 +129,16 @@ fn main() -> ExitCode {
             serve(flags.log_format, Some(filter), || run::demo(listen, admin, &plugins))
         }
         Command::Check { file } => check(&file),
+        Command::Upstream { admin, token_file, operation } => {
+            let gateway = run::Gateway { admin, token_file };
+            match run::operate(gateway, &operation.into()) {
+                Ok(text) => {
+                    say(text.trim_end());
+                    ExitCode::SUCCESS
+                }
+                Err(error) => fail(&error),
+            }
+        }
         Command::Schema => {
             say(&config::schema());
             ExitCode::SUCCESS

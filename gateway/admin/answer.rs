@@ -29,6 +29,10 @@ pub(super) enum Refusal {
     #[error("{0}")]
     Invalid(String),
     #[error("{0}")]
+    Conflict(String),
+    #[error("{0}")]
+    NotSaved(String),
+    #[error("{0}")]
     Full(String),
     #[error("body is longer than {0} bytes")]
     TooLong(usize),
@@ -57,6 +61,8 @@ impl Refusal {
             Self::NoToken | Self::WrongToken => StatusCode::UNAUTHORIZED,
             Self::ForeignOrigin(_) => StatusCode::FORBIDDEN,
             Self::ForeignHost(_) => StatusCode::MISDIRECTED_REQUEST,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::NotSaved(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Exposition => StatusCode::INTERNAL_SERVER_ERROR,
         }

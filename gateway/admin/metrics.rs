@@ -24,10 +24,10 @@ use crate::{
     catalog::Upstream,
     plugin::{PluginInfo, State},
     telemetry::{
-        UpstreamCounts, log,
+        FAILURES, UpstreamCounts, log,
         names::{self, Kind, Metric},
     },
-    upstream::SourceStatus,
+    upstream::{Reason, SourceStatus, Status},
 };
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -110,6 +110,10 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, upstreams: &[Arc<Upstream>]) ->
     });
     counters(encoder, &names::REQUESTS, statuses)?;
     counters(encoder, &names::RETRIES, counts.iter().map(|(name, counts)| ([*name], counts.retries)))?;
+    let failures = counts.iter().flat_map(|(name, counts)| {
+        FAILURES.into_iter().zip(counts.failures).map(|(kind, count)| ([*name, kind], count))
+    });
+    counters(encoder, &names::FAILURES, failures)?;
     let mut family = family(encoder, &names::REQUEST_DURATION)?;
     for (name, counts) in &counts {
         let latencies = &counts.latencies;
@@ -126,6 +130,18 @@ fn lists(encoder: &mut DescriptorEncoder<'_>, upstreams: &[Arc<Upstream>]) -> fm
         upstreams.iter().map(move |upstream| ([upstream.name().as_str()], figure(upstream)))
     };
     gauges(encoder, &names::ENDPOINTS, of(|upstream| upstream.reader.snapshot().len() as u64))?;
+    let statuses: Vec<_> =
+        upstreams.iter().map(|upstream| (upstream.name().as_str(), upstream.status())).collect();
+    let ejected = statuses.iter().flat_map(|(name, status)| {
+        let out = |reason| status.ejected.iter().filter(|(_, of)| *of == reason).count() as u64;
+        Reason::ALL.into_iter().map(move |reason| ([*name, reason.as_str()], out(reason)))
+    });
+    gauges(encoder, &names::EJECTED, ejected)?;
+    let of_status =
+        |is: fn(&Status) -> bool| statuses.iter().map(move |(name, status)| ([*name], u64::from(is(status))));
+    gauges(encoder, &names::PANIC, of_status(|status| status.panic))?;
+    gauges(encoder, &names::PINNED, of_status(|status| status.pin.is_some()))?;
+    gauges(encoder, &names::UNSAVED, of_status(|status| status.unsaved.is_some()))?;
     gauges(encoder, &names::GENERATION, of(|upstream| upstream.reader.snapshot().generation()))?;
     gauges(encoder, &names::WORKERS_BEHIND, of(workers_behind))
 }
@@ -147,11 +163,16 @@ fn sources(encoder: &mut DescriptorEncoder<'_>, upstreams: &[Arc<Upstream>]) -> 
     let info = all()
         .map(|([upstream, registry, service], of)| ([upstream, registry, service, of.origin.as_str()], 1u64));
     gauges(encoder, &names::SOURCE_INFO, info)?;
-    let ages = all().filter_map(|(names, of)| Some((names, age_seconds(of.heard?, now))));
+    let ages = all().filter_map(|(names, of)| Some((names, age_seconds(of, now)?)));
     gauges(encoder, &names::SOURCE_AGE, ages)?;
     let failing = all().map(|(names, of)| (names, u64::from(of.failure.is_some())));
     gauges(encoder, &names::SOURCE_FAILING, failing)?;
-    gauges(encoder, &names::SOURCE_INSTANCES, all().map(|(names, of)| (names, of.claims as u64)))
+    let stale = all().map(|(names, of)| (names, u64::from(of.is_stale(now))));
+    gauges(encoder, &names::SOURCE_STALE, stale)?;
+    gauges(encoder, &names::SOURCE_INSTANCES, all().map(|(names, of)| (names, of.claims as u64)))?;
+    gauges(encoder, &names::RESERVE, all().map(|(names, of)| (names, of.reserve.len() as u64)))?;
+    let offered = all().map(|(names, of)| (names, u64::from(of.reserve_offered)));
+    gauges(encoder, &names::RESERVE_OFFERED, offered)
 }
 
 fn plugins(encoder: &mut DescriptorEncoder<'_>, plugins: &[PluginInfo]) -> fmt::Result {

@@ -4,8 +4,11 @@
 //! are public and documented in `docs/admin-api.md`.
 
 mod answer;
+mod body;
+pub mod client;
 mod guard;
 mod metrics;
+mod orders;
 mod path;
 mod plugins;
 mod server;
@@ -110,6 +113,11 @@ impl Admin {
             Resource::Metrics => self.exposition.answer(),
             Resource::Upstreams => Ok(json(&upstreams::all(catalog))),
             Resource::Upstream(name) => upstreams::one(catalog, &name).map(|upstream| json(&upstream)),
+            Resource::Order(name, verb) => {
+                let upstream = upstreams::find(catalog, &name)?;
+                orders::carry_out(&upstream, verb, request.into_body()).await?;
+                upstreams::one(catalog, &name).map(|upstream| json(&upstream))
+            }
             Resource::Plugins => Ok(json(&plugins::all(plugins))),
             Resource::Plugin(name) => plugins::one(plugins, &name).map(|plugin| json(&plugin)),
             Resource::Services => Ok(json(&services::all(memory))),

@@ -2,7 +2,7 @@
 
 use hyper::Method;
 
-use super::answer::Refusal;
+use super::{answer::Refusal, orders::Verb};
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Resource {
@@ -11,6 +11,7 @@ pub(super) enum Resource {
     Metrics,
     Upstreams,
     Upstream(String),
+    Order(String, Verb),
     Plugins,
     Plugin(String),
     Services,
@@ -29,6 +30,9 @@ impl Resource {
             ["metrics"] => Self::Metrics,
             ["api", "v1", "upstreams"] => Self::Upstreams,
             ["api", "v1", "upstreams", name] => Self::Upstream(read_name("upstream", name)?),
+            ["api", "v1", "upstreams", name, verb] => {
+                Self::Order(read_name("upstream", name)?, Verb::read(verb).ok_or_else(unknown)?)
+            }
             ["api", "v1", "plugins"] => Self::Plugins,
             ["api", "v1", "plugins", name] => Self::Plugin(read_name("plugin", name)?),
             ["api", "v1", "services"] => Self::Services,
@@ -50,6 +54,7 @@ impl Resource {
                 matches!(*method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE),
                 "GET, HEAD, PUT, DELETE",
             ),
+            Self::Order(..) => (*method == Method::POST, "POST"),
             _ => (matches!(*method, Method::GET | Method::HEAD), "GET, HEAD"),
         };
         if suits { Ok(()) } else { Err(Refusal::WrongMethod { method: method.clone(), allowed }) }
@@ -94,6 +99,8 @@ mod tests {
             |service: &str, id: &str| Resource::Instance { service: service.into(), id: id.into() };
         check("/healthz", Ok(Resource::Health));
         check("/api/v1/upstreams/hello@main", Ok(Resource::Upstream("hello@main".into())));
+        check("/api/v1/upstreams/a/pin", Ok(Resource::Order("a".into(), Verb::Pin)));
+        check("/api/v1/upstreams/a/fly", Err("nothing at"));
         check("/api/v1/services/hello/tcp@10.0.0.1:80", Ok(instance("hello", "tcp@10.0.0.1:80")));
         check("/api/v1/services/a%2Fb/%C3%A9", Ok(instance("a/b", "é")));
         check("/", Err("nothing at \"/\""));

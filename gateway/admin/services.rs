@@ -1,20 +1,13 @@
 //! The embedded registry over HTTP: whoever writes here receives traffic.
 
-use std::time::Duration;
-
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{Response, StatusCode, body::Incoming};
 use serde::Serialize;
-use tokio::time::timeout;
 
-use super::answer::{Body, Refusal, json, nothing};
-use crate::connector::memory::{Instance, Memory, Outcome, Registration, Rejected, ServiceSummary};
-
-/// The longest registration, in bytes.
-const LONGEST_BODY: usize = 64 * 1024;
-
-/// How long a registration may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+use super::{
+    answer::{Body, Refusal, json, nothing},
+    body,
+};
+use crate::connector::memory::{Instance, Memory, Outcome, Rejected, ServiceSummary};
 
 #[derive(Serialize)]
 pub(super) struct Services {
@@ -48,8 +41,7 @@ pub(super) async fn put(
     id: &str,
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
-    let registration = read(body).await?;
-    let outcome = memory.put(service, id, registration)?;
+    let outcome = memory.put(service, id, body::read(body).await?)?;
     let mut response = json(&instance(memory, service, id)?);
     if outcome == Outcome::New {
         *response.status_mut() = StatusCode::CREATED;
@@ -61,17 +53,6 @@ pub(super) async fn put(
 pub(super) fn remove(memory: &Memory, service: &str, id: &str) -> Response<Body> {
     memory.remove(service, id);
     nothing()
-}
-
-async fn read(body: Incoming) -> Result<Registration, Refusal> {
-    let body = timeout(BODY_TIMEOUT, Limited::new(body, LONGEST_BODY).collect());
-    let body = body.await.map_err(|_| Refusal::TooSlow(BODY_TIMEOUT))?.map_err(|error| match error
-        .downcast_ref::<LengthLimitError>(
-    ) {
-        Some(_) => Refusal::TooLong(LONGEST_BODY),
-        None => Refusal::Invalid(format!("body broke off: {error}")),
-    })?;
-    serde_json::from_slice(&body.to_bytes()).map_err(|error| Refusal::Invalid(format!("body: {error}")))
 }
 
 impl From<Rejected> for Refusal {

@@ -18,7 +18,7 @@ use crate::{
     connector::Lent,
     registry::{BoxFuture, Failure, RawEndpoint, RawNews, Registry, Subscription},
     telemetry::names,
-    upstream::{Disk, UpstreamName},
+    upstream::{Disk, Evidence, UpstreamName},
 };
 
 /// Every service has two instances. That of `down` is told once, after which its registry does not answer.
@@ -106,6 +106,10 @@ impl Api {
 
     async fn get(&self, path: &str) -> Answer {
         self.send("GET", path, "", "").await
+    }
+
+    async fn post(&self, path: &str, body: &str) -> Answer {
+        self.send("POST", path, "", body).await
     }
 
     async fn put(&self, path: &str, body: Value) -> Answer {
@@ -228,6 +232,51 @@ async fn an_upstream_is_shown_with_its_endpoints_sources_and_history() {
     assert_eq!((&history["generation"], &history["registry"]), (&json!(1), &json!("main")));
     assert_eq!(history["added"]["count"], 2);
     assert!(history["at"].as_str().unwrap().ends_with('Z'));
+}
+
+#[tokio::test]
+async fn a_list_is_pinned_rolled_back_and_let_go() {
+    let api = Api::open().await;
+    let orders = "/api/v1/upstreams/orders";
+    let pinned = api.post(&format!("{orders}/pin"), "").await;
+    assert_eq!(pinned.status, 200, "{}", pinned.body);
+    let pinned = pinned.json();
+    assert_eq!(pinned["pinned"]["endpoints"], 2);
+    let latest = &pinned["history"][0];
+    assert_eq!((&latest["cause"], &latest["registry"]), (&json!("pinned"), &json!(null)));
+
+    let empty = api.post(&format!("{orders}/rollback"), r#"{ "generation": 0 }"#).await.json();
+    assert_eq!((&empty["endpoint_count"], &empty["pinned"]["endpoints"]), (&json!(0), &json!(0)));
+    assert_eq!(empty["history"][0]["rolled_back_to"], 0);
+
+    let followed = api.post(&format!("{orders}/unpin"), "{}").await.json();
+    assert_eq!((&followed["pinned"], &followed["endpoint_count"]), (&json!(null), &json!(2)));
+    assert_eq!(api.get(orders).await.json()["pinned"], json!(null));
+}
+
+#[tokio::test]
+async fn an_order_that_makes_no_sense_is_refused_with_the_reason() {
+    let api = Api::open().await;
+    let check = async |order: &str, body: &str, status: u16, error: &str| {
+        api.fails("POST", &format!("/api/v1/upstreams/orders/{order}"), "", body, status, error).await;
+    };
+    check("unpin", "", 409, "not pinned").await;
+    check("rollback", r#"{ "generation": 9 }"#, 400, "generation 9 is not there yet").await;
+    check("rollback", "", 400, "body: EOF").await;
+    check("pin", r#"{ "generation": 9 }"#, 400, "unknown field `generation`").await;
+    check("accept", "", 409, "no removal is held back").await;
+    check("accept", r#"{ "source": "main" }"#, 409, "no removal is held back").await;
+    check("accept", r#"{ "source": "other" }"#, 404, "no source in registry \"other\"").await;
+    check("accept", r#"{ "source": 7 }"#, 400, "no source 7").await;
+    check("accept", r#"{ "source": 1.5 }"#, 400, "expected the number of a source").await;
+    api.fails("POST", "/api/v1/upstreams/none/pin", "", "", 404, "no upstream \"none\"").await;
+    api.fails("GET", "/api/v1/upstreams/orders/pin", "", "", 405, "allowed: POST").await;
+
+    let access = Access { scope: Scope::Everything, token: Some(Secret("tea".into())) };
+    let api = Api::start(access).await;
+    api.fails("POST", "/api/v1/upstreams/orders/pin", "", "", 401, "Authorization: Bearer").await;
+    let given = api.send("POST", "/api/v1/upstreams/orders/pin", "authorization: Bearer tea\r\n", "").await;
+    assert_eq!(given.status, 200, "{}", given.body);
 }
 
 #[tokio::test]
@@ -358,6 +407,8 @@ async fn metrics_tell_what_was_counted() {
     let orders = api.parts.catalog.table().upstreams[&UpstreamName::new("orders")].clone();
     orders.metrics.answered(1, 200, Duration::from_millis(3));
     orders.metrics.retried(0);
+    orders.metrics.learned(0, Evidence::TimedOut);
+    api.post("/api/v1/upstreams/orders/pin", "").await;
     api.parts.metrics.unrouted.answered(0, 404, Duration::ZERO);
     let _open = api.parts.metrics.listener(&"web".into()).accepted();
     api.put("/api/v1/services/a/b", json!({ "address": "a:1" })).await;
@@ -378,6 +429,15 @@ async fn metrics_tell_what_was_counted() {
         r#"witgate_source_info{upstream="down",registry="main",service="down",origin="frozen"} 1"#,
         r#"witgate_source_failing{upstream="down",registry="main",service="down"} 1"#,
         r#"witgate_source_instances{upstream="orders",registry="main",service="orders"} 2"#,
+        r#"witgate_endpoint_failures_total{upstream="orders",kind="timeout"} 1"#,
+        r#"witgate_ejected_endpoints{upstream="orders",reason="checks"} 0"#,
+        r#"witgate_panic{upstream="orders"} 0"#,
+        r#"witgate_pinned{upstream="orders"} 1"#,
+        r#"witgate_unsaved{upstream="orders"} 0"#,
+        r#"witgate_source_age_seconds{upstream="orders",registry="main",service="orders"} 0.0"#,
+        r#"witgate_source_stale{upstream="down",registry="main",service="down"} 0"#,
+        r#"witgate_reserve_endpoints{upstream="orders",registry="main",service="orders"} 0"#,
+        r#"witgate_reserve_offered{upstream="orders",registry="main",service="orders"} 0"#,
         r#"witgate_plugin_benched{plugin="p2c-ewma"} 0"#,
         r#"witgate_registered_instances 1"#,
         r#"witgate_connections{listener="web"} 1"#,

@@ -1,6 +1,8 @@
 //! How the API writes times.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::upstream::{Origin, SourceStatus};
 
 /// As RFC 3339 in UTC with milliseconds: `2024-02-29T12:00:00.000Z`. Times before 1970 are 1970.
 pub(super) fn rfc3339(at: SystemTime) -> String {
@@ -24,14 +26,16 @@ fn date(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + next, month, day)
 }
 
-/// How long ago `at` was, in seconds; 0 when the clock was set back since.
-pub(super) fn age_seconds(at: SystemTime, now: SystemTime) -> f64 {
-    let age = now.duration_since(at).unwrap_or(Duration::ZERO);
-    age.as_millis() as f64 / 1e3
+/// How long the registry has not answered for a list, in seconds: 0 while it does, none while it never has.
+pub(super) fn age_seconds(source: &SourceStatus, now: SystemTime) -> Option<f64> {
+    let known = source.origin != Origin::Unknown && source.heard.is_some();
+    known.then(|| source.age(now).as_millis() as f64 / 1e3)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

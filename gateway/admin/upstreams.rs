@@ -19,6 +19,9 @@ use crate::{
     upstream::{self, Addresses, SourceName, UpstreamName},
 };
 
+/// Addresses named per reserve; the rest is only counted.
+const NAMED: usize = 20;
+
 #[derive(Serialize)]
 pub(super) struct Upstreams {
     upstreams: Vec<Summary>,
@@ -31,6 +34,13 @@ struct Summary {
     found: bool,
     generation: u64,
     endpoint_count: usize,
+    /// Null: the list follows its sources.
+    pinned: Option<Pinned>,
+    /// Endpoints that failed and get no requests, unless there is a panic.
+    ejected_count: usize,
+    panic: bool,
+    /// Null, or why the list is not safe on disk.
+    unsaved: Option<String>,
     selector: Selector,
     sources: Vec<Source>,
     workers: Vec<Worker>,
@@ -41,7 +51,20 @@ pub(super) struct Detail {
     #[serde(flatten)]
     summary: Summary,
     endpoints: Vec<Endpoint>,
+    ejected: Vec<Ejected>,
     history: Vec<Generation>,
+}
+
+#[derive(Serialize)]
+struct Pinned {
+    since: String,
+    endpoints: usize,
+}
+
+#[derive(Serialize)]
+struct Ejected {
+    address: SocketAddr,
+    reason: &'static str,
 }
 
 #[derive(Serialize)]
@@ -56,10 +79,24 @@ struct Source {
     service: String,
     origin: &'static str,
     since: String,
-    /// Null while the registry never answered.
+    /// 0 while it is live, null while the registry never answered.
     age_seconds: Option<f64>,
+    /// Older than the operator is content with.
+    stale: bool,
     instances: usize,
+    reserve: Reserve,
     failure: Option<Failure>,
+}
+
+#[derive(Serialize)]
+struct Reserve {
+    count: usize,
+    /// Whether it gets requests.
+    offered: bool,
+    /// Since when the oldest of it is held back.
+    since: Option<String>,
+    /// The first few of them.
+    addresses: Vec<SocketAddr>,
 }
 
 #[derive(Serialize)]
@@ -95,12 +132,18 @@ struct Worker {
 struct Generation {
     generation: u64,
     at: String,
-    registry: String,
-    service: String,
-    restored: bool,
+    /// Null, like the service, where the operator ordered it.
+    registry: Option<String>,
+    service: Option<String>,
+    cause: &'static str,
+    /// Null, unless the cause is a roll-back.
+    rolled_back_to: Option<u64>,
+    /// False: the list was pinned, so this was recorded and changed nothing.
+    applied: bool,
     added: Changed,
     updated: Changed,
     removed: Changed,
+    held: Changed,
 }
 
 #[derive(Serialize)]
@@ -121,28 +164,37 @@ pub(super) fn all(catalog: &Catalog) -> Upstreams {
 }
 
 pub(super) fn one(catalog: &Catalog, name: &str) -> Result<Detail, Refusal> {
-    let (key, now) = (UpstreamName::new(name), SystemTime::now());
-    if let Some(upstream) = catalog.table().upstreams.get(&key) {
-        return Ok(detail(upstream, false, now));
-    }
-    let found = catalog.found();
-    let upstream = found.get(&key).ok_or(Refusal::NotFound { kind: "upstream", name: name.to_owned() })?;
-    Ok(detail(upstream, true, now))
+    let upstream = find(catalog, name)?;
+    let found = !catalog.table().upstreams.contains_key(upstream.name());
+    Ok(detail(&upstream, found, SystemTime::now()))
+}
+
+/// A configured upstream, or one that a request named.
+pub(super) fn find(catalog: &Catalog, name: &str) -> Result<Arc<Upstream>, Refusal> {
+    let key = UpstreamName::new(name);
+    let configured = catalog.table().upstreams.get(&key).cloned();
+    configured
+        .or_else(|| catalog.found().get(&key).cloned())
+        .ok_or(Refusal::NotFound { kind: "upstream", name: name.to_owned() })
 }
 
 fn summary(upstream: &Upstream, found: bool, now: SystemTime) -> Summary {
     let snapshot = upstream.reader.snapshot();
-    let selector = &upstream.config.selector;
+    let (selector, status) = (&upstream.config.selector, upstream.status());
     Summary {
         name: upstream.name().to_string(),
         found,
         generation: snapshot.generation(),
         endpoint_count: snapshot.len(),
+        pinned: status.pin.map(|pin| Pinned { since: rfc3339(pin.since), endpoints: pin.endpoints }),
+        ejected_count: status.ejected.len(),
+        panic: status.panic,
+        unsaved: status.unsaved.clone(),
         selector: Selector {
             plugin: selector.plugin.to_string(),
             settings: serde_json::from_str(&selector.settings).unwrap_or_default(),
         },
-        sources: upstream.status().sources.iter().map(|status| source(status, now)).collect(),
+        sources: status.sources.iter().map(|status| source(status, now)).collect(),
         workers: upstream.progress.iter().map(worker).collect(),
     }
 }
@@ -153,9 +205,20 @@ fn source(status: &upstream::SourceStatus, now: SystemTime) -> Source {
         service: status.name.service.to_string(),
         origin: status.origin.as_str(),
         since: rfc3339(status.since),
-        age_seconds: status.heard.map(|heard| age_seconds(heard, now)),
+        age_seconds: age_seconds(status, now),
+        stale: status.is_stale(now),
         instances: status.claims,
+        reserve: reserve(status),
         failure: status.failure.as_ref().map(|(kind, error)| Failure { kind, error: error.clone() }),
+    }
+}
+
+fn reserve(status: &upstream::SourceStatus) -> Reserve {
+    Reserve {
+        count: status.reserve.len(),
+        offered: status.reserve_offered,
+        since: status.reserve.iter().map(|held| held.since).min().map(rfc3339),
+        addresses: status.reserve.iter().take(NAMED).map(|held| held.address).collect(),
     }
 }
 
@@ -172,6 +235,11 @@ fn detail(upstream: &Upstream, found: bool, now: SystemTime) -> Detail {
     Detail {
         summary: summary(upstream, found, now),
         endpoints: snapshot.iter().map(|member| endpoint(member)).collect(),
+        ejected: status
+            .ejected
+            .iter()
+            .map(|(address, reason)| Ejected { address: *address, reason: reason.as_str() })
+            .collect(),
         history: status.history.iter().rev().map(|entry| generation(entry, &names)).collect(),
     }
 }
@@ -195,19 +263,23 @@ fn endpoint(member: &upstream::Member) -> Endpoint {
 
 fn generation(entry: &upstream::Entry, sources: &[SourceName]) -> Generation {
     // The sources of an upstream never change while it runs.
-    let (registry, service) = match entry.source.and_then(|source| sources.get(source)) {
-        Some(source) => (source.registry.to_string(), source.service.to_string()),
-        None => Default::default(),
+    let source = entry.source.and_then(|source| sources.get(source));
+    let rolled_back_to = match entry.cause {
+        upstream::Cause::RolledBack { to } => Some(to),
+        _ => None,
     };
     Generation {
         generation: entry.generation,
         at: rfc3339(entry.at),
-        registry,
-        service,
-        restored: entry.cause == upstream::Cause::Restored,
+        registry: source.map(|source| source.registry.to_string()),
+        service: source.map(|source| source.service.to_string()),
+        cause: entry.cause.as_str(),
+        rolled_back_to,
+        applied: entry.applied,
         added: changed(&entry.added),
         updated: changed(&entry.updated),
         removed: changed(&entry.removed),
+        held: changed(&entry.held),
     }
 }
 

@@ -64,7 +64,7 @@ impl Found {
             return reply(answer, Err(FindError::Unknown(service)));
         }
         if !self.running.contains_key(&name) {
-            if self.running.len() >= route.max_services {
+            if self.followed_in(&route.registry) >= route.max_services {
                 return reply(answer, Err(FindError::TooMany(route.max_services)));
             }
             match self.start(&name, &route, &service, config, parts).await {
@@ -105,6 +105,14 @@ impl Found {
         let upstream = Arc::new(Upstream::new(Arc::new(settings), reader, keeper, selector, parts.workers));
         let (unused_after, unknown_for) = (route.unused_after, route.unknown_for);
         Some(Running { upstream, feed, unused_after, unknown_for })
+    }
+
+    /// How many services of a registry are followed.
+    fn followed_in(&self, registry: &str) -> usize {
+        let of_registry = |running: &&Running| {
+            running.upstream.config.sources.iter().any(|source| *source.registry == *registry)
+        };
+        self.running.values().filter(of_registry).count()
     }
 
     /// A registry has answered that it knows no such service.

@@ -4,17 +4,13 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use hyper::{
     body::{Body, Bytes},
-    client::conn::http1::{self, SendRequest},
+    client::conn::http1,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// A connection that can take a request.
-pub struct Connection<B> {
-    pub sender: SendRequest<B>,
-    /// Whether it has carried a request before: then it may have died unnoticed.
-    pub reused: bool,
-}
+use super::Connection;
+use crate::wire::Stream;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -37,8 +33,7 @@ impl DialError {
     }
 }
 
-/// Connects. Must be called inside a `LocalSet`: a task of its own drives the connection until it closes, which it
-/// does when it is dropped here and nothing is under way.
+/// Connects.
 pub async fn dial<B>(address: SocketAddr, limit: Duration) -> Result<Connection<B>, DialError>
 where
     B: Body<Data = Bytes> + 'static,
@@ -51,13 +46,8 @@ where
     };
     stream.set_nodelay(true).map_err(failed)?;
     let (sender, driver) = http1::Builder::new()
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Stream(stream)))
         .await
         .map_err(|error| failed(io::Error::other(error)))?;
-    tokio::task::spawn_local(async move {
-        if let Err(error) = driver.with_upgrades().await {
-            tracing::debug!(endpoint = %address, %error, "Connection ended");
-        }
-    });
-    Ok(Connection { sender, reused: false })
+    Ok(Connection::new(sender, driver.with_upgrades(), address))
 }

@@ -194,7 +194,7 @@ pub struct Upstream {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Reliability {
     pub trust: TrustPolicy,
-    /// Where a registry is believed otherwise than the rest, by its name.
+    /// Where a registry of its sources is believed otherwise than the rest, by its name.
     pub registries: BTreeMap<Arc<str>, TrustPolicy>,
     pub health: HealthPolicy,
     pub check: Check,
@@ -321,7 +321,7 @@ pub struct ByName {
     pub pattern: NamePattern,
     /// What upstreams found this way are like: everything but name and sources counts.
     pub template: Arc<Upstream>,
-    /// Services followed at once; more are refused.
+    /// Services of the registry followed at once; more are refused.
     pub max_services: usize,
     /// Dropped after so long without a request, while its list is live.
     pub unused_after: Duration,

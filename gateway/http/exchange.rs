@@ -148,7 +148,8 @@ impl Exchange<'_> {
         let timeouts = self.target.upstream.config.timeouts;
         let (mut connection, begun) = match idle {
             Some(connection) => (connection, begun),
-            None => match client::dial(member.address(), timeouts.connect).await {
+            // Rare, and large: in a box it does not make the future of every request large.
+            None => match Box::pin(client::dial(member.address(), timeouts.connect)).await {
                 Ok(connection) => (connection, Instant::now()),
                 Err(error) => {
                     return Err(Failed { failure: error.into(), again: Some(request), stale: false });
@@ -157,8 +158,13 @@ impl Exchange<'_> {
         };
         name_host(&mut request, member);
         let spare = spare(&request, connection.reused, upload.is_some());
-        let sent = connection.sender.try_send_request(request);
-        match self.visitor.deadline.bound(begun, timeouts.response, upload, sent).await {
+        if upload.is_some() {
+            // The body of the request must go on while the client takes its time to read the answer.
+            connection.detach();
+        }
+        let sent = connection.send(request);
+        let outcome = self.visitor.deadline.bound(begun, timeouts.response, upload, sent).await;
+        match outcome {
             Some(Ok(response)) => Ok((response, connection)),
             Some(Err(error)) => Err(Failed::to_send(error, spare, connection.reused)),
             None => Err(Failed { failure: Failure::ResponseTimeout, again: None, stale: false }),
@@ -167,7 +173,7 @@ impl Exchange<'_> {
 
     /// Hands the answer on; its body goes by itself.
     fn pass_on(&self, answer: Answer, member: &Member, upgrading: bool) -> Result<Response<Body>, Failure> {
-        let Answer { mut response, connection, in_flight, .. } = answer;
+        let Answer { mut response, mut connection, in_flight, .. } = answer;
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switching && !upgrading {
             return Err(Failure::BadAnswer("switches protocols unasked".into()));
@@ -178,6 +184,7 @@ impl Exchange<'_> {
         head.version = http::Version::HTTP_11;
         let body = match upgrade {
             Some(upgrade) => {
+                connection.detach();
                 self.link.take_over(tunnel(upgrade, in_flight));
                 Body::Empty
             }

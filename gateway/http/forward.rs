@@ -15,8 +15,9 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Headers that concern one connection and not the message.
-const HOP_BY_HOP: [HeaderName; 7] = [
+/// Headers that concern one connection and not the message. The last is answered here, when the endpoint asks for the
+/// body.
+const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     KEEP_ALIVE,
     PROXY_CONNECTION,
@@ -24,6 +25,7 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::TE,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
+    header::EXPECT,
 ];
 
 /// Who sent a request over a connection, as far as the connection says.
@@ -77,10 +79,8 @@ fn address(text: &str) -> Option<IpAddr> {
 pub(super) fn request(head: &mut Parts, sender: &Sender, strip: usize, has_body: bool) {
     aim(head, strip);
     let seen = Seen::of(&head.headers);
-    let keep = if seen.hop_by_hop { Kept::of(head, has_body) } else { Kept::default() };
-    if seen.hop_by_hop {
-        remove_hop_by_hop(&mut head.headers);
-    }
+    let keep = if seen.hop_by_hop != 0 { Kept::of(head, has_body) } else { Kept::default() };
+    remove_hop_by_hop(&mut head.headers, &seen);
     keep.restore(&mut head.headers);
     forwarded(&mut head.headers, sender, seen.forwarded);
     head.version = Version::HTTP_11;
@@ -89,14 +89,15 @@ pub(super) fn request(head: &mut Parts, sender: &Sender, strip: usize, has_body:
 
 /// Makes of an endpoint's head the one for the client. `switching` keeps what a 101 needs.
 pub(super) fn response(headers: &mut HeaderMap, switching: bool) {
-    if !Seen::of(headers).hop_by_hop {
+    let seen = Seen::of(headers);
+    if seen.hop_by_hop == 0 {
         return;
     }
     let upgrade = if switching { headers.get(header::UPGRADE).cloned() } else { None };
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
     }
-    remove_hop_by_hop(headers);
+    remove_hop_by_hop(headers, &seen);
     if let Some(upgrade) = upgrade {
         headers.insert(header::UPGRADE, upgrade);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -128,10 +129,11 @@ fn stripped(path: &PathAndQuery, strip: usize) -> Option<PathAndQuery> {
     if rest.starts_with('/') { rest.parse().ok() } else { format!("/{rest}").parse().ok() }
 }
 
-/// What kinds of headers there are, found in one pass: most requests have none of them.
+/// What kinds of headers there are, found in one pass: most messages have few of them or none.
 #[derive(Default)]
 struct Seen {
-    hop_by_hop: bool,
+    /// One bit for each of `HOP_BY_HOP`.
+    hop_by_hop: u8,
     forwarded: bool,
 }
 
@@ -140,14 +142,14 @@ impl Seen {
         let mut seen = Self::default();
         for name in headers.keys() {
             match name.as_str() {
-                "connection"
-                | "keep-alive"
-                | "proxy-connection"
-                | "proxy-authorization"
-                | "te"
-                | "transfer-encoding"
-                | "upgrade"
-                | "expect" => seen.hop_by_hop = true,
+                "connection" => seen.hop_by_hop |= 1,
+                "keep-alive" => seen.hop_by_hop |= 1 << 1,
+                "proxy-connection" => seen.hop_by_hop |= 1 << 2,
+                "proxy-authorization" => seen.hop_by_hop |= 1 << 3,
+                "te" => seen.hop_by_hop |= 1 << 4,
+                "transfer-encoding" => seen.hop_by_hop |= 1 << 5,
+                "upgrade" => seen.hop_by_hop |= 1 << 6,
+                "expect" => seen.hop_by_hop |= 1 << 7,
                 "forwarded" => seen.forwarded = true,
                 name => seen.forwarded |= name.starts_with("x-forwarded-"),
             }
@@ -195,17 +197,26 @@ impl Kept {
     }
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = tokens(headers, header::CONNECTION)
-        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
-        // Whoever names these wants to change what the message is, not how it travels.
-        .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH))
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
+fn remove_hop_by_hop(headers: &mut HeaderMap, seen: &Seen) {
+    // Looking for a header that is not there costs as much as removing one.
+    let there = |index: &usize| seen.hop_by_hop & (1 << index) != 0;
+    if there(&0) {
+        let named: Vec<HeaderName> = tokens(headers, header::CONNECTION)
+            .filter(|token| !is_common(token))
+            .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+            // Whoever names these wants to change what the message is, not how it travels.
+            .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH))
+            .collect();
+        named.iter().for_each(|name| drop(headers.remove(name)));
     }
-    // Answered here, when the endpoint asks for the body.
-    headers.remove(header::EXPECT);
+    for index in (0..HOP_BY_HOP.len()).filter(there) {
+        headers.remove(&HOP_BY_HOP[index]);
+    }
+}
+
+/// What most `Connection` headers say. The first names a header that is removed anyway, the second none.
+fn is_common(token: &str) -> bool {
+    token.eq_ignore_ascii_case("keep-alive") || token.eq_ignore_ascii_case("close")
 }
 
 fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
@@ -278,6 +289,14 @@ mod tests {
         check("10.0.0.1", &["1.1.1.1:80"], "1.1.1.1");
         check("[fd00::1]", &["[2001:db8::1]:80"], "2001:db8::1");
         check("[::ffff:10.0.0.1]", &["1.1.1.1"], "1.1.1.1");
+    }
+
+    #[test]
+    fn every_hop_by_hop_header_is_seen_as_itself() {
+        for (index, name) in HOP_BY_HOP.iter().enumerate() {
+            let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("x"))]);
+            assert_eq!(Seen::of(&headers).hop_by_hop, 1 << index, "{name}");
+        }
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::{server::Takeover, upstream::InFlight};
+use crate::{server::Takeover, upstream::InFlight, wire::Stream};
 
 /// Passes on bytes until both sides have closed. Counts as one request in flight.
 pub(super) fn tunnel(upgrade: OnUpgrade, in_flight: InFlight) -> Takeover {
@@ -22,8 +22,8 @@ pub(super) fn tunnel(upgrade: OnUpgrade, in_flight: InFlight) -> Takeover {
 
 async fn carry(mut client: TcpStream, early: Vec<u8>, upgrade: OnUpgrade) -> io::Result<()> {
     let upgraded = upgrade.await.map_err(io::Error::other)?;
-    let (mut endpoint, late) = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => (parts.io.into_inner(), parts.read_buf),
+    let (mut endpoint, late) = match upgraded.downcast::<TokioIo<Stream>>() {
+        Ok(parts) => (parts.io.into_inner().0, parts.read_buf),
         Err(_) => return Err(io::Error::other("an upgraded connection that is no TCP stream")),
     };
     write(&mut endpoint, &early).await?;

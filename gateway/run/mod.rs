@@ -2,6 +2,8 @@
 
 mod check;
 mod demo;
+mod describe;
+mod operate;
 mod reload;
 mod uses;
 
@@ -17,7 +19,11 @@ use tokio::{
     sync::oneshot,
 };
 
-pub use self::{check::check, demo::demo};
+pub use self::{
+    check::check,
+    demo::demo,
+    operate::{Gateway, OperateError, Operation, operate},
+};
 use self::{reload::Reload, uses::uses};
 use crate::{
     admin,

@@ -41,7 +41,8 @@ where
 {
     let service = service_fn(|request| {
         let request = link.called().map(|()| request);
-        let answer = answer(Arrival { request, link: link.clone() });
+        // The future is large and would be moved twice before it is polled.
+        let answer = Box::pin(answer(Arrival { request, link: link.clone() }));
         let link = &link;
         async move {
             let response = answer.await;

@@ -21,6 +21,7 @@ use super::{
     framing::{Framing, Step},
     link::{Order, Upgrade},
 };
+use crate::wire::Stream;
 
 /// What the parser gets in the place of a refused head.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\n\r\n";
@@ -29,7 +30,7 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\n\r\n";
 const HELD_MOST: usize = 16 * 1024;
 
 pub(super) struct Guard {
-    stream: TcpStream,
+    stream: Stream,
     framing: Framing,
     link: Rc<Link>,
     /// Read and not handed on.
@@ -53,12 +54,12 @@ enum End {
 
 impl Guard {
     pub(super) fn new(stream: TcpStream, link: Rc<Link>, max_head: usize) -> Self {
-        Self { stream, framing: Framing::new(max_head), link, held: Vec::new(), cleared: 0 }
+        Self { stream: Stream(stream), framing: Framing::new(max_head), link, held: Vec::new(), cleared: 0 }
     }
 
     /// The socket, and what was read of it and not handed on.
     pub(super) fn into_inner(self) -> (TcpStream, Vec<u8>) {
-        (self.stream, self.held)
+        (self.stream.0, self.held)
     }
 
     /// Whether the client may be in the middle of sending something.

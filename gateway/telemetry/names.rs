@@ -33,11 +33,21 @@ metrics! {
         "Time from the head of a request to the head of its answer";
     RETRIES = Counter "witgate_retries_total" ["upstream"]
         "Tries on another endpoint after one failed";
+    FAILURES = Counter "witgate_endpoint_failures_total" ["upstream", "kind"]
+        "Tries that an endpoint failed, by kind";
     UNROUTED = Counter "witgate_unrouted_requests_total" ["code"]
         "Answers to requests that reached no upstream, by class of status";
 
     ENDPOINTS = Gauge "witgate_endpoints" ["upstream"]
         "Endpoints that requests are sent to";
+    EJECTED = Gauge "witgate_ejected_endpoints" ["upstream", "reason"]
+        "Endpoints that failed and get no requests for now, by reason";
+    PANIC = Gauge "witgate_panic" ["upstream"]
+        "1 while so many endpoints failed that all get requests";
+    PINNED = Gauge "witgate_pinned" ["upstream"]
+        "1 while the list is pinned and does not follow its sources";
+    UNSAVED = Gauge "witgate_unsaved" ["upstream"]
+        "1 while the list is not safe on disk";
     GENERATION = Gauge "witgate_generation" ["upstream"]
         "Number of the list of endpoints in force";
     WORKERS_BEHIND = Gauge "witgate_workers_behind" ["upstream"]
@@ -48,11 +58,17 @@ metrics! {
     SOURCE_INFO = Gauge "witgate_source_info" ["upstream", "registry", "service", "origin"]
         "1 for the origin of what the source offers now";
     SOURCE_AGE = Gauge "witgate_source_age_seconds" ["upstream", "registry", "service"]
-        "Time since the registry answered last; absent while it never has";
+        "Time since the registry answered last; 0 while it does, absent while it never has";
+    SOURCE_STALE = Gauge "witgate_source_stale" ["upstream", "registry", "service"]
+        "1 while the list is older than max_stale_secs";
     SOURCE_FAILING = Gauge "witgate_source_failing" ["upstream", "registry", "service"]
         "1 while the registry cannot be read";
     SOURCE_INSTANCES = Gauge "witgate_source_instances" ["upstream", "registry", "service"]
         "Instances that the source claims";
+    RESERVE = Gauge "witgate_reserve_endpoints" ["upstream", "registry", "service"]
+        "Endpoints that the registry no longer names and whose removal is held back";
+    RESERVE_OFFERED = Gauge "witgate_reserve_offered" ["upstream", "registry", "service"]
+        "1 while the reserve gets requests";
 
     PLUGIN_INFO = Gauge "witgate_plugin_info" ["plugin", "kind", "origin", "digest", "state"]
         "1 for the version of a plugin that is loaded";
@@ -104,5 +120,18 @@ mod tests {
             assert!(documented.iter().any(|line| line.starts_with(&row)), "docs/metrics.md lacks {row:?}");
         }
         assert_eq!(documented.len(), ALL.len(), "docs/metrics.md has a metric that does not exist");
+    }
+
+    #[test]
+    fn alerts_ask_for_metrics_that_exist_and_say_what_to_do() {
+        let (alerts, operations) =
+            (include_str!("../../docs/alerts.yml"), include_str!("../../docs/operations.md"));
+        let words = alerts.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for name in words.filter(|word| word.starts_with("witgate_")) {
+            assert!(ALL.iter().any(|metric| metric.name == name), "there is no metric {name}");
+        }
+        for alert in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+            assert!(operations.contains(&format!("`{alert}`")), "docs/operations.md lacks {alert}");
+        }
     }
 }

@@ -120,6 +120,41 @@ async fn an_endpoint_that_does_not_read_stops_the_client() {
     assert!(stood < FAR_TOO_MUCH / 2, "{stood} bytes are on the way");
 }
 
+#[tokio::test]
+async fn an_upload_goes_on_while_the_client_does_not_read_the_answer() {
+    const LEN: usize = 16 * 1024 * 1024;
+    let arrived = Arc::new(Notify::new());
+    let arriving = arrived.clone();
+    let origin = Origin::connected(move |mut stream, _, _| {
+        let arriving = arriving.clone();
+        async move {
+            let mut buffer = Vec::new();
+            origin::read_head(&mut stream, &mut buffer).await;
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {FAR_TOO_MUCH}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let (reading, mut writing) = stream.split();
+            let receive = async {
+                let mut rest = reading.take((LEN - buffer.len()) as u64);
+                tokio::io::copy(&mut rest, &mut tokio::io::sink()).await.unwrap();
+                arriving.notify_one();
+            };
+            let answer = async { while writing.write_all(CHUNK).await.is_ok() {} };
+            tokio::join!(receive, answer);
+        }
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = gateway.client().await;
+    client.send(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {LEN}\r\n\r\n")).await;
+    let send = async {
+        for _ in 0..LEN / CHUNK.len() {
+            client.stream.write_all(CHUNK).await.unwrap();
+        }
+        arrived.notified().await;
+    };
+    tokio::time::timeout(LONG, send).await.expect("the whole body arrives");
+}
+
 /// Waits until a counter has not moved for a while.
 async fn standstill(mut counter: tokio::sync::watch::Receiver<usize>) -> usize {
     let waiting = async {

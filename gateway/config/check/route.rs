@@ -30,6 +30,15 @@ impl Checker<'_> {
                 let message = format!("{} matches the same requests, so this route gets none", first.name);
                 self.wrong_key(&way, message);
             }
+            let first = made.iter().find(|other| by_name::same_registry(&other.target, &route.target));
+            if let Some(first) = first.filter(|first| by_name::disagree(&first.target, &route.target)) {
+                let message =
+                    format!("{} finds services of the same registry with other settings", first.name);
+                self.wrong_key(&way, message).hint(
+                    "a service has one set of settings, however it was found: write the same in both routes, or \
+                     give one of them a registry table of its own",
+                );
+            }
             made.push(route);
         }
         made

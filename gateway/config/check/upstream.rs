@@ -40,8 +40,11 @@ impl Checker<'_> {
                 check: upstream.check.as_ref(),
             },
         };
-        let made = self.manner(way, UpstreamName::new(name), &manner);
-        Some(Upstream { sources: sources?, ..made? })
+        let mut made = self.manner(way, UpstreamName::new(name), &manner)?;
+        made.sources = sources?;
+        let is_read = |registry: &Arc<str>| made.sources.iter().any(|source| source.registry == *registry);
+        made.reliability.registries.retain(|registry, _| is_read(registry));
+        Some(made)
     }
 
     /// An upstream that has no sources yet.

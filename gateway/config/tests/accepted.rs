@@ -213,6 +213,16 @@ fn trust_is_that_of_the_upstream_then_that_of_the_registry() {
     assert_eq!(main.confirm_all, Some(Duration::from_secs(600)));
     assert_eq!(main.confirm, Duration::from_secs(300));
     assert!(!reliability.registries.contains_key("other"));
+    let strange = running(
+        "[registry.memory]
+         plugin = 'memory'
+         memory = true
+         [registry.other]
+         plugin = 'static'
+         trust = { max_drop = 0.2 }",
+    );
+    let reliability = &strange.upstreams[&UpstreamName::new("a")].reliability;
+    assert_eq!(*reliability, Reliability::default(), "it does not read that registry");
     let found = config.routes.iter().find(|route| &*route.matches.path == "/found/").unwrap();
     assert_eq!(by_name(&found.target).template.reliability.registries["memory"].max_drop, 0.2);
 }

@@ -21,6 +21,8 @@ pub enum Reason {
 }
 
 impl Reason {
+    pub const ALL: [Self; 4] = [Self::Starting, Self::Connections, Self::Failures, Self::Checks];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",

@@ -9,7 +9,7 @@ use crate::{
         check::{Checker, Part, reliability::Written, upstream::Manner},
         document::Way,
         file,
-        running::{ByName, NameFrom, NamePattern, Upstream},
+        running::{ByName, NameFrom, NamePattern, Target, Upstream},
     },
     upstream::UpstreamName,
 };
@@ -22,6 +22,17 @@ const DEFAULT_MAX_SERVICES: u64 = 1_000;
 const DEFAULT_UNUSED_AFTER_SECS: u64 = 600;
 const DEFAULT_FIRST_LIST_TIMEOUT_MS: u64 = 2_000;
 const DEFAULT_UNKNOWN_FOR_MS: u64 = 5_000;
+
+/// Whether both find services by name in the same registry.
+pub(super) fn same_registry(one: &Target, other: &Target) -> bool {
+    matches!((one, other), (Target::ByName(one), Target::ByName(other)) if one.registry == other.registry)
+}
+
+/// Whether services found by one are to be treated otherwise than those found by the other.
+pub(super) fn disagree(one: &Target, other: &Target) -> bool {
+    let (Target::ByName(one), Target::ByName(other)) = (one, other) else { return false };
+    *one.template != Upstream { name: one.template.name.clone(), ..Upstream::clone(&other.template) }
+}
 
 /// Keys that say nothing about a route to an upstream.
 const KEYS: [&str; 14] = [
@@ -61,11 +72,13 @@ impl Checker<'_> {
         let unused_after = self.duration_secs(&way.key("unused_after_secs"), unused_after);
         let first_list_timeout = self.duration_ms(&way.key("first_list_timeout_ms"), first_list);
         let unknown_for = self.duration_ms(&way.key("unknown_for_ms"), unknown_for);
+        let (registry, mut template) = (registry?, template?);
+        template.reliability.registries.retain(|read, _| *read == registry);
         Some(ByName {
-            registry: registry?,
+            registry,
             from: from?,
             pattern: pattern?,
-            template: Arc::new(template?),
+            template: Arc::new(template),
             max_services,
             unused_after,
             first_list_timeout,

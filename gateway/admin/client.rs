@@ -1,0 +1,87 @@
+//! Asks the admin API of a running gateway, for the command line.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, StatusCode,
+    client::conn::http1,
+    header::{AUTHORIZATION, CONTENT_TYPE, HOST},
+};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::config::Secret;
+
+/// How long an answer may take. Orders are written to disk before they are answered.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The longest answer that is read: an upstream with a hundred thousand endpoints is half as long.
+const LONGEST: usize = 64 << 20;
+
+/// Why there is no answer that says yes.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error("no gateway answers at {address}")]
+    Unreachable { address: String, source: io::Error },
+    #[error("the gateway at {address} did not answer within {PATIENCE:?}")]
+    TooSlow { address: String },
+    #[error("{address} did not answer like a gateway: {reason}")]
+    NotAGateway { address: String, reason: String },
+    #[error("{error}")]
+    Refused { status: StatusCode, error: String },
+}
+
+/// The admin API at `host:port`.
+pub struct Client {
+    pub address: String,
+    pub token: Option<Secret>,
+}
+
+impl Client {
+    pub async fn get(&self, path: &str) -> Result<Value, AskError> {
+        self.ask(Method::GET, path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, AskError> {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, AskError> {
+        let address = || self.address.clone();
+        let asked = timeout(PATIENCE, self.exchange(method, path, body)).await;
+        asked.map_err(|_| AskError::TooSlow { address: address() })?
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, AskError> {
+        let odd = |reason: String| AskError::NotAGateway { address: self.address.clone(), reason };
+        let stream = TcpStream::connect(&self.address)
+            .await
+            .map_err(|source| AskError::Unreachable { address: self.address.clone(), source })?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| odd(error.to_string()))?;
+        // Ends with the sender; what goes wrong on it is told by the answer.
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header(HOST, &self.address);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", token.0));
+        }
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = request
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| odd(error.to_string()))?;
+        let response = sender.send_request(request).await.map_err(|error| odd(error.to_string()))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), LONGEST).collect().await;
+        let body = body.map_err(|error| odd(error.to_string()))?.to_bytes();
+        let value: Value = serde_json::from_slice(&body).map_err(|_| odd(format!("status {status}")))?;
+        if status.is_success() {
+            return Ok(value);
+        }
+        let error = value["error"].as_str().map_or_else(|| format!("status {status}"), str::to_owned);
+        Err(AskError::Refused { status, error })
+    }
+}

@@ -1,0 +1,102 @@
+//! What the operator orders of an upstream: pin, unpin, roll back, accept.
+
+use hyper::body::Incoming;
+use serde::Deserialize;
+
+use super::{answer::Refusal, body};
+use crate::{
+    catalog::Upstream,
+    upstream::{Order, OrderError, RollbackError, SourceStatus},
+};
+
+/// The last segment of a path below an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Pin,
+    Unpin,
+    Rollback,
+    Accept,
+}
+
+impl Verb {
+    pub(super) fn read(segment: &str) -> Option<Self> {
+        Some(match segment {
+            "pin" => Self::Pin,
+            "unpin" => Self::Unpin,
+            "rollback" => Self::Rollback,
+            "accept" => Self::Accept,
+            _ => return None,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rollback {
+    generation: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Accept {
+    /// None: whatever any source holds back.
+    source: Option<Source>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected the number of a source or the name of its registry")]
+enum Source {
+    /// Its place in the list of sources, from 0.
+    Number(usize),
+    Registry(String),
+}
+
+/// Carries the order out: when this returns it is in force and on disk.
+pub(super) async fn carry_out(upstream: &Upstream, verb: Verb, body: Incoming) -> Result<(), Refusal> {
+    let order = match verb {
+        Verb::Pin => body::read_or_empty(body).await.map(|Nothing {}| Order::Pin)?,
+        Verb::Unpin => body::read_or_empty(body).await.map(|Nothing {}| Order::Unpin)?,
+        Verb::Rollback => {
+            body::read(body).await.map(|Rollback { generation }| Order::Rollback { generation })?
+        }
+        Verb::Accept => {
+            let Accept { source } = body::read_or_empty(body).await?;
+            let source = source.map(|source| number(source, &upstream.status().sources)).transpose()?;
+            Order::Accept { source }
+        }
+    };
+    Ok(upstream.order(order).await?)
+}
+
+fn number(source: Source, sources: &[SourceStatus]) -> Result<usize, Refusal> {
+    let registry = match source {
+        Source::Number(number) => return Ok(number),
+        Source::Registry(registry) => registry,
+    };
+    let mut of_it = sources.iter().enumerate().filter(|(_, source)| *source.name.registry == *registry);
+    match (of_it.next(), of_it.next()) {
+        (Some((number, _)), None) => Ok(number),
+        (None, _) => Err(Refusal::NotFound { kind: "source in registry", name: registry }),
+        (Some(_), Some(_)) => Err(Refusal::Invalid(format!(
+            "several sources are in registry {registry:?}, give the number of one"
+        ))),
+    }
+}
+
+impl From<OrderError> for Refusal {
+    fn from(error: OrderError) -> Self {
+        let text = error.to_string();
+        match error {
+            OrderError::NoSource(_) => Self::Invalid(text),
+            OrderError::Rollback(RollbackError::NotYet { .. }) => Self::Invalid(text),
+            OrderError::NotPinned | OrderError::NothingHeld | OrderError::Rollback(_) | OrderError::Gone => {
+                Self::Conflict(text)
+            }
+            OrderError::NotSaved(_) => Self::NotSaved(text),
+        }
+    }
+}

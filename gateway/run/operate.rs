@@ -1,0 +1,118 @@
+//! `witgate upstream`: what the admin API of a running gateway shows and does, in words for a terminal.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::{StartError, describe};
+use crate::{
+    admin::client::{AskError, Client},
+    config::Secret,
+};
+
+/// What is wanted of the upstreams of a running gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    List,
+    Show { name: String },
+    Pin { name: String },
+    Unpin { name: String },
+    Rollback { name: String, generation: u64 },
+    Accept { name: String, source: Option<String> },
+}
+
+/// Which gateway is asked.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    /// `HOST:PORT` of its admin API.
+    pub admin: String,
+    pub token_file: Option<PathBuf>,
+}
+
+/// Why it was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum OperateError {
+    #[error("cannot read the token in {file}")]
+    Token { file: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Ask(#[from] AskError),
+}
+
+/// Does it, and says what came of it.
+pub fn operate(gateway: Gateway, operation: &Operation) -> Result<String, OperateError> {
+    let client = Client { address: gateway.admin, token: gateway.token_file.map(token).transpose()? };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(StartError::Threads)?;
+    Ok(runtime.block_on(carry_out(&client, operation))?)
+}
+
+fn token(file: PathBuf) -> Result<Secret, OperateError> {
+    match std::fs::read_to_string(&file) {
+        Ok(token) => Ok(Secret(token.trim_end_matches(['\r', '\n']).to_owned())),
+        Err(source) => Err(OperateError::Token { file, source }),
+    }
+}
+
+async fn carry_out(client: &Client, operation: &Operation) -> Result<String, AskError> {
+    match operation {
+        Operation::List => Ok(describe::list(&client.get("/api/v1/upstreams").await?)),
+        Operation::Show { name } => Ok(describe::one(&client.get(&path(name, "")).await?)),
+        Operation::Pin { name } => {
+            let after = client.post(&path(name, "/pin"), &json!({})).await?;
+            Ok(format!("{name} is pinned, with {}", endpoints(&after)))
+        }
+        Operation::Unpin { name } => {
+            let after = client.post(&path(name, "/unpin"), &json!({})).await?;
+            Ok(format!("{name} is what its sources say again, with {}", endpoints(&after)))
+        }
+        Operation::Rollback { name, generation } => {
+            let body = json!({ "generation": generation });
+            let after = client.post(&path(name, "/rollback"), &body).await?;
+            Ok(format!("{name} is pinned as it was at generation {generation}, with {}", endpoints(&after)))
+        }
+        Operation::Accept { name, source } => {
+            let body = source.as_deref().map_or(json!({}), |source| json!({ "source": named(source) }));
+            let after = client.post(&path(name, "/accept"), &body).await?;
+            Ok(format!("removals of {name} are accepted, {} left", endpoints(&after)))
+        }
+    }
+}
+
+/// A number is the place of a source, anything else the name of its registry.
+fn named(source: &str) -> Value {
+    source.parse::<u64>().map_or_else(|_| json!(source), |number| json!(number))
+}
+
+fn endpoints(upstream: &Value) -> String {
+    match upstream["endpoint_count"].as_u64().unwrap_or_default() {
+        1 => "1 endpoint".into(),
+        count => format!("{count} endpoints"),
+    }
+}
+
+fn path(name: &str, rest: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@~".contains(&byte);
+    let encoded = name.bytes().map(|byte| match plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    });
+    format!("/api/v1/upstreams/{}{rest}", encoded.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_encoded_in_paths() {
+        assert_eq!(path("orders@main", "/pin"), "/api/v1/upstreams/orders@main/pin");
+        assert_eq!(path("a/b c", ""), "/api/v1/upstreams/a%2Fb%20c");
+    }
+
+    #[test]
+    fn a_source_is_a_number_or_a_registry() {
+        assert_eq!((named("1"), named("main")), (json!(1), json!("main")));
+    }
+}

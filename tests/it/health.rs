@@ -1,0 +1,217 @@
+//! Requests tell which backends fail: these get no more of them, and come back when they are well.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use http::StatusCode;
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpSocket};
+
+use crate::support::{
+    gateway::{Gateway, PATIENCE, until},
+    origin::{Origin, Reply},
+};
+
+/// An upstream of these addresses, known for long enough that nothing is forgiven.
+fn upstream(addresses: &[SocketAddr], settings: &str) -> String {
+    let addresses: Vec<String> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+    format!(
+        r#"
+[registry.fixed]
+plugin = "static"
+settings = {{ endpoints = [{}] }}
+
+[upstream.orders]
+service = "orders"
+registry = "fixed"
+selector = "round-robin"
+{settings}
+
+[[route]]
+path = "/"
+upstream = "orders"
+"#,
+        addresses.join(", ")
+    )
+}
+
+const NO_GRACE: &str = "health = { grace_ms = 0 }";
+
+async fn orders(gateway: &Gateway) -> Value {
+    gateway.api("/api/v1/upstreams/orders").await
+}
+
+/// Sends requests until the upstream is as it should be; each must be answered with 200.
+async fn serve_until(gateway: &Gateway, what: &str, is: impl Fn(&Value) -> bool) {
+    let (mut session, start) = (gateway.session(), Instant::now());
+    loop {
+        for _ in 0..10 {
+            assert_eq!(session.get("/").await.status, StatusCode::OK);
+        }
+        if is(&orders(gateway).await) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+    }
+}
+
+fn ejected(upstream: &Value) -> Vec<(String, String)> {
+    let list = upstream["ejected"].as_array().unwrap().iter();
+    list.map(|of| (of["address"].as_str().unwrap().into(), of["reason"].as_str().unwrap().into())).collect()
+}
+
+/// An address that refuses connections until somebody listens there.
+fn reserved() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+async fn answer_for_ever(listener: TcpListener) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    while let Ok((mut stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nup";
+                if stream.write_all(answer).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_refuses_is_taken_out_and_returns_when_it_listens() {
+    let well = [Origin::start("a").await, Origin::start("b").await];
+    let (socket, gone) = reserved();
+    let gateway = Gateway::start(&upstream(&[well[0].address, well[1].address, gone], NO_GRACE));
+    serve_until(&gateway, "it is taken out", |orders| {
+        ejected(orders) == [(gone.to_string(), "connections".into())] && orders["endpoint_count"] == 2
+    })
+    .await;
+
+    let serving = tokio::spawn(answer_for_ever(socket.listen(64).unwrap()));
+    serve_until(&gateway, "it is back", |orders| orders["endpoint_count"] == 3).await;
+    let mut session = gateway.session();
+    until("it answers", || async { gateway.get("/").await.text() == "up" }).await;
+    assert_eq!(session.get("/").await.status, StatusCode::OK);
+    serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_hangs_is_taken_out_after_some_timeouts_and_no_more() {
+    let hanging = Origin::replying(|_| Reply::Hang).await;
+    let well = [Origin::start("a").await, Origin::start("b").await];
+    let settings =
+        "health = { failures = 3, eject_ms = 60000, grace_ms = 0 }\ntimeouts = { response_ms = 100 }";
+    let addresses = [well[0].address, well[1].address, hanging.address];
+    let gateway = Gateway::start(&upstream(&addresses, settings));
+    let (mut session, mut timeouts) = (gateway.session(), 0);
+    while orders(&gateway).await["ejected_count"] != 1 {
+        let answer = session.get("/").await;
+        timeouts += usize::from(answer.status == StatusCode::GATEWAY_TIMEOUT);
+    }
+    assert!((3..=6).contains(&timeouts), "{timeouts}");
+    assert_eq!(ejected(&orders(&gateway).await), [(hanging.address.to_string(), "failures".into())]);
+    until("the workers know", || async {
+        let orders = orders(&gateway).await;
+        let workers = orders["workers"].as_array().unwrap();
+        workers.iter().all(|of| of["generation"] == 0 || of["generation"] == orders["generation"])
+    })
+    .await;
+    for _ in 0..30 {
+        assert_eq!(gateway.get("/").await.status, StatusCode::OK);
+    }
+    let metrics = gateway.session_to_admin().get("/metrics").await.text();
+    let line = format!("witgate_endpoint_failures_total{{upstream=\"orders\",kind=\"timeout\"}} {timeouts}");
+    assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_answers_503_is_taken_out_and_tried_again() {
+    let down = Arc::new(AtomicBool::new(true));
+    let says = down.clone();
+    let moody = Origin::replying(move |_| match says.load(Relaxed) {
+        true => Reply::status(503),
+        false => Reply::text("up"),
+    })
+    .await;
+    let well = [Origin::start("a").await, Origin::start("b").await];
+    let settings = "health = { failures = 3, eject_ms = 300, grace_ms = 0 }";
+    let addresses = [well[0].address, well[1].address, moody.address];
+    let gateway = Gateway::start(&upstream(&addresses, settings));
+    let mut session = gateway.session();
+    let taken_out = loop {
+        session.get("/").await;
+        let orders = orders(&gateway).await;
+        if orders["ejected_count"] == 1 {
+            break orders;
+        }
+    };
+    assert_eq!(ejected(&taken_out), [(moody.address.to_string(), "failures".into())]);
+    down.store(false, Relaxed);
+    until("it answers again", || async { gateway.get("/").await.text() == "up" }).await;
+    until("it stays", || async { orders(&gateway).await["ejected_count"] == 0 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_requests_take_out_no_more_than_their_share() {
+    let failing = || async { Origin::replying(|_| Reply::status(503)).await };
+    let (a, b, c) = (failing().await, failing().await, failing().await);
+    let well = Origin::start("well").await;
+    let addresses = [a.address, b.address, c.address, well.address];
+    let settings = "health = { failures = 1, eject_ms = 60000, grace_ms = 0 }";
+    let gateway = Gateway::start(&upstream(&addresses, settings));
+    let mut session = gateway.session();
+    until("half of them are out", || async {
+        gateway.get("/").await;
+        orders(&gateway).await["ejected_count"] == 2
+    })
+    .await;
+    for _ in 0..40 {
+        session.get("/").await;
+    }
+    let orders = orders(&gateway).await;
+    assert_eq!((&orders["ejected_count"], &orders["endpoint_count"]), (&2.into(), &2.into()), "{orders}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_backend_that_is_not_up_yet_is_not_punished() {
+    let well = [Origin::start("a").await, Origin::start("b").await];
+    let (socket, new) = reserved();
+    // Were it punished, it would be out for a minute.
+    let settings = "health = { connect_failures = 1, eject_ms = 60000, grace_ms = 30000 }";
+    let gateway = Gateway::start(&upstream(&[well[0].address, well[1].address, new], settings));
+    serve_until(&gateway, "it is starting", |orders| {
+        ejected(orders) == [(new.to_string(), "starting".into())]
+    })
+    .await;
+    let serving = tokio::spawn(answer_for_ever(socket.listen(64).unwrap()));
+    serve_until(&gateway, "it gets requests", |orders| orders["endpoint_count"] == 3).await;
+    until("it answers", || async { gateway.get("/").await.text() == "up" }).await;
+    serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_asks_who_is_there_finds_another_service_at_the_address() {
+    let named = |name: &'static str| move |_: &crate::support::origin::Seen| Reply::text(name);
+    let well = Origin::replying(named("service=orders")).await;
+    let stranger = Origin::replying(named("service=users")).await;
+    let settings =
+        "check = { http = { path = \"/\", body = \"service=orders\" }, interval_ms = 50, fall = 2 }";
+    let gateway = Gateway::start(&upstream(&[well.address, stranger.address], settings));
+    until("the stranger is out", || async {
+        ejected(&orders(&gateway).await) == [(stranger.address.to_string(), "checks".into())]
+    })
+    .await;
+}
