@@ -24,6 +24,9 @@ const EVENTS: usize = 64;
 /// Reports of requests on their way to a keeper. More are lost.
 const REPORTS: usize = 256;
 
+/// How long a list from disk waits for a registry that neither answers nor fails.
+const FRESHER: Duration = Duration::from_secs(1);
+
 /// The control-plane half of an upstream. Dropping it ends the watches; the keeper writes what is not written yet,
 /// and the upstream closes.
 pub(super) struct Feed {
@@ -141,8 +144,10 @@ fn replace<T: PartialEq>(known: &mut Arc<T>, new: T) -> bool {
     other
 }
 
-/// Waits until an upstream has a list, or the time is over.
+/// Waits until an upstream has a list, or the time is over; with a list from disk, a moment longer for its registry:
+/// everything in it may have moved.
 pub(super) async fn first_list(mut status: watch::Receiver<Arc<Status>>, limit: Duration) {
     // Either outcome is an answer: it has its list, or it had its chance.
     let _ = tokio::time::timeout(limit, status.wait_for(|status| status.has_list())).await;
+    let _ = tokio::time::timeout(limit.min(FRESHER), status.wait_for(|status| status.is_settled())).await;
 }

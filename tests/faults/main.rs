@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 type Run = fn() -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-const CASES: [(&str, Run); 33] = [
+const CASES: [(&str, Run); 34] = [
     ("etcd: killed", || Box::pin(etcd::killed())),
     ("etcd: down for 60 s", || Box::pin(etcd::down_for_a_minute())),
     ("etcd: stopped with SIGSTOP", || Box::pin(etcd::stopped())),
@@ -52,6 +52,7 @@ const CASES: [(&str, Run); 33] = [
     ("plugin: loops", || Box::pin(plugin::loops())),
     ("plugin: leaks memory", || Box::pin(plugin::leaks())),
     ("plugin: answers garbage", || Box::pin(plugin::garbage())),
+    ("plugin: names a hundred dead addresses", || Box::pin(plugin::dead())),
     ("plugin: names instances twice", || Box::pin(plugin::duplicates())),
     ("plugin: 100,000 endpoints at once", || Box::pin(plugin::many())),
     ("plugin: exchanged in an outage", || Box::pin(plugin::exchanged())),

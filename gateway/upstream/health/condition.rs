@@ -73,6 +73,11 @@ impl Condition {
             && self.out.is_some_and(|out| matches!(out.reason, Reason::Connections | Reason::Failures))
     }
 
+    /// Whether it has not taken a connection since it joined, as far as anybody knows.
+    pub(super) fn is_starting(&self) -> bool {
+        self.out.is_some_and(|out| out.reason == Reason::Starting)
+    }
+
     pub(super) fn is_unwell(&self) -> bool {
         self.reason().is_some() || self.spared
     }

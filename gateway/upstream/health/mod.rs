@@ -188,7 +188,9 @@ impl Health {
             .map(|(address, _)| address)
             .filter(|address| self.list.contains_key(address))
             .collect();
-        let panic = policy.is_panic(self.list.len() - out.len(), self.list.len());
+        let starting =
+            out.iter().filter(|address| self.conditions.get(address).is_some_and(Condition::is_starting));
+        let panic = policy.is_panic(self.list.len() - out.len(), starting.count(), self.list.len());
         if panic != self.panic {
             self.panic = panic;
             touched.extend(out);

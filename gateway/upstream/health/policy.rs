@@ -56,9 +56,10 @@ impl Policy {
         (list as f64 * self.max_ejected.clamp(0.0, 1.0)) as usize
     }
 
-    /// Whether so few are well that all are offered.
-    pub(super) fn is_panic(&self, well: usize, list: usize) -> bool {
-        list > 0 && (well == 0 || (well as f64) < list as f64 * self.panic)
+    /// Whether so few are well that all are offered. Those that are only starting are out by no judgement that could
+    /// be broken, so many of them beside a few that are well are no panic.
+    pub(super) fn is_panic(&self, well: usize, starting: usize, list: usize) -> bool {
+        list > 0 && (well == 0 || (well as f64) < (list - starting) as f64 * self.panic)
     }
 
     /// How long an endpoint stays out that has been out so many times before.

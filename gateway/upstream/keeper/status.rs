@@ -100,6 +100,11 @@ impl Status {
         self.pin.is_some() || self.sources.iter().any(|source| source.origin != Origin::Unknown)
     }
 
+    /// Whether every registry has answered or failed, so that there is nothing to wait for.
+    pub fn is_settled(&self) -> bool {
+        self.sources.iter().all(|source| source.origin == Origin::Live || source.failure.is_some())
+    }
+
     /// Whether every registry has answered, completely, that it knows no instance, and is believed.
     pub fn is_unknown_service(&self) -> bool {
         let unknown = |source: &SourceStatus| {
