@@ -1,6 +1,6 @@
 //! The request path: from the head of a request to the last byte of its answer.
 //!
-//! [`service`] is the path, step by step. Everything that can go wrong on it becomes a status in [`respond`].
+//! `service` is the path, step by step. Everything that can go wrong on it becomes a status in `respond`.
 
 mod body;
 mod exchange;

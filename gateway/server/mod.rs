@@ -1,6 +1,6 @@
 //! Connections in: listen, accept, watch, drain. Takes what answers requests as an argument and never knows it.
 //!
-//! Bytes of a client reach the HTTP parser only through [`guard`], which vouches for every request head.
+//! Bytes of a client reach the HTTP parser only through `guard`, which vouches for every request head.
 
 mod accept;
 mod connection;
