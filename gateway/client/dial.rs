@@ -4,13 +4,19 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use hyper::{
     body::{Body, Bytes},
-    client::conn::http1,
+    client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::Connection;
 use crate::wire::Stream;
+
+/// A connection that can take a request.
+pub struct Connection<B> {
+    pub sender: SendRequest<B>,
+    /// Whether it has carried a request before: then it may have died unnoticed.
+    pub reused: bool,
+}
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +39,8 @@ impl DialError {
     }
 }
 
-/// Connects.
+/// Connects. Must be called inside a `LocalSet`: a task of its own drives the connection until it closes, which it
+/// does when it is dropped here and nothing is under way.
 pub async fn dial<B>(address: SocketAddr, limit: Duration) -> Result<Connection<B>, DialError>
 where
     B: Body<Data = Bytes> + 'static,
@@ -49,5 +56,10 @@ where
         .handshake(TokioIo::new(Stream(stream)))
         .await
         .map_err(|error| failed(io::Error::other(error)))?;
-    Ok(Connection::new(sender, driver.with_upgrades(), address))
+    tokio::task::spawn_local(async move {
+        if let Err(error) = driver.with_upgrades().await {
+            tracing::debug!(endpoint = %address, %error, "Connection ended");
+        }
+    });
+    Ok(Connection { sender, reused: false })
 }

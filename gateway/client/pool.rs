@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use hyper::body::{Body, Bytes};
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
@@ -28,11 +27,7 @@ struct Idle<B> {
     until: Instant,
 }
 
-impl<B> Pool<B>
-where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+impl<B: 'static> Pool<B> {
     /// Must be called inside a `LocalSet`. The task that closes what was idle too long ends with the pool.
     pub fn new() -> Rc<Self> {
         let pool = Rc::new(Self { idle: RefCell::default(), now: Cell::new(Instant::now()) });
@@ -44,14 +39,14 @@ where
     pub fn take(&self, address: SocketAddr) -> Option<Connection<B>> {
         let mut idle = self.idle.borrow_mut();
         let stack = idle.get_mut(&address)?;
-        let mut latest_first = std::iter::from_fn(|| stack.pop()).map(|idle| idle.connection);
-        latest_first.find_map(|mut connection| connection.is_ready().then_some(connection))
+        std::iter::from_fn(|| stack.pop())
+            .map(|idle| idle.connection)
+            .find(|connection| connection.sender.is_ready())
     }
 
     /// Keeps a connection that has carried a request. Closes it instead when there are `most` already.
     pub fn put(&self, address: SocketAddr, mut connection: Connection<B>, most: usize, keep: Duration) {
         connection.reused = true;
-        connection.rest();
         let until = self.now.get() + keep + SWEEP;
         let mut idle = self.idle.borrow_mut();
         let stack = idle.entry(address).or_default();
@@ -73,17 +68,13 @@ where
         let now = Instant::now();
         self.now.set(now);
         self.idle.borrow_mut().retain(|_, stack| {
-            stack.retain_mut(|idle| idle.until > now && !idle.connection.is_closed());
+            stack.retain(|idle| idle.until > now && !idle.connection.sender.is_closed());
             !stack.is_empty()
         });
     }
 }
 
-async fn sweep<B>(pool: Weak<Pool<B>>)
-where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+async fn sweep<B: 'static>(pool: Weak<Pool<B>>) {
     let mut ticks = tokio::time::interval(SWEEP);
     loop {
         ticks.tick().await;

@@ -58,12 +58,12 @@ impl Settle {
     fn settle(self) {
         let Self { mut connection, pool, address, keep, in_flight } = self;
         drop(in_flight);
-        if connection.is_ready() {
+        if connection.sender.is_ready() {
             pool.put(address, connection, keep.max_idle, keep.idle_timeout);
-        } else if !connection.is_closed() {
+        } else if !connection.sender.is_closed() {
             // The endpoint answered before it had the whole request: the rest is still being sent.
             tokio::task::spawn_local(async move {
-                if connection.ready().await {
+                if connection.sender.ready().await.is_ok() {
                     pool.put(address, connection, keep.max_idle, keep.idle_timeout);
                 }
             });
@@ -73,12 +73,7 @@ impl Settle {
 
 impl Passing {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self { incoming, settle } = self;
-        let mut next = |cx: &mut Context<'_>| Pin::new(&mut *incoming).poll_frame(cx);
-        let frame = std::task::ready!(match settle {
-            Some(settle) => settle.connection.poll_for(cx, next),
-            None => next(cx),
-        });
+        let frame = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx));
         let failed = matches!(frame, Some(Err(_)));
         if failed {
             self.settle = None;

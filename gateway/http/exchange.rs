@@ -158,13 +158,8 @@ impl Exchange<'_> {
         };
         name_host(&mut request, member);
         let spare = spare(&request, connection.reused, upload.is_some());
-        if upload.is_some() {
-            // The body of the request must go on while the client takes its time to read the answer.
-            connection.detach();
-        }
-        let sent = connection.send(request);
-        let outcome = self.visitor.deadline.bound(begun, timeouts.response, upload, sent).await;
-        match outcome {
+        let sent = connection.sender.try_send_request(request);
+        match self.visitor.deadline.bound(begun, timeouts.response, upload, sent).await {
             Some(Ok(response)) => Ok((response, connection)),
             Some(Err(error)) => Err(Failed::to_send(error, spare, connection.reused)),
             None => Err(Failed { failure: Failure::ResponseTimeout, again: None, stale: false }),
@@ -173,7 +168,7 @@ impl Exchange<'_> {
 
     /// Hands the answer on; its body goes by itself.
     fn pass_on(&self, answer: Answer, member: &Member, upgrading: bool) -> Result<Response<Body>, Failure> {
-        let Answer { mut response, mut connection, in_flight, .. } = answer;
+        let Answer { mut response, connection, in_flight, .. } = answer;
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switching && !upgrading {
             return Err(Failure::BadAnswer("switches protocols unasked".into()));
@@ -184,7 +179,6 @@ impl Exchange<'_> {
         head.version = http::Version::HTTP_11;
         let body = match upgrade {
             Some(upgrade) => {
-                connection.detach();
                 self.link.take_over(tunnel(upgrade, in_flight));
                 Body::Empty
             }
