@@ -137,9 +137,9 @@ pub async fn garbage() -> Outcome {
 
 /// A hundred addresses where nobody listens, in place of all it said before.
 pub async fn dead() -> Outcome {
-    /// Each request that fails has found two that are dead, which are out then; and it happens again while the right
-    /// list comes back.
-    const BOUND: u64 = 100;
+    /// Each of them may fail a request when it is met first, and another a second later, when it is tried again
+    /// before a check has asked it.
+    const BOUND: u64 = 2 * 100;
     let mut service = start().await;
     // What it said before is known to the new source from there.
     let saved = service.gateway.folder().join("state/lists/orders.json");
