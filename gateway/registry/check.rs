@@ -3,6 +3,15 @@
 use std::{fmt, net::IpAddr, str::FromStr};
 
 /// A host and a port, as registries write them.
+///
+/// ```
+/// use witgate::registry::HostPort;
+///
+/// let address: HostPort = "[::1]:8080".parse().unwrap();
+/// assert_eq!(address.to_string(), "[::1]:8080");
+/// let error = "orders".parse::<HostPort>().unwrap_err();
+/// assert_eq!(error.to_string(), "address \"orders\" has no port: write host:port");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPort {
     Ip(IpAddr, u16),

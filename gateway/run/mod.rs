@@ -12,6 +12,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
@@ -39,6 +40,9 @@ use crate::{
 
 /// Threads of the control plane. Nothing that runs there is on the way of a request.
 const CONTROL_THREADS: usize = 2;
+
+/// How long what still runs at the end may take.
+const LAST_MOMENT: Duration = Duration::from_millis(500);
 
 /// What the embedded registry remembers, below the state directory.
 const REGISTRY: &str = "registry.json";
@@ -93,7 +97,10 @@ fn start(
         .enable_all()
         .build()
         .map_err(StartError::Threads)?;
-    runtime.block_on(gateway(Arc::new(config), follow, join))
+    let outcome = runtime.block_on(gateway(Arc::new(config), follow, join));
+    // Whoever asked twice to stop does not wait for connections that are still open.
+    runtime.shutdown_timeout(LAST_MOMENT);
+    outcome
 }
 
 async fn gateway(
@@ -135,19 +142,7 @@ async fn gateway(
     control.apply(config.clone()).await;
     plugins.set_uses(uses(&config, Some(&catalog))).await;
     let (closer, shutdown) = server::shutdown();
-    let workers = {
-        let (catalog, metrics) = (catalog.clone(), metrics.clone());
-        let run = move |index, listenings| {
-            let served =
-                http::run_worker(index, listenings, catalog.clone(), metrics.clone(), shutdown.clone());
-            async move {
-                if let Err(error) = served.await {
-                    tracing::error!(worker = index, %error, "Worker ended");
-                }
-            }
-        };
-        Workers::start(sockets.workers, run).map_err(StartError::Threads)?
-    };
+    let workers = start_workers(sockets.workers, &catalog, &metrics, shutdown)?;
     readiness.ready();
     say("ready");
     join(started)?;
@@ -165,9 +160,38 @@ async fn gateway(
     let config = reload.until(signals.stop(), hangup).await;
 
     // Readiness goes first, so that balancers in front have the delay to notice.
-    let config::Shutdown { delay, drain } = config.shutdown;
-    tracing::info!(?delay, ?drain, "Shutting down");
     readiness.draining();
+    drain(config.shutdown, &mut signals, &closer, workers).await;
+    control.close().await;
+    drop(remember);
+    // A panic there has been reported where it happened.
+    let _ = remembering.await;
+    tracing::info!("Stopped");
+    Ok(())
+}
+
+fn start_workers(
+    sockets: Vec<Vec<Listening>>,
+    catalog: &Catalog,
+    metrics: &Arc<ProcessMetrics>,
+    shutdown: server::Shutdown,
+) -> Result<Workers, StartError> {
+    let (catalog, metrics) = (catalog.clone(), metrics.clone());
+    let run = move |index, listenings| {
+        let served = http::run_worker(index, listenings, catalog.clone(), metrics.clone(), shutdown.clone());
+        async move {
+            if let Err(error) = served.await {
+                tracing::error!(worker = index, %error, "Worker ended");
+            }
+        }
+    };
+    Workers::start(sockets, run).map_err(StartError::Threads)
+}
+
+/// Waits the delay, closes the listeners, and waits until the workers have ended or somebody asks again.
+async fn drain(shutdown: config::Shutdown, signals: &mut Signals, closer: &server::Closer, workers: Workers) {
+    let config::Shutdown { delay, drain } = shutdown;
+    tracing::info!(?delay, ?drain, "Shutting down");
     tokio::select! {
         () = tokio::time::sleep(delay) => {}
         () = signals.stop() => {}
@@ -178,12 +202,6 @@ async fn gateway(
         _ = ended => {}
         () = signals.stop() => tracing::warn!("Asked again, not waiting for open connections"),
     }
-    control.close().await;
-    drop(remember);
-    // A panic there has been reported where it happened.
-    let _ = remembering.await;
-    tracing::info!("Stopped");
-    Ok(())
 }
 
 async fn bind(config: &Config, metrics: &ProcessMetrics) -> Result<Sockets, StartError> {

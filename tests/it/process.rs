@@ -181,3 +181,33 @@ async fn the_demo_answers_its_own_lines_from_three_instances() {
         assert_eq!(met.len(), 3, "{path}: {met:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_twice_does_not_wait_for_open_connections() {
+    let mut gateway = Gateway::start(ROUTE);
+    // A backend that accepts and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    gateway.register("orders", "1", silent.local_addr().unwrap()).await;
+    until("the list is there", || async {
+        gateway.api("/api/v1/upstreams/orders").await["endpoint_count"] == 1
+    })
+    .await;
+    let mut session = gateway.session();
+    let waiting =
+        tokio::spawn(async move { session.try_send(http::Request::get("/"), Default::default()).await });
+    let accepted = tokio::task::spawn_blocking(move || silent.accept().unwrap()).await.unwrap();
+    gateway.signal("TERM");
+    until("it drains", || async { gateway.log().contains("Shutting down") }).await;
+    let start = std::time::Instant::now();
+    // The first of these ends the delay, the second the wait for connections; one more would be as well.
+    while start.elapsed() < crate::support::gateway::PATIENCE {
+        gateway.signal("TERM");
+        if gateway.log().contains("Stopped") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(gateway.exit().await.code(), Some(0), "{}", gateway.log());
+    assert!(start.elapsed() < std::time::Duration::from_secs(8), "{:?} of a drain of 10 s", start.elapsed());
+    drop((accepted, waiting));
+}
