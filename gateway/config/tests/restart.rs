@@ -81,3 +81,12 @@ fn everything_else_changes_while_the_gateway_runs() {
     assert_ne!(old, new);
     assert_eq!(restart_needed(&old, &new), [""; 0]);
 }
+
+#[test]
+fn the_empty_configuration_has_the_defaults_of_the_file() {
+    let mut written = config("", "127.0.0.1:0", "[admin]\naddress = 'off'");
+    written.listeners.clear();
+    written.registries.clear();
+    let folder = written.state.parent().unwrap().to_path_buf();
+    assert_eq!(written, Config::empty(folder));
+}
