@@ -39,7 +39,7 @@ impl DialError {
     }
 }
 
-/// Connects. Must be called inside a `LocalSet`: a task of its own drives the connection until it closes, which it
+/// Connects. Must be called where `spawn_local` works: a task of its own drives the connection until it closes, which it
 /// does when it is dropped here and nothing is under way.
 pub async fn dial<B>(address: SocketAddr, limit: Duration) -> Result<Connection<B>, DialError>
 where

@@ -28,7 +28,7 @@ struct Idle<B> {
 }
 
 impl<B: 'static> Pool<B> {
-    /// Must be called inside a `LocalSet`. The task that closes what was idle too long ends with the pool.
+    /// Must be called where `spawn_local` works. The task that closes what was idle too long ends with the pool.
     pub fn new() -> Rc<Self> {
         let pool = Rc::new(Self { idle: RefCell::default(), now: Cell::new(Instant::now()) });
         tokio::task::spawn_local(sweep(Rc::downgrade(&pool)));

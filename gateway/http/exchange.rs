@@ -1,21 +1,23 @@
 //! One request and its answer: pick, connect, send, and once more on another endpoint where that is safe.
 
 use std::{
-    cell::RefCell,
-    future::{Future, poll_fn},
+    future::Future,
+    mem,
     net::IpAddr,
-    pin::{Pin, pin},
+    ops::ControlFlow,
+    pin::Pin,
+    rc::Rc,
     sync::Arc,
-    task::Poll,
-    time::{Duration, Instant},
+    task::{Context, Poll, ready},
+    time::Instant,
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
-use hyper::{body::Incoming, client::conn::TrySendError};
-use tokio::time::Sleep;
+use http::{Request, Response, StatusCode, header, request::Parts};
+use hyper::body::Incoming;
 
 use super::{
     Failure,
+    attempt::{Attempt, Failed, Trial, evidence},
     body::{Body, Sending, Settle, Upload},
     forward,
     service::Visitor,
@@ -23,161 +25,231 @@ use super::{
     worker::Target,
 };
 use crate::{
-    client::{self, Connection},
-    resilience::{Attempts, repeatable},
+    client::{self, Connection, DialError},
+    resilience::Attempts,
     selector::RequestFacts,
     server::Link,
-    upstream::{Evidence, InFlight, Member},
+    upstream::Member,
 };
 
-/// Everything a request needs while it is answered.
-pub(super) struct Exchange<'a> {
-    pub visitor: &'a Visitor,
-    pub target: &'a Target,
-    pub client: IpAddr,
+/// A request whose route is known.
+pub(super) struct Routed {
+    pub visitor: Rc<Visitor>,
+    pub link: Rc<Link>,
     pub started: Instant,
     /// How many bytes of the path are not forwarded.
     pub strip: usize,
-    pub link: &'a Link,
+    pub head: Parts,
+    pub body: Incoming,
 }
 
-/// A try that failed, and the request if it can be tried again.
-struct Failed {
-    failure: Failure,
-    again: Option<Request<Sending>>,
-    /// The connection had been idle: its end says nothing about the endpoint.
-    stale: bool,
+/// Resolves to the answer for the client.
+///
+/// The server moves it about before it is polled, and moving costs: so what most requests need is small and flat, and
+/// what few need is in a box.
+pub(super) enum Answering {
+    /// There was nothing to wait for.
+    Known(Response<Body>),
+    /// Sent at once, because the endpoint had an idle connection.
+    Sent(Exchange, Attempt),
+    /// Everything else.
+    Long(Pin<Box<dyn Future<Output = Response<Body>>>>),
+    /// Has been handed out.
+    Over,
 }
 
-/// The answer of an endpoint before anything in it is changed.
-struct Answer {
-    response: Response<Incoming>,
-    connection: Connection<Sending>,
-    in_flight: InFlight,
-    /// When its head was there.
-    at: Instant,
+/// Everything a request needs while it is answered.
+pub(super) struct Exchange {
+    visitor: Rc<Visitor>,
+    target: Rc<Target>,
+    link: Rc<Link>,
+    client: IpAddr,
+    started: Instant,
+    upgrading: bool,
+    upload: Option<Rc<Upload>>,
+    attempts: Attempts<Arc<Member>>,
 }
 
-impl Exchange<'_> {
-    /// The answer for the client, and how long its head took.
-    pub(super) async fn run(
-        &self,
-        mut head: Parts,
-        body: Incoming,
-    ) -> (Result<Response<Body>, Failure>, Duration) {
+/// How a try ended.
+type Outcome = Result<(Response<Incoming>, Connection<Sending>), Failed>;
+
+/// Another try: on this endpoint, with this request.
+type Next = (Arc<Member>, Request<Sending>);
+
+impl Routed {
+    /// Picks an endpoint, and sends the request if one of its connections is idle.
+    pub(super) fn send(self, target: Rc<Target>) -> Answering {
+        let Self { visitor, link, started, strip, mut head, body } = self;
+        target.upstream.touch(started);
+        let client = visitor.sender.client(&head.headers, &visitor.listener.trusted_proxies);
         let (body, upload) = Sending::new(body);
-        let mut member = match self.pick(&head, &Attempts::new(0)) {
+        let attempts = Attempts::new(target.upstream.config.retries);
+        let mut exchange =
+            Exchange { visitor, target, link, client, started, upgrading: false, upload, attempts };
+        let member = match exchange.pick(&head) {
             Ok(member) => member,
-            Err(failure) => return (Err(failure), self.started.elapsed()),
+            Err(failure) => return Answering::Known(exchange.answered(Err(failure), Instant::now())),
         };
-        forward::request(&mut head, &self.visitor.sender, self.strip, upload.is_some());
-        let upgrading = head.headers.contains_key(header::UPGRADE);
-        let mut request = Request::from_parts(head, body);
-        let mut attempts = Attempts::new(self.target.upstream.config.retries);
+        forward::request(&mut head, &exchange.visitor.sender, strip, exchange.upload.is_some());
+        exchange.upgrading = head.headers.contains_key(header::UPGRADE);
+        let request = Request::from_parts(head, body);
+        match exchange.visitor.worker.pool.take(member.address()) {
+            Some(connection) => {
+                let attempt = exchange.attempt(Trial::begin(member, started), connection, request, started);
+                Answering::Sent(exchange, attempt)
+            }
+            None => Answering::Long(Box::pin(exchange.go_on(member, request))),
+        }
+    }
+}
+
+impl Future for Answering {
+    type Output = Response<Body>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<Body>> {
+        let answering = self.get_mut();
+        if let Self::Sent(_, attempt) = answering {
+            let outcome = ready!(Pin::new(attempt).poll(cx));
+            if let Self::Sent(mut exchange, attempt) = mem::replace(answering, Self::Over) {
+                let (trial, outcome) = exchange.end(attempt, outcome);
+                match exchange.conclude(trial, outcome) {
+                    ControlFlow::Break(response) => return Poll::Ready(response),
+                    ControlFlow::Continue((member, request)) => {
+                        *answering = Self::Long(Box::pin(exchange.go_on(member, request)));
+                    }
+                }
+            }
+        }
+        if let Self::Long(long) = answering {
+            return long.as_mut().poll(cx);
+        }
+        match mem::replace(answering, Self::Over) {
+            Self::Known(response) => Poll::Ready(response),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl Exchange {
+    fn pick(&self, head: &Parts) -> Result<Arc<Member>, Failure> {
+        let facts = RequestFacts { head, client: self.client };
+        Ok(self.target.view.pick(&facts, self.attempts.number(), self.attempts.tried())?)
+    }
+
+    /// Tries until there is an answer or no other try may be made.
+    async fn go_on(mut self, mut member: Arc<Member>, mut request: Request<Sending>) -> Response<Body> {
         loop {
-            let again = attempts.tried().contains(&member.slot());
-            match self.attempt(&member, request, upload.as_deref(), attempts.number(), again).await {
-                Ok(answer) => {
-                    let took = answer.at.saturating_duration_since(self.started);
-                    return (self.pass_on(answer, &member, upgrading), took);
+            let begun = if self.attempts.number() == 0 { self.started } else { Instant::now() };
+            let trial = Trial::begin(member, begun);
+            let (trial, outcome) = match self.connect(&trial.member).await {
+                Ok(connection) => {
+                    let mut attempt = self.attempt(trial, connection, request, Instant::now());
+                    let outcome = (&mut attempt).await;
+                    self.end(attempt, outcome)
                 }
-                Err(Failed { failure, again, stale }) => {
-                    let more = attempts.failed(member.slot(), member);
-                    let Some(next) = again.filter(|_| more) else {
-                        return (Err(failure), self.started.elapsed());
-                    };
-                    let (head, body) = next.into_parts();
-                    member = match self.pick(&head, &attempts) {
-                        Ok(other) if stale || !attempts.tried().contains(&other.slot()) => other,
-                        // Nobody else is there: the first failure says more.
-                        _ => return (Err(failure), self.started.elapsed()),
-                    };
-                    self.target.upstream.metrics.retried(self.visitor.worker.index);
-                    request = Request::from_parts(head, body);
-                }
+                Err(error) => (trial, Err(Failed::to_dial(error, request))),
+            };
+            match self.conclude(trial, outcome) {
+                ControlFlow::Break(response) => return response,
+                ControlFlow::Continue(next) => (member, request) = next,
             }
         }
     }
 
-    fn pick(&self, head: &Parts, attempts: &Attempts<Arc<Member>>) -> Result<Arc<Member>, Failure> {
-        let facts = RequestFacts { head, client: self.client };
-        Ok(self.target.view.pick(&facts, attempts.number(), attempts.tried())?)
+    /// An idle connection, or a new one.
+    async fn connect(&self, member: &Member) -> Result<Connection<Sending>, DialError> {
+        let (address, limit) = (member.address(), self.target.upstream.config.timeouts.connect);
+        // An endpoint that is tried again had an idle connection die; its others are as old.
+        let again = self.attempts.tried().contains(&member.slot());
+        match if again { None } else { self.visitor.worker.pool.take(address) } {
+            Some(connection) => Ok(connection),
+            None => client::dial(address, limit).await,
+        }
     }
 
-    /// One try on one endpoint; its statistics learn of the outcome.
-    async fn attempt(
+    /// Sends over a connection. The time for the answer counts from `now`.
+    fn attempt(
         &self,
-        member: &Member,
+        trial: Trial,
+        connection: Connection<Sending>,
         request: Request<Sending>,
-        upload: Option<&Upload>,
-        number: u32,
-        again: bool,
-    ) -> Result<Answer, Failed> {
-        // The first try began with the request; the clock is asked again only for the others.
-        let begun = if number == 0 { self.started } else { Instant::now() };
-        let in_flight = member.begin(begun);
-        // An endpoint that is tried again had an idle connection die; its others are as old.
-        let idle = if again { None } else { self.visitor.worker.pool.take(member.address()) };
-        let outcome = self.exchange(member, request, upload, idle, begun).await;
+        now: Instant,
+    ) -> Attempt {
+        let limit = self.target.upstream.config.timeouts.response;
+        let timer = self.visitor.timer.set(now, limit, self.upload.clone());
+        Attempt::send(trial, connection, request, timer)
+    }
+
+    fn end(&self, attempt: Attempt, outcome: Result<Response<Incoming>, Failed>) -> (Trial, Outcome) {
+        let Attempt { trial, connection, timer, .. } = attempt;
+        self.visitor.timer.keep(timer);
+        (trial, outcome.map(|response| (response, connection)))
+    }
+
+    /// Makes of the outcome of a try the answer for the client, or the next try.
+    fn conclude(&mut self, trial: Trial, outcome: Outcome) -> ControlFlow<Response<Body>, Next> {
+        let at = self.learn(&trial, &outcome);
+        let response = match outcome {
+            Ok((response, connection)) => self.pass_on(response, connection, trial),
+            Err(failed) => match self.next(trial.member, failed) {
+                Ok(next) => return ControlFlow::Continue(next),
+                Err(failure) => Err(failure),
+            },
+        };
+        ControlFlow::Break(self.answered(response, at))
+    }
+
+    /// The endpoint's statistics and its upstream's health learn of a try that ended just now.
+    fn learn(&self, trial: &Trial, outcome: &Outcome) -> Instant {
+        let Trial { member, begun, .. } = trial;
         let at = Instant::now();
-        let success = match &outcome {
+        let success = match outcome {
             Ok((response, _)) => Some(!response.status().is_server_error()),
             Err(failed) => failed.endpoint_failed().then_some(false),
         };
         if let Some(success) = success {
-            member.stats().record(at, at.saturating_duration_since(begun), success);
+            member.stats().record(at, at.saturating_duration_since(*begun), success);
         }
-        if let Some(evidence) = evidence(&outcome) {
+        if let Some(evidence) = evidence(outcome) {
             let upstream = &self.target.upstream;
             upstream.report(member, evidence);
             upstream.metrics.learned(self.visitor.worker.index, evidence);
         }
-        let (response, connection) = outcome?;
-        Ok(Answer { response, connection, in_flight, at })
+        at
     }
 
-    /// Connects, unless a connection is idle, and sends.
-    async fn exchange(
-        &self,
-        member: &Member,
-        mut request: Request<Sending>,
-        upload: Option<&Upload>,
-        idle: Option<Connection<Sending>>,
-        begun: Instant,
-    ) -> Result<(Response<Incoming>, Connection<Sending>), Failed> {
-        let timeouts = self.target.upstream.config.timeouts;
-        let (mut connection, begun) = match idle {
-            Some(connection) => (connection, begun),
-            // Rare, and large: in a box it does not make the future of every request large.
-            None => match Box::pin(client::dial(member.address(), timeouts.connect)).await {
-                Ok(connection) => (connection, Instant::now()),
-                Err(error) => {
-                    return Err(Failed { failure: error.into(), again: Some(request), stale: false });
-                }
-            },
-        };
-        name_host(&mut request, member);
-        let spare = spare(&request, connection.reused, upload.is_some());
-        let sent = connection.sender.try_send_request(request);
-        match self.visitor.deadline.bound(begun, timeouts.response, upload, sent).await {
-            Some(Ok(response)) => Ok((response, connection)),
-            Some(Err(error)) => Err(Failed::to_send(error, spare, connection.reused)),
-            None => Err(Failed { failure: Failure::ResponseTimeout, again: None, stale: false }),
+    /// The next try after one that failed, or why there is none.
+    fn next(&mut self, member: Arc<Member>, failed: Failed) -> Result<Next, Failure> {
+        let Failed { failure, again, stale } = failed;
+        let more = self.attempts.failed(member.slot(), member);
+        let Some(request) = again.filter(|_| more) else { return Err(failure) };
+        let (head, body) = request.into_parts();
+        match self.pick(&head) {
+            Ok(other) if stale || !self.attempts.tried().contains(&other.slot()) => {
+                self.target.upstream.metrics.retried(self.visitor.worker.index);
+                Ok((other, Request::from_parts(head, body)))
+            }
+            // Nobody else is there: the first failure says more.
+            _ => Err(failure),
         }
     }
 
     /// Hands the answer on; its body goes by itself.
-    fn pass_on(&self, answer: Answer, member: &Member, upgrading: bool) -> Result<Response<Body>, Failure> {
-        let Answer { mut response, connection, in_flight, .. } = answer;
+    fn pass_on(
+        &self,
+        mut response: Response<Incoming>,
+        connection: Connection<Sending>,
+        trial: Trial,
+    ) -> Result<Response<Body>, Failure> {
+        let Trial { member, in_flight, .. } = trial;
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if switching && !upgrading {
+        if switching && !self.upgrading {
             return Err(Failure::BadAnswer("switches protocols unasked".into()));
         }
         let upgrade = switching.then(|| hyper::upgrade::on(&mut response));
-        let (mut head, incoming) = response.into_parts();
-        forward::response(&mut head.headers, switching);
-        head.version = http::Version::HTTP_11;
-        let body = match upgrade {
+        forward::response(response.headers_mut(), switching);
+        *response.version_mut() = http::Version::HTTP_11;
+        Ok(response.map(|incoming| match upgrade {
             Some(upgrade) => {
                 self.link.take_over(tunnel(upgrade, in_flight));
                 Body::Empty
@@ -187,112 +259,19 @@ impl Exchange<'_> {
                 let (address, keep) = (member.address(), self.target.upstream.config.pool);
                 Body::passing(incoming, Settle { connection, pool, address, keep, in_flight })
             }
-        };
-        Ok(Response::from_parts(head, body))
-    }
-}
-
-impl Failed {
-    /// Sending failed. The request comes back unsent, or is sent again if the connection was an old one that may
-    /// have died while it was idle.
-    fn to_send(
-        mut error: TrySendError<Request<Sending>>,
-        spare: Option<Request<Sending>>,
-        reused: bool,
-    ) -> Self {
-        let unsent = error.take_message();
-        let error = error.into_error();
-        if error.is_user() {
-            return Self { failure: Failure::Aborted(error), again: None, stale: false };
-        }
-        if error.is_parse() {
-            return Self { failure: Failure::BadAnswer(error.to_string()), again: None, stale: false };
-        }
-        let again = unsent.or_else(|| spare.filter(|_| reused));
-        Self { failure: Failure::Reset(error), again, stale: reused }
+        }))
     }
 
-    /// Whether this counts against the endpoint.
-    fn endpoint_failed(&self) -> bool {
-        !self.stale && !matches!(self.failure, Failure::Aborted(_))
-    }
-}
-
-/// What a try says of the endpoint's health; nothing if its failure was the client's or the gateway's own.
-fn evidence<C>(outcome: &Result<(Response<Incoming>, C), Failed>) -> Option<Evidence> {
-    let failed = match outcome {
-        Ok((response, _)) if matches!(response.status().as_u16(), 502..=504) => {
-            return Some(Evidence::GatewayError);
-        }
-        Ok(_) => return Some(Evidence::Answered),
-        Err(failed) if failed.endpoint_failed() => failed,
-        Err(_) => return None,
-    };
-    match &failed.failure {
-        Failure::Dial(error) => (!error.is_own()).then_some(Evidence::ConnectFailed),
-        Failure::ResponseTimeout => Some(Evidence::TimedOut),
-        _ => Some(Evidence::Broke),
-    }
-}
-
-/// Clients of HTTP/1.0 may name no host; endpoints of 1.1 must be told one.
-fn name_host(request: &mut Request<Sending>, member: &Member) {
-    if !request.headers().contains_key(header::HOST)
-        && let Ok(host) = HeaderValue::from_str(&member.address().to_string())
-    {
-        request.headers_mut().insert(header::HOST, host);
-    }
-}
-
-/// A copy to send again, made only for requests that could be: what is sent is gone otherwise.
-fn spare(request: &Request<Sending>, reused: bool, has_body: bool) -> Option<Request<Sending>> {
-    if !reused || !repeatable(request.method(), has_body) {
-        return None;
-    }
-    let mut copy = Request::new(Sending::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
-}
-
-/// A timer that is used again and again. Moving it further away costs next to nothing, making a new one does not.
-pub(super) struct Deadline(RefCell<Option<Pin<Box<Sleep>>>>);
-
-impl Deadline {
-    pub(super) fn new() -> Self {
-        Self(RefCell::new(None))
-    }
-
-    /// The future's output, or none when `limit` has passed since `begun`. While the body of the request is under way every frame of it
-    /// counts as a beginning.
-    async fn bound<T>(
-        &self,
-        begun: Instant,
-        limit: Duration,
-        upload: Option<&Upload>,
-        future: impl Future<Output = T>,
-    ) -> Option<T> {
-        let mut future = pin!(future);
-        let mut sleep = self.0.take().unwrap_or_else(|| Box::pin(tokio::time::sleep(limit)));
-        sleep.as_mut().reset(tokio::time::Instant::from_std(begun) + limit);
-        let mut frames = upload.map_or(0, Upload::frames);
-        let output = poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                return Poll::Ready(Some(output));
-            }
-            loop {
-                std::task::ready!(sleep.as_mut().poll(cx));
-                let now = upload.map_or(0, Upload::frames);
-                if now == frames {
-                    return Poll::Ready(None);
-                }
-                frames = now;
-                sleep.as_mut().reset(tokio::time::Instant::now() + limit);
-            }
-        })
-        .await;
-        self.0.replace(Some(sleep));
-        output
+    /// The answer is there: counts it.
+    fn answered(&self, outcome: Result<Response<Body>, Failure>, at: Instant) -> Response<Body> {
+        let upstream = &self.target.upstream;
+        let response = outcome.unwrap_or_else(|failure| {
+            tracing::debug!(client = %self.visitor.sender.address, upstream = %upstream.name(),
+                error = %failure, "Request failed");
+            failure.response()
+        });
+        let took = at.saturating_duration_since(self.started);
+        upstream.metrics.answered(self.visitor.worker.index, response.status().as_u16(), took);
+        response
     }
 }

@@ -31,6 +31,18 @@ pub(super) struct Target {
     pub view: Rc<View>,
 }
 
+/// Where a request goes.
+pub(super) enum Found {
+    Known(Rc<Target>),
+    New(Search),
+}
+
+/// A service that is to be found by its name.
+pub(super) struct Search {
+    by_name: ByName,
+    service: Arc<str>,
+}
+
 /// What one worker knows. Never leaves its thread.
 pub(super) struct Worker {
     pub index: usize,
@@ -49,7 +61,7 @@ type Services = FxHashMap<Arc<str>, Rc<Target>>;
 /// Serves listeners with the routes and upstreams of a catalog, until the order to close and then until all
 /// connections have ended or the bound given with it is over.
 ///
-/// One call per worker, inside a `LocalSet` on the worker's own thread.
+/// One call per worker, on the worker's own thread.
 pub async fn run_worker(
     index: usize,
     listenings: Vec<Listening>,
@@ -65,10 +77,7 @@ pub async fn run_worker(
         let (worker, listener) = (worker.clone(), listening.settings.clone());
         move |link: &server::Link| {
             let visitor = Rc::new(Visitor::new(worker.clone(), listener.clone(), link.peer));
-            move |arrival| {
-                let visitor = visitor.clone();
-                async move { service::answer(&visitor, arrival).await }
-            }
+            move |arrival| service::answer(&visitor, arrival)
         }
     };
     let served = server::serve(listenings, answers, shutdown).await;
@@ -112,16 +121,17 @@ impl Worker {
         self.routes.borrow().clone()
     }
 
-    /// The upstream a request goes to. Waits only for a service that no request has named here before.
-    pub(super) async fn target(&self, goal: &Goal<Rc<Target>>, head: &Parts) -> Result<Rc<Target>, Failure> {
+    /// The upstream a request goes to, or the search for a service that no request has named here before.
+    pub(super) fn target(&self, goal: &Goal<Rc<Target>>, head: &Parts) -> Result<Found, Failure> {
         match goal {
-            Goal::Shares(shares) => Goal::draw(shares).cloned().ok_or(Failure::NoUpstream),
+            Goal::Shares(shares) => Goal::draw(shares).cloned().map(Found::Known).ok_or(Failure::NoUpstream),
             Goal::ByName(by_name) => {
                 let service = route::service(by_name, head).ok_or(Failure::UnknownService)?;
-                match self.known(by_name, service) {
-                    Some(target) => Ok(target),
-                    None => self.find(by_name, service).await,
+                if let Some(target) = self.known(by_name, service) {
+                    return Ok(Found::Known(target));
                 }
+                let service = route::allowed(by_name, service).ok_or(Failure::UnknownService)?;
+                Ok(Found::New(Search { by_name: by_name.clone(), service: service.into() }))
             }
         }
     }
@@ -132,12 +142,12 @@ impl Worker {
         (!target.view.is_closed()).then(|| target.clone())
     }
 
-    async fn find(&self, by_name: &ByName, service: &str) -> Result<Rc<Target>, Failure> {
-        let service = route::allowed(by_name, service).ok_or(Failure::UnknownService)?;
-        let service: Arc<str> = service.into();
-        let upstream = self.catalog.find(by_name, service.clone()).await?;
+    /// Waits until the registry has told the service's first list.
+    pub(super) async fn find(&self, search: Search) -> Result<Rc<Target>, Failure> {
+        let Search { by_name, service } = search;
+        let upstream = self.catalog.find(&by_name, service.clone()).await?;
         // Another request may have found it meanwhile.
-        if let Some(target) = self.known(by_name, &service)
+        if let Some(target) = self.known(&by_name, &service)
             && Arc::ptr_eq(&target.upstream, &upstream)
         {
             return Ok(target);

@@ -93,7 +93,7 @@ fn start_backends(shutdown: &server::Shutdown) -> Result<Vec<(&'static str, Sock
         let run = move |_, listening| {
             let shutdown = shutdown.clone();
             async move {
-                let answer = move |_: server::Arrival| async move { hello(name, address) };
+                let answer = move |_: server::Arrival| std::future::ready(hello(name, address));
                 let answers = |_: &server::Listening| move |_: &server::Link| answer;
                 if let Err(error) = server::serve(vec![listening], answers, shutdown).await {
                     tracing::error!(backend = name, %error, "Sample backend failed");

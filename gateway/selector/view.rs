@@ -79,7 +79,7 @@ struct Active {
 }
 
 impl View {
-    /// Must be called inside a `LocalSet`. A list of ordinary length is ready when this returns.
+    /// Must be called where `spawn_local` works. A list of ordinary length is ready when this returns.
     pub fn new(
         reader: Reader,
         settings: config::Selector,

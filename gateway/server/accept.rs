@@ -18,7 +18,7 @@ pub(super) async fn accept<A, C, F, B>(listening: Accepting, roster: Rc<Roster>,
 where
     A: Fn(&Link) -> C,
     C: Fn(Arrival) -> F + 'static,
-    F: Future<Output = Response<B>> + 'static,
+    F: Future<Output = Response<B>> + Unpin + 'static,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {

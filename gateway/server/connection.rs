@@ -5,7 +5,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
-    task::Poll,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -35,20 +35,13 @@ pub struct Arrival {
 pub(super) async fn serve<A, F, B>(stream: TcpStream, link: Rc<Link>, max_head: usize, answer: A)
 where
     A: Fn(Arrival) -> F,
-    F: Future<Output = Response<B>>,
+    F: Future<Output = Response<B>> + Unpin,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let service = service_fn(|request| {
         let request = link.called().map(|()| request);
-        // The future is large and would be moved twice before it is polled.
-        let answer = Box::pin(answer(Arrival { request, link: link.clone() }));
-        let link = &link;
-        async move {
-            let response = answer.await;
-            link.answered(response.status() == StatusCode::SWITCHING_PROTOCOLS);
-            Ok::<_, Infallible>(response)
-        }
+        Answer { future: answer(Arrival { request, link: link.clone() }), link: &link }
     });
     let guard = TokioIo::new(Guard::new(stream, link.clone(), max_head));
     let mut connection = http1::Builder::new()
@@ -79,6 +72,22 @@ where
     }
 }
 
+/// The future of an answer. Not an `async` block, which would hold the other future twice and be moved with it.
+struct Answer<'a, F> {
+    future: F,
+    link: &'a Link,
+}
+
+impl<B, F: Future<Output = Response<B>> + Unpin> Future for Answer<'_, F> {
+    type Output = Result<Response<B>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(Pin::new(&mut self.future).poll(cx));
+        self.link.answered(response.status() == StatusCode::SWITCHING_PROTOCOLS);
+        Poll::Ready(Ok(response))
+    }
+}
+
 /// What comes after HTTP: another protocol, or the end.
 async fn after(guard: Guard, read: Bytes, link: &Link) {
     let cut_short = guard.cut_short();
@@ -94,10 +103,7 @@ async fn after(guard: Guard, read: Bytes, link: &Link) {
 }
 
 /// Polls with the worker's order in hand; none when the order was to end.
-async fn obeying<T>(
-    link: &Link,
-    mut poll: impl FnMut(Order, &mut std::task::Context<'_>) -> Poll<T>,
-) -> Option<T> {
+async fn obeying<T>(link: &Link, mut poll: impl FnMut(Order, &mut Context<'_>) -> Poll<T>) -> Option<T> {
     poll_fn(|cx| {
         link.remember(cx);
         match link.order.get() {

@@ -1,12 +1,12 @@
 //! Workers: threads that share nothing on the way of a request.
 
-use std::{future::Future, io, rc::Rc, thread, time::Duration};
+use std::{future::Future, io, rc::Rc, sync::mpsc, thread, time::Duration};
 
 use hyper::{
     Response,
     body::{Body, Bytes},
 };
-use tokio::{runtime, task::LocalSet};
+use tokio::runtime::{self, LocalOptions};
 
 use super::{Arrival, Link, Listening, Shutdown, accept::accept, roster::Roster};
 
@@ -14,7 +14,8 @@ use super::{Arrival, Link, Listening, Shutdown, accept::accept, roster::Roster};
 pub struct Workers(Vec<thread::JoinHandle<()>>);
 
 impl Workers {
-    /// Starts one thread per input. `run` is called on it, inside a `LocalSet`: nothing it makes has to be `Send`.
+    /// Starts one thread per input. `run` is called on it, where
+    /// `spawn_local` works: nothing it makes has to be `Send`.
     pub fn start<I, R, F>(inputs: Vec<I>, run: R) -> io::Result<Self>
     where
         I: Send + 'static,
@@ -22,11 +23,21 @@ impl Workers {
         F: Future<Output = ()> + 'static,
     {
         let start = |(index, input): (usize, I)| {
-            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let run = run.clone();
-            thread::Builder::new()
-                .name(format!("worker-{index}"))
-                .spawn(move || LocalSet::new().block_on(&runtime, async { run(index, input).await }))
+            let (report, failure) = mpsc::channel();
+            let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                // A runtime for what is not `Send` stays on the thread that made it.
+                let mut runtime = runtime::Builder::new_current_thread();
+                match runtime.enable_all().build_local(LocalOptions::default()) {
+                    Ok(runtime) => {
+                        drop(report);
+                        runtime.block_on(async { run(index, input).await });
+                    }
+                    Err(error) => drop(report.send(error)),
+                }
+            })?;
+            // Ends without a word when there is a runtime.
+            failure.recv().map_or(Ok(thread), Err)
         };
         inputs.into_iter().enumerate().map(start).collect::<io::Result<_>>().map(Self)
     }
@@ -39,9 +50,11 @@ impl Workers {
 }
 
 /// Serves the listeners of one worker until the order to close, and then what is open within the bound given with
-/// it. Must be called inside a `LocalSet`.
+/// it. Must be called where `spawn_local` works, as in `Workers`.
 ///
 /// `answers` is called once per listener, what it returns once per connection, and what that returns once per request.
+/// Futures of answers are moved about, so they are `Unpin`: small, or in a box.
+///
 /// A panic while a request is answered ends that connection and nothing else.
 pub async fn serve<M, A, C, F, B>(
     listenings: Vec<Listening>,
@@ -52,7 +65,7 @@ where
     M: Fn(&Listening) -> A,
     A: Fn(&Link) -> C + 'static,
     C: Fn(Arrival) -> F + 'static,
-    F: Future<Output = Response<B>> + 'static,
+    F: Future<Output = Response<B>> + Unpin + 'static,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {

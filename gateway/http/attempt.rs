@@ -1,0 +1,196 @@
+//! One try of a request on one endpoint, from the moment it is sent to the head of the answer.
+
+use std::{
+    cell::Cell,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use http::{HeaderValue, Request, Response, header};
+use hyper::{body::Incoming, client::conn::TrySendError};
+use tokio::time::Sleep;
+
+use super::{
+    Failure,
+    body::{Sending, Upload},
+};
+use crate::{
+    client::{Connection, DialError},
+    resilience::repeatable,
+    upstream::{Evidence, InFlight, Member},
+};
+
+type Sent = Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<Sending>>>>>>;
+
+/// A request that was sent to an endpoint. Resolves to the head of the answer. Dropping it closes the connection.
+pub(super) struct Attempt {
+    pub trial: Trial,
+    pub connection: Connection<Sending>,
+    pub timer: Timer,
+    spare: Option<Box<Request<Sending>>>,
+    sent: Sent,
+}
+
+/// What is begun with an endpoint before it is connected.
+pub(super) struct Trial {
+    pub member: Arc<Member>,
+    pub in_flight: InFlight,
+    pub begun: Instant,
+}
+
+/// A try that failed, and the request if it can be tried again.
+pub(super) struct Failed {
+    pub failure: Failure,
+    pub again: Option<Box<Request<Sending>>>,
+    /// The connection had been idle: its end says nothing about the endpoint.
+    pub stale: bool,
+}
+
+impl Trial {
+    pub(super) fn begin(member: Arc<Member>, begun: Instant) -> Self {
+        Self { in_flight: member.begin(begun), member, begun }
+    }
+}
+
+impl Attempt {
+    pub(super) fn send(
+        trial: Trial,
+        mut connection: Connection<Sending>,
+        mut request: Request<Sending>,
+        timer: Timer,
+    ) -> Self {
+        name_host(&mut request, &trial.member);
+        let spare = spare(&request, connection.reused);
+        let sent = Box::pin(connection.sender.try_send_request(request));
+        Self { trial, connection, timer, spare, sent }
+    }
+}
+
+impl Future for Attempt {
+    type Output = Result<Response<Incoming>, Failed>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let attempt = &mut *self;
+        if let Poll::Ready(answered) = attempt.sent.as_mut().poll(cx) {
+            let failed = |error| Failed::to_send(error, attempt.spare.take(), attempt.connection.reused);
+            return Poll::Ready(answered.map_err(failed));
+        }
+        ready!(attempt.timer.poll(cx));
+        Poll::Ready(Err(Failed { failure: Failure::ResponseTimeout, again: None, stale: false }))
+    }
+}
+
+impl Failed {
+    pub(super) fn to_dial(error: DialError, request: Request<Sending>) -> Self {
+        Self { failure: error.into(), again: Some(Box::new(request)), stale: false }
+    }
+
+    /// Sending failed. The request comes back unsent, or is sent again if the connection was an old one that may
+    /// have died while it was idle.
+    fn to_send(
+        mut error: TrySendError<Request<Sending>>,
+        spare: Option<Box<Request<Sending>>>,
+        reused: bool,
+    ) -> Self {
+        let unsent = error.take_message().map(Box::new);
+        let error = error.into_error();
+        if error.is_user() {
+            return Self { failure: Failure::Aborted(error), again: None, stale: false };
+        }
+        if error.is_parse() {
+            return Self { failure: Failure::BadAnswer(error.to_string()), again: None, stale: false };
+        }
+        Self { failure: Failure::Reset(error), again: unsent.or(spare), stale: reused }
+    }
+
+    /// Whether this counts against the endpoint.
+    pub(super) fn endpoint_failed(&self) -> bool {
+        !self.stale && !matches!(self.failure, Failure::Aborted(_))
+    }
+}
+
+/// What a try says of the endpoint's health; nothing if its failure was the client's or the gateway's own.
+pub(super) fn evidence<C>(outcome: &Result<(Response<Incoming>, C), Failed>) -> Option<Evidence> {
+    let failed = match outcome {
+        Ok((response, _)) if matches!(response.status().as_u16(), 502..=504) => {
+            return Some(Evidence::GatewayError);
+        }
+        Ok(_) => return Some(Evidence::Answered),
+        Err(failed) if failed.endpoint_failed() => failed,
+        Err(_) => return None,
+    };
+    match &failed.failure {
+        Failure::Dial(error) => (!error.is_own()).then_some(Evidence::ConnectFailed),
+        Failure::ResponseTimeout => Some(Evidence::TimedOut),
+        _ => Some(Evidence::Broke),
+    }
+}
+
+/// Clients of HTTP/1.0 may name no host; endpoints of 1.1 must be told one.
+fn name_host(request: &mut Request<Sending>, member: &Member) {
+    if !request.headers().contains_key(header::HOST)
+        && let Ok(host) = HeaderValue::from_str(&member.address().to_string())
+    {
+        request.headers_mut().insert(header::HOST, host);
+    }
+}
+
+/// A copy to send again, made only for requests that could be: what is sent is gone otherwise.
+fn spare(request: &Request<Sending>, reused: bool) -> Option<Box<Request<Sending>>> {
+    let has_body = matches!(request.body(), Sending::Passing { .. });
+    if !reused || !repeatable(request.method(), has_body) {
+        return None;
+    }
+    let mut copy = Request::new(Sending::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(Box::new(copy))
+}
+
+/// Keeps a timer between the requests of a connection, which come one after the other. Moving it further away costs
+/// next to nothing, making a new one does not.
+#[derive(Default)]
+pub(super) struct SpareTimer(Cell<Option<Pin<Box<Sleep>>>>);
+
+impl SpareTimer {
+    /// Rings when `limit` has passed since `begun`. While the body of the request is under way every frame of it
+    /// counts as a beginning.
+    pub(super) fn set(&self, begun: Instant, limit: Duration, upload: Option<Rc<Upload>>) -> Timer {
+        let mut sleep = self.0.take().unwrap_or_else(|| Box::pin(tokio::time::sleep(limit)));
+        sleep.as_mut().reset(tokio::time::Instant::from_std(begun) + limit);
+        let frames = upload.as_ref().map_or(0, |upload| upload.frames());
+        Timer { sleep, limit, upload, frames }
+    }
+
+    pub(super) fn keep(&self, timer: Timer) {
+        self.0.set(Some(timer.sleep));
+    }
+}
+
+/// How long an answer may take.
+pub(super) struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    limit: Duration,
+    upload: Option<Rc<Upload>>,
+    /// Frames that were seen when it was set.
+    frames: u64,
+}
+
+impl Timer {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            let now = self.upload.as_ref().map_or(0, |upload| upload.frames());
+            if now == self.frames {
+                return Poll::Ready(());
+            }
+            self.frames = now;
+            self.sleep.as_mut().reset(tokio::time::Instant::now() + self.limit);
+        }
+    }
+}
