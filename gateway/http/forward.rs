@@ -200,9 +200,8 @@ impl Kept {
 fn remove_hop_by_hop(headers: &mut HeaderMap, seen: &Seen) {
     // Looking for a header that is not there costs as much as removing one.
     let there = |index: &usize| seen.hop_by_hop & (1 << index) != 0;
-    if there(&0) {
+    if there(&0) && !headers.get_all(header::CONNECTION).iter().all(is_common) {
         let named: Vec<HeaderName> = tokens(headers, header::CONNECTION)
-            .filter(|token| !is_common(token))
             .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
             // Whoever names these wants to change what the message is, not how it travels.
             .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH))
@@ -215,8 +214,8 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, seen: &Seen) {
 }
 
 /// What most `Connection` headers say. The first names a header that is removed anyway, the second none.
-fn is_common(token: &str) -> bool {
-    token.eq_ignore_ascii_case("keep-alive") || token.eq_ignore_ascii_case("close")
+fn is_common(line: &HeaderValue) -> bool {
+    line.as_bytes().eq_ignore_ascii_case(b"keep-alive") || line.as_bytes().eq_ignore_ascii_case(b"close")
 }
 
 fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
@@ -233,6 +232,8 @@ fn forwarded(headers: &mut HeaderMap, sender: &Sender, seen: bool) {
         claims.iter().for_each(|name| drop(headers.remove(name)));
     }
     let chain = if seen { chain(headers, &sender.text) } else { None };
+    // Room for all three at once: growing one by one sorts the headers anew each time.
+    headers.reserve(3);
     headers.insert(FORWARDED_FOR, chain.unwrap_or_else(|| sender.text.clone()));
     if !seen || !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
