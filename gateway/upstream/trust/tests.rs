@@ -456,6 +456,32 @@ fn a_restart_keeps_the_reserve() {
     bench.offers(2..=3);
 }
 
+#[test]
+fn a_list_counts_as_long_as_it_was_until_it_became_shorter() {
+    let mut bench = Bench::settled(1..=4);
+    bench.remove(4);
+    bench.pass(50);
+    // The same list once more: it has been three long for a minute when the window has passed.
+    bench.put(3);
+    bench.pass(10);
+    bench.remove(3);
+    bench.remove(2);
+    bench.offers(1..=3);
+}
+
+#[test]
+fn a_list_that_grew_again_does_not_count_as_long_as_before() {
+    let mut bench = Bench::settled(1..=4);
+    bench.remove(4);
+    bench.remove(3);
+    bench.pass(50);
+    bench.put(3);
+    bench.pass(10);
+    bench.remove(3);
+    bench.remove(2);
+    bench.offers(1..=3);
+}
+
 /// What may happen, in small numbers so that sequences meet.
 #[derive(Debug, Clone)]
 enum Happening {

@@ -17,8 +17,8 @@ pub(super) struct Window {
     order: VecDeque<(Instant, SocketAddr)>,
     /// Of `left`, those whose removal was believed.
     believed: BTreeSet<SocketAddr>,
-    /// Lengths of the list that no later one has reached, with the moment from which they held.
-    lengths: VecDeque<(Instant, usize)>,
+    /// Lengths of the list that no later one has reached, with the moment until which they held. The last holds now.
+    lengths: VecDeque<(Option<Instant>, usize)>,
 }
 
 impl Window {
@@ -47,10 +47,13 @@ impl Window {
 
     /// The list has this length from now on.
     pub(super) fn measure(&mut self, length: usize, now: Instant) {
+        if let Some((until, _)) = self.lengths.back_mut() {
+            *until = Some(now);
+        }
         while self.lengths.back().is_some_and(|(_, known)| *known <= length) {
             self.lengths.pop_back();
         }
-        self.lengths.push_back((now, length));
+        self.lengths.push_back((None, length));
     }
 
     /// How long the list was at its longest.
@@ -73,8 +76,7 @@ impl Window {
                 self.come_back(address);
             }
         }
-        // A length held until the next one began.
-        while self.lengths.get(1).is_some_and(|(next, _)| over(*next)) {
+        while self.lengths.front().is_some_and(|(until, _)| until.is_some_and(over)) {
             self.lengths.pop_front();
         }
     }
