@@ -189,7 +189,7 @@ impl Source {
             Input::Health(address, wellness) => self.feel(address, wellness, &mut touched),
             Input::Accept => {
                 touched.extend(self.reserve.clear());
-                self.window.restart(self.claimed.len(), now);
+                self.window.restart(self.claimed.len());
             }
         }
         // Only a reserve asks how many are well.

@@ -194,6 +194,19 @@ fn a_list_that_has_long_been_short_is_measured_by_what_it_is_now() {
 }
 
 #[test]
+fn a_length_counts_until_the_list_has_another_and_no_longer() {
+    let mut bench = Bench::settled(0..=3);
+    bench.complete(0..=2);
+    bench.pass(53);
+    bench.put(0);
+    bench.pass(7);
+    bench.remove(0);
+    bench.offers([1, 2]);
+    bench.remove(1);
+    bench.offers([0, 1, 2]);
+}
+
+#[test]
 fn rolling_deployments_pass_unhindered() {
     for size in 1..=6u16 {
         for add_first in [true, false] {
