@@ -57,7 +57,7 @@ pub(super) struct Condition {
     /// How often it was taken out, as far as that is not forgotten.
     times: u32,
     came_back: Option<Instant>,
-    /// It came back by time alone: the next failure takes it out again.
+    /// It came back by time alone, and nobody knows whether it answers: the next failure takes it out again.
     probation: bool,
 }
 
@@ -76,6 +76,11 @@ impl Condition {
     /// Whether it has not taken a connection since it joined, as far as anybody knows.
     pub(super) fn is_starting(&self) -> bool {
         self.out.is_some_and(|out| out.reason == Reason::Starting)
+    }
+
+    /// Whether it is in, and the next answer or failure decides.
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.probation && !self.is_unwell()
     }
 
     pub(super) fn is_unwell(&self) -> bool {

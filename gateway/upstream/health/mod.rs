@@ -54,6 +54,8 @@ pub struct Judged {
     pub offers: Vec<Offer>,
     /// Endpoints of which something else is to be thought than before.
     pub wellness: Vec<(SocketAddr, Wellness)>,
+    /// Endpoints whose trial begins or ends: on trial, one request at a time decides for all others.
+    pub trials: Vec<(SocketAddr, bool)>,
 }
 
 /// The health of one upstream, between its list and what is offered of it.
@@ -124,6 +126,7 @@ impl Health {
             HealthInput::Forget(address) => {
                 self.conditions.remove(&address);
                 judged.wellness.push((address, Wellness::Well));
+                judged.trials.push((address, false));
                 touched.insert(address);
             }
             HealthInput::Tick => {
@@ -165,11 +168,12 @@ impl Health {
         change: impl FnOnce(&mut Condition),
     ) {
         let known = self.conditions.entry(address).or_default();
-        let before = (known.is_unwell(), known.reason().is_some());
+        let before = (known.is_unwell(), known.reason().is_some(), known.is_on_trial());
         change(known);
-        let after = (known.is_unwell(), known.reason().is_some());
+        let clean = known.is_clean(policy, now);
+        let after = (known.is_unwell(), known.reason().is_some(), known.is_on_trial() && !clean);
         let gone = after.0 && known.is_gone(policy, now);
-        if known.is_clean(policy, now) {
+        if clean {
             self.conditions.remove(&address);
         }
         if gone {
@@ -179,6 +183,9 @@ impl Health {
         }
         if before.1 != after.1 {
             touched.insert(address);
+        }
+        if before.2 != after.2 {
+            judged.trials.push((address, after.2));
         }
     }
 

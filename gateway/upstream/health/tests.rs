@@ -21,12 +21,14 @@ struct Bench {
     now: Instant,
     offered: BTreeSet<u16>,
     told: Vec<(u16, Wellness)>,
+    on_trial: BTreeSet<u16>,
 }
 
 impl Bench {
     fn new() -> Self {
         let (health, policy) = (Health::default(), Policy::default());
-        Self { health, policy, now: Instant::now(), offered: BTreeSet::new(), told: Vec::new() }
+        let (now, offered, told, on_trial) = (Instant::now(), BTreeSet::new(), Vec::new(), BTreeSet::new());
+        Self { health, policy, now, offered, told, on_trial }
     }
 
     /// A list whose endpoints are not new any more.
@@ -43,6 +45,12 @@ impl Bench {
             match offer {
                 Offer::Put(endpoint) => self.offered.insert(endpoint.address.port()),
                 Offer::Remove(address) => self.offered.remove(&address.port()),
+            };
+        }
+        for (address, on_trial) in judged.trials {
+            match on_trial {
+                true => self.on_trial.insert(address.port()),
+                false => self.on_trial.remove(&address.port()),
             };
         }
         self.told.extend(judged.wellness.into_iter().map(|(address, wellness)| (address.port(), wellness)));
@@ -106,13 +114,58 @@ fn a_pause_has_a_longest_and_a_long_good_time_makes_it_short_again() {
 }
 
 #[test]
-fn an_answer_ends_probation() {
+fn what_comes_back_by_time_alone_is_on_trial_until_an_answer_or_a_failure() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    assert!(bench.on_trial.is_empty(), "out");
+    bench.pass(10);
+    assert_eq!(bench.on_trial, [1].into());
+    bench.tell(1, Evidence::TimedOut, 1);
+    assert!(bench.on_trial.is_empty(), "out again");
+    bench.pass(20);
+    assert_eq!(bench.on_trial, [1].into());
+    bench.tell(1, Evidence::Answered, 1);
+    assert!(bench.on_trial.is_empty());
+    bench.tell(1, Evidence::TimedOut, 4);
+    bench.offers(1..=3);
+}
+
+#[test]
+fn a_trial_is_forgotten_with_the_past() {
     let mut bench = Bench::settled(1..=3);
     bench.tell(1, Evidence::TimedOut, 5);
     bench.pass(10);
-    bench.tell(1, Evidence::Answered, 1);
-    bench.tell(1, Evidence::TimedOut, 4);
+    bench.pass(299);
+    assert_eq!(bench.on_trial, [1].into());
+    bench.pass(1);
+    assert!(bench.on_trial.is_empty() && !bench.health.is_waiting());
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.pass(10);
+    assert_eq!(bench.on_trial, [1].into());
+    bench.step(HealthInput::Forget(address(1)));
+    assert!(bench.on_trial.is_empty());
+}
+
+#[test]
+fn what_a_check_brings_back_is_not_on_trial() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::ConnectFailed, 2);
+    bench.check(1, true, 2);
+    bench.check(2, false, 3);
+    bench.check(2, true, 2);
     bench.offers(1..=3);
+    assert!(bench.on_trial.is_empty());
+}
+
+#[test]
+fn what_cannot_be_spared_is_not_on_trial() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.pass(10);
+    bench.tell(2, Evidence::TimedOut, 5);
+    bench.tell(1, Evidence::TimedOut, 1);
+    bench.offers([1, 3]);
+    assert!(bench.on_trial.is_empty());
 }
 
 #[test]
@@ -330,6 +383,15 @@ proptest! {
                 false => list.difference(&out).copied().collect(),
             };
             prop_assert_eq!(&bench.offered, &expected);
+            // One that is on trial is decided by the next thing that a request tells of it, so it cannot be stuck.
+            for port in bench.on_trial.iter().copied() {
+                for evidence in [Evidence::Answered, Evidence::TimedOut] {
+                    let told = HealthInput::Evidence(address(port), evidence);
+                    let judged = bench.health.clone().step(told, &bench.policy, bench.now);
+                    prop_assert!(judged.trials.contains(&(address(port), false)));
+                }
+                prop_assert!(!out.contains(&port));
+            }
         }
     }
 

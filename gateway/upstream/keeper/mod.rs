@@ -284,7 +284,10 @@ impl Keeper {
 
     fn judge(&mut self, input: HealthInput) {
         let policy = self.policies.borrow().health;
-        let Judged { offers, wellness } = self.health.step(input, &policy, now());
+        let Judged { offers, wellness, trials } = self.health.step(input, &policy, now());
+        for (address, on_trial) in trials {
+            self.publisher.put_on_trial(address, on_trial);
+        }
         self.publisher.publish(offers, now());
         for (address, wellness) in wellness {
             self.untold = true;
