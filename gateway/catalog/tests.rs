@@ -237,12 +237,12 @@ async fn an_endpoint_that_refuses_connections_leaves_by_reports() {
     let (_fixture, upstream) = running(&services).await;
     let member = upstream.reader.snapshot().iter().next().unwrap().clone();
     let mut generations = upstream.reader.generations();
-    upstream.report(&member, Evidence::Answered);
+    upstream.report(&member, Evidence::Answered, None);
     assert!(!member.stats().is_suspected());
-    upstream.report(&member, Evidence::ConnectFailed);
+    upstream.report(&member, Evidence::ConnectFailed, None);
     generations.changed().await.unwrap();
     assert!(upstream.reader.snapshot().iter().all(|other| other.address() != member.address()));
-    upstream.report(&member, Evidence::Answered);
+    upstream.report(&member, Evidence::Answered, None);
     generations.changed().await.unwrap();
     assert_eq!(upstream.reader.snapshot().len(), 3);
 }

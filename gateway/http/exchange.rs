@@ -27,8 +27,13 @@ use crate::{
     resilience::{Attempts, repeatable},
     selector::RequestFacts,
     server::Link,
-    upstream::{Evidence, InFlight, Member},
+    upstream::{Admission, Evidence, InFlight, Member, Slot, Trial},
 };
+
+/// Endpoints on trial that one request avoids, before it goes where it is sent: each costs another pick.
+const AVOIDED_MOST: usize = 8;
+
+type Picked = (Arc<Member>, Option<Trial>);
 
 /// Everything a request needs while it is answered.
 pub(super) struct Exchange<'a> {
@@ -66,8 +71,8 @@ impl Exchange<'_> {
         body: Incoming,
     ) -> (Result<Response<Body>, Failure>, Duration) {
         let (body, upload) = Sending::new(body);
-        let mut member = match self.pick(&head, &Attempts::new(0)) {
-            Ok(member) => member,
+        let (mut member, mut trial) = match self.pick(&head, &Attempts::new(0)) {
+            Ok(picked) => picked,
             Err(failure) => return (Err(failure), self.started.elapsed()),
         };
         forward::request(&mut head, &self.visitor.sender, self.strip, upload.is_some());
@@ -76,7 +81,8 @@ impl Exchange<'_> {
         let mut attempts = Attempts::new(self.target.upstream.config.retries);
         loop {
             let again = attempts.tried().contains(&member.slot());
-            match self.attempt(&member, request, upload.as_deref(), attempts.number(), again).await {
+            let number = attempts.number();
+            match self.attempt(&member, trial, request, upload.as_deref(), number, again).await {
                 Ok(answer) => {
                     let took = answer.at.saturating_duration_since(self.started);
                     return (self.pass_on(answer, &member, upgrading), took);
@@ -87,8 +93,8 @@ impl Exchange<'_> {
                         return (Err(failure), self.started.elapsed());
                     };
                     let (head, body) = next.into_parts();
-                    member = match self.pick(&head, &attempts) {
-                        Ok(other) if stale || !attempts.tried().contains(&other.slot()) => other,
+                    (member, trial) = match self.pick(&head, &attempts) {
+                        Ok(other) if stale || !attempts.tried().contains(&other.0.slot()) => other,
                         // Nobody else is there: the first failure says more.
                         _ => return (Err(failure), self.started.elapsed()),
                     };
@@ -99,15 +105,34 @@ impl Exchange<'_> {
         }
     }
 
-    fn pick(&self, head: &Parts, attempts: &Attempts<Arc<Member>>) -> Result<Arc<Member>, Failure> {
+    /// An endpoint, and the right to try it if it is on trial. While another request does that, this one goes
+    /// elsewhere where it can.
+    fn pick(&self, head: &Parts, attempts: &Attempts<Arc<Member>>) -> Result<Picked, Failure> {
         let facts = RequestFacts { head, client: self.client };
-        Ok(self.target.view.pick(&facts, attempts.number(), attempts.tried())?)
+        let pick = |tried: &[Slot]| self.target.view.pick(&facts, attempts.number(), tried);
+        let mut member = pick(attempts.tried())?;
+        let mut tried = Vec::new();
+        loop {
+            match member.stats().admit() {
+                Admission::Open => return Ok((member, None)),
+                Admission::Trial(trial) => return Ok((member, Some(trial))),
+                Admission::Refused if tried.len() == AVOIDED_MOST => return Ok((member, None)),
+                Admission::Refused => {}
+            }
+            tried.push(member.slot());
+            let avoided: Vec<Slot> = attempts.tried().iter().chain(&tried).copied().collect();
+            member = match pick(&avoided) {
+                Ok(other) if !avoided.contains(&other.slot()) => other,
+                _ => return Ok((member, None)),
+            };
+        }
     }
 
     /// One try on one endpoint; its statistics learn of the outcome.
     async fn attempt(
         &self,
         member: &Member,
+        trial: Option<Trial>,
         request: Request<Sending>,
         upload: Option<&Upload>,
         number: u32,
@@ -129,7 +154,7 @@ impl Exchange<'_> {
         }
         if let Some(evidence) = evidence(&outcome) {
             let upstream = &self.target.upstream;
-            upstream.report(member, evidence);
+            upstream.report(member, evidence, trial);
             upstream.metrics.learned(self.visitor.worker.index, evidence);
         }
         let (response, connection) = outcome?;
