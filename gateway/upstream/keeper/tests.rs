@@ -295,6 +295,26 @@ async fn a_disk_that_fails_is_told_and_harms_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_that_could_not_be_saved_is_saved_once_it_can_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    std::fs::write(&state, "no folder").unwrap();
+    let disk = Disk::new(&state);
+    let keeper = Keeper::new(plan(&["a"], Some(disk.clone())));
+    let mut status = keeper.status();
+    let ((events, received), (_reports, reported)) = (mpsc::channel(8), mpsc::channel(8));
+    let running = tokio::spawn(keeper.run(received, reported));
+    events.send(news(0, 1..=2)).await.unwrap();
+    status.wait_for(|status| status.unsaved.is_some()).await.unwrap();
+    std::fs::remove_file(&state).unwrap();
+    // Nothing else happens: it is tried again by itself.
+    status.wait_for(|status| status.unsaved.is_none()).await.unwrap();
+    assert_eq!(disk.load(&UpstreamName::new("orders")).unwrap().unwrap().sources[0].claims.len(), 2);
+    drop(events);
+    running.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_that_nobody_vouches_for_becomes_an_alarm() {
     let trust = vec![TrustPolicy { max_stale: Duration::ZERO, ..TrustPolicy::default() }];
     let policies = Arc::new(Policies { trust, ..Policies::default() });
