@@ -124,6 +124,11 @@ impl Publisher {
         }
     }
 
+    /// Whether an endpoint that is offered has ever answered a request, as far as anybody remembers.
+    pub fn has_answered(&self, address: SocketAddr) -> bool {
+        self.members.get(&address).is_some_and(|member| member.stats().has_answered())
+    }
+
     fn change(&mut self, offer: Offer, now: Instant, published: &mut Published) -> Option<Change> {
         match offer {
             Offer::Put(endpoint) => {

@@ -154,6 +154,11 @@ impl Stats {
         f64::from_bits(self.success.load(Relaxed))
     }
 
+    /// Whether any request succeeded.
+    pub fn has_answered(&self) -> bool {
+        self.latency_ns() > 0 && self.success() > 0.0
+    }
+
     /// How long ago the last request was sent, `Duration::MAX` when never.
     pub fn idle(&self, now: Instant) -> Duration {
         match self.last_pick.load(Relaxed) {

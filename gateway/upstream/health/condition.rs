@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::{Evidence, Policy};
 
-/// A new endpoint that refuses, and one that still fails its checks, is looked at again so soon.
-const SOON: Duration = Duration::from_secs(1);
+/// A new endpoint that refuses, and one that still fails its checks, is looked at again so soon. The ejected are asked
+/// every second, so that a check has the first word.
+const SOON: Duration = Duration::from_secs(2);
 
 /// Why an endpoint is out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub(super) struct Condition {
     /// Since when it has not answered.
     silent_since: Option<Instant>,
     out: Option<Out>,
+    /// Its companions refuse, and of itself nobody knows anything.
+    doubted: bool,
     /// It would be out, if not too many were.
     spared: bool,
     /// How often it was taken out, as far as that is not forgotten.
@@ -83,6 +86,17 @@ impl Condition {
         self.probation && !self.is_unwell()
     }
 
+    /// Whether it is out only because nobody knows anything of it.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted && self.is_starting() && !self.failed_by_check
+    }
+
+    /// Those that joined together with it refuse connections: it is asked before it gets requests.
+    pub(super) fn doubt(&mut self, policy: &Policy, now: Instant) {
+        self.doubted = true;
+        self.out = Some(Out { until: now + policy.grace, reason: Reason::Starting });
+    }
+
     pub(super) fn is_unwell(&self) -> bool {
         self.reason().is_some() || self.spared
     }
@@ -111,6 +125,7 @@ impl Condition {
             self.answered(now);
             return;
         }
+        self.doubted = false;
         let refused = evidence == Evidence::ConnectFailed;
         self.failures = self.failures.saturating_add(1);
         self.no_connection = if refused { self.no_connection.saturating_add(1) } else { 0 };
@@ -143,6 +158,7 @@ impl Condition {
             self.checks_passed = 0;
             self.checks_failed = self.checks_failed.saturating_add(1);
             self.silent_since.get_or_insert(now);
+            self.doubted = false;
             self.failed_by_check |= self.checks_failed >= policy.fall;
             return;
         }
@@ -195,6 +211,7 @@ impl Condition {
         if self.out.take().is_some_and(|out| out.reason != Reason::Starting) {
             self.came_back = Some(now);
         }
+        self.doubted = false;
         (self.no_connection, self.failures) = (0, 0);
     }
 }

@@ -69,6 +69,11 @@ impl Bench {
         self.step(HealthInput::Tick);
     }
 
+    fn companions(&self, port: u16) -> Option<BTreeSet<u16>> {
+        let companions = self.health.companions(address(port), &self.policy, self.now)?;
+        Some(companions.iter().map(SocketAddr::port).collect())
+    }
+
     #[track_caller]
     fn offers(&self, ports: impl IntoIterator<Item = u16>) {
         assert_eq!(self.offered, ports.into_iter().collect::<BTreeSet<u16>>());
@@ -228,6 +233,8 @@ fn a_new_endpoint_that_refuses_connections_is_back_the_moment_it_listens() {
         bench.tell(4, Evidence::ConnectFailed, 3);
         bench.offers(1..=3);
         bench.pass(1);
+        bench.offers(1..=3);
+        bench.pass(1);
         bench.offers(1..=4);
     }
     bench.tell(4, Evidence::ConnectFailed, 1);
@@ -282,6 +289,67 @@ fn many_that_are_only_starting_beside_a_few_that_are_well_are_no_panic() {
     bench.offers(1..=2);
     bench.check(7, true, 2);
     bench.offers([1, 2, 7]);
+}
+
+#[test]
+fn those_that_joined_together_are_asked_first_when_some_refuse_and_none_has_answered() {
+    let mut bench = Bench::settled(1..=2);
+    bench.step(HealthInput::List((3..=100).map(put).collect()));
+    (3..=4).for_each(|port| bench.tell(port, Evidence::ConnectFailed, 5));
+    bench.step(HealthInput::Doubt(address(4)));
+    bench.offers((1..=2).chain(5..=100));
+    bench.tell(5, Evidence::ConnectFailed, 1);
+    assert_eq!(bench.companions(5), Some((6..=100).collect()));
+    bench.step(HealthInput::Doubt(address(5)));
+    bench.offers(1..=2);
+    assert!(bench.told.contains(&(100, Wellness::Unwell)));
+    assert_eq!(bench.companions(5), None, "nobody is left to doubt");
+    bench.check(7, true, 1);
+    for port in [3, 4, 5, 8] {
+        bench.check(port, false, 1);
+    }
+    bench.pass(9);
+    bench.offers([1, 2, 7]);
+    bench.pass(1);
+    bench.offers([1, 2].into_iter().chain(6..=7).chain(9..=100));
+}
+
+#[test]
+fn those_that_are_all_there_is_get_requests_before_they_are_asked() {
+    let mut bench = Bench::new();
+    bench.step(HealthInput::List((1..=9).map(put).collect()));
+    (1..=3).for_each(|port| bench.tell(port, Evidence::ConnectFailed, 1));
+    bench.step(HealthInput::Doubt(address(3)));
+    bench.offers(4..=9);
+    bench.tell(4, Evidence::ConnectFailed, 1);
+    bench.check(5, false, 1);
+    bench.offers(6..=9);
+    assert!(!bench.health.is_panic());
+    bench.check(6, true, 1);
+    bench.offers([6]);
+    bench.tell(6, Evidence::TimedOut, 5);
+    bench.check(6, false, 3);
+    bench.offers(7..=9);
+    (7..=9).for_each(|port| bench.check(port, false, 1));
+    bench.offers(1..=9);
+}
+
+#[test]
+fn only_what_is_new_and_joined_together_is_doubted_and_not_too_much() {
+    let mut bench = Bench::settled(1..=9);
+    (1..=3).for_each(|port| bench.tell(port, Evidence::ConnectFailed, 1));
+    assert_eq!(bench.companions(1), None, "not new");
+    bench.step(HealthInput::List((10..=13).map(put).collect()));
+    bench.now += Duration::from_millis(1);
+    bench.step(HealthInput::List((20..=1_023).map(put).collect()));
+    (10..=12).for_each(|port| bench.tell(port, Evidence::ConnectFailed, 1));
+    (20..=22).for_each(|port| bench.tell(port, Evidence::ConnectFailed, 1));
+    assert_eq!(bench.companions(10), Some([13].into()), "others joined later");
+    assert_eq!(bench.companions(20), None, "1001 are too many");
+    bench.step(HealthInput::List(vec![Offer::Remove(address(1_000))]));
+    assert_eq!(bench.companions(20).map(|others| others.len()), Some(1_000));
+    bench.pass(10);
+    assert_eq!(bench.companions(10), None, "not new any more");
 }
 
 #[test]
@@ -354,6 +422,7 @@ fn input() -> impl Strategy<Value = HealthInput> {
         8 => (port(), evidence).prop_map(|(port, evidence)| HealthInput::Evidence(address(port), evidence)),
         4 => (port(), any::<bool>()).prop_map(|(port, passed)| HealthInput::Checked(address(port), passed)),
         1 => port().prop_map(|port| HealthInput::Forget(address(port))),
+        2 => port().prop_map(|port| HealthInput::Doubt(address(port))),
         2 => Just(HealthInput::Tick),
     ]
 }
@@ -364,7 +433,9 @@ proptest! {
     /// Whatever is told of whichever endpoint: a list that is not empty is never offered empty, nothing outside of
     /// it is offered, and what behaves is always offered.
     #[test]
-    fn no_evidence_empties_a_list(steps in prop::collection::vec((input(), 0u64..30), 1..80)) {
+    fn no_evidence_empties_a_list(
+        steps in prop::collection::vec((input(), prop_oneof![2 => Just(0), 1 => 0u64..30]), 1..80)
+    ) {
         let mut bench = Bench::new();
         for (input, seconds) in steps {
             bench.now += Duration::from_secs(seconds);
@@ -378,7 +449,12 @@ proptest! {
                 bench.health.conditions.get(&address(**port)).is_some_and(Condition::is_starting)
             });
             let started = list.len() - starting.count();
+            let doubted = list.iter().copied().filter(|port| {
+                bench.health.conditions.get(&address(*port)).is_some_and(Condition::is_doubted)
+            });
+            let doubted: BTreeSet<u16> = doubted.collect();
             let expected = match well == 0 || (well as f64) < 0.1 * started as f64 {
+                true if well == 0 && !doubted.is_empty() => doubted,
                 true => list.clone(),
                 false => list.difference(&out).copied().collect(),
             };

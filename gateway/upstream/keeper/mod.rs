@@ -237,6 +237,14 @@ impl Keeper {
         // Requests that began before an endpoint left still tell of it.
         if self.knows(report.address) {
             self.judge(HealthInput::Evidence(report.address, report.evidence));
+            let policy = self.policies.borrow().health;
+            let answered = |address: &SocketAddr| self.publisher.has_answered(*address);
+            if report.evidence == Evidence::ConnectFailed
+                && let Some(companions) = self.health.companions(report.address, &policy, now())
+                && !companions.iter().any(answered)
+            {
+                self.judge(HealthInput::Doubt(report.address));
+            }
             self.refresh();
         }
     }
@@ -289,12 +297,15 @@ impl Keeper {
             self.publisher.put_on_trial(address, on_trial);
         }
         self.publisher.publish(offers, now());
-        for (address, wellness) in wellness {
-            self.untold = true;
+        if wellness.is_empty() {
+            return;
+        }
+        self.untold = true;
+        for (address, wellness) in &wellness {
             tracing::info!(upstream = %self.name, endpoint = %address, state = ?wellness, "Health changed");
-            for source in 0..self.sources.len() {
-                self.step(source, Input::Health(address, wellness), Cause::Health);
-            }
+        }
+        for source in 0..self.sources.len() {
+            self.step(source, Input::Health(wellness.clone()), Cause::Health);
         }
     }
 

@@ -134,6 +134,31 @@ async fn the_old_colour_serves_while_the_new_one_refuses() {
 }
 
 #[tokio::test]
+async fn a_list_of_dead_addresses_brings_the_old_one_back_after_a_few_refusals() {
+    let mut keeper = keeper(&["a"]);
+    keeper.take(news(0, [1, 2]));
+    keeper.take(news(0, 10..110));
+    (10..12).for_each(|port| refuse(&mut keeper, port, 1));
+    assert_eq!(ports(&keeper).len(), 98);
+    refuse(&mut keeper, 12, 1);
+    assert_eq!(ports(&keeper), [1, 2]);
+    keeper.take(Event::Checked { address: address(20), passed: true });
+    assert_eq!(ports(&keeper), [20], "one that answers is enough for a list of two");
+}
+
+#[tokio::test]
+async fn a_list_of_which_one_has_answered_is_not_doubted() {
+    let mut keeper = keeper(&["a"]);
+    keeper.take(news(0, [1, 2]));
+    keeper.take(news(0, 10..110));
+    let snapshot = keeper.reader.snapshot();
+    let answering = snapshot.iter().find(|member| member.address() == address(20)).unwrap();
+    answering.stats().record(now(), Duration::from_millis(1), true);
+    (10..15).for_each(|port| refuse(&mut keeper, port, 1));
+    assert_eq!(ports(&keeper).len(), 95);
+}
+
+#[tokio::test]
 async fn evidence_about_strangers_is_not_remembered() {
     let mut keeper = keeper(&["a"]);
     keeper.take(news(0, 1..=3));

@@ -77,7 +77,7 @@ impl Bench {
     }
 
     fn health(&mut self, port: u16, wellness: Wellness) {
-        self.step(Input::Health(address(port), wellness));
+        self.step(Input::Health(vec![(address(port), wellness)]));
     }
 
     fn pass(&mut self, seconds: u64) {
@@ -590,7 +590,7 @@ fn input(happening: &Happening) -> Input {
         Happening::Drain(port) => changes(ClaimChange::Put(claim(&port.to_string(), *port, 0))),
         Happening::Remove(port) => changes(ClaimChange::Remove(port.to_string())),
         Happening::Failed => Input::Failed,
-        Happening::Health(port, wellness) => Input::Health(address(*port), *wellness),
+        Happening::Health(port, wellness) => Input::Health(vec![(address(*port), *wellness)]),
         Happening::Accept => Input::Accept,
         Happening::Pass(_) => Input::Tick,
     }
