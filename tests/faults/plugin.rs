@@ -194,7 +194,8 @@ pub async fn many() -> Outcome {
     let right = since.elapsed();
     traffic.more(500).await;
     let tally = traffic.stop().await;
-    assert!(tally.slowest < Duration::from_secs(5), "{tally}");
+    // A worker is away for a tenth of a second at most; the rest is room for a busy machine.
+    assert!(tally.slowest < Duration::from_secs(2), "{tally}");
     Outcome::without_failure(tally, right)
 }
 
