@@ -88,7 +88,7 @@ impl Condition {
 
     /// Whether it is out only because nobody knows anything of it.
     pub(super) fn is_doubted(&self) -> bool {
-        self.doubted && self.is_starting() && !self.failed_by_check
+        self.doubted && self.is_starting()
     }
 
     /// Those that joined together with it refuse connections: it is asked before it gets requests.
@@ -199,9 +199,6 @@ impl Condition {
     }
 
     fn eject(&mut self, reason: Reason, policy: &Policy, now: Instant) {
-        if self.came_back.is_some_and(|at| now.saturating_duration_since(at) >= policy.eject_most) {
-            self.times = 0;
-        }
         self.out = Some(Out { until: now + policy.pause(self.times), reason });
         self.times = self.times.saturating_add(1);
         self.probation = false;
@@ -211,7 +208,6 @@ impl Condition {
         if self.out.take().is_some_and(|out| out.reason != Reason::Starting) {
             self.came_back = Some(now);
         }
-        self.doubted = false;
         (self.no_connection, self.failures) = (0, 0);
     }
 }

@@ -236,6 +236,7 @@ fn a_new_endpoint_that_refuses_connections_is_back_the_moment_it_listens() {
         bench.offers(1..=3);
         bench.pass(1);
         bench.offers(1..=4);
+        assert!(bench.on_trial.is_empty());
     }
     bench.tell(4, Evidence::ConnectFailed, 1);
     bench.offers(1..=3);
@@ -259,11 +260,113 @@ fn failing_requests_take_out_no_more_than_their_share() {
 #[test]
 fn what_was_asked_and_is_silent_is_no_guess() {
     let mut bench = Bench::settled(1..=4);
-    for port in 1..=3 {
+    for port in 1..=2 {
         bench.tell(port, Evidence::ConnectFailed, 2);
         bench.check(port, false, 3);
     }
+    bench.tell(3, Evidence::TimedOut, 5);
     bench.offers([4]);
+}
+
+#[test]
+fn what_is_only_starting_or_has_left_is_no_guess() {
+    let mut bench = Bench::settled(1..=4);
+    bench.step(HealthInput::List((5..=8).map(put).collect()));
+    (5..=8).for_each(|port| bench.tell(port, Evidence::ConnectFailed, 1));
+    (1..=2).for_each(|port| bench.tell(port, Evidence::TimedOut, 5));
+    bench.offers(3..=4);
+    let gone = [1, 2, 5, 6, 7, 8].map(|port| Offer::Remove(address(port)));
+    bench.step(HealthInput::List(gone.into()));
+    bench.tell(3, Evidence::TimedOut, 5);
+    bench.offers([4]);
+}
+
+#[test]
+fn what_was_spared_and_answers_is_well() {
+    let mut bench = Bench::settled(1..=4);
+    (1..=3).for_each(|port| bench.tell(port, Evidence::TimedOut, 5));
+    bench.tell(3, Evidence::Answered, 1);
+    assert_eq!(bench.told.last(), Some(&(3, Wellness::Well)));
+}
+
+#[test]
+fn only_refused_connections_in_a_row_count_as_such() {
+    let mut bench = Bench::settled(1..=3);
+    for evidence in [Evidence::TimedOut, Evidence::ConnectFailed, Evidence::Broke, Evidence::ConnectFailed] {
+        bench.tell(1, evidence, 1);
+    }
+    bench.offers(1..=3);
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    bench.offers(2..=3);
+}
+
+#[test]
+fn a_check_that_connects_excuses_refused_connections() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    bench.check(1, true, 2);
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    bench.offers(1..=3);
+}
+
+#[test]
+fn what_joins_again_and_is_only_starting_is_not_on_trial() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.tell(1, Evidence::Answered, 1);
+    bench.step(HealthInput::List(vec![Offer::Remove(address(1))]));
+    bench.step(HealthInput::List(vec![put(1)]));
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    bench.pass(2);
+    bench.offers(1..=3);
+    assert!(bench.on_trial.is_empty());
+}
+
+#[test]
+fn a_trial_that_is_refused_is_out_for_its_connections_and_a_check_ends_it() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.pass(10);
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    assert_eq!(bench.health.out().next(), Some((address(1), Reason::Connections)));
+    bench.check(1, true, 2);
+    bench.offers(1..=3);
+    assert!(bench.on_trial.is_empty());
+}
+
+#[test]
+fn one_good_check_is_enough_for_what_is_new_or_only_starting() {
+    let mut bench = Bench::settled(1..=3);
+    bench.step(HealthInput::List((4..=5).map(put).collect()));
+    bench.check(4, false, 3);
+    bench.offers([1, 2, 3, 5]);
+    bench.check(4, true, 1);
+    bench.offers(1..=5);
+    bench.tell(5, Evidence::ConnectFailed, 1);
+    bench.check(5, false, 1);
+    bench.pass(60);
+    bench.offers(1..=4);
+    bench.check(5, true, 1);
+    bench.offers(1..=5);
+    assert!(!bench.health.is_waiting(), "starting is nothing to remember");
+}
+
+#[test]
+fn what_is_told_again_is_not_new_again() {
+    let mut bench = Bench::settled(1..=3);
+    bench.step(HealthInput::List(vec![put(1)]));
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    bench.offers(1..=3);
+}
+
+#[test]
+fn what_is_forgotten_is_offered_as_if_nothing_had_been() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.step(HealthInput::Forget(address(1)));
+    bench.offers(1..=3);
+    assert!(!bench.health.is_waiting());
+    assert_eq!(bench.told.last(), Some(&(1, Wellness::Well)));
 }
 
 #[test]
@@ -348,8 +451,21 @@ fn only_what_is_new_and_joined_together_is_doubted_and_not_too_much() {
     assert_eq!(bench.companions(20), None, "1001 are too many");
     bench.step(HealthInput::List(vec![Offer::Remove(address(1_000))]));
     assert_eq!(bench.companions(20).map(|others| others.len()), Some(1_000));
+    (10..=12).for_each(|port| bench.check(port, false, 1));
     bench.pass(10);
+    bench.offers((1..=9).chain([13]).chain(20..=999).chain(1_001..=1_023));
     assert_eq!(bench.companions(10), None, "not new any more");
+}
+
+#[test]
+fn doubt_is_no_reason_for_doubt() {
+    let mut bench = Bench::settled(1..=2);
+    bench.step(HealthInput::List((3..=10).map(put).collect()));
+    (3..=5).for_each(|port| bench.tell(port, Evidence::ConnectFailed, 1));
+    bench.step(HealthInput::Doubt(address(3)));
+    (3..=6).for_each(|port| bench.check(port, true, 1));
+    bench.offers(1..=6);
+    assert_eq!(bench.companions(3), None);
 }
 
 #[test]
@@ -392,6 +508,32 @@ fn one_failure_long_ago_is_not_a_long_silence() {
     bench.pass(100);
     bench.tell(1, Evidence::ConnectFailed, 2);
     assert_eq!(bench.told, [(1, Wellness::Unwell)]);
+}
+
+#[test]
+fn requests_tell_of_a_silence_and_an_answer_ends_it() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.now += Duration::from_secs(60);
+    bench.tell(1, Evidence::TimedOut, 1);
+    assert_eq!(bench.told, [(1, Wellness::Unwell), (1, Wellness::Gone)]);
+    bench.tell(1, Evidence::Answered, 1);
+    bench.now += Duration::from_secs(100);
+    bench.told.clear();
+    bench.tell(1, Evidence::TimedOut, 5);
+    assert_eq!(bench.told, [(1, Wellness::Unwell)]);
+}
+
+#[test]
+fn the_first_failure_after_a_long_quiet_is_no_long_silence() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.pass(10);
+    bench.now += Duration::from_secs(50);
+    bench.tell(1, Evidence::TimedOut, 1);
+    assert_eq!(bench.told.last(), Some(&(1, Wellness::Unwell)));
+    bench.tell(1, Evidence::TimedOut, 1);
+    assert_eq!(bench.told.last(), Some(&(1, Wellness::Gone)));
 }
 
 #[test]
