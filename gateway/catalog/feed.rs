@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::{self, Config},
     registry::{Watch, watch},
-    upstream::{Disk, Keeper, Plan, Policies, Reader, SourceName, Status, UpstreamName},
+    upstream::{Disk, Event, Keeper, Plan, Policies, Reader, SourceName, Status, UpstreamName},
 };
 
 /// Events on their way to a keeper. A watch that is faster waits.
@@ -104,6 +104,17 @@ impl Feed {
         let (new, check) = (policies(upstream), upstream.reliability.check.clone());
         self.policies.send_if_modified(|known| replace(known, new));
         self.check.send_if_modified(|known| replace(known, check));
+    }
+
+    /// Waits until the list as it is now is on disk, or cannot be, for another feed that will start from there.
+    pub(super) async fn hand_over(&self) {
+        let (written, waiting) = oneshot::channel();
+        if let Some(events) = self.keeper_side.events.upgrade()
+            && events.send(Event::HandOver(written)).await.is_ok()
+        {
+            // It is only ever dropped.
+            let _ = waiting.await;
+        }
     }
 
     /// Ends the watches and waits until the last list is written.

@@ -137,6 +137,10 @@ impl Task {
                     Running { upstream, feed: known.feed.clone() }
                 }
                 None => {
+                    // Its list goes on with other sources.
+                    if let Some(known) = self.running.get(name) {
+                        known.feed.hand_over().await;
+                    }
                     let Some(feed) = Feed::start(name.clone(), settings, &config, &self.parts).await else {
                         break;
                     };

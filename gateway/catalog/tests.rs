@@ -164,6 +164,21 @@ async fn an_upstream_that_did_not_change_stays_the_same_when_another_comes() {
 }
 
 #[tokio::test]
+async fn a_registry_changed_right_after_the_list_starts_from_that_list() {
+    let fixture = start(&[("orders", "10.0.0.1:80")], &["orders"]).await;
+    fixture.listed.services.lock().unwrap().clear();
+    let mut config = Arc::unwrap_or_clone(configured(&["orders"]));
+    let registry = Arc::make_mut(config.registries.get_mut("main").unwrap());
+    registry.settings = r#"{"other":1}"#.into();
+    fixture.control.apply(Arc::new(config)).await;
+    let table = fixture.catalog.table();
+    let orders = &table.upstreams[&UpstreamName::new("orders")];
+    let address = |list: Arc<crate::upstream::Snapshot>| list.iter().next().map(|member| member.address());
+    assert_eq!(orders.status().sources[0].claims, 0, "the other registry knows of nothing");
+    assert_eq!(address(orders.reader.snapshot()), Some("10.0.0.1:80".parse().unwrap()));
+}
+
+#[tokio::test]
 async fn a_service_is_found_by_its_name() {
     let fixture = start(&[("orders", "10.0.0.1:80")], &[]).await;
     let found = fixture.catalog.find(&by_name(), "orders".into()).await.unwrap();
@@ -237,12 +252,12 @@ async fn an_endpoint_that_refuses_connections_leaves_by_reports() {
     let (_fixture, upstream) = running(&services).await;
     let member = upstream.reader.snapshot().iter().next().unwrap().clone();
     let mut generations = upstream.reader.generations();
-    upstream.report(&member, Evidence::Answered);
+    upstream.report(&member, Evidence::Answered, None);
     assert!(!member.stats().is_suspected());
-    upstream.report(&member, Evidence::ConnectFailed);
+    upstream.report(&member, Evidence::ConnectFailed, None);
     generations.changed().await.unwrap();
     assert!(upstream.reader.snapshot().iter().all(|other| other.address() != member.address()));
-    upstream.report(&member, Evidence::Answered);
+    upstream.report(&member, Evidence::Answered, None);
     generations.changed().await.unwrap();
     assert_eq!(upstream.reader.snapshot().len(), 3);
 }

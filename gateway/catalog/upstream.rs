@@ -13,7 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     config, selector,
     telemetry::UpstreamMetrics,
-    upstream::{Command, Event, Evidence, Member, Order, OrderError, Reader, Report, Status, UpstreamName},
+    upstream::{
+        Command, Event, Evidence, Member, Order, OrderError, Reader, Report, Status, Trial, UpstreamName,
+    },
 };
 
 /// The way to the keeper of an upstream.
@@ -76,20 +78,29 @@ impl Upstream {
         self.keeper.status.borrow().clone()
     }
 
-    /// Tells what a request learned of an endpoint. Called once for every request sent to it.
+    /// Tells what a request learned of an endpoint. Called once for every request sent to it; `trial` is what it was
+    /// admitted with, if it was the one that tries the endpoint.
     ///
     /// Never waits. A success costs one load, unless the endpoint failed before; of more failures than can be taken
     /// in, some are lost.
-    pub fn report(&self, member: &Member, evidence: Evidence) {
+    pub fn report(&self, member: &Member, evidence: Evidence, trial: Option<Trial>) {
         let (stats, failed) = (member.stats(), evidence != Evidence::Answered);
-        if !failed && !stats.is_suspected() {
+        let needless = if failed { stats.is_on_trial() } else { !stats.is_suspected() };
+        // Who fails beside a trial began before it, or had no choice: the one that was admitted tells how it is now.
+        if needless && trial.is_none() {
             return;
         }
         stats.suspect(failed);
         let report = Report { address: member.address(), evidence };
         if self.keeper.reports.try_send(report).is_err() {
-            // A lost success is told by the next one.
+            // A lost success is told by the next one, and the next request is the trial.
             stats.suspect(true);
+            return;
+        }
+        match trial {
+            Some(trial) if failed => trial.fail(),
+            Some(trial) => trial.pass(),
+            None => {}
         }
     }
 

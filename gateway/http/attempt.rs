@@ -21,25 +21,30 @@ use super::{
 use crate::{
     client::{Connection, DialError},
     resilience::repeatable,
-    upstream::{Evidence, InFlight, Member},
+    upstream::{Evidence, InFlight, Member, Trial},
 };
 
 type Sent = Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<Sending>>>>>>;
 
 /// A request that was sent to an endpoint. Resolves to the head of the answer. Dropping it closes the connection.
 pub(super) struct Attempt {
-    pub trial: Trial,
+    pub opened: Opened,
     pub connection: Connection<Sending>,
     pub timer: Timer,
     spare: Option<Box<Request<Sending>>>,
     sent: Sent,
 }
 
-/// What is begun with an endpoint before it is connected.
-pub(super) struct Trial {
+/// An endpoint, and the right to try it if it is on trial.
+pub(super) type Picked = (Arc<Member>, Option<Trial>);
+
+/// What is begun with an endpoint before there is a connection.
+pub(super) struct Opened {
     pub member: Arc<Member>,
     pub in_flight: InFlight,
     pub begun: Instant,
+    /// If this request is the one that tries the endpoint.
+    pub trial: Option<Trial>,
 }
 
 /// A try that failed, and the request if it can be tried again.
@@ -50,23 +55,23 @@ pub(super) struct Failed {
     pub stale: bool,
 }
 
-impl Trial {
-    pub(super) fn begin(member: Arc<Member>, begun: Instant) -> Self {
-        Self { in_flight: member.begin(begun), member, begun }
+impl Opened {
+    pub(super) fn begin((member, trial): Picked, begun: Instant) -> Self {
+        Self { in_flight: member.begin(begun), member, begun, trial }
     }
 }
 
 impl Attempt {
     pub(super) fn send(
-        trial: Trial,
+        opened: Opened,
         mut connection: Connection<Sending>,
         mut request: Request<Sending>,
         timer: Timer,
     ) -> Self {
-        name_host(&mut request, &trial.member);
+        name_host(&mut request, &opened.member);
         let spare = spare(&request, connection.reused);
         let sent = Box::pin(connection.sender.try_send_request(request));
-        Self { trial, connection, timer, spare, sent }
+        Self { opened, connection, timer, spare, sent }
     }
 }
 

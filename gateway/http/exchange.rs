@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 
 use super::{
     Failure,
-    attempt::{Attempt, Failed, Trial, evidence},
+    attempt::{Attempt, Failed, Opened, Picked, evidence},
     body::{Body, Sending, Settle, Upload},
     forward,
     service::Visitor,
@@ -29,8 +29,11 @@ use crate::{
     resilience::Attempts,
     selector::RequestFacts,
     server::Link,
-    upstream::Member,
+    upstream::{Admission, Member, Slot},
 };
+
+/// Endpoints on trial that one request avoids, before it goes where it is sent: each costs another pick.
+const AVOIDED_MOST: usize = 8;
 
 /// A request whose route is known.
 pub(super) struct Routed {
@@ -74,7 +77,7 @@ pub(super) struct Exchange {
 type Outcome = Result<(Response<Incoming>, Connection<Sending>), Failed>;
 
 /// Another try: on this endpoint, with this request.
-type Next = (Arc<Member>, Request<Sending>);
+type Next = (Picked, Request<Sending>);
 
 impl Routed {
     /// Picks an endpoint, and sends the request if one of its connections is idle.
@@ -86,19 +89,20 @@ impl Routed {
         let attempts = Attempts::new(target.upstream.config.retries);
         let mut exchange =
             Exchange { visitor, target, link, client, started, upgrading: false, upload, attempts };
-        let member = match exchange.pick(&head) {
-            Ok(member) => member,
+        let picked = match exchange.pick(&head) {
+            Ok(picked) => picked,
             Err(failure) => return Answering::Known(exchange.answered(Err(failure), Instant::now())),
         };
         forward::request(&mut head, &exchange.visitor.sender, strip, exchange.upload.is_some());
         exchange.upgrading = head.headers.contains_key(header::UPGRADE);
         let request = Request::from_parts(head, body);
-        match exchange.visitor.worker.pool.take(member.address()) {
+        match exchange.visitor.worker.pool.take(picked.0.address()) {
             Some(connection) => {
-                let attempt = exchange.attempt(Trial::begin(member, started), connection, request, started);
+                let opened = Opened::begin(picked, started);
+                let attempt = exchange.attempt(opened, connection, request, started);
                 Answering::Sent(exchange, attempt)
             }
-            None => Answering::Long(Box::pin(exchange.go_on(member, request))),
+            None => Answering::Long(Box::pin(exchange.go_on(picked, request))),
         }
     }
 }
@@ -111,11 +115,11 @@ impl Future for Answering {
         if let Self::Sent(_, attempt) = answering {
             let outcome = ready!(Pin::new(attempt).poll(cx));
             if let Self::Sent(mut exchange, attempt) = mem::replace(answering, Self::Over) {
-                let (trial, outcome) = exchange.end(attempt, outcome);
-                match exchange.conclude(trial, outcome) {
+                let (opened, outcome) = exchange.end(attempt, outcome);
+                match exchange.conclude(opened, outcome) {
                     ControlFlow::Break(response) => return Poll::Ready(response),
-                    ControlFlow::Continue((member, request)) => {
-                        *answering = Self::Long(Box::pin(exchange.go_on(member, request)));
+                    ControlFlow::Continue((picked, request)) => {
+                        *answering = Self::Long(Box::pin(exchange.go_on(picked, request)));
                     }
                 }
             }
@@ -131,27 +135,45 @@ impl Future for Answering {
 }
 
 impl Exchange {
-    fn pick(&self, head: &Parts) -> Result<Arc<Member>, Failure> {
+    /// An endpoint that may be sent to. While another request tries one that is on trial, this one goes elsewhere
+    /// where it can.
+    fn pick(&self, head: &Parts) -> Result<Picked, Failure> {
         let facts = RequestFacts { head, client: self.client };
-        Ok(self.target.view.pick(&facts, self.attempts.number(), self.attempts.tried())?)
+        let pick = |tried: &[Slot]| self.target.view.pick(&facts, self.attempts.number(), tried);
+        let mut member = pick(self.attempts.tried())?;
+        let mut tried = Vec::new();
+        loop {
+            match member.stats().admit() {
+                Admission::Open => return Ok((member, None)),
+                Admission::Trial(trial) => return Ok((member, Some(trial))),
+                Admission::Refused if tried.len() == AVOIDED_MOST => return Ok((member, None)),
+                Admission::Refused => {}
+            }
+            tried.push(member.slot());
+            let avoided: Vec<Slot> = self.attempts.tried().iter().chain(&tried).copied().collect();
+            member = match pick(&avoided) {
+                Ok(other) if !avoided.contains(&other.slot()) => other,
+                _ => return Ok((member, None)),
+            };
+        }
     }
 
     /// Tries until there is an answer or no other try may be made.
-    async fn go_on(mut self, mut member: Arc<Member>, mut request: Request<Sending>) -> Response<Body> {
+    async fn go_on(mut self, mut picked: Picked, mut request: Request<Sending>) -> Response<Body> {
         loop {
             let begun = if self.attempts.number() == 0 { self.started } else { Instant::now() };
-            let trial = Trial::begin(member, begun);
-            let (trial, outcome) = match self.connect(&trial.member).await {
+            let opened = Opened::begin(picked, begun);
+            let (opened, outcome) = match self.connect(&opened.member).await {
                 Ok(connection) => {
-                    let mut attempt = self.attempt(trial, connection, request, Instant::now());
+                    let mut attempt = self.attempt(opened, connection, request, Instant::now());
                     let outcome = (&mut attempt).await;
                     self.end(attempt, outcome)
                 }
-                Err(error) => (trial, Err(Failed::to_dial(error, request))),
+                Err(error) => (opened, Err(Failed::to_dial(error, request))),
             };
-            match self.conclude(trial, outcome) {
+            match self.conclude(opened, outcome) {
                 ControlFlow::Break(response) => return response,
-                ControlFlow::Continue(next) => (member, request) = next,
+                ControlFlow::Continue(next) => (picked, request) = next,
             }
         }
     }
@@ -170,28 +192,28 @@ impl Exchange {
     /// Sends over a connection. The time for the answer counts from `now`.
     fn attempt(
         &self,
-        trial: Trial,
+        opened: Opened,
         connection: Connection<Sending>,
         request: Request<Sending>,
         now: Instant,
     ) -> Attempt {
         let limit = self.target.upstream.config.timeouts.response;
         let timer = self.visitor.timer.set(now, limit, self.upload.clone());
-        Attempt::send(trial, connection, request, timer)
+        Attempt::send(opened, connection, request, timer)
     }
 
-    fn end(&self, attempt: Attempt, outcome: Result<Response<Incoming>, Failed>) -> (Trial, Outcome) {
-        let Attempt { trial, connection, timer, .. } = attempt;
+    fn end(&self, attempt: Attempt, outcome: Result<Response<Incoming>, Failed>) -> (Opened, Outcome) {
+        let Attempt { opened, connection, timer, .. } = attempt;
         self.visitor.timer.keep(timer);
-        (trial, outcome.map(|response| (response, connection)))
+        (opened, outcome.map(|response| (response, connection)))
     }
 
     /// Makes of the outcome of a try the answer for the client, or the next try.
-    fn conclude(&mut self, trial: Trial, outcome: Outcome) -> ControlFlow<Response<Body>, Next> {
-        let at = self.learn(&trial, &outcome);
+    fn conclude(&mut self, mut opened: Opened, outcome: Outcome) -> ControlFlow<Response<Body>, Next> {
+        let at = self.learn(&mut opened, &outcome);
         let response = match outcome {
-            Ok((response, connection)) => self.pass_on(response, connection, trial),
-            Err(failed) => match self.next(trial.member, failed) {
+            Ok((response, connection)) => self.pass_on(response, connection, opened),
+            Err(failed) => match self.next(opened.member, failed) {
                 Ok(next) => return ControlFlow::Continue(next),
                 Err(failure) => Err(failure),
             },
@@ -200,8 +222,8 @@ impl Exchange {
     }
 
     /// The endpoint's statistics and its upstream's health learn of a try that ended just now.
-    fn learn(&self, trial: &Trial, outcome: &Outcome) -> Instant {
-        let Trial { member, begun, .. } = trial;
+    fn learn(&self, opened: &mut Opened, outcome: &Outcome) -> Instant {
+        let Opened { member, begun, trial, .. } = opened;
         let at = Instant::now();
         let success = match outcome {
             Ok((response, _)) => Some(!response.status().is_server_error()),
@@ -212,7 +234,7 @@ impl Exchange {
         }
         if let Some(evidence) = evidence(outcome) {
             let upstream = &self.target.upstream;
-            upstream.report(member, evidence);
+            upstream.report(member, evidence, trial.take());
             upstream.metrics.learned(self.visitor.worker.index, evidence);
         }
         at
@@ -225,9 +247,9 @@ impl Exchange {
         let Some(request) = again.filter(|_| more) else { return Err(failure) };
         let (head, body) = request.into_parts();
         match self.pick(&head) {
-            Ok(other) if stale || !self.attempts.tried().contains(&other.slot()) => {
+            Ok(picked) if stale || !self.attempts.tried().contains(&picked.0.slot()) => {
                 self.target.upstream.metrics.retried(self.visitor.worker.index);
-                Ok((other, Request::from_parts(head, body)))
+                Ok((picked, Request::from_parts(head, body)))
             }
             // Nobody else is there: the first failure says more.
             _ => Err(failure),
@@ -239,9 +261,9 @@ impl Exchange {
         &self,
         mut response: Response<Incoming>,
         connection: Connection<Sending>,
-        trial: Trial,
+        opened: Opened,
     ) -> Result<Response<Body>, Failure> {
-        let Trial { member, in_flight, .. } = trial;
+        let Opened { member, in_flight, .. } = opened;
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switching && !self.upgrading {
             return Err(Failure::BadAnswer("switches protocols unasked".into()));

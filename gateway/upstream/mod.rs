@@ -27,6 +27,6 @@ pub use keeper::{
 pub use merge::{Changed, Merge};
 pub use publish::{Offer, Published, Publisher, Reader};
 pub use snapshot::{CatchUp, Change, Generation, Member, Snapshot};
-pub use stats::{Figures, InFlight, Stats};
+pub use stats::{Admission, Figures, InFlight, Stats, Trial};
 pub use trust::{Claim, ClaimChange, Input, News, Origin, Policy as TrustPolicy, Source, Step, Wellness};
 pub use words::{Endpoint, Labels, Slot, UpstreamName, Weight};

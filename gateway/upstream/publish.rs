@@ -1,7 +1,7 @@
 //! The one place where an upstream's list is exchanged.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -76,6 +76,8 @@ pub struct Publisher {
     slots: Slots,
     members: HashMap<SocketAddr, Arc<Member>>,
     retired: HashMap<SocketAddr, (Instant, Arc<Stats>)>,
+    /// Endpoints that one request at a time tries, whether they are offered or not.
+    on_trial: HashSet<SocketAddr>,
 }
 
 impl Publisher {
@@ -84,7 +86,7 @@ impl Publisher {
         let (generation, receiver) = watch::channel(0);
         let reader = Reader { shared: shared.clone(), generation: receiver };
         let (slots, members, retired) = (Slots::new(), HashMap::new(), HashMap::new());
-        (Self { shared, generation, slots, members, retired }, reader)
+        (Self { shared, generation, slots, members, retired, on_trial: HashSet::new() }, reader)
     }
 
     /// The number of the list in force.
@@ -111,6 +113,22 @@ impl Publisher {
         Some(published)
     }
 
+    /// Lets one request at a time to an endpoint, or all again. One that is about to be offered begins so.
+    pub fn put_on_trial(&mut self, address: SocketAddr, on_trial: bool) {
+        match on_trial {
+            true => drop(self.on_trial.insert(address)),
+            false => drop(self.on_trial.remove(&address)),
+        }
+        if let Some(member) = self.members.get(&address) {
+            member.stats().put_on_trial(on_trial);
+        }
+    }
+
+    /// Whether an endpoint that is offered has ever answered a request, as far as anybody remembers.
+    pub fn has_answered(&self, address: SocketAddr) -> bool {
+        self.members.get(&address).is_some_and(|member| member.stats().has_answered())
+    }
+
     fn change(&mut self, offer: Offer, now: Instant, published: &mut Published) -> Option<Change> {
         match offer {
             Offer::Put(endpoint) => {
@@ -124,6 +142,7 @@ impl Publisher {
                     None => {
                         published.added.push(address);
                         let stats = self.retired.remove(&address).map(|(_, stats)| stats).unwrap_or_default();
+                        stats.put_on_trial(self.on_trial.contains(&address));
                         Member::new(self.slots.take(), endpoint, stats)
                     }
                 };
@@ -186,6 +205,23 @@ mod tests {
         publisher.publish(vec![Offer::Put(endpoint(1, 7))], now);
         let snapshot = reader.snapshot();
         assert!(Arc::ptr_eq(snapshot.iter().next().unwrap().stats(), &before));
+    }
+
+    #[test]
+    fn an_endpoint_is_on_trial_from_the_moment_it_is_offered() {
+        let (mut publisher, reader) = Publisher::new(UpstreamName::new("orders"));
+        let (now, address) = (Instant::now(), endpoint(1, 1).address);
+        let on_trial = || reader.snapshot().iter().next().unwrap().stats().is_on_trial();
+        publisher.put_on_trial(address, true);
+        publisher.publish(vec![Offer::Put(endpoint(1, 1))], now);
+        assert!(on_trial());
+        publisher.put_on_trial(address, false);
+        assert!(!on_trial());
+        publisher.put_on_trial(address, true);
+        publisher.publish(vec![Offer::Remove(address)], now);
+        publisher.put_on_trial(address, false);
+        publisher.publish(vec![Offer::Put(endpoint(1, 1))], now);
+        assert!(!on_trial(), "though its statistics are those of before");
     }
 
     proptest! {

@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -33,7 +33,18 @@ pub struct Stats {
     failures: AtomicU64,
     /// The keeper was told of a failure, and not of a success since.
     suspected: AtomicBool,
+    /// One of [`OPEN`], [`FREE`] and [`TAKEN`].
+    trial: AtomicU8,
 }
+
+/// Requests go to the endpoint as they come.
+const OPEN: u8 = 0;
+
+/// The endpoint is on trial, and the next request tries it.
+const FREE: u8 = 1;
+
+/// The endpoint is on trial, and a request tries it now, or has failed and the keeper is about to hear of it.
+const TAKEN: u8 = 2;
 
 /// A copy of the statistics at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,6 +71,7 @@ impl Stats {
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             suspected: AtomicBool::new(false),
+            trial: AtomicU8::new(OPEN),
         }
     }
 
@@ -105,6 +117,28 @@ impl Stats {
         self.suspected.store(suspected, Relaxed);
     }
 
+    /// Whether this request may go to the endpoint: always, unless it is on trial and another request tries it.
+    pub fn admit(self: &Arc<Self>) -> Admission {
+        if self.trial.load(Relaxed) == OPEN {
+            return Admission::Open;
+        }
+        match self.trial.compare_exchange(FREE, TAKEN, Relaxed, Relaxed) {
+            Ok(_) => Admission::Trial(Trial { stats: self.clone(), failed: false }),
+            Err(OPEN) => Admission::Open,
+            Err(_) => Admission::Refused,
+        }
+    }
+
+    /// Whether one request at a time decides if the endpoint gets others.
+    pub fn is_on_trial(&self) -> bool {
+        self.trial.load(Relaxed) != OPEN
+    }
+
+    /// Begins a trial, or ends whatever trial there is.
+    pub fn put_on_trial(&self, on_trial: bool) {
+        self.trial.store(if on_trial { FREE } else { OPEN }, Relaxed);
+    }
+
     /// Requests sent whose answer is not complete yet.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
@@ -118,6 +152,11 @@ impl Stats {
     /// The share of requests that succeeded, averaged.
     pub fn success(&self) -> f64 {
         f64::from_bits(self.success.load(Relaxed))
+    }
+
+    /// Whether any request succeeded.
+    pub fn has_answered(&self) -> bool {
+        self.latency_ns() > 0 && self.success() > 0.0
     }
 
     /// How long ago the last request was sent, `Duration::MAX` when never.
@@ -160,6 +199,44 @@ impl Drop for InFlight {
     }
 }
 
+/// Whether a request may go to an endpoint.
+#[derive(Debug)]
+pub enum Admission {
+    Open,
+    /// It is the one that tries an endpoint which came back by time alone.
+    Trial(Trial),
+    /// Another one does.
+    Refused,
+}
+
+/// The right to try an endpoint, of one request. Dropped, the next request has it.
+#[derive(Debug)]
+pub struct Trial {
+    stats: Arc<Stats>,
+    failed: bool,
+}
+
+impl Trial {
+    /// The endpoint has answered: everybody may go there.
+    pub fn pass(self) {
+        self.stats.put_on_trial(false);
+    }
+
+    /// The keeper was told of the failure: nobody goes there until it has decided.
+    pub fn fail(mut self) {
+        self.failed = true;
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if !self.failed {
+            // Unless the endpoint is not on trial any more.
+            let _ = self.stats.trial.compare_exchange(TAKEN, FREE, Relaxed, Relaxed);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,6 +254,33 @@ mod tests {
         assert!((stats.latency_ns() as f64 - expected).abs() < 1e3, "{}", stats.latency_ns());
         assert!((stats.success() - keep).abs() < 1e-6);
         assert_eq!(stats.figures().consecutive_failures, 1);
+    }
+
+    #[test]
+    fn an_endpoint_on_trial_takes_one_request_at_a_time() {
+        let stats = Arc::new(Stats::new());
+        assert!(matches!(stats.admit(), Admission::Open));
+        stats.put_on_trial(true);
+        let Admission::Trial(given_up) = stats.admit() else { panic!() };
+        assert!(matches!(stats.admit(), Admission::Refused));
+        drop(given_up);
+        let Admission::Trial(failing) = stats.admit() else { panic!() };
+        failing.fail();
+        assert!(matches!(stats.admit(), Admission::Refused), "until the keeper has decided");
+        stats.put_on_trial(true);
+        let Admission::Trial(passing) = stats.admit() else { panic!() };
+        passing.pass();
+        assert!(matches!(stats.admit(), Admission::Open) && !stats.is_on_trial());
+    }
+
+    #[test]
+    fn a_trial_that_ends_after_the_keeper_has_spoken_changes_nothing() {
+        let stats = Arc::new(Stats::new());
+        stats.put_on_trial(true);
+        let Admission::Trial(trial) = stats.admit() else { panic!() };
+        stats.put_on_trial(false);
+        drop(trial);
+        assert!(matches!(stats.admit(), Admission::Open));
     }
 
     #[test]

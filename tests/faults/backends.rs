@@ -20,8 +20,13 @@ use crate::{
 };
 
 /// Five failures in a row take an instance out, and each other client may have a request under way to it then. After
-/// 10 s it is tried again: the first failure takes it out for 20 s, with as many under way.
-const UNTIL_OUT: u64 = (5 + CLIENTS as u64 - 1) + CLIENTS as u64;
+/// 10 s one request tries it, and its failure takes it out for 20 s.
+const BY_RULE: u64 = (5 + OTHERS) + 1;
+
+const OTHERS: u64 = CLIENTS as u64 - 1;
+
+/// Workers hear of the fifth failure a moment after it, and each other client may have sent one more until then.
+const UNTIL_OUT: u64 = BY_RULE + OTHERS;
 
 /// What the instance answers that will turn. All answer something with the name of the service in it.
 const ODD: &str = "orders odd";

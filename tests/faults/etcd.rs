@@ -73,6 +73,44 @@ pub async fn restarted_empty() -> Outcome {
     recovers(&etcd, service).await
 }
 
+/// Two of three instances registered after the backup was made. They and one more register again later.
+pub async fn restored_from_a_backup() -> Outcome {
+    let mut etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    let backends = Backend::several(3).await;
+    service::register(&mut client, "b0", backends[0].address).await;
+    let backup = etcd.back_up();
+    for (number, backend) in backends.iter().enumerate().skip(1) {
+        service::register(&mut client, &format!("b{number}"), backend.address).await;
+    }
+    let before = stands(&etcd).await;
+    let mut service = Service::with(backends, &service::config(&etcd.toml(None), "")).await;
+    etcd.restart_from(&backup).await;
+    let after = stands(&etcd).await;
+    assert!(after.0 != before.0 && after.1 < before.1, "cluster and revision: {before:?}, then {after:?}");
+    until("the old state is heard", || async { service::source(&service.gateway).await["instances"] == 1 })
+        .await;
+    assert_eq!(service::source(&service.gateway).await["origin"], "live");
+    service.traffic.more(1_000).await;
+    let mut client = etcd.client().await;
+    for number in [1, 2] {
+        service::register(&mut client, &format!("b{number}"), service.backends[number].address).await;
+    }
+    let right = service.reaches_a_new_one(etcd.client()).await;
+    service::withdraw(&mut client, "b0").await;
+    service::endpoints(&service.gateway, 3).await;
+    assert_eq!(service::source(&service.gateway).await["reserve"]["count"], 0);
+    service.traffic.more(200).await;
+    Outcome::without_failure(service.traffic.stop().await, right)
+}
+
+/// Which cluster this is, and at which revision.
+async fn stands(etcd: &Etcd) -> (u64, i64) {
+    let answer = etcd.client().await.get("any", None).await.unwrap();
+    let header = answer.header().unwrap();
+    (header.cluster_id(), header.revision())
+}
+
 pub async fn leases_expired() -> Outcome {
     let etcd = Etcd::start().await;
     let mut client = etcd.client().await;

@@ -15,6 +15,7 @@ mod gateway;
 mod network;
 mod plugin;
 mod report;
+mod state;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -27,12 +28,13 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 type Run = fn() -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-const CASES: [(&str, Run); 34] = [
+const CASES: [(&str, Run); 39] = [
     ("etcd: killed", || Box::pin(etcd::killed())),
     ("etcd: down for 60 s", || Box::pin(etcd::down_for_a_minute())),
     ("etcd: stopped with SIGSTOP", || Box::pin(etcd::stopped())),
     ("etcd: restarted with its data", || Box::pin(etcd::restarted())),
     ("etcd: restarted empty", || Box::pin(etcd::restarted_empty())),
+    ("etcd: restored from an older backup", || Box::pin(etcd::restored_from_a_backup())),
     ("etcd: leader of three killed", || Box::pin(etcd::leader_killed())),
     ("etcd: quorum of three lost", || Box::pin(etcd::quorum_lost())),
     ("etcd: compacted while disconnected", || Box::pin(etcd::compacted())),
@@ -48,6 +50,10 @@ const CASES: [(&str, Run); 34] = [
     ("gateway: killed, etcd silent", || Box::pin(gateway::killed_while_etcd_is_silent())),
     ("gateway: killed, data changed", || Box::pin(gateway::killed_while_the_data_changes())),
     ("gateway: killed, state damaged", || Box::pin(gateway::killed_and_its_state_damaged())),
+    ("gateway: state directory full", || Box::pin(state::full())),
+    ("gateway: state directory read-only", || Box::pin(state::read_only())),
+    ("gateway: state directory of another user", || Box::pin(state::wrong_owner())),
+    ("gateway: state directory of another gateway", || Box::pin(state::held())),
     ("plugin: traps on the third call", || Box::pin(plugin::traps())),
     ("plugin: loops", || Box::pin(plugin::loops())),
     ("plugin: leaks memory", || Box::pin(plugin::leaks())),

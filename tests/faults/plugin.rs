@@ -137,9 +137,9 @@ pub async fn garbage() -> Outcome {
 
 /// A hundred addresses where nobody listens, in place of all it said before.
 pub async fn dead() -> Outcome {
-    /// Each of them may fail a request when it is met first, and another a second later, when it is tried again
-    /// before a check has asked it.
-    const BOUND: u64 = 2 * 100;
+    /// The third that refuses takes all of them out: two requests, and what each client sends until workers hear of
+    /// it. Once when they take the place of others, and once when others take theirs and they are the reserve.
+    const BOUND: u64 = 2 * (2 + 2 * CLIENTS as u64);
     let mut service = start().await;
     // What it said before is known to the new source from there.
     let saved = service.gateway.folder().join("state/lists/orders.json");
@@ -194,7 +194,8 @@ pub async fn many() -> Outcome {
     let right = since.elapsed();
     traffic.more(500).await;
     let tally = traffic.stop().await;
-    assert!(tally.slowest < Duration::from_secs(5), "{tally}");
+    // A worker is away for a tenth of a second at most; the rest is room for a busy machine.
+    assert!(tally.slowest < Duration::from_secs(2), "{tally}");
     Outcome::without_failure(tally, right)
 }
 

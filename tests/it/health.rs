@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use crate::support::{
     gateway::{Gateway, PATIENCE, until},
     origin::{Origin, Reply},
+    traffic::Traffic,
 };
 
 /// An upstream of these addresses, known for long enough that nothing is forgiven.
@@ -214,4 +215,31 @@ async fn a_check_that_asks_who_is_there_finds_another_service_at_the_address() {
         ejected(&orders(&gateway).await) == [(stranger.address.to_string(), "checks".into())]
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_returns_is_tried_by_one_request_at_a_time() {
+    const CLIENTS: usize = 8;
+    let well = Arc::new(AtomicBool::new(false));
+    let flag = well.clone();
+    let odd =
+        Origin::replying(move |_| if flag.load(Relaxed) { Reply::text("odd") } else { Reply::Hang }).await;
+    let even = Origin::start("even").await;
+    let settings = "health = { failures = 3, eject_ms = 100, max_eject_ms = 100, grace_ms = 0 }\n\
+                    timeouts = { response_ms = 300 }";
+    let gateway = Gateway::start(&upstream(&[even.address, odd.address], settings));
+    let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
+    let first = 3 + CLIENTS as u64 - 1;
+    until("it was tried some times", || async { odd.seen().len() as u64 > first + 5 }).await;
+    let tried = odd.seen().len() as u64;
+    // The first made the list; from then on each time it is out, and each time it is in, is one.
+    let returns = orders(&gateway).await["generation"].as_u64().unwrap() / 2;
+    assert!(tried <= first + returns, "{tried} requests, {returns} returns");
+
+    well.store(true, Relaxed);
+    traffic.reaches("odd", Instant::now()).await;
+    let before = odd.seen().len();
+    traffic.more(200).await;
+    assert!(odd.seen().len() - before > 50, "it has its share again");
+    traffic.stop().await.at_most_failed(first + returns + 1);
 }

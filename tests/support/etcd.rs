@@ -275,6 +275,48 @@ impl Etcd {
         self.restart().await;
     }
 
+    /// Copies what it holds now into a file, as a backup does.
+    pub fn back_up(&self) -> PathBuf {
+        let backup = self.folder.path().join("backup");
+        self.etcdctl(&["--endpoints", &self.endpoint(), "snapshot", "save"], &backup);
+        backup
+    }
+
+    /// Starts it again with what it held when the backup was made, as another cluster with earlier revisions.
+    pub async fn restart_from(&mut self, backup: &Path) {
+        self.kill9();
+        self.wipe();
+        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let data = self.folder.path().join("data").display().to_string();
+        let (cluster, token) = (format!("default={peer}"), format!("{:x}", fastrand::u64(..)));
+        self.etcdctl(
+            &[
+                "--data-dir",
+                &data,
+                "--initial-cluster",
+                &cluster,
+                "--initial-advertise-peer-urls",
+                &peer,
+                "--initial-cluster-token",
+                &token,
+                "snapshot",
+                "restore",
+            ],
+            backup,
+        );
+        self.restart().await;
+    }
+
+    fn etcdctl(&self, arguments: &[&str], file: &Path) {
+        let mut command = Command::new(self.program.with_file_name("etcdctl"));
+        let output = command.args(arguments).arg(file).env("ETCDCTL_API", "3").output().unwrap();
+        assert!(
+            output.status.success(),
+            "etcdctl {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
     fn wipe(&self) {
         let _ = fs::remove_dir_all(self.folder.path().join("data"));
     }

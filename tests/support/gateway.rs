@@ -73,8 +73,23 @@ impl Gateway {
         std::fs::rename(folder.join("witgate.tmp"), folder.join("witgate.toml")).unwrap();
     }
 
+    /// Starts a gateway in `folder` by another program, which becomes it.
+    pub fn start_by(program: &[&str], folder: tempfile::TempDir, text: &str) -> Self {
+        Self::write_config(folder.path(), text);
+        let config = folder.path().join("witgate.toml").display().to_string();
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(env!("CARGO_BIN_EXE_witgate"));
+        let mut gateway = Self::spawn(command, folder, &["run", "--config", &config]);
+        gateway.until_ready();
+        gateway
+    }
+
     fn launch(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_witgate"))
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_witgate")), folder, arguments)
+    }
+
+    fn spawn(mut command: Command, folder: tempfile::TempDir, arguments: &[&str]) -> Self {
+        let mut process = command
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -169,6 +169,15 @@ mod tests {
         TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
     }
 
+    #[test]
+    fn questions_are_a_fifth_of_the_interval_apart_from_it_at_most_and_not_in_step() {
+        let interval = Duration::from_secs(5);
+        let pauses: Vec<Duration> = (0..1_000).map(|_| jittered(interval)).collect();
+        let (least, most) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
+        assert!(*least >= Duration::from_secs(4) && *most <= Duration::from_secs(6));
+        assert!(*most - *least > Duration::from_secs(1));
+    }
+
     #[tokio::test]
     async fn suspects_are_asked_without_any_configuration() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::{Evidence, Policy};
 
-/// A new endpoint that refuses, and one that still fails its checks, is looked at again so soon.
-const SOON: Duration = Duration::from_secs(1);
+/// A new endpoint that refuses, and one that still fails its checks, is looked at again so soon. The ejected are asked
+/// every second, so that a check has the first word.
+const SOON: Duration = Duration::from_secs(2);
 
 /// Why an endpoint is out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,12 +53,14 @@ pub(super) struct Condition {
     /// Since when it has not answered.
     silent_since: Option<Instant>,
     out: Option<Out>,
+    /// Its companions refuse, and of itself nobody knows anything.
+    doubted: bool,
     /// It would be out, if not too many were.
     spared: bool,
     /// How often it was taken out, as far as that is not forgotten.
     times: u32,
     came_back: Option<Instant>,
-    /// It came back by time alone: the next failure takes it out again.
+    /// It came back by time alone, and nobody knows whether it answers: the next failure takes it out again.
     probation: bool,
 }
 
@@ -76,6 +79,22 @@ impl Condition {
     /// Whether it has not taken a connection since it joined, as far as anybody knows.
     pub(super) fn is_starting(&self) -> bool {
         self.out.is_some_and(|out| out.reason == Reason::Starting)
+    }
+
+    /// Whether it is in, and the next answer or failure decides.
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.probation && !self.is_unwell()
+    }
+
+    /// Whether it is out only because nobody knows anything of it.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted && self.is_starting()
+    }
+
+    /// Those that joined together with it refuse connections: it is asked before it gets requests.
+    pub(super) fn doubt(&mut self, policy: &Policy, now: Instant) {
+        self.doubted = true;
+        self.out = Some(Out { until: now + policy.grace, reason: Reason::Starting });
     }
 
     pub(super) fn is_unwell(&self) -> bool {
@@ -106,6 +125,7 @@ impl Condition {
             self.answered(now);
             return;
         }
+        self.doubted = false;
         let refused = evidence == Evidence::ConnectFailed;
         self.failures = self.failures.saturating_add(1);
         self.no_connection = if refused { self.no_connection.saturating_add(1) } else { 0 };
@@ -138,6 +158,7 @@ impl Condition {
             self.checks_passed = 0;
             self.checks_failed = self.checks_failed.saturating_add(1);
             self.silent_since.get_or_insert(now);
+            self.doubted = false;
             self.failed_by_check |= self.checks_failed >= policy.fall;
             return;
         }
@@ -178,9 +199,6 @@ impl Condition {
     }
 
     fn eject(&mut self, reason: Reason, policy: &Policy, now: Instant) {
-        if self.came_back.is_some_and(|at| now.saturating_duration_since(at) >= policy.eject_most) {
-            self.times = 0;
-        }
         self.out = Some(Out { until: now + policy.pause(self.times), reason });
         self.times = self.times.saturating_add(1);
         self.probation = false;

@@ -41,6 +41,8 @@ pub enum HealthInput {
     List(Vec<Offer>),
     Evidence(SocketAddr, Evidence),
     Checked(SocketAddr, bool),
+    /// Not one of the [companions](Health::companions) of this endpoint has answered.
+    Doubt(SocketAddr),
     /// Nobody needs to know about this address any more.
     Forget(SocketAddr),
     /// Time has passed.
@@ -54,7 +56,15 @@ pub struct Judged {
     pub offers: Vec<Offer>,
     /// Endpoints of which something else is to be thought than before.
     pub wellness: Vec<(SocketAddr, Wellness)>,
+    /// Endpoints whose trial begins or ends: on trial, one request at a time decides for all others.
+    pub trials: Vec<(SocketAddr, bool)>,
 }
+
+/// So many that refuse, of those that joined together, while none answers, are doubt enough in the others.
+const REFUSING: usize = 3;
+
+/// More than these are not doubted: to ask them one by one would take too long.
+const COMPANIONS_MOST: usize = 1_000;
 
 /// The health of one upstream, between its list and what is offered of it.
 #[derive(Debug, Clone, Default)]
@@ -63,6 +73,8 @@ pub struct Health {
     /// Only of those that failed at least once.
     conditions: BTreeMap<SocketAddr, Condition>,
     panic: bool,
+    /// Whether nobody is well, and those that are only doubted are offered.
+    relying: bool,
 }
 
 impl Health {
@@ -95,6 +107,25 @@ impl Health {
         self.list.get(&address).map(|(endpoint, _)| endpoint)
     }
 
+    /// Those that joined together with a new endpoint and of which nothing bad is known, if so many others of them
+    /// refuse connections that it is a question whether any of them has answered.
+    ///
+    /// A registry may name a hundred addresses where nobody listens. Met one by one, each would cost a request.
+    pub fn companions(&self, address: SocketAddr, policy: &Policy, now: Instant) -> Option<Vec<SocketAddr>> {
+        let (_, joined) = self.list.get(&address).filter(|(_, since)| policy.is_new(*since, now))?;
+        let (mut refusing, mut others) = (0, Vec::new());
+        for address in self.list.iter().filter(|(_, (_, since))| since == joined).map(|(address, _)| *address)
+        {
+            match self.conditions.get(&address) {
+                Some(known) if known.is_starting() && !known.is_doubted() => refusing += 1,
+                Some(known) if known.is_unwell() => {}
+                _ if others.len() == COMPANIONS_MOST => return None,
+                _ => others.push(address),
+            }
+        }
+        (refusing >= REFUSING && !others.is_empty()).then_some(others)
+    }
+
     /// Whether a [`HealthInput::Tick`] can change something.
     pub fn is_waiting(&self) -> bool {
         !self.conditions.is_empty()
@@ -121,9 +152,17 @@ impl Health {
                     known.checked(passed, new, policy, now);
                 });
             }
+            HealthInput::Doubt(address) => {
+                for address in self.companions(address, policy, now).unwrap_or_default() {
+                    self.judge(address, policy, now, &mut judged, &mut touched, |known| {
+                        known.doubt(policy, now);
+                    });
+                }
+            }
             HealthInput::Forget(address) => {
                 self.conditions.remove(&address);
                 judged.wellness.push((address, Wellness::Well));
+                judged.trials.push((address, false));
                 touched.insert(address);
             }
             HealthInput::Tick => {
@@ -165,11 +204,13 @@ impl Health {
         change: impl FnOnce(&mut Condition),
     ) {
         let known = self.conditions.entry(address).or_default();
-        let before = (known.is_unwell(), known.reason().is_some());
+        let out = |known: &Condition| (known.reason().is_some(), known.is_doubted());
+        let before = (known.is_unwell(), out(known), known.is_on_trial());
         change(known);
-        let after = (known.is_unwell(), known.reason().is_some());
+        let clean = known.is_clean(policy, now);
+        let after = (known.is_unwell(), out(known), known.is_on_trial() && !clean);
         let gone = after.0 && known.is_gone(policy, now);
-        if known.is_clean(policy, now) {
+        if clean {
             self.conditions.remove(&address);
         }
         if gone {
@@ -180,6 +221,9 @@ impl Health {
         if before.1 != after.1 {
             touched.insert(address);
         }
+        if before.2 != after.2 {
+            judged.trials.push((address, after.2));
+        }
     }
 
     fn weigh(&mut self, policy: &Policy, touched: &mut BTreeSet<SocketAddr>) {
@@ -188,18 +232,20 @@ impl Health {
             .map(|(address, _)| address)
             .filter(|address| self.list.contains_key(address))
             .collect();
-        let starting =
-            out.iter().filter(|address| self.conditions.get(address).is_some_and(Condition::is_starting));
-        let panic = policy.is_panic(self.list.len() - out.len(), starting.count(), self.list.len());
-        if panic != self.panic {
-            self.panic = panic;
+        let known = || out.iter().filter_map(|address| self.conditions.get(address));
+        let starting = known().filter(|known| known.is_starting()).count();
+        let well = self.list.len() - out.len();
+        let relying = well == 0 && known().any(Condition::is_doubted);
+        let panic = !relying && policy.is_panic(well, starting, self.list.len());
+        if (panic, relying) != (self.panic, self.relying) {
+            (self.panic, self.relying) = (panic, relying);
             touched.extend(out);
         }
     }
 
     fn is_new(&self, address: SocketAddr, policy: &Policy, now: Instant) -> bool {
         let since = self.list.get(&address).map(|(_, since)| *since);
-        since.is_some_and(|since| now.saturating_duration_since(since) < policy.grace)
+        since.is_some_and(|since| policy.is_new(since, now))
     }
 
     /// Whether failing requests may take out one more.
@@ -212,7 +258,10 @@ impl Health {
     }
 
     fn offer(&self, address: SocketAddr) -> Offer {
-        let out = self.conditions.get(&address).is_some_and(|known| known.reason().is_some());
+        let out = self
+            .conditions
+            .get(&address)
+            .is_some_and(|known| known.reason().is_some() && !(self.relying && known.is_doubted()));
         match self.list.get(&address).filter(|_| !out || self.panic) {
             Some((endpoint, _)) => Offer::Put(endpoint.clone()),
             None => Offer::Remove(address),

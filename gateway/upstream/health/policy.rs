@@ -1,6 +1,6 @@
 //! When an endpoint is taken out, and how it comes back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How endpoints of one upstream are judged. Every number has a default that suits a service nobody has looked at.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,6 +60,11 @@ impl Policy {
     /// be broken, so many of them beside a few that are well are no panic.
     pub(super) fn is_panic(&self, well: usize, starting: usize, list: usize) -> bool {
         list > 0 && (well == 0 || (well as f64) < (list - starting) as f64 * self.panic)
+    }
+
+    /// Whether an endpoint that joined then is new.
+    pub(super) fn is_new(&self, since: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(since) < self.grace
     }
 
     /// How long an endpoint stays out that has been out so many times before.

@@ -21,12 +21,14 @@ struct Bench {
     now: Instant,
     offered: BTreeSet<u16>,
     told: Vec<(u16, Wellness)>,
+    on_trial: BTreeSet<u16>,
 }
 
 impl Bench {
     fn new() -> Self {
         let (health, policy) = (Health::default(), Policy::default());
-        Self { health, policy, now: Instant::now(), offered: BTreeSet::new(), told: Vec::new() }
+        let (now, offered, told, on_trial) = (Instant::now(), BTreeSet::new(), Vec::new(), BTreeSet::new());
+        Self { health, policy, now, offered, told, on_trial }
     }
 
     /// A list whose endpoints are not new any more.
@@ -45,6 +47,12 @@ impl Bench {
                 Offer::Remove(address) => self.offered.remove(&address.port()),
             };
         }
+        for (address, on_trial) in judged.trials {
+            match on_trial {
+                true => self.on_trial.insert(address.port()),
+                false => self.on_trial.remove(&address.port()),
+            };
+        }
         self.told.extend(judged.wellness.into_iter().map(|(address, wellness)| (address.port(), wellness)));
     }
 
@@ -59,6 +67,11 @@ impl Bench {
     fn pass(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
         self.step(HealthInput::Tick);
+    }
+
+    fn companions(&self, port: u16) -> Option<BTreeSet<u16>> {
+        let companions = self.health.companions(address(port), &self.policy, self.now)?;
+        Some(companions.iter().map(SocketAddr::port).collect())
     }
 
     #[track_caller]
@@ -106,13 +119,58 @@ fn a_pause_has_a_longest_and_a_long_good_time_makes_it_short_again() {
 }
 
 #[test]
-fn an_answer_ends_probation() {
+fn what_comes_back_by_time_alone_is_on_trial_until_an_answer_or_a_failure() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    assert!(bench.on_trial.is_empty(), "out");
+    bench.pass(10);
+    assert_eq!(bench.on_trial, [1].into());
+    bench.tell(1, Evidence::TimedOut, 1);
+    assert!(bench.on_trial.is_empty(), "out again");
+    bench.pass(20);
+    assert_eq!(bench.on_trial, [1].into());
+    bench.tell(1, Evidence::Answered, 1);
+    assert!(bench.on_trial.is_empty());
+    bench.tell(1, Evidence::TimedOut, 4);
+    bench.offers(1..=3);
+}
+
+#[test]
+fn a_trial_is_forgotten_with_the_past() {
     let mut bench = Bench::settled(1..=3);
     bench.tell(1, Evidence::TimedOut, 5);
     bench.pass(10);
-    bench.tell(1, Evidence::Answered, 1);
-    bench.tell(1, Evidence::TimedOut, 4);
+    bench.pass(299);
+    assert_eq!(bench.on_trial, [1].into());
+    bench.pass(1);
+    assert!(bench.on_trial.is_empty() && !bench.health.is_waiting());
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.pass(10);
+    assert_eq!(bench.on_trial, [1].into());
+    bench.step(HealthInput::Forget(address(1)));
+    assert!(bench.on_trial.is_empty());
+}
+
+#[test]
+fn what_a_check_brings_back_is_not_on_trial() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::ConnectFailed, 2);
+    bench.check(1, true, 2);
+    bench.check(2, false, 3);
+    bench.check(2, true, 2);
     bench.offers(1..=3);
+    assert!(bench.on_trial.is_empty());
+}
+
+#[test]
+fn what_cannot_be_spared_is_not_on_trial() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.pass(10);
+    bench.tell(2, Evidence::TimedOut, 5);
+    bench.tell(1, Evidence::TimedOut, 1);
+    bench.offers([1, 3]);
+    assert!(bench.on_trial.is_empty());
 }
 
 #[test]
@@ -175,7 +233,10 @@ fn a_new_endpoint_that_refuses_connections_is_back_the_moment_it_listens() {
         bench.tell(4, Evidence::ConnectFailed, 3);
         bench.offers(1..=3);
         bench.pass(1);
+        bench.offers(1..=3);
+        bench.pass(1);
         bench.offers(1..=4);
+        assert!(bench.on_trial.is_empty());
     }
     bench.tell(4, Evidence::ConnectFailed, 1);
     bench.offers(1..=3);
@@ -199,11 +260,113 @@ fn failing_requests_take_out_no_more_than_their_share() {
 #[test]
 fn what_was_asked_and_is_silent_is_no_guess() {
     let mut bench = Bench::settled(1..=4);
-    for port in 1..=3 {
+    for port in 1..=2 {
         bench.tell(port, Evidence::ConnectFailed, 2);
         bench.check(port, false, 3);
     }
+    bench.tell(3, Evidence::TimedOut, 5);
     bench.offers([4]);
+}
+
+#[test]
+fn what_is_only_starting_or_has_left_is_no_guess() {
+    let mut bench = Bench::settled(1..=4);
+    bench.step(HealthInput::List((5..=8).map(put).collect()));
+    (5..=8).for_each(|port| bench.tell(port, Evidence::ConnectFailed, 1));
+    (1..=2).for_each(|port| bench.tell(port, Evidence::TimedOut, 5));
+    bench.offers(3..=4);
+    let gone = [1, 2, 5, 6, 7, 8].map(|port| Offer::Remove(address(port)));
+    bench.step(HealthInput::List(gone.into()));
+    bench.tell(3, Evidence::TimedOut, 5);
+    bench.offers([4]);
+}
+
+#[test]
+fn what_was_spared_and_answers_is_well() {
+    let mut bench = Bench::settled(1..=4);
+    (1..=3).for_each(|port| bench.tell(port, Evidence::TimedOut, 5));
+    bench.tell(3, Evidence::Answered, 1);
+    assert_eq!(bench.told.last(), Some(&(3, Wellness::Well)));
+}
+
+#[test]
+fn only_refused_connections_in_a_row_count_as_such() {
+    let mut bench = Bench::settled(1..=3);
+    for evidence in [Evidence::TimedOut, Evidence::ConnectFailed, Evidence::Broke, Evidence::ConnectFailed] {
+        bench.tell(1, evidence, 1);
+    }
+    bench.offers(1..=3);
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    bench.offers(2..=3);
+}
+
+#[test]
+fn a_check_that_connects_excuses_refused_connections() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    bench.check(1, true, 2);
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    bench.offers(1..=3);
+}
+
+#[test]
+fn what_joins_again_and_is_only_starting_is_not_on_trial() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.tell(1, Evidence::Answered, 1);
+    bench.step(HealthInput::List(vec![Offer::Remove(address(1))]));
+    bench.step(HealthInput::List(vec![put(1)]));
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    bench.pass(2);
+    bench.offers(1..=3);
+    assert!(bench.on_trial.is_empty());
+}
+
+#[test]
+fn a_trial_that_is_refused_is_out_for_its_connections_and_a_check_ends_it() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.pass(10);
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    assert_eq!(bench.health.out().next(), Some((address(1), Reason::Connections)));
+    bench.check(1, true, 2);
+    bench.offers(1..=3);
+    assert!(bench.on_trial.is_empty());
+}
+
+#[test]
+fn one_good_check_is_enough_for_what_is_new_or_only_starting() {
+    let mut bench = Bench::settled(1..=3);
+    bench.step(HealthInput::List((4..=5).map(put).collect()));
+    bench.check(4, false, 3);
+    bench.offers([1, 2, 3, 5]);
+    bench.check(4, true, 1);
+    bench.offers(1..=5);
+    bench.tell(5, Evidence::ConnectFailed, 1);
+    bench.check(5, false, 1);
+    bench.pass(60);
+    bench.offers(1..=4);
+    bench.check(5, true, 1);
+    bench.offers(1..=5);
+    assert!(!bench.health.is_waiting(), "starting is nothing to remember");
+}
+
+#[test]
+fn what_is_told_again_is_not_new_again() {
+    let mut bench = Bench::settled(1..=3);
+    bench.step(HealthInput::List(vec![put(1)]));
+    bench.tell(1, Evidence::ConnectFailed, 1);
+    bench.offers(1..=3);
+}
+
+#[test]
+fn what_is_forgotten_is_offered_as_if_nothing_had_been() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.step(HealthInput::Forget(address(1)));
+    bench.offers(1..=3);
+    assert!(!bench.health.is_waiting());
+    assert_eq!(bench.told.last(), Some(&(1, Wellness::Well)));
 }
 
 #[test]
@@ -229,6 +392,80 @@ fn many_that_are_only_starting_beside_a_few_that_are_well_are_no_panic() {
     bench.offers(1..=2);
     bench.check(7, true, 2);
     bench.offers([1, 2, 7]);
+}
+
+#[test]
+fn those_that_joined_together_are_asked_first_when_some_refuse_and_none_has_answered() {
+    let mut bench = Bench::settled(1..=2);
+    bench.step(HealthInput::List((3..=100).map(put).collect()));
+    (3..=4).for_each(|port| bench.tell(port, Evidence::ConnectFailed, 5));
+    bench.step(HealthInput::Doubt(address(4)));
+    bench.offers((1..=2).chain(5..=100));
+    bench.tell(5, Evidence::ConnectFailed, 1);
+    assert_eq!(bench.companions(5), Some((6..=100).collect()));
+    bench.step(HealthInput::Doubt(address(5)));
+    bench.offers(1..=2);
+    assert!(bench.told.contains(&(100, Wellness::Unwell)));
+    assert_eq!(bench.companions(5), None, "nobody is left to doubt");
+    bench.check(7, true, 1);
+    for port in [3, 4, 5, 8] {
+        bench.check(port, false, 1);
+    }
+    bench.pass(9);
+    bench.offers([1, 2, 7]);
+    bench.pass(1);
+    bench.offers([1, 2].into_iter().chain(6..=7).chain(9..=100));
+}
+
+#[test]
+fn those_that_are_all_there_is_get_requests_before_they_are_asked() {
+    let mut bench = Bench::new();
+    bench.step(HealthInput::List((1..=9).map(put).collect()));
+    (1..=3).for_each(|port| bench.tell(port, Evidence::ConnectFailed, 1));
+    bench.step(HealthInput::Doubt(address(3)));
+    bench.offers(4..=9);
+    bench.tell(4, Evidence::ConnectFailed, 1);
+    bench.check(5, false, 1);
+    bench.offers(6..=9);
+    assert!(!bench.health.is_panic());
+    bench.check(6, true, 1);
+    bench.offers([6]);
+    bench.tell(6, Evidence::TimedOut, 5);
+    bench.check(6, false, 3);
+    bench.offers(7..=9);
+    (7..=9).for_each(|port| bench.check(port, false, 1));
+    bench.offers(1..=9);
+}
+
+#[test]
+fn only_what_is_new_and_joined_together_is_doubted_and_not_too_much() {
+    let mut bench = Bench::settled(1..=9);
+    (1..=3).for_each(|port| bench.tell(port, Evidence::ConnectFailed, 1));
+    assert_eq!(bench.companions(1), None, "not new");
+    bench.step(HealthInput::List((10..=13).map(put).collect()));
+    bench.now += Duration::from_millis(1);
+    bench.step(HealthInput::List((20..=1_023).map(put).collect()));
+    (10..=12).for_each(|port| bench.tell(port, Evidence::ConnectFailed, 1));
+    (20..=22).for_each(|port| bench.tell(port, Evidence::ConnectFailed, 1));
+    assert_eq!(bench.companions(10), Some([13].into()), "others joined later");
+    assert_eq!(bench.companions(20), None, "1001 are too many");
+    bench.step(HealthInput::List(vec![Offer::Remove(address(1_000))]));
+    assert_eq!(bench.companions(20).map(|others| others.len()), Some(1_000));
+    (10..=12).for_each(|port| bench.check(port, false, 1));
+    bench.pass(10);
+    bench.offers((1..=9).chain([13]).chain(20..=999).chain(1_001..=1_023));
+    assert_eq!(bench.companions(10), None, "not new any more");
+}
+
+#[test]
+fn doubt_is_no_reason_for_doubt() {
+    let mut bench = Bench::settled(1..=2);
+    bench.step(HealthInput::List((3..=10).map(put).collect()));
+    (3..=5).for_each(|port| bench.tell(port, Evidence::ConnectFailed, 1));
+    bench.step(HealthInput::Doubt(address(3)));
+    (3..=6).for_each(|port| bench.check(port, true, 1));
+    bench.offers(1..=6);
+    assert_eq!(bench.companions(3), None);
 }
 
 #[test]
@@ -274,6 +511,32 @@ fn one_failure_long_ago_is_not_a_long_silence() {
 }
 
 #[test]
+fn requests_tell_of_a_silence_and_an_answer_ends_it() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.now += Duration::from_secs(60);
+    bench.tell(1, Evidence::TimedOut, 1);
+    assert_eq!(bench.told, [(1, Wellness::Unwell), (1, Wellness::Gone)]);
+    bench.tell(1, Evidence::Answered, 1);
+    bench.now += Duration::from_secs(100);
+    bench.told.clear();
+    bench.tell(1, Evidence::TimedOut, 5);
+    assert_eq!(bench.told, [(1, Wellness::Unwell)]);
+}
+
+#[test]
+fn the_first_failure_after_a_long_quiet_is_no_long_silence() {
+    let mut bench = Bench::settled(1..=3);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.pass(10);
+    bench.now += Duration::from_secs(50);
+    bench.tell(1, Evidence::TimedOut, 1);
+    assert_eq!(bench.told.last(), Some(&(1, Wellness::Unwell)));
+    bench.tell(1, Evidence::TimedOut, 1);
+    assert_eq!(bench.told.last(), Some(&(1, Wellness::Gone)));
+}
+
+#[test]
 fn nothing_is_remembered_of_endpoints_that_behave() {
     let mut bench = Bench::settled(1..=3);
     bench.tell(1, Evidence::ConnectFailed, 1);
@@ -301,6 +564,7 @@ fn input() -> impl Strategy<Value = HealthInput> {
         8 => (port(), evidence).prop_map(|(port, evidence)| HealthInput::Evidence(address(port), evidence)),
         4 => (port(), any::<bool>()).prop_map(|(port, passed)| HealthInput::Checked(address(port), passed)),
         1 => port().prop_map(|port| HealthInput::Forget(address(port))),
+        2 => port().prop_map(|port| HealthInput::Doubt(address(port))),
         2 => Just(HealthInput::Tick),
     ]
 }
@@ -311,7 +575,9 @@ proptest! {
     /// Whatever is told of whichever endpoint: a list that is not empty is never offered empty, nothing outside of
     /// it is offered, and what behaves is always offered.
     #[test]
-    fn no_evidence_empties_a_list(steps in prop::collection::vec((input(), 0u64..30), 1..80)) {
+    fn no_evidence_empties_a_list(
+        steps in prop::collection::vec((input(), prop_oneof![2 => Just(0), 1 => 0u64..30]), 1..80)
+    ) {
         let mut bench = Bench::new();
         for (input, seconds) in steps {
             bench.now += Duration::from_secs(seconds);
@@ -325,11 +591,25 @@ proptest! {
                 bench.health.conditions.get(&address(**port)).is_some_and(Condition::is_starting)
             });
             let started = list.len() - starting.count();
+            let doubted = list.iter().copied().filter(|port| {
+                bench.health.conditions.get(&address(*port)).is_some_and(Condition::is_doubted)
+            });
+            let doubted: BTreeSet<u16> = doubted.collect();
             let expected = match well == 0 || (well as f64) < 0.1 * started as f64 {
+                true if well == 0 && !doubted.is_empty() => doubted,
                 true => list.clone(),
                 false => list.difference(&out).copied().collect(),
             };
             prop_assert_eq!(&bench.offered, &expected);
+            // One that is on trial is decided by the next thing that a request tells of it, so it cannot be stuck.
+            for port in bench.on_trial.iter().copied() {
+                for evidence in [Evidence::Answered, Evidence::TimedOut] {
+                    let told = HealthInput::Evidence(address(port), evidence);
+                    let judged = bench.health.clone().step(told, &bench.policy, bench.now);
+                    prop_assert!(judged.trials.contains(&(address(port), false)));
+                }
+                prop_assert!(!out.contains(&port));
+            }
         }
     }
 

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::labels::Wanted;
 pub use self::{
@@ -45,10 +45,23 @@ const TICK: Duration = Duration::from_millis(500);
 /// What a keeper is told by those that wait for it.
 #[derive(Debug)]
 pub enum Event {
-    News { source: usize, news: News },
-    Failed { source: usize, kind: &'static str, text: String },
-    Checked { address: SocketAddr, passed: bool },
+    News {
+        source: usize,
+        news: News,
+    },
+    Failed {
+        source: usize,
+        kind: &'static str,
+        text: String,
+    },
+    Checked {
+        address: SocketAddr,
+        passed: bool,
+    },
     Command(Command),
+    /// Another keeper is about to take up the list from disk: it is written now if it is to be written at all, then
+    /// the sender is dropped.
+    HandOver(oneshot::Sender<()>),
 }
 
 /// What a request tells, by a way that never makes it wait.
@@ -168,14 +181,16 @@ impl Keeper {
                         self.command(command).await;
                         due = None;
                     }
+                    Some(Event::HandOver(_written)) => {
+                        if due.is_some() {
+                            due = self.save_again().await;
+                        }
+                    }
                     Some(event) => self.take(event),
                     None => break,
                 },
                 Some(report) = reports.recv() => self.report(report),
-                () = sleep_until(due) => {
-                    let failed = self.save().await.is_err();
-                    due = failed.then(|| tokio::time::Instant::now() + SAVE_AGAIN);
-                }
+                () = sleep_until(due) => due = self.save_again().await,
                 () = sleep_until(tick) => {
                     self.tick();
                     tick = None;
@@ -191,6 +206,12 @@ impl Keeper {
             // It has been told why if it fails again.
             let _ = self.save().await;
         }
+    }
+
+    /// Saves, and says when to try again if that failed.
+    async fn save_again(&mut self) -> Option<tokio::time::Instant> {
+        let failed = self.save().await.is_err();
+        failed.then(|| tokio::time::Instant::now() + SAVE_AGAIN)
     }
 
     fn take(&mut self, event: Event) {
@@ -210,7 +231,7 @@ impl Keeper {
                 }
             }
             // Answered in `run`, which can wait for the disk.
-            Event::Command(_) => {}
+            Event::Command(_) | Event::HandOver(_) => {}
         }
         self.refresh();
     }
@@ -237,6 +258,14 @@ impl Keeper {
         // Requests that began before an endpoint left still tell of it.
         if self.knows(report.address) {
             self.judge(HealthInput::Evidence(report.address, report.evidence));
+            let policy = self.policies.borrow().health;
+            let answered = |address: &SocketAddr| self.publisher.has_answered(*address);
+            if report.evidence == Evidence::ConnectFailed
+                && let Some(companions) = self.health.companions(report.address, &policy, now())
+                && !companions.iter().any(answered)
+            {
+                self.judge(HealthInput::Doubt(report.address));
+            }
             self.refresh();
         }
     }
@@ -284,14 +313,20 @@ impl Keeper {
 
     fn judge(&mut self, input: HealthInput) {
         let policy = self.policies.borrow().health;
-        let Judged { offers, wellness } = self.health.step(input, &policy, now());
+        let Judged { offers, wellness, trials } = self.health.step(input, &policy, now());
+        for (address, on_trial) in trials {
+            self.publisher.put_on_trial(address, on_trial);
+        }
         self.publisher.publish(offers, now());
-        for (address, wellness) in wellness {
-            self.untold = true;
+        if wellness.is_empty() {
+            return;
+        }
+        self.untold = true;
+        for (address, wellness) in &wellness {
             tracing::info!(upstream = %self.name, endpoint = %address, state = ?wellness, "Health changed");
-            for source in 0..self.sources.len() {
-                self.step(source, Input::Health(address, wellness), Cause::Health);
-            }
+        }
+        for source in 0..self.sources.len() {
+            self.step(source, Input::Health(wellness.clone()), Cause::Health);
         }
     }
 

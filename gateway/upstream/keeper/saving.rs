@@ -61,10 +61,12 @@ impl Keeper {
             Ok(saved) => saved.err().map(|error| error.to_string()),
             Err(error) => Some(error.to_string()),
         };
-        if let Some(error) = &unsaved
-            && self.unsaved != unsaved
-        {
-            tracing::warn!(upstream = %self.name, error, "List not saved");
+        match &unsaved {
+            Some(error) if self.unsaved != unsaved => {
+                tracing::warn!(upstream = %self.name, error, "List not saved");
+            }
+            None if self.unsaved.is_some() => tracing::info!(upstream = %self.name, "List saved again"),
+            _ => {}
         }
         self.unsaved.clone_from(&unsaved);
         self.refresh();

@@ -134,6 +134,31 @@ async fn the_old_colour_serves_while_the_new_one_refuses() {
 }
 
 #[tokio::test]
+async fn a_list_of_dead_addresses_brings_the_old_one_back_after_a_few_refusals() {
+    let mut keeper = keeper(&["a"]);
+    keeper.take(news(0, [1, 2]));
+    keeper.take(news(0, 10..110));
+    (10..12).for_each(|port| refuse(&mut keeper, port, 1));
+    assert_eq!(ports(&keeper).len(), 98);
+    refuse(&mut keeper, 12, 1);
+    assert_eq!(ports(&keeper), [1, 2]);
+    keeper.take(Event::Checked { address: address(20), passed: true });
+    assert_eq!(ports(&keeper), [20], "one that answers is enough for a list of two");
+}
+
+#[tokio::test]
+async fn a_list_of_which_one_has_answered_is_not_doubted() {
+    let mut keeper = keeper(&["a"]);
+    keeper.take(news(0, [1, 2]));
+    keeper.take(news(0, 10..110));
+    let snapshot = keeper.reader.snapshot();
+    let answering = snapshot.iter().find(|member| member.address() == address(20)).unwrap();
+    answering.stats().record(now(), Duration::from_millis(1), true);
+    (10..15).for_each(|port| refuse(&mut keeper, port, 1));
+    assert_eq!(ports(&keeper).len(), 95);
+}
+
+#[tokio::test]
 async fn evidence_about_strangers_is_not_remembered() {
     let mut keeper = keeper(&["a"]);
     keeper.take(news(0, 1..=3));
@@ -292,6 +317,26 @@ async fn a_disk_that_fails_is_told_and_harms_nobody() {
     assert!(keeper.save().await.is_err());
     assert!(keeper.status.borrow().unsaved.is_some());
     assert_eq!(ports(&keeper), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_could_not_be_saved_is_saved_once_it_can_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    std::fs::write(&state, "no folder").unwrap();
+    let disk = Disk::new(&state);
+    let keeper = Keeper::new(plan(&["a"], Some(disk.clone())));
+    let mut status = keeper.status();
+    let ((events, received), (_reports, reported)) = (mpsc::channel(8), mpsc::channel(8));
+    let running = tokio::spawn(keeper.run(received, reported));
+    events.send(news(0, 1..=2)).await.unwrap();
+    status.wait_for(|status| status.unsaved.is_some()).await.unwrap();
+    std::fs::remove_file(&state).unwrap();
+    // Nothing else happens: it is tried again by itself.
+    status.wait_for(|status| status.unsaved.is_none()).await.unwrap();
+    assert_eq!(disk.load(&UpstreamName::new("orders")).unwrap().unwrap().sources[0].claims.len(), 2);
+    drop(events);
+    running.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -90,7 +90,7 @@ pub enum Input {
         claims: Vec<Claim>,
         reserve: Vec<Endpoint>,
     },
-    Health(SocketAddr, Wellness),
+    Health(Vec<(SocketAddr, Wellness)>),
     /// The operator believes the registry: the reserve is let go.
     Accept,
     /// Time has passed.
@@ -186,10 +186,12 @@ impl Source {
                 self.origin = Origin::Restored;
                 self.restore(reserve, now);
             }
-            Input::Health(address, wellness) => self.feel(address, wellness, &mut touched),
+            Input::Health(told) => {
+                told.into_iter().for_each(|(address, wellness)| self.feel(address, wellness, &mut touched));
+            }
             Input::Accept => {
                 touched.extend(self.reserve.clear());
-                self.window.restart(self.claimed.len(), now);
+                self.window.restart(self.claimed.len());
             }
         }
         // Only a reserve asks how many are well.

@@ -77,7 +77,7 @@ impl Bench {
     }
 
     fn health(&mut self, port: u16, wellness: Wellness) {
-        self.step(Input::Health(address(port), wellness));
+        self.step(Input::Health(vec![(address(port), wellness)]));
     }
 
     fn pass(&mut self, seconds: u64) {
@@ -191,6 +191,19 @@ fn a_list_that_has_long_been_short_is_measured_by_what_it_is_now() {
     }
     bench.complete([1]);
     bench.offers(1..=4);
+}
+
+#[test]
+fn a_length_counts_until_the_list_has_another_and_no_longer() {
+    let mut bench = Bench::settled(0..=3);
+    bench.complete(0..=2);
+    bench.pass(53);
+    bench.put(0);
+    bench.pass(7);
+    bench.remove(0);
+    bench.offers([1, 2]);
+    bench.remove(1);
+    bench.offers([0, 1, 2]);
 }
 
 #[test]
@@ -457,19 +470,6 @@ fn a_restart_keeps_the_reserve() {
 }
 
 #[test]
-fn a_list_counts_as_long_as_it_was_until_it_became_shorter() {
-    let mut bench = Bench::settled(1..=4);
-    bench.remove(4);
-    bench.pass(50);
-    // The same list once more: it has been three long for a minute when the window has passed.
-    bench.put(3);
-    bench.pass(10);
-    bench.remove(3);
-    bench.remove(2);
-    bench.offers(1..=3);
-}
-
-#[test]
 fn a_list_that_grew_again_does_not_count_as_long_as_before() {
     let mut bench = Bench::settled(1..=4);
     bench.remove(4);
@@ -603,7 +603,7 @@ fn input(happening: &Happening) -> Input {
         Happening::Drain(port) => changes(ClaimChange::Put(claim(&port.to_string(), *port, 0))),
         Happening::Remove(port) => changes(ClaimChange::Remove(port.to_string())),
         Happening::Failed => Input::Failed,
-        Happening::Health(port, wellness) => Input::Health(address(*port), *wellness),
+        Happening::Health(port, wellness) => Input::Health(vec![(address(*port), *wellness)]),
         Happening::Accept => Input::Accept,
         Happening::Pass(_) => Input::Tick,
     }

@@ -17,8 +17,10 @@ pub(super) struct Window {
     order: VecDeque<(Instant, SocketAddr)>,
     /// Of `left`, those whose removal was believed.
     believed: BTreeSet<SocketAddr>,
-    /// Lengths of the list that no later one has reached, with the moment until which they held. The last holds now.
-    lengths: VecDeque<(Option<Instant>, usize)>,
+    /// How long the list is.
+    length: usize,
+    /// Earlier lengths that no later one has reached, with the moment until which they held.
+    lengths: VecDeque<(Instant, usize)>,
 }
 
 impl Window {
@@ -47,18 +49,16 @@ impl Window {
 
     /// The list has this length from now on.
     pub(super) fn measure(&mut self, length: usize, now: Instant) {
-        if let Some((until, _)) = self.lengths.back_mut() {
-            *until = Some(now);
-        }
-        while self.lengths.back().is_some_and(|(_, known)| *known <= length) {
+        let before = std::mem::replace(&mut self.length, length);
+        while self.lengths.back().is_some_and(|(_, known)| *known <= before) {
             self.lengths.pop_back();
         }
-        self.lengths.push_back((None, length));
+        self.lengths.push_back((now, before));
     }
 
     /// How long the list was at its longest.
     pub(super) fn longest(&self) -> usize {
-        self.lengths.front().map_or(0, |(_, length)| *length)
+        self.lengths.front().map_or(0, |(_, length)| *length).max(self.length)
     }
 
     /// Whether time alone can still change something.
@@ -76,14 +76,13 @@ impl Window {
                 self.come_back(address);
             }
         }
-        while self.lengths.front().is_some_and(|(until, _)| until.is_some_and(over)) {
+        while self.lengths.front().is_some_and(|(until, _)| over(*until)) {
             self.lengths.pop_front();
         }
     }
 
     /// Begins anew with a list of this length.
-    pub(super) fn restart(&mut self, length: usize, now: Instant) {
-        *self = Self::default();
-        self.measure(length, now);
+    pub(super) fn restart(&mut self, length: usize) {
+        *self = Self { length, ..Self::default() };
     }
 }
