@@ -2,18 +2,18 @@
 
 use std::{
     cell::Cell,
-    net::SocketAddr,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 
+use super::worker::Target;
 use crate::{
     client::{Connection, Pool},
-    config,
-    upstream::InFlight,
+    upstream::{InFlight, Member},
 };
 
 /// A body for a client.
@@ -33,8 +33,8 @@ pub(super) struct Passing {
 pub(super) struct Settle {
     pub connection: Connection<Sending>,
     pub pool: Rc<Pool<Sending>>,
-    pub address: SocketAddr,
-    pub keep: config::Pool,
+    pub target: Rc<Target>,
+    pub member: Arc<Member>,
     pub in_flight: InFlight,
 }
 
@@ -56,8 +56,9 @@ impl Body {
 impl Settle {
     /// The answer is complete: the request is over, and its connection is free for the next.
     fn settle(self) {
-        let Self { mut connection, pool, address, keep, in_flight } = self;
+        let Self { mut connection, pool, target, member, in_flight } = self;
         drop(in_flight);
+        let (address, keep) = (member.address(), target.upstream.config.pool);
         if connection.sender.is_ready() {
             pool.put(address, connection, keep.max_idle, keep.idle_timeout);
         } else if !connection.sender.is_closed() {

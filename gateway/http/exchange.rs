@@ -277,9 +277,8 @@ impl Exchange {
                 Body::Empty
             }
             None => {
-                let pool = self.visitor.worker.pool.clone();
-                let (address, keep) = (member.address(), self.target.upstream.config.pool);
-                Body::passing(incoming, Settle { connection, pool, address, keep, in_flight })
+                let (pool, target) = (self.visitor.worker.pool.clone(), self.target.clone());
+                Body::passing(incoming, Settle { connection, pool, target, member, in_flight })
             }
         }))
     }

@@ -13,7 +13,7 @@ use std::{
 use wasmtime::{Cache, CacheConfig, Config, EngineWeak, OptLevel, Store, UpdateDeadline};
 
 /// The unit of deadlines.
-const TICK: Duration = Duration::from_millis(2);
+const TICK: Duration = Duration::from_millis(5);
 
 /// The engine is of no use: this platform cannot run compiled WebAssembly.
 #[derive(Debug, thiserror::Error)]

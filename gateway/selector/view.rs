@@ -182,18 +182,8 @@ impl View {
     async fn build_in_slices(&self) {
         let mut snapshot = Rc::new(self.reader.snapshot());
         let mut active = self.create();
-        let mut reset = true;
         loop {
-            let changes: Vec<Change> = snapshot.iter().cloned().map(Change::Put).collect();
-            for slice in slices(&changes) {
-                if let Ok(fresh) = &mut active
-                    && let Err(fault) = fresh.balancer.update(reset, slice, &snapshot)
-                {
-                    active = Err(fault.into());
-                }
-                reset = false;
-                tokio::task::yield_now().await;
-            }
+            feed(&snapshot, &mut active).await;
             // The list may have moved on meanwhile.
             let latest = Rc::new(self.reader.snapshot());
             match latest.since(snapshot.generation()) {
@@ -206,10 +196,7 @@ impl View {
                     drop(generations);
                     return self.exchange(latest, active);
                 }
-                _ => {
-                    snapshot = latest;
-                    reset = true;
-                }
+                _ => snapshot = latest,
             }
         }
     }
@@ -345,10 +332,24 @@ fn pause(faults: u32) -> Duration {
     }
 }
 
-/// At least one slice, because an empty list is a list, too.
-fn slices(changes: &[Change]) -> impl Iterator<Item = &[Change]> {
-    let empty = changes.is_empty().then_some(changes);
-    empty.into_iter().chain(changes.chunks(SLICE))
+/// Feeds all of a list, a slice between requests.
+async fn feed(snapshot: &Rc<Arc<Snapshot>>, active: &mut Result<Active, CreateError>) {
+    let mut members = snapshot.iter();
+    let mut reset = true;
+    loop {
+        let slice: Vec<Change> = members.by_ref().take(SLICE).cloned().map(Change::Put).collect();
+        // An empty list is a list, too.
+        if slice.is_empty() && !reset {
+            return;
+        }
+        if let Ok(fresh) = active
+            && let Err(fault) = fresh.balancer.update(reset, &slice, snapshot)
+        {
+            *active = Err(fault.into());
+        }
+        reset = false;
+        tokio::task::yield_now().await;
+    }
 }
 
 fn few(generations: &[&crate::upstream::Generation]) -> bool {
