@@ -1,22 +1,20 @@
 //! One try of a request on one endpoint, from the moment it is sent to the head of the answer.
 
 use std::{
-    cell::Cell,
     future::Future,
     pin::Pin,
-    rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use http::{HeaderValue, Request, Response, header};
 use hyper::{body::Incoming, client::conn::TrySendError};
-use tokio::time::Sleep;
 
 use super::{
     Failure,
-    body::{Sending, Upload},
+    body::Sending,
+    kept::{Kept, Spare, Timer},
 };
 use crate::{
     client::{Connection, DialError},
@@ -31,7 +29,8 @@ pub(super) struct Attempt {
     pub opened: Opened,
     pub connection: Connection<Sending>,
     pub timer: Timer,
-    spare: Option<Box<Request<Sending>>>,
+    /// Only of requests that could be sent again: what is sent is gone otherwise.
+    pub spare: Option<Box<Spare>>,
     sent: Sent,
 }
 
@@ -67,9 +66,12 @@ impl Attempt {
         mut connection: Connection<Sending>,
         mut request: Request<Sending>,
         timer: Timer,
+        kept: &Kept,
     ) -> Self {
         name_host(&mut request, &opened.member);
-        let spare = spare(&request, connection.reused);
+        let has_body = matches!(request.body(), Sending::Passing { .. });
+        let again = connection.reused && repeatable(request.method(), has_body);
+        let spare = again.then(|| kept.spare(&request));
         let sent = Box::pin(connection.sender.try_send_request(request));
         Self { opened, connection, timer, spare, sent }
     }
@@ -96,12 +98,8 @@ impl Failed {
 
     /// Sending failed. The request comes back unsent, or is sent again if the connection was an old one that may
     /// have died while it was idle.
-    fn to_send(
-        mut error: TrySendError<Request<Sending>>,
-        spare: Option<Box<Request<Sending>>>,
-        reused: bool,
-    ) -> Self {
-        let unsent = error.take_message().map(Box::new);
+    fn to_send(mut error: TrySendError<Request<Sending>>, spare: Option<Box<Spare>>, reused: bool) -> Self {
+        let unsent = error.take_message();
         let error = error.into_error();
         if error.is_user() {
             return Self { failure: Failure::Aborted(error), again: None, stale: false };
@@ -109,7 +107,8 @@ impl Failed {
         if error.is_parse() {
             return Self { failure: Failure::BadAnswer(error.to_string()), again: None, stale: false };
         }
-        Self { failure: Failure::Reset(error), again: unsent.or(spare), stale: reused }
+        let again = unsent.or_else(|| spare.map(|spare| spare.into_request())).map(Box::new);
+        Self { failure: Failure::Reset(error), again, stale: reused }
     }
 
     /// Whether this counts against the endpoint.
@@ -141,61 +140,5 @@ fn name_host(request: &mut Request<Sending>, member: &Member) {
         && let Ok(host) = HeaderValue::from_str(&member.address().to_string())
     {
         request.headers_mut().insert(header::HOST, host);
-    }
-}
-
-/// A copy to send again, made only for requests that could be: what is sent is gone otherwise.
-fn spare(request: &Request<Sending>, reused: bool) -> Option<Box<Request<Sending>>> {
-    let has_body = matches!(request.body(), Sending::Passing { .. });
-    if !reused || !repeatable(request.method(), has_body) {
-        return None;
-    }
-    let mut copy = Request::new(Sending::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(Box::new(copy))
-}
-
-/// Keeps a timer between the requests of a connection, which come one after the other. Moving it further away costs
-/// next to nothing, making a new one does not.
-#[derive(Default)]
-pub(super) struct SpareTimer(Cell<Option<Pin<Box<Sleep>>>>);
-
-impl SpareTimer {
-    /// Rings when `limit` has passed since `begun`. While the body of the request is under way every frame of it
-    /// counts as a beginning.
-    pub(super) fn set(&self, begun: Instant, limit: Duration, upload: Option<Rc<Upload>>) -> Timer {
-        let mut sleep = self.0.take().unwrap_or_else(|| Box::pin(tokio::time::sleep(limit)));
-        sleep.as_mut().reset(tokio::time::Instant::from_std(begun) + limit);
-        let frames = upload.as_ref().map_or(0, |upload| upload.frames());
-        Timer { sleep, limit, upload, frames }
-    }
-
-    pub(super) fn keep(&self, timer: Timer) {
-        self.0.set(Some(timer.sleep));
-    }
-}
-
-/// How long an answer may take.
-pub(super) struct Timer {
-    sleep: Pin<Box<Sleep>>,
-    limit: Duration,
-    upload: Option<Rc<Upload>>,
-    /// Frames that were seen when it was set.
-    frames: u64,
-}
-
-impl Timer {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            ready!(self.sleep.as_mut().poll(cx));
-            let now = self.upload.as_ref().map_or(0, |upload| upload.frames());
-            if now == self.frames {
-                return Poll::Ready(());
-            }
-            self.frames = now;
-            self.sleep.as_mut().reset(tokio::time::Instant::now() + self.limit);
-        }
     }
 }

@@ -198,13 +198,14 @@ impl Exchange {
         now: Instant,
     ) -> Attempt {
         let limit = self.target.upstream.config.timeouts.response;
-        let timer = self.visitor.timer.set(now, limit, self.upload.clone());
-        Attempt::send(opened, connection, request, timer)
+        let kept = &self.visitor.kept;
+        let timer = kept.timer(now, limit, self.upload.clone());
+        Attempt::send(opened, connection, request, timer, kept)
     }
 
     fn end(&self, attempt: Attempt, outcome: Result<Response<Incoming>, Failed>) -> (Opened, Outcome) {
-        let Attempt { opened, connection, timer, .. } = attempt;
-        self.visitor.timer.keep(timer);
+        let Attempt { opened, connection, timer, spare, .. } = attempt;
+        self.visitor.kept.keep(timer, spare);
         (opened, outcome.map(|response| (response, connection)))
     }
 

@@ -6,6 +6,7 @@ mod attempt;
 mod body;
 mod exchange;
 mod forward;
+mod kept;
 mod respond;
 mod route;
 mod service;

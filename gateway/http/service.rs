@@ -6,10 +6,10 @@ use hyper::Response;
 
 use super::{
     Failure,
-    attempt::SpareTimer,
     body::Body,
     exchange::{Answering, Routed},
     forward::Sender,
+    kept::Kept,
     worker::{Found, Worker},
 };
 use crate::{config, server::Arrival};
@@ -19,13 +19,13 @@ pub(super) struct Visitor {
     pub worker: Rc<Worker>,
     pub listener: Arc<config::Listener>,
     pub sender: Sender,
-    pub timer: SpareTimer,
+    pub kept: Kept,
 }
 
 impl Visitor {
     pub(super) fn new(worker: Rc<Worker>, listener: Arc<config::Listener>, peer: SocketAddr) -> Self {
         let sender = Sender::new(peer, &listener.trusted_proxies);
-        Self { worker, listener, sender, timer: SpareTimer::default() }
+        Self { worker, listener, sender, kept: Kept::default() }
     }
 }
 

@@ -237,12 +237,13 @@ impl Balancer for WasmBalancer {
         request: &PickRequest<'_>,
         snapshot: &Rc<Arc<Snapshot>>,
     ) -> Result<Option<Slot>, Fault> {
-        // Empty lists do not allocate, and both are empty for most requests.
+        let (tried, attributes) = (request.tried, request.attributes);
         let request = Request {
             hash: request.hash,
             attempt: request.attempt,
-            tried: request.tried.iter().map(|slot| slot.0).collect(),
-            attributes: request.attributes.iter().map(|value| value.map(str::to_owned)).collect(),
+            tried: (!tried.is_empty()).then(|| tried.iter().map(|slot| slot.0).collect()),
+            attributes: (!attributes.is_empty())
+                .then(|| attributes.iter().map(|value| value.map(str::to_owned)).collect()),
         };
         let bound = self.instance.selector.pick;
         let slot = self.instance.call("pick", bound, Some(snapshot.clone()), |plugin, store| {

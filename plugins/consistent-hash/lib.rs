@@ -99,7 +99,7 @@ impl GuestBalancer for State {
     fn pick(&self, request: Request) -> Option<u32> {
         let (bounded, random) = &mut *self.0.borrow_mut();
         let hash = request.hash.unwrap_or_else(|| random.u64(..));
-        bounded.pick(hash, &request.tried, |slot| load::get(slot).in_flight)
+        bounded.pick(hash, request.tried.as_deref().unwrap_or_default(), |slot| load::get(slot).in_flight)
     }
 }
 

@@ -70,6 +70,6 @@ impl GuestBalancer for State {
     }
 
     fn pick(&self, request: Request) -> Option<u32> {
-        self.0.borrow_mut().pick(&request.tried, load::get)
+        self.0.borrow_mut().pick(request.tried.as_deref().unwrap_or_default(), load::get)
     }
 }

@@ -76,6 +76,6 @@ impl GuestBalancer for State {
     }
 
     fn pick(&self, request: Request) -> Option<u32> {
-        self.0.borrow_mut().next(&request.tried)
+        self.0.borrow_mut().next(request.tried.as_deref().unwrap_or_default())
     }
 }

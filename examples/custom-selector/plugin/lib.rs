@@ -57,7 +57,8 @@ impl GuestBalancer for State {
 
     fn pick(&self, request: Request) -> Option<u32> {
         let mut turns = self.turns.borrow_mut();
-        let untried = |turn: &Turn| !request.tried.contains(&turn.slot);
+        let tried = request.tried.unwrap_or_default();
+        let untried = |turn: &Turn| !tried.contains(&turn.slot);
         turns
             .next(|turn| turn.near && untried(turn))
             .or_else(|| turns.next(untried))
@@ -126,7 +127,7 @@ mod tests {
     }
 
     fn pick(state: &State, tried: &[u32]) -> Option<u32> {
-        state.pick(Request { hash: None, attempt: 0, tried: tried.to_vec(), attributes: Vec::new() })
+        state.pick(Request { hash: None, attempt: 0, tried: Some(tried.to_vec()), attributes: None })
     }
 
     #[test]
