@@ -15,7 +15,21 @@ use tokio::{
 const SMALL: usize = 1024;
 
 /// A TCP stream that sends short messages in one piece, and leaves longer ones where they are.
-pub struct Stream(pub TcpStream);
+pub struct Stream {
+    socket: TcpStream,
+    /// Where pieces are put together.
+    piece: Vec<u8>,
+}
+
+impl Stream {
+    pub fn new(socket: TcpStream) -> Self {
+        Self { socket, piece: Vec::new() }
+    }
+
+    pub fn into_inner(self) -> TcpStream {
+        self.socket
+    }
+}
 
 impl AsyncRead for Stream {
     fn poll_read(
@@ -23,13 +37,13 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.socket).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.socket).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -37,14 +51,12 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let stream = Pin::new(&mut self.0);
-        if let [buf] = bufs {
-            return stream.poll_write(cx, buf);
-        }
-        let mut small = [0; SMALL];
-        match together(bufs, &mut small) {
-            Some(message) => stream.poll_write(cx, message),
-            None => stream.poll_write_vectored(cx, bufs),
+        let Self { socket, piece } = &mut *self;
+        let socket = Pin::new(socket);
+        match bufs {
+            [buf] => socket.poll_write(cx, buf),
+            _ if together(bufs, piece) => socket.poll_write(cx, piece),
+            _ => socket.poll_write_vectored(cx, bufs),
         }
     }
 
@@ -53,22 +65,22 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.socket).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 
-/// The pieces in one, if there is room.
-fn together<'a>(bufs: &[IoSlice<'_>], small: &'a mut [u8; SMALL]) -> Option<&'a [u8]> {
-    let mut len = 0;
-    for buf in bufs {
-        small.get_mut(len..len + buf.len())?.copy_from_slice(buf);
-        len += buf.len();
+/// Puts pieces together unless they are too long for that.
+fn together(bufs: &[IoSlice<'_>], piece: &mut Vec<u8>) -> bool {
+    if bufs.iter().map(|buf| buf.len()).sum::<usize>() > SMALL {
+        return false;
     }
-    small.get(..len)
+    piece.clear();
+    bufs.iter().for_each(|buf| piece.extend_from_slice(buf));
+    true
 }
 
 #[cfg(test)]
@@ -76,12 +88,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_are_put_together_in_order_while_there_is_room() {
+    fn pieces_are_put_together_in_order_while_they_are_short() {
         let (head, body) = ([1; SMALL - 2], [2; 2]);
-        let mut small = [0; SMALL];
-        let message = together(&[IoSlice::new(&head), IoSlice::new(&body)], &mut small).unwrap();
-        assert_eq!(message, [&head[..], &body[..]].concat());
-        assert_eq!(together(&[IoSlice::new(&head), IoSlice::new(&[3; 3])], &mut small), None);
-        assert_eq!(together(&[], &mut small), Some(&[][..]));
+        let mut piece = vec![7; 3];
+        assert!(together(&[IoSlice::new(&head), IoSlice::new(&body)], &mut piece));
+        assert_eq!(piece, [&head[..], &body[..]].concat());
+        assert!(!together(&[IoSlice::new(&head), IoSlice::new(&[3; 3])], &mut piece));
+        assert!(together(&[], &mut piece) && piece.is_empty());
     }
 }

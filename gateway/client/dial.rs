@@ -53,7 +53,7 @@ where
     };
     stream.set_nodelay(true).map_err(failed)?;
     let (sender, driver) = http1::Builder::new()
-        .handshake(TokioIo::new(Stream(stream)))
+        .handshake(TokioIo::new(Stream::new(stream)))
         .await
         .map_err(|error| failed(io::Error::other(error)))?;
     tokio::task::spawn_local(async move {

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use http::{HeaderValue, Request, Response, header};
+use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::TrySendError};
 
 use super::{
@@ -64,11 +64,10 @@ impl Attempt {
     pub(super) fn send(
         opened: Opened,
         mut connection: Connection<Sending>,
-        mut request: Request<Sending>,
+        request: Request<Sending>,
         timer: Timer,
         kept: &Kept,
     ) -> Self {
-        name_host(&mut request, &opened.member);
         let has_body = matches!(request.body(), Sending::Passing { .. });
         let again = connection.reused && repeatable(request.method(), has_body);
         let spare = again.then(|| kept.spare(&request));
@@ -131,14 +130,5 @@ pub(super) fn evidence<C>(outcome: &Result<(Response<Incoming>, C), Failed>) -> 
         Failure::Dial(error) => (!error.is_own()).then_some(Evidence::ConnectFailed),
         Failure::ResponseTimeout => Some(Evidence::TimedOut),
         _ => Some(Evidence::Broke),
-    }
-}
-
-/// Clients of HTTP/1.0 may name no host; endpoints of 1.1 must be told one.
-fn name_host(request: &mut Request<Sending>, member: &Member) {
-    if !request.headers().contains_key(header::HOST)
-        && let Ok(host) = HeaderValue::from_str(&member.address().to_string())
-    {
-        request.headers_mut().insert(header::HOST, host);
     }
 }

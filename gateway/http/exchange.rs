@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use http::{Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::body::Incoming;
 
 use super::{
@@ -68,6 +68,8 @@ pub(super) struct Exchange {
     link: Rc<Link>,
     client: IpAddr,
     started: Instant,
+    /// Clients of HTTP/1.0 may name no host; endpoints of 1.1 must be told one.
+    nameless: bool,
     upgrading: bool,
     upload: Option<Rc<Upload>>,
     attempts: Attempts<Arc<Member>>,
@@ -87,14 +89,25 @@ impl Routed {
         let client = visitor.sender.client(&head.headers, &visitor.listener.trusted_proxies);
         let (body, upload) = Sending::new(body);
         let attempts = Attempts::new(target.upstream.config.retries);
-        let mut exchange =
-            Exchange { visitor, target, link, client, started, upgrading: false, upload, attempts };
+        let mut exchange = Exchange {
+            visitor,
+            target,
+            link,
+            client,
+            started,
+            nameless: false,
+            upgrading: false,
+            upload,
+            attempts,
+        };
         let picked = match exchange.pick(&head) {
             Ok(picked) => picked,
             Err(failure) => return Answering::Known(exchange.answered(Err(failure), Instant::now())),
         };
-        forward::request(&mut head, &exchange.visitor.sender, strip, exchange.upload.is_some());
-        exchange.upgrading = head.headers.contains_key(header::UPGRADE);
+        let old = head.version != Version::HTTP_11;
+        exchange.upgrading =
+            forward::request(&mut head, &exchange.visitor.sender, strip, exchange.upload.is_some());
+        exchange.nameless = old && !head.headers.contains_key(header::HOST);
         let request = Request::from_parts(head, body);
         match exchange.visitor.worker.pool.take(picked.0.address()) {
             Some(connection) => {
@@ -194,12 +207,17 @@ impl Exchange {
         &self,
         opened: Opened,
         connection: Connection<Sending>,
-        request: Request<Sending>,
+        mut request: Request<Sending>,
         now: Instant,
     ) -> Attempt {
+        if self.nameless
+            && let Ok(host) = HeaderValue::from_str(&opened.member.address().to_string())
+        {
+            request.headers_mut().insert(header::HOST, host);
+        }
         let limit = self.target.upstream.config.timeouts.response;
         let kept = &self.visitor.kept;
-        let timer = kept.timer(now, limit, self.upload.clone());
+        let timer = kept.timer(now.into(), limit, self.upload.clone());
         Attempt::send(opened, connection, request, timer, kept)
     }
 
@@ -271,7 +289,7 @@ impl Exchange {
         }
         let upgrade = switching.then(|| hyper::upgrade::on(&mut response));
         forward::response(response.headers_mut(), switching);
-        *response.version_mut() = http::Version::HTTP_11;
+        *response.version_mut() = Version::HTTP_11;
         Ok(response.map(|incoming| match upgrade {
             Some(upgrade) => {
                 self.link.take_over(tunnel(upgrade, in_flight));

@@ -75,16 +75,18 @@ fn address(text: &str) -> Option<IpAddr> {
     Some(IpAddr::to_canonical(&address))
 }
 
-/// Makes of a client's head the one for an endpoint.
-pub(super) fn request(head: &mut Parts, sender: &Sender, strip: usize, has_body: bool) {
+/// Makes of a client's head the one for an endpoint. Says whether it asks for another protocol.
+pub(super) fn request(head: &mut Parts, sender: &Sender, strip: usize, has_body: bool) -> bool {
     aim(head, strip);
     let seen = Seen::of(&head.headers);
     let keep = if seen.hop_by_hop != 0 { Kept::of(head, has_body) } else { Kept::default() };
     remove_hop_by_hop(&mut head.headers, &seen);
+    let upgrading = keep.upgrade.is_some();
     keep.restore(&mut head.headers);
     forwarded(&mut head.headers, sender, seen.forwarded);
     head.version = Version::HTTP_11;
     head.extensions.clear();
+    upgrading
 }
 
 /// Makes of an endpoint's head the one for the client. `switching` keeps what a 101 needs.

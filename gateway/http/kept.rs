@@ -3,20 +3,21 @@
 
 use std::{
     cell::Cell,
+    future::Future,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::body::{Sending, Upload};
 
 #[derive(Default)]
 pub(super) struct Kept {
-    sleep: Cell<Option<Pin<Box<Sleep>>>>,
+    alarm: Cell<Option<Alarm>>,
     spare: Cell<Option<Box<Spare>>>,
 }
 
@@ -24,11 +25,11 @@ impl Kept {
     /// Rings when `limit` has passed since `begun`. While the body of the request is under way every frame of it
     /// counts as a beginning.
     pub(super) fn timer(&self, begun: Instant, limit: Duration, upload: Option<Rc<Upload>>) -> Timer {
-        let mut sleep = self.sleep.take().unwrap_or_else(|| Box::pin(tokio::time::sleep(limit)));
-        // Moving it further away costs next to nothing.
-        sleep.as_mut().reset(tokio::time::Instant::from_std(begun) + limit);
+        let due = begun + limit;
+        let mut alarm = self.alarm.take().unwrap_or_else(|| Alarm::new(due));
+        alarm.no_later_than(due);
         let frames = upload.as_ref().map_or(0, |upload| upload.frames());
-        Timer { sleep, limit, upload, frames }
+        Timer { alarm, due, limit, upload, frames }
     }
 
     /// A copy of a request without a body.
@@ -43,7 +44,7 @@ impl Kept {
 
     /// Takes back what is not needed any more.
     pub(super) fn keep(&self, timer: Timer, spare: Option<Box<Spare>>) {
-        self.sleep.set(Some(timer.sleep));
+        self.alarm.set(Some(timer.alarm));
         if let Some(mut spare) = spare {
             spare.uri = Uri::default();
             spare.headers.clear();
@@ -74,7 +75,8 @@ impl Spare {
 
 /// How long an answer may take.
 pub(super) struct Timer {
-    sleep: Pin<Box<Sleep>>,
+    alarm: Alarm,
+    due: Instant,
     limit: Duration,
     upload: Option<Rc<Upload>>,
     /// Frames that were seen when it was set.
@@ -84,20 +86,86 @@ pub(super) struct Timer {
 impl Timer {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            ready!(self.sleep.as_mut().poll(cx));
-            let now = self.upload.as_ref().map_or(0, |upload| upload.frames());
-            if now == self.frames {
+            ready!(self.alarm.poll(cx));
+            let now = Instant::now();
+            let frames = self.upload.as_ref().map_or(0, |upload| upload.frames());
+            if frames != self.frames {
+                self.frames = frames;
+                self.due = now + self.limit;
+            } else if now >= self.due {
                 return Poll::Ready(());
             }
-            self.frames = now;
-            self.sleep.as_mut().reset(tokio::time::Instant::now() + self.limit);
+            self.alarm.set(self.due);
         }
+    }
+}
+
+/// Wakes the task of the connection. It is left as it is from request to request and may ring too early: then it is set
+/// again, once in the time that an answer may take and not with every request.
+struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    /// Whom it wakes.
+    waker: Option<Waker>,
+}
+
+impl Alarm {
+    fn new(due: Instant) -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep_until(due)), waker: None }
+    }
+
+    fn set(&mut self, due: Instant) {
+        self.sleep.as_mut().reset(due);
+        self.waker = None;
+    }
+
+    fn no_later_than(&mut self, due: Instant) {
+        if self.sleep.deadline() > due {
+            self.set(due);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let known = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if known && !self.sleep.is_elapsed() {
+            return Poll::Pending;
+        }
+        let rung = self.sleep.as_mut().poll(cx);
+        self.waker = rung.is_pending().then(|| cx.waker().clone());
+        rung
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    async fn rings(timer: &mut Timer) -> Instant {
+        poll_fn(|cx| timer.poll(cx)).await;
+        Instant::now()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_rings_at_its_time_whatever_was_set_before() {
+        let (kept, start) = (Kept::default(), Instant::now());
+        let mut first = kept.timer(start, LIMIT, None);
+        assert!(poll_fn(|cx| Poll::Ready(first.poll(cx))).await.is_pending());
+        kept.keep(first, None);
+
+        tokio::time::advance(LIMIT / 2).await;
+        let mut later = kept.timer(Instant::now(), LIMIT, None);
+        assert_eq!((rings(&mut later).await - start).as_secs(), 15);
+        kept.keep(later, None);
+
+        let mut long = kept.timer(Instant::now(), LIMIT * 10, None);
+        assert!(poll_fn(|cx| Poll::Ready(long.poll(cx))).await.is_pending());
+        kept.keep(long, None);
+        let mut short = kept.timer(Instant::now(), LIMIT, None);
+        assert_eq!((rings(&mut short).await - start).as_secs(), 25);
+    }
 
     #[tokio::test]
     async fn a_spare_is_the_request_and_nothing_of_the_one_before() {

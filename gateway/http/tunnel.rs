@@ -23,7 +23,7 @@ pub(super) fn tunnel(upgrade: OnUpgrade, in_flight: InFlight) -> Takeover {
 async fn carry(mut client: TcpStream, early: Vec<u8>, upgrade: OnUpgrade) -> io::Result<()> {
     let upgraded = upgrade.await.map_err(io::Error::other)?;
     let (mut endpoint, late) = match upgraded.downcast::<TokioIo<Stream>>() {
-        Ok(parts) => (parts.io.into_inner().0, parts.read_buf),
+        Ok(parts) => (parts.io.into_inner().into_inner(), parts.read_buf),
         Err(_) => return Err(io::Error::other("an upgraded connection that is no TCP stream")),
     };
     write(&mut endpoint, &early).await?;

@@ -54,12 +54,18 @@ enum End {
 
 impl Guard {
     pub(super) fn new(stream: TcpStream, link: Rc<Link>, max_head: usize) -> Self {
-        Self { stream: Stream(stream), framing: Framing::new(max_head), link, held: Vec::new(), cleared: 0 }
+        Self {
+            stream: Stream::new(stream),
+            framing: Framing::new(max_head),
+            link,
+            held: Vec::new(),
+            cleared: 0,
+        }
     }
 
     /// The socket, and what was read of it and not handed on.
     pub(super) fn into_inner(self) -> (TcpStream, Vec<u8>) {
-        (self.stream.0, self.held)
+        (self.stream.into_inner(), self.held)
     }
 
     /// Whether the client may be in the middle of sending something.
