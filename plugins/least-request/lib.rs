@@ -78,7 +78,9 @@ impl GuestBalancer for State {
     }
 
     fn pick(&self, request: Request) -> Option<u32> {
-        self.0.borrow_mut().pick(request.tried.as_deref().unwrap_or_default(), |slot| load::get(slot).in_flight)
+        self.0
+            .borrow_mut()
+            .pick(request.tried.as_deref().unwrap_or_default(), |slot| load::get(slot).in_flight)
     }
 }
 

@@ -52,6 +52,8 @@ impl GuestBalancer for State {
 
     fn pick(&self, request: Request) -> Option<u32> {
         let (candidates, random) = &mut *self.0.borrow_mut();
-        candidates.draw(random, request.tried.as_deref().unwrap_or_default()).or_else(|| candidates.draw(random, &[]))
+        candidates
+            .draw(random, request.tried.as_deref().unwrap_or_default())
+            .or_else(|| candidates.draw(random, &[]))
     }
 }
