@@ -25,7 +25,7 @@ const EVENTS: usize = 64;
 const REPORTS: usize = 256;
 
 /// How long a list from disk waits for a registry that neither answers nor fails.
-const FRESHER: Duration = Duration::from_secs(1);
+const FRESHER: Duration = Duration::from_millis(100);
 
 /// The control-plane half of an upstream. Dropping it ends the watches; the keeper writes what is not written yet,
 /// and the upstream closes.
