@@ -58,6 +58,11 @@ impl Opened {
     pub(super) fn begin((member, trial): Picked, begun: Instant) -> Self {
         Self { in_flight: member.begin(begun), member, begun, trial }
     }
+
+    /// Ends it: the endpoint can be picked again as if this try had not been.
+    pub(super) fn end(self) -> Arc<Member> {
+        self.member
+    }
 }
 
 impl Attempt {

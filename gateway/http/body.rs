@@ -2,18 +2,18 @@
 
 use std::{
     cell::Cell,
+    net::SocketAddr,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 
-use super::worker::Target;
 use crate::{
     client::{Connection, Pool},
-    upstream::{InFlight, Member},
+    config,
+    upstream::InFlight,
 };
 
 /// A body for a client.
@@ -29,12 +29,13 @@ pub(super) struct Passing {
     settle: Option<Settle>,
 }
 
-/// What is given back at the end of an answer. Dropped before the end it closes the connection.
+/// What is given back at the end of an answer. Dropped before the end it closes the connection. Holds neither the
+/// upstream nor the endpoint: a stream may go on for hours after both are gone.
 pub(super) struct Settle {
     pub connection: Connection<Sending>,
     pub pool: Rc<Pool<Sending>>,
-    pub target: Rc<Target>,
-    pub member: Arc<Member>,
+    pub address: SocketAddr,
+    pub keep: config::Pool,
     pub in_flight: InFlight,
 }
 
@@ -56,9 +57,8 @@ impl Body {
 impl Settle {
     /// The answer is complete: the request is over, and its connection is free for the next.
     fn settle(self) {
-        let Self { mut connection, pool, target, member, in_flight } = self;
+        let Self { mut connection, pool, address, keep, in_flight } = self;
         drop(in_flight);
-        let (address, keep) = (member.address(), target.upstream.config.pool);
         if connection.sender.is_ready() {
             pool.put(address, connection, keep.max_idle, keep.idle_timeout);
         } else if !connection.sender.is_closed() {

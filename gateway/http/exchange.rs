@@ -142,6 +142,7 @@ impl Future for Answering {
         }
         match mem::replace(answering, Self::Over) {
             Self::Known(response) => Poll::Ready(response),
+            // Nobody asks twice.
             _ => Poll::Pending,
         }
     }
@@ -232,7 +233,7 @@ impl Exchange {
         let at = self.learn(&mut opened, &outcome);
         let response = match outcome {
             Ok((response, connection)) => self.pass_on(response, connection, opened),
-            Err(failed) => match self.next(opened.member, failed) {
+            Err(failed) => match self.next(opened.end(), failed) {
                 Ok(next) => return ControlFlow::Continue(next),
                 Err(failure) => Err(failure),
             },
@@ -296,8 +297,9 @@ impl Exchange {
                 Body::Empty
             }
             None => {
-                let (pool, target) = (self.visitor.worker.pool.clone(), self.target.clone());
-                Body::passing(incoming, Settle { connection, pool, target, member, in_flight })
+                let pool = self.visitor.worker.pool.clone();
+                let (address, keep) = (member.address(), self.target.upstream.config.pool);
+                Body::passing(incoming, Settle { connection, pool, address, keep, in_flight })
             }
         }))
     }

@@ -1,8 +1,9 @@
 //! What happens when an endpoint fails: once more on another one, where that is safe.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::net::TcpListener;
+use tokio::{io::AsyncWriteExt, net::TcpListener, sync::Notify};
+use witgate::upstream::Admission;
 
 use crate::{
     http_harness::{Gateway, Setup},
@@ -199,4 +200,37 @@ async fn an_upstream_without_endpoints_answers_503() {
     let gateway = Gateway::start(Setup::to(&[]));
     let answer = gateway.client().await.get("/").await;
     assert_eq!((answer.status, answer.reason()), (503, Some("no-endpoints")));
+}
+
+#[tokio::test]
+async fn a_trial_whose_connection_had_died_goes_on_over_a_new_one() {
+    let (tried, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (arrived, allowed) = (tried.clone(), answer.clone());
+    // The first connection takes one request and closes with the second; the next one answers when it may.
+    let origin = Origin::connected(move |mut stream, connection, _| {
+        let (arrived, allowed) = (arrived.clone(), allowed.clone());
+        async move {
+            let mut buffer = Vec::new();
+            read_request(&mut stream, &mut buffer, connection).await;
+            if connection > 0 {
+                arrived.notify_one();
+                allowed.notified().await;
+            }
+            let text = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\ntried";
+            stream.write_all(text).await.unwrap();
+            read_request(&mut stream, &mut buffer, connection).await;
+        }
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = gateway.client().await;
+    client.get("/").await;
+    let snapshot = gateway.upstream("main").reader.snapshot();
+    let stats = snapshot.iter().next().unwrap().stats();
+    stats.put_on_trial(true);
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    tried.notified().await;
+    assert!(matches!(stats.admit(), Admission::Refused), "the request still is the one that tries it");
+    answer.notify_one();
+    assert_eq!(client.answer().await.text(), "tried");
 }
