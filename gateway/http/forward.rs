@@ -27,6 +27,9 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
     header::EXPECT,
 ];
+/// Places in `HOP_BY_HOP`.
+const CONNECTION: usize = 0;
+const TRANSFER_ENCODING: usize = 5;
 
 /// Who sent a request over a connection, as far as the connection says.
 pub(super) struct Sender {
@@ -96,7 +99,7 @@ pub(super) fn response(headers: &mut HeaderMap, switching: bool) {
         return;
     }
     let upgrade = if switching { headers.get(header::UPGRADE).cloned() } else { None };
-    if headers.contains_key(header::TRANSFER_ENCODING) {
+    if seen.has(TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
     }
     remove_hop_by_hop(headers, &seen);
@@ -136,20 +139,25 @@ fn stripped(path: &PathAndQuery, strip: usize) -> Option<PathAndQuery> {
 struct Seen {
     /// One bit for each of `HOP_BY_HOP`.
     hop_by_hop: u8,
+    /// A `Connection` header names others.
+    names: bool,
     forwarded: bool,
 }
 
 impl Seen {
     fn of(headers: &HeaderMap) -> Self {
         let mut seen = Self::default();
-        for name in headers.keys() {
+        for (name, value) in headers {
             match name.as_str() {
-                "connection" => seen.hop_by_hop |= 1,
+                "connection" => {
+                    seen.hop_by_hop |= 1 << CONNECTION;
+                    seen.names |= !is_common(value);
+                }
                 "keep-alive" => seen.hop_by_hop |= 1 << 1,
                 "proxy-connection" => seen.hop_by_hop |= 1 << 2,
                 "proxy-authorization" => seen.hop_by_hop |= 1 << 3,
                 "te" => seen.hop_by_hop |= 1 << 4,
-                "transfer-encoding" => seen.hop_by_hop |= 1 << 5,
+                "transfer-encoding" => seen.hop_by_hop |= 1 << TRANSFER_ENCODING,
                 "upgrade" => seen.hop_by_hop |= 1 << 6,
                 "expect" => seen.hop_by_hop |= 1 << 7,
                 "forwarded" => seen.forwarded = true,
@@ -157,6 +165,10 @@ impl Seen {
             }
         }
         seen
+    }
+
+    fn has(&self, place: usize) -> bool {
+        self.hop_by_hop & (1 << place) != 0
     }
 }
 
@@ -200,9 +212,7 @@ impl Kept {
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, seen: &Seen) {
-    // Looking for a header that is not there costs as much as removing one.
-    let there = |index: &usize| seen.hop_by_hop & (1 << index) != 0;
-    if there(&0) && !headers.get_all(header::CONNECTION).iter().all(is_common) {
+    if seen.names {
         let named: Vec<HeaderName> = tokens(headers, header::CONNECTION)
             .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
             // Whoever names these wants to change what the message is, not how it travels.
@@ -210,8 +220,9 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, seen: &Seen) {
             .collect();
         named.iter().for_each(|name| drop(headers.remove(name)));
     }
-    for index in (0..HOP_BY_HOP.len()).filter(there) {
-        headers.remove(&HOP_BY_HOP[index]);
+    // Looking for a header that is not there costs as much as removing one.
+    for (_, name) in HOP_BY_HOP.iter().enumerate().filter(|(place, _)| seen.has(*place)) {
+        headers.remove(name);
     }
 }
 

@@ -15,6 +15,8 @@ const TRIES: u32 = 4;
 pub struct Weighted {
     /// Group `n` holds the weights above 2^(n-1), up to 2^n.
     groups: [Group; 33],
+    /// One bit for each group that has members: most lists have very few such groups.
+    filled: u64,
     places: Vec<Option<Place>>,
     total: u64,
     count: usize,
@@ -34,7 +36,8 @@ struct Place {
 
 impl Default for Weighted {
     fn default() -> Weighted {
-        Weighted { groups: std::array::from_fn(|_| Group::default()), places: Vec::new(), total: 0, count: 0 }
+        let groups = std::array::from_fn(|_| Group::default());
+        Weighted { groups, filled: 0, places: Vec::new(), total: 0, count: 0 }
     }
 }
 
@@ -47,7 +50,9 @@ impl Weighted {
     pub fn put(&mut self, slot: Slot, weight: u32) {
         self.remove(slot);
         let weight = weight.max(1);
-        let group = &mut self.groups[group_of(weight)];
+        let number = group_of(weight);
+        let group = &mut self.groups[number];
+        self.filled |= 1 << number;
         let place = Place { weight, position: group.members.len() };
         group.members.push((slot, weight));
         group.total += u64::from(weight);
@@ -66,8 +71,12 @@ impl Weighted {
         else {
             return;
         };
-        let group = &mut self.groups[group_of(weight)];
+        let number = group_of(weight);
+        let group = &mut self.groups[number];
         group.members.swap_remove(position);
+        if group.members.is_empty() {
+            self.filled &= !(1 << number);
+        }
         group.total -= u64::from(weight);
         self.total -= u64::from(weight);
         self.count -= 1;
@@ -96,26 +105,28 @@ impl Weighted {
 
     /// A candidate that is not among `except`, each with the chance of its weight. None when there is no such.
     pub fn draw(&self, random: &mut Rng, except: &[Slot]) -> Option<Slot> {
+        let rest = self.total - self.weight_of(except, |_| true);
+        if rest == 0 {
+            return None;
+        }
         // As a rule the excepted are few, and the first draw is none of them.
         for _ in 0..TRIES {
-            let slot = self.draw_among(random, self.total, &[])?;
+            let slot = self.draw_among(random, self.total, &[]);
             if !except.contains(&slot) {
                 return Some(slot);
             }
         }
-        self.draw_among(random, self.total - self.weight_of(except, |_| true), except)
+        Some(self.draw_among(random, rest, except))
     }
 
-    /// Draws among all but the excepted, whose weight is `total`.
-    fn draw_among(&self, random: &mut Rng, total: u64, except: &[Slot]) -> Option<Slot> {
-        if total == 0 {
-            return None;
-        }
+    /// Draws among all but the excepted; these weigh `total`, at least 1.
+    fn draw_among(&self, random: &mut Rng, total: u64, except: &[Slot]) -> Slot {
         let mut at = random.u64(..total);
-        for (number, group) in self.groups.iter().enumerate().filter(|(_, group)| group.total > 0) {
+        for number in bits(self.filled) {
+            let group = &self.groups[number];
             let total = group.total - self.weight_of(except, |weight| group_of(weight) == number);
             if at < total {
-                return Some(group.draw(random, except, 1 << number));
+                return group.draw(random, except, 1 << number);
             }
             at -= total;
         }
@@ -140,6 +151,15 @@ impl Group {
             }
         }
     }
+}
+
+/// The numbers of the bits that are set, the lowest first.
+fn bits(mut set: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lowest = (set != 0).then(|| set.trailing_zeros() as usize)?;
+        set &= set - 1;
+        Some(lowest)
+    })
 }
 
 /// The smallest `n` with `weight <= 2^n`.
