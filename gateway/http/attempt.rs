@@ -111,7 +111,7 @@ impl Failed {
         if error.is_parse() {
             return Self { failure: Failure::BadAnswer(error.to_string()), again: None, stale: false };
         }
-        let again = unsent.or_else(|| spare.map(|spare| spare.into_request())).map(Box::new);
+        let again = unsent.or_else(|| spare.and_then(|spare| spare.into_request())).map(Box::new);
         Self { failure: Failure::Reset(error), again, stale: reused }
     }
 

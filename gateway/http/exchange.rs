@@ -83,8 +83,10 @@ type Next = (Picked, Request<Sending>);
 
 impl Routed {
     /// Picks an endpoint, and sends the request if one of its connections is idle.
-    pub(super) fn send(self, target: Rc<Target>) -> Answering {
-        let Self { visitor, link, started, strip, mut head, body } = self;
+    pub(super) fn send(mut self, target: Rc<Target>) -> Answering {
+        let Self { visitor, link, started, strip, body, .. } = self;
+        // Stays where it is: it is large.
+        let head = &mut self.head;
         target.upstream.touch(started);
         let client = visitor.sender.client(&head.headers, &visitor.listener.trusted_proxies);
         let (body, upload) = Sending::new(body);
@@ -100,15 +102,15 @@ impl Routed {
             upload,
             attempts,
         };
-        let picked = match exchange.pick(&head) {
+        let picked = match exchange.pick(head) {
             Ok(picked) => picked,
             Err(failure) => return Answering::Known(exchange.answered(Err(failure), Instant::now())),
         };
         let old = head.version != Version::HTTP_11;
         exchange.upgrading =
-            forward::request(&mut head, &exchange.visitor.sender, strip, exchange.upload.is_some());
+            forward::request(head, &exchange.visitor.sender, strip, exchange.upload.is_some());
         exchange.nameless = old && !head.headers.contains_key(header::HOST);
-        let request = Request::from_parts(head, body);
+        let request = Request::from_parts(self.head, body);
         match exchange.visitor.worker.pool.take(picked.0.address()) {
             Some(connection) => {
                 let opened = Opened::begin(picked, started);

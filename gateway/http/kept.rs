@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, uri::PathAndQuery};
 use tokio::time::{Instant, Sleep};
 
 use super::body::{Sending, Upload};
@@ -32,13 +32,18 @@ impl Kept {
         Timer { alarm, due, limit, upload, frames }
     }
 
-    /// A copy of a request without a body.
+    /// A copy of a request without a body, whose target is in origin form.
     pub(super) fn spare<B>(&self, request: &Request<B>) -> Box<Spare> {
         let mut spare = self.spare.take().unwrap_or_default();
         spare.method = request.method().clone();
-        spare.uri = request.uri().clone();
-        let headers = request.headers().iter().map(|(name, value)| (name.clone(), value.clone()));
-        spare.headers.extend(headers);
+        let target = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+        spare.text.extend_from_slice(target.as_bytes());
+        for (name, value) in request.headers() {
+            for part in [name.as_ref(), value.as_bytes()] {
+                spare.text.push(SEPARATOR);
+                spare.text.extend_from_slice(part);
+            }
+        }
         spare
     }
 
@@ -46,30 +51,36 @@ impl Kept {
     pub(super) fn keep(&self, timer: Timer, spare: Option<Box<Spare>>) {
         self.alarm.set(Some(timer.alarm));
         if let Some(mut spare) = spare {
-            spare.uri = Uri::default();
-            spare.headers.clear();
+            spare.text.clear();
             self.spare.set(Some(spare));
         }
     }
 }
 
-/// A request as it was sent, to be sent again.
+/// Neither a target nor a header has it.
+const SEPARATOR: u8 = b'\n';
+
+/// A request as it was sent, to be sent again: as text, because that costs less to write and to forget than a copy of
+/// each header, and is seldom read.
 #[derive(Default)]
 pub(super) struct Spare {
     method: Method,
-    uri: Uri,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    /// The target, then a name and a value for each header.
+    text: Vec<u8>,
 }
 
 impl Spare {
-    pub(super) fn into_request(self) -> Request<Sending> {
+    /// None if the text cannot be understood, which nothing that was sent leads to.
+    pub(super) fn into_request(self) -> Option<Request<Sending>> {
         let mut request = Request::new(Sending::Empty);
         *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        for (name, value) in self.headers {
+        let mut parts = self.text.split(|byte| *byte == SEPARATOR);
+        *request.uri_mut() = PathAndQuery::try_from(parts.next()?).ok()?.into();
+        while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+            let (name, value) = (HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
             request.headers_mut().append(name, value);
         }
-        request
+        Some(request)
     }
 }
 
@@ -181,7 +192,7 @@ mod tests {
         kept.keep(kept.timer(Instant::now(), Duration::from_secs(1), None), Some(first));
 
         let sent = request("/second", &["x-c", "x-b", "x-c"]);
-        let again = kept.spare(&sent).into_request();
+        let again = kept.spare(&sent).into_request().unwrap();
         assert_eq!(
             (again.method(), again.uri(), again.headers()),
             (sent.method(), sent.uri(), sent.headers())

@@ -1,6 +1,6 @@
 //! Which route a request takes. Pure.
 
-use std::sync::Arc;
+use std::{cell::LazyCell, sync::Arc};
 
 use http::{header, request::Parts};
 
@@ -57,14 +57,21 @@ impl<T> Routes<T> {
 
     /// The first route that matches.
     pub(super) fn find(&self, listener: &str, head: &Parts) -> Option<Found<'_, T>> {
-        let (path, host) = (head.uri.path(), host(head));
-        let route = self.0.iter().find(|route| route.matches(listener, host, path, head))?;
+        // Most configurations never ask for the host.
+        let (path, host) = (head.uri.path(), LazyCell::new(|| host(head)));
+        let route = self.0.iter().find(|route| route.matches(listener, &host, path, head))?;
         Some(Found { goal: &route.goal, strip: route.strip(path) })
     }
 }
 
 impl<T> Route<T> {
-    fn matches(&self, listener: &str, host: &str, path: &str, head: &Parts) -> bool {
+    fn matches<'a>(
+        &self,
+        listener: &str,
+        host: &LazyCell<&'a str, impl FnOnce() -> &'a str>,
+        path: &str,
+        head: &Parts,
+    ) -> bool {
         let Self { matches, goal, .. } = self;
         under(path, &matches.path)
             && (matches.listeners.is_empty() || matches.listeners.iter().any(|name| **name == *listener))

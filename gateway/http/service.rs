@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
+use http::request::Parts;
 use hyper::Response;
 
 use super::{
@@ -34,21 +35,19 @@ impl Visitor {
 /// What can be done without waiting is done before this returns.
 pub(super) fn answer(visitor: &Rc<Visitor>, arrival: Arrival) -> Answering {
     let started = Instant::now();
-    match begin(visitor, arrival, started) {
-        Ok(answering) => answering,
-        Err(failure) => Answering::Known(unrouted(visitor, started, &failure)),
-    }
-}
-
-fn begin(visitor: &Rc<Visitor>, arrival: Arrival, started: Instant) -> Result<Answering, Failure> {
     let Arrival { request, link } = arrival;
     // The check has been made: the server refuses what could be understood in two ways.
-    let (head, body) = request?.into_parts();
-    let routes = visitor.worker.routes();
-    let route = routes.find(&visitor.listener.name, &head).ok_or(Failure::NoRoute)?;
-    let found = visitor.worker.target(route.goal, &head)?;
-    let routed = Routed { visitor: visitor.clone(), link, started, strip: route.strip, head, body };
-    Ok(match found {
+    let (head, body) = match request {
+        Ok(request) => request.into_parts(),
+        Err(refusal) => return Answering::Known(unrouted(visitor, started, &refusal.into())),
+    };
+    // What is large is not handed through a result: it would be copied.
+    let (found, strip) = match route(visitor, &head) {
+        Ok(found) => found,
+        Err(failure) => return Answering::Known(unrouted(visitor, started, &failure)),
+    };
+    let routed = Routed { visitor: visitor.clone(), link, started, strip, head, body };
+    match found {
         Found::Known(target) => routed.send(target),
         Found::New(search) => Answering::Long(Box::pin(async move {
             match routed.visitor.worker.find(search).await {
@@ -56,7 +55,14 @@ fn begin(visitor: &Rc<Visitor>, arrival: Arrival, started: Instant) -> Result<An
                 Err(failure) => unrouted(&routed.visitor, started, &failure),
             }
         })),
-    })
+    }
+}
+
+/// Where a request goes, and how many bytes of its path are not forwarded.
+fn route(visitor: &Visitor, head: &Parts) -> Result<(Found, usize), Failure> {
+    let routes = visitor.worker.routes();
+    let route = routes.find(&visitor.listener.name, head).ok_or(Failure::NoRoute)?;
+    Ok((visitor.worker.target(route.goal, head)?, route.strip))
 }
 
 /// The answer to a request that leads to no upstream.

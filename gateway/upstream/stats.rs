@@ -93,7 +93,7 @@ impl Stats {
             0 => 0.0,
             last => (-(at.saturating_sub(last) as f64) / DECAY.as_nanos() as f64).exp(),
         };
-        let sample = took.as_nanos().clamp(1, u64::MAX as u128) as f64;
+        let sample = (took.as_nanos() as u64).max(1) as f64;
         let latency = self.latency.load(Relaxed) as f64 * keep + sample * (1.0 - keep);
         self.latency.store((latency as u64).max(1), Relaxed);
         let success = f64::from_bits(self.success.load(Relaxed)) * keep + if ok { 1.0 - keep } else { 0.0 };
