@@ -155,6 +155,10 @@ impl Head {
         loop {
             let rest = &bytes[self.at..];
             let Some(end) = memchr::memchr2(b'\r', b'\n', rest) else { break };
+            // First of all, so that the verdict is the same however the bytes were cut on the way.
+            if self.at + end + 2 > limit {
+                return Err(Refusal::HeadTooLarge);
+            }
             match rest.get(end..end + 2) {
                 Some(b"\r\n") => {}
                 None if rest[end] == b'\r' => break,
@@ -165,7 +169,7 @@ impl Head {
             self.at += end + 2;
             self.lines += 1;
             // The request line, the headers, and the empty line.
-            if self.at > limit || self.lines > HEADERS_MOST + 2 {
+            if self.lines > HEADERS_MOST + 2 {
                 return Err(Refusal::HeadTooLarge);
             }
             match (&rest[..end], first) {
@@ -201,11 +205,13 @@ impl Head {
         if colon == 0 || line[colon] != b':' {
             return Err(Refusal::HeaderLine);
         }
-        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        let (name, value) = (&line[..colon], &line[colon + 1..]);
         // Folded without a short cut, which lets the compiler look at many bytes at once.
         if value.iter().fold(false, |found, byte| found | is_control(*byte)) {
             return Err(Refusal::HeaderLine);
         }
+        // Of what this takes away only spaces and tabs are left.
+        let value = value.trim_ascii();
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.host(value),
             7 if name.eq_ignore_ascii_case(b"upgrade") => {
@@ -347,7 +353,8 @@ mod tests {
 
     use super::*;
 
-    const LIMIT: usize = 4096;
+    /// Short, so that what is longer comes up.
+    const LIMIT: usize = 128;
 
     /// Where the heads are in a stream that comes in pieces, and how it ends.
     fn heads(stream: &[u8], pieces: &[usize]) -> (Vec<(usize, usize)>, Option<Step>) {
@@ -391,6 +398,17 @@ mod tests {
                 request
             }),
         ]
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_that_before_anything_else() {
+        let long = "x".repeat(LIMIT);
+        for head in [format!("{long}\r\n"), format!("GET / HTTP/1.1\r\n{long}\nhost: a\r\n\r\n")] {
+            for piece in [1, 7, head.len()] {
+                let (_, end) = heads(head.as_bytes(), &[piece]);
+                assert_eq!(end, Some(Step::Refuse(Refusal::HeadTooLarge)), "{head:?} by {piece}");
+            }
+        }
     }
 
     proptest! {
