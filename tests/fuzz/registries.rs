@@ -1,0 +1,81 @@
+//! What strangers write into registries. The first line of the input is a key, the rest its value.
+
+#![no_main]
+
+use guest::{
+    entries::{check_address, identified},
+    lists::Lists,
+    rpcx,
+};
+use libfuzzer_sys::fuzz_target;
+
+use crate::{
+    claims::{Claims, Delta},
+    layout::{Layout, Settings},
+};
+
+#[expect(dead_code, reason = "the plugin uses more of it")]
+#[path = "../../plugins/etcd/claims.rs"]
+mod claims;
+#[expect(dead_code, reason = "the plugin uses more of it")]
+#[path = "../../plugins/etcd/layout.rs"]
+mod layout;
+
+/// Every layout of etcd, with all that changes how it reads.
+const LAYOUTS: [&str; 5] = [
+    r#"{ "layout": "go-zero" }"#,
+    r#"{ "layout": "rpcx", "base": "/rpcx" }"#,
+    r#"{ "layout": "rpcx", "base": "", "networks": ["tcp", "quic"], "group": "blue" }"#,
+    r#"{ "layout": "plain" }"#,
+    r#"{ "layout": "json", "prefix": "services" }"#,
+];
+
+fuzz_target!(|data: &[u8]| {
+    let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let (key, value) = (&data[..end], data.get(end + 1..).unwrap_or_default());
+    for settings in LAYOUTS {
+        if let Ok(Settings { layout, .. }) = Settings::read(settings) {
+            etcd(layout, key, value);
+        }
+    }
+    if let Ok(text) = str::from_utf8(value) {
+        list(text);
+        metadata(text);
+    }
+});
+
+/// A key that is written twice tells its news once, and is gone when it is deleted.
+fn etcd(layout: Layout, rest: &[u8], value: &[u8]) {
+    let Ok(prefix) = layout.prefix("orders") else { return };
+    let mut key = prefix.clone().into_bytes();
+    key.extend_from_slice(rest);
+    let mut claims = Claims::new(layout, prefix);
+    let told = claims.put(key.clone(), value);
+    assert!(matches!(told, None | Some(Delta::Put(..))));
+    assert_eq!(claims.put(key.clone(), value), None);
+    assert_eq!(claims.delete(&key), told.is_some().then_some(Delta::Remove(key)));
+}
+
+/// A list written by hand has addresses only, and an id for each.
+fn list(text: &str) {
+    let Ok(lists) = guest::settings::read::<Lists>(text) else { return };
+    let mut ids: Vec<String> = identified(lists.of("orders"))
+        .map(|(id, entry)| {
+            assert_eq!(check_address(&entry.address), Ok(()));
+            id
+        })
+        .collect();
+    let count = ids.len();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), count);
+}
+
+/// What is written from a query reads as the same pairs, in the order of their names.
+fn metadata(text: &str) {
+    rpcx::Metadata::read(text);
+    let Some(mut pairs) = rpcx::parse_query(text) else { return };
+    let written = rpcx::write_query(&pairs);
+    pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+    assert_eq!(rpcx::parse_query(&written), Some(pairs), "{written}");
+}
