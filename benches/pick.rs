@@ -13,6 +13,10 @@ use witgate::{
     upstream::{Change, Endpoint, Labels, Offer, Publisher, Snapshot, UpstreamName, Weight},
 };
 
+/// As in the gateway: a call into a component allocates.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Name and settings.
 const SELECTORS: [(&str, &str); 5] = [
     ("round-robin", "{}"),

@@ -322,6 +322,10 @@ impl load::Host for Data {
             idle: idle.try_into().unwrap_or(u64::MAX),
         }
     }
+
+    fn both(&mut self, first: types::Slot, second: types::Slot) -> (Statistics, Statistics) {
+        (self.get(first), self.get(second))
+    }
 }
 
 /// A number that no other version of any plugin has in this process.

@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | `choices` | 2 | how many are drawn, 1 to 16; each costs a look at its load |
 //!
-//! For plugin authors: requests in flight come from the gateway (`load.get`), counted over all workers. A plugin
+//! For plugin authors: requests in flight come from the gateway (`load.both`), counted over all workers. A plugin
 //! could not count them, since it never hears of an answer.
 
 use std::cell::RefCell;
@@ -78,9 +78,10 @@ impl GuestBalancer for State {
     }
 
     fn pick(&self, request: Request) -> Option<u32> {
-        self.0
-            .borrow_mut()
-            .pick(request.tried.as_deref().unwrap_or_default(), |slot| load::get(slot).in_flight)
+        self.0.borrow_mut().pick(request.tried.as_deref().unwrap_or_default(), |first, second| {
+            let (first, second) = load::both(first, second);
+            [first.in_flight, second.in_flight]
+        })
     }
 }
 
@@ -93,23 +94,31 @@ struct Draws {
 }
 
 impl Draws {
-    fn pick(&mut self, tried: &[u32], in_flight: impl Fn(u32) -> u32) -> Option<u32> {
+    /// Asks for requests in flight by twos, because a call costs more than what it tells.
+    fn pick(&mut self, tried: &[u32], in_flight: impl Fn(u32, u32) -> [u32; 2]) -> Option<u32> {
         self.out.clear();
         self.out.extend_from_slice(tried);
-        let mut best = None;
         for _ in 0..self.choices {
             let Some(slot) = self.candidates.draw(&mut self.random, &self.out) else { break };
             self.out.push(slot);
-            let (load, weight) = (u64::from(in_flight(slot)), u64::from(self.candidates.weight(slot)));
-            // load / weight < best load / best weight, without the division.
-            if best.is_none_or(|(_, best, its_weight)| load * its_weight < best * weight) {
-                best = Some((slot, load, weight));
+        }
+        let drawn = &self.out[tried.len()..];
+        if drawn.len() < 2 {
+            // There is nothing to compare, and where all were tried, one is tried again.
+            return drawn.first().copied().or_else(|| self.candidates.draw(&mut self.random, &[]));
+        }
+        let mut best = None;
+        for two in drawn.chunks(2) {
+            let loads = in_flight(two[0], two[two.len() - 1]);
+            for (slot, load) in two.iter().zip(loads) {
+                let (load, weight) = (u64::from(load), u64::from(self.candidates.weight(*slot)));
+                // load / weight < best load / best weight, without the division.
+                if best.is_none_or(|(_, best, its_weight)| load * its_weight < best * weight) {
+                    best = Some((*slot, load, weight));
+                }
             }
         }
-        match best {
-            Some((slot, ..)) => Some(slot),
-            None => self.candidates.draw(&mut self.random, &[]),
-        }
+        best.map(|(slot, ..)| slot)
     }
 }
 
@@ -123,32 +132,46 @@ mod tests {
         Draws { candidates, choices, random: Rng::with_seed(5), out: Vec::new() }
     }
 
+    fn of(in_flight: &[u32]) -> impl Fn(u32, u32) -> [u32; 2] {
+        |first, second| [in_flight[first as usize], in_flight[second as usize]]
+    }
+
+    #[test]
+    fn the_least_loaded_of_an_odd_number_wins() {
+        for least in 0..3 {
+            let mut loads = [5; 3];
+            loads[least as usize] = 4;
+            let mut draws = draws(3, &[1, 1, 1]);
+            assert!((0..20).all(|_| draws.pick(&[], of(&loads)) == Some(least)));
+        }
+    }
+
     #[test]
     fn the_less_loaded_of_two_wins() {
         let mut draws = draws(2, &[1, 1]);
-        assert!((0..20).all(|_| draws.pick(&[], |slot| [3, 2][slot as usize]) == Some(1)));
+        assert!((0..20).all(|_| draws.pick(&[], of(&[3, 2])) == Some(1)));
     }
 
     #[test]
     fn load_counts_for_its_weight() {
         let mut draws = draws(2, &[10, 1]);
-        assert!((0..20).all(|_| draws.pick(&[], |slot| [9, 1][slot as usize]) == Some(0)));
-        assert!((0..20).all(|_| draws.pick(&[], |slot| [11, 1][slot as usize]) == Some(1)));
+        assert!((0..20).all(|_| draws.pick(&[], of(&[9, 1])) == Some(0)));
+        assert!((0..20).all(|_| draws.pick(&[], of(&[11, 1])) == Some(1)));
     }
 
     #[test]
     fn an_idle_upstream_is_used_by_weight() {
         let mut draws = draws(2, &[3, 1]);
-        let heavy = (0..4000).filter(|_| draws.pick(&[], |_| 0) == Some(0)).count();
+        let heavy = (0..4000).filter(|_| draws.pick(&[], of(&[0, 0])) == Some(0)).count();
         assert!((2850..3150).contains(&heavy), "{heavy}");
     }
 
     #[test]
     fn tried_ones_come_last() {
         let mut draws = draws(4, &[1, 1, 1]);
-        assert!((0..20).all(|_| draws.pick(&[0, 2], |slot| slot) == Some(1)));
-        assert!(draws.pick(&[0, 1, 2], |_| 0).is_some());
-        assert_eq!(self::draws(2, &[]).pick(&[], |_| 0), None);
+        assert!((0..20).all(|_| draws.pick(&[0, 2], of(&[0, 1, 2])) == Some(1)));
+        assert!(draws.pick(&[0, 1, 2], of(&[0; 3])).is_some());
+        assert_eq!(self::draws(2, &[]).pick(&[], of(&[])), None);
     }
 
     #[test]

@@ -30,7 +30,11 @@ impl Choice {
     }
 
     /// The better one of two, avoiding `tried` where there is a choice. None when there are no candidates.
-    pub fn pick(&mut self, tried: &[Slot], statistics: impl Fn(Slot) -> Statistics) -> Option<Slot> {
+    pub fn pick(
+        &mut self,
+        tried: &[Slot],
+        statistics: impl Fn(Slot, Slot) -> (Statistics, Statistics),
+    ) -> Option<Slot> {
         self.out.clear();
         self.out.extend_from_slice(tried);
         for draw in 1..=DRAWS {
@@ -41,7 +45,8 @@ impl Choice {
             self.out.push(a);
             let Some(b) = self.draw() else { return Some(a) };
             self.out.truncate(tried.len());
-            let (a, b) = (self.seen(a, &statistics), self.seen(b, &statistics));
+            let (of_a, of_b) = statistics(a, b);
+            let (a, b) = (self.seen(a, of_a), self.seen(b, of_b));
             // Of two endpoints, three draws are the same two.
             let again = draw < DRAWS && self.candidates.len() > 2;
             if !again || (a.statistics.success > HEALTHY && b.statistics.success > HEALTHY) {
@@ -55,9 +60,9 @@ impl Choice {
         self.candidates.draw(&mut self.random, &self.out)
     }
 
-    fn seen(&self, slot: Slot, statistics: impl Fn(Slot) -> Statistics) -> Seen {
+    fn seen(&self, slot: Slot, statistics: Statistics) -> Seen {
         let weight = f64::from(self.candidates.weight(slot)) / self.candidates.mean_weight();
-        Seen { slot, weight, statistics: statistics(slot) }
+        Seen { slot, weight, statistics }
     }
 }
 
@@ -98,10 +103,13 @@ mod tests {
         Statistics { in_flight: 0, latency, success: 1.0, idle: 0 }
     }
 
+    fn of(statistics: &[Statistics]) -> impl Fn(Slot, Slot) -> (Statistics, Statistics) {
+        |a, b| (statistics[a as usize], statistics[b as usize])
+    }
+
     fn share(choice: &mut Choice, slot: Slot, statistics: &[Statistics]) -> f64 {
         let picks = 4000;
-        let hits =
-            (0..picks).filter(|_| choice.pick(&[], |slot| statistics[slot as usize]) == Some(slot)).count();
+        let hits = (0..picks).filter(|_| choice.pick(&[], of(statistics)) == Some(slot)).count();
         hits as f64 / f64::from(picks)
     }
 
@@ -158,11 +166,11 @@ mod tests {
 
     #[test]
     fn tried_ones_come_last() {
-        let mut choice = choice(&[1, 1, 1]);
-        assert!((0..50).all(|_| choice.pick(&[0, 2], |_| fine(MS)) == Some(1)));
-        assert!((0..50).all(|_| choice.pick(&[0], |_| fine(MS)) != Some(0)));
-        assert!(choice.pick(&[0, 1, 2], |_| fine(MS)).is_some());
-        assert_eq!(self::choice(&[]).pick(&[], |_| fine(MS)), None);
-        assert_eq!(self::choice(&[1]).pick(&[], |_| fine(MS)), Some(0));
+        let (mut choice, equal) = (choice(&[1, 1, 1]), [fine(MS); 3]);
+        assert!((0..50).all(|_| choice.pick(&[0, 2], of(&equal)) == Some(1)));
+        assert!((0..50).all(|_| choice.pick(&[0], of(&equal)) != Some(0)));
+        assert!(choice.pick(&[0, 1, 2], of(&equal)).is_some());
+        assert_eq!(self::choice(&[]).pick(&[], of(&equal)), None);
+        assert_eq!(self::choice(&[1]).pick(&[], of(&equal)), Some(0));
     }
 }

@@ -19,7 +19,7 @@
 //! There are no settings.
 //!
 //! For plugin authors: everything about an endpoint's behaviour is asked of the gateway when it is needed, which is
-//! twice per pick as a rule. A plugin keeps only the candidates.
+//! once per pick as a rule, for both endpoints. A plugin keeps only the candidates.
 
 mod choice;
 
@@ -70,6 +70,6 @@ impl GuestBalancer for State {
     }
 
     fn pick(&self, request: Request) -> Option<u32> {
-        self.0.borrow_mut().pick(request.tried.as_deref().unwrap_or_default(), load::get)
+        self.0.borrow_mut().pick(request.tried.as_deref().unwrap_or_default(), load::both)
     }
 }
