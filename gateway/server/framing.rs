@@ -321,31 +321,35 @@ impl Chunk {
 
 /// Bytes of methods and header names.
 const fn is_token(byte: u8) -> bool {
+    const TOKEN: [bool; 256] = alphanumeric_or(b"!#$%&'*+-.^_`|~");
     TOKEN[byte as usize]
+}
+
+/// Bytes of a host with a port: names, IPv4 and IPv6 addresses. No user, no list, no path.
+const fn is_host(byte: u8) -> bool {
+    const HOST: [bool; 256] = alphanumeric_or(b"-._~%:[]");
+    HOST[byte as usize]
 }
 
 const fn is_control(byte: u8) -> bool {
     byte < b' ' && byte != b'\t' || byte == 0x7f
 }
 
-/// Bytes of a host with a port: names, IPv4 and IPv6 addresses. No user, no list, no path.
-fn is_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%:[]".contains(&byte)
-}
-
-const TOKEN: [bool; 256] = {
+/// Letters, digits and these.
+const fn alphanumeric_or(others: &[u8]) -> [bool; 256] {
     let mut table = [false; 256];
     let mut byte = 0;
-    while byte < 256 {
-        let special = matches!(
-            byte as u8,
-            b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-        );
-        table[byte] = special || (byte as u8).is_ascii_alphanumeric();
+    while byte < table.len() {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
         byte += 1;
     }
+    let mut other = 0;
+    while other < others.len() {
+        table[others[other] as usize] = true;
+        other += 1;
+    }
     table
-};
+}
 
 #[cfg(test)]
 mod tests {
