@@ -121,7 +121,8 @@ impl Weighted {
 
     /// Draws among all but the excepted; these weigh `total`, at least 1.
     fn draw_among(&self, random: &mut Rng, total: u64, except: &[Slot]) -> Slot {
-        let mut at = random.u64(..total);
+        // Where weights are alike there is one group, and nothing to leave to chance, which costs.
+        let mut at = if self.filled.is_power_of_two() { 0 } else { random.u64(..total) };
         for number in bits(self.filled) {
             let group = &self.groups[number];
             let total = group.total - self.weight_of(except, |weight| group_of(weight) == number);
