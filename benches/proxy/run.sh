@@ -6,14 +6,14 @@
 # One worker each, 64 client connections that stay open, a 12-byte answer from one nginx behind. What counts is the CPU
 # time of the proxy's process over its requests, user and system, from /proc/PID/stat: on a small machine with
 # neighbours it holds still where requests per second do not. Contestants take turns, so that a bad moment of the
-# machine falls on all of them; the table has medians.
+# machine falls on all of them; the table has medians, and ratios within a round.
 #
-# ROUNDS (5), SECONDS_EACH (5) and CONNECTIONS (64) change the run; WITGATE names a binary instead of building one.
+# ROUNDS (10), SECONDS_EACH (3) and CONNECTIONS (64) change the run; WITGATE names a binary instead of building one.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/common.sh
 
-ROUNDS=${ROUNDS:-5} SECONDS_EACH=${SECONDS_EACH:-5} CONNECTIONS=${CONNECTIONS:-64}
+ROUNDS=${ROUNDS:-10} SECONDS_EACH=${SECONDS_EACH:-3} CONNECTIONS=${CONNECTIONS:-64}
 contestants=("$@")
 [ $# -gt 0 ] || contestants=(nginx haproxy p2c-ewma round-robin native)
 PATH=$PATH:/usr/sbin

@@ -1,4 +1,5 @@
-# The results of all rounds as a table of medians and a chart. First file: name and title; second: what was measured.
+# The results of all rounds as a table of medians and a chart. The ratio is the median of the rounds' ratios: a machine that
+# is slow for half a minute is so for all of a round, as a rule. First file: name and title; second: what was measured.
 BEGIN { FS = "\t" }
 FNR == 1 && NR > 1 { FS = " "; $0 = $0 }
 FILENAME == "-" { names[++contestants] = $1; titles[$1] = $2; next }
@@ -33,7 +34,8 @@ END {
     name = names[i]
     cost[name] = median(name, 2)
     if (cost[name] > most) most = cost[name]
-    ratio = cost["nginx"] ? sprintf("%.2f", cost[name] / cost["nginx"]) : "-"
+    for (j = 1; j <= count[name] && count["nginx"]; j++) value[name, 6, j] = value[name, 2, j] / value["nginx", 2, j]
+    ratio = count["nginx"] ? sprintf("%.2f", median(name, 6)) : "-"
     printf "| %s | %.1f | %s | %s | %.2f | %.0f | %.0f |\n", titles[name], cost[name], range(name, 2), ratio,
       median(name, 3), median(name, 5), median(name, 4)
   }
