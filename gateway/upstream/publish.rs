@@ -153,6 +153,7 @@ impl Publisher {
             Offer::Remove(address) => {
                 let member = self.members.remove(&address)?;
                 published.removed.push(address);
+                member.stats().close();
                 self.retired.insert(address, (now, member.stats().clone()));
                 Some(Change::Remove(member.slot()))
             }
@@ -175,7 +176,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::upstream::{CatchUp, Labels, Slot, Weight};
+    use crate::upstream::{Admission, CatchUp, Labels, Slot, Weight};
 
     fn endpoint(port: u16, weight: u32) -> Endpoint {
         Endpoint {
@@ -218,8 +219,11 @@ mod tests {
         publisher.put_on_trial(address, false);
         assert!(!on_trial());
         publisher.put_on_trial(address, true);
+        let behind = reader.snapshot();
         publisher.publish(vec![Offer::Remove(address)], now);
         publisher.put_on_trial(address, false);
+        let stats = behind.iter().next().unwrap().stats();
+        assert!(matches!(stats.admit(), Admission::Refused), "where its removal is not known yet");
         publisher.publish(vec![Offer::Put(endpoint(1, 1))], now);
         assert!(!on_trial(), "though its statistics are those of before");
     }

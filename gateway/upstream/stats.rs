@@ -43,7 +43,8 @@ const OPEN: u8 = 0;
 /// The endpoint is on trial, and the next request tries it.
 const FREE: u8 = 1;
 
-/// The endpoint is on trial, and a request tries it now, or has failed and the keeper is about to hear of it.
+/// The endpoint is on trial, and a request tries it now, or has failed and the keeper is about to hear of it. Or it is not
+/// offered any more.
 const TAKEN: u8 = 2;
 
 /// A copy of the statistics at one moment.
@@ -137,6 +138,11 @@ impl Stats {
     /// Begins a trial, or ends whatever trial there is.
     pub fn put_on_trial(&self, on_trial: bool) {
         self.trial.store(if on_trial { FREE } else { OPEN }, Relaxed);
+    }
+
+    /// The endpoint is not offered any more: whoever does not know yet goes elsewhere.
+    pub fn close(&self) {
+        self.trial.store(TAKEN, Relaxed);
     }
 
     /// Requests sent whose answer is not complete yet.

@@ -314,10 +314,12 @@ impl Keeper {
     fn judge(&mut self, input: HealthInput) {
         let policy = self.policies.borrow().health;
         let Judged { offers, wellness, trials } = self.health.step(input, &policy, now());
-        for (address, on_trial) in trials {
-            self.publisher.put_on_trial(address, on_trial);
-        }
+        // A trial begins before its endpoint is offered, and ends after it is taken away: in between there are workers that
+        // do not know yet.
+        let (begun, ended): (Vec<_>, Vec<_>) = trials.into_iter().partition(|(_, on_trial)| *on_trial);
+        begun.into_iter().for_each(|(address, _)| self.publisher.put_on_trial(address, true));
         self.publisher.publish(offers, now());
+        ended.into_iter().for_each(|(address, _)| self.publisher.put_on_trial(address, false));
         if wellness.is_empty() {
             return;
         }
