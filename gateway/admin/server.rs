@@ -8,10 +8,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 use super::Admin;
+use crate::server::pause_after;
 
 /// Connections at once; more wait in the kernel's queue.
 const MOST_CONNECTIONS: usize = 256;
@@ -53,10 +54,7 @@ async fn accept(
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return (stream, permit),
-            Err(error) => {
-                tracing::warn!(listener = "admin", %error, "Accept failed");
-                sleep(Duration::from_millis(100)).await;
-            }
+            Err(error) => pause_after(&error).await,
         }
     }
 }

@@ -52,8 +52,9 @@ fn local(stream: &TcpStream, listening: &Accepting) -> std::net::SocketAddr {
     stream.local_addr().unwrap_or(listening.address)
 }
 
-/// A client that went away while it waited concerns nobody; anything else would come again at once.
-async fn pause_after(error: &io::Error) {
+/// Waits before the next `accept` where an error would come again at once. A client that went away while it waited
+/// concerns nobody.
+pub async fn pause_after(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
         tracing::warn!(%error, "Accept failed");
