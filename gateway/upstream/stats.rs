@@ -33,7 +33,7 @@ pub struct Stats {
     failures: AtomicU64,
     /// The keeper was told of a failure, and not of a success since.
     suspected: AtomicBool,
-    /// One of [`OPEN`], [`FREE`] and [`TAKEN`].
+    /// One of [`OPEN`], [`FREE`], [`TAKEN`] and [`CLOSED`].
     trial: AtomicU8,
 }
 
@@ -43,9 +43,11 @@ const OPEN: u8 = 0;
 /// The endpoint is on trial, and the next request tries it.
 const FREE: u8 = 1;
 
-/// The endpoint is on trial, and a request tries it now, or has failed and the keeper is about to hear of it. Or it is not
-/// offered any more.
+/// The endpoint is on trial, and a request tries it now, or has failed and the keeper is about to hear of it.
 const TAKEN: u8 = 2;
+
+/// The endpoint is not offered any more.
+const CLOSED: u8 = 3;
 
 /// A copy of the statistics at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -118,7 +120,8 @@ impl Stats {
         self.suspected.store(suspected, Relaxed);
     }
 
-    /// Whether this request may go to the endpoint: always, unless it is on trial and another request tries it.
+    /// Whether this request may go to the endpoint: always, unless it is on trial and another request tries it, or it is
+    /// not offered any more.
     pub fn admit(self: &Arc<Self>) -> Admission {
         if self.trial.load(Relaxed) == OPEN {
             return Admission::Open;
@@ -130,7 +133,7 @@ impl Stats {
         }
     }
 
-    /// Whether one request at a time decides if the endpoint gets others.
+    /// Whether one request at a time decides if the endpoint gets others, or it gets none any more.
     pub fn is_on_trial(&self) -> bool {
         self.trial.load(Relaxed) != OPEN
     }
@@ -142,7 +145,7 @@ impl Stats {
 
     /// The endpoint is not offered any more: whoever does not know yet goes elsewhere.
     pub fn close(&self) {
-        self.trial.store(TAKEN, Relaxed);
+        self.trial.store(CLOSED, Relaxed);
     }
 
     /// Requests sent whose answer is not complete yet.
@@ -211,7 +214,7 @@ pub enum Admission {
     Open,
     /// It is the one that tries an endpoint which came back by time alone.
     Trial(Trial),
-    /// Another one does.
+    /// Another one does, or the endpoint is not offered any more.
     Refused,
 }
 
@@ -223,9 +226,9 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// The endpoint has answered: everybody may go there.
+    /// The endpoint has answered: everybody may go there, unless the keeper has decided something else meanwhile.
     pub fn pass(self) {
-        self.stats.put_on_trial(false);
+        let _ = self.stats.trial.compare_exchange(TAKEN, OPEN, Relaxed, Relaxed);
     }
 
     /// The keeper was told of the failure: nobody goes there until it has decided.
@@ -287,6 +290,18 @@ mod tests {
         stats.put_on_trial(false);
         drop(trial);
         assert!(matches!(stats.admit(), Admission::Open));
+    }
+
+    #[test]
+    fn an_endpoint_that_is_not_offered_is_opened_by_no_trial() {
+        for end in [Trial::pass, Trial::fail, drop] {
+            let stats = Arc::new(Stats::new());
+            stats.put_on_trial(true);
+            let Admission::Trial(trial) = stats.admit() else { panic!() };
+            stats.close();
+            end(trial);
+            assert!(matches!(stats.admit(), Admission::Refused));
+        }
     }
 
     #[test]
