@@ -352,35 +352,16 @@ const fn alphanumeric_or(others: &[u8]) -> [bool; 256] {
 }
 
 #[cfg(test)]
+#[path = "../../tests/fuzz/heads.rs"]
+mod heads;
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{heads::heads, *};
 
     /// Short, so that what is longer comes up.
     const LIMIT: usize = 128;
-
-    /// Where the heads are in a stream that comes in pieces, and how it ends.
-    fn heads(stream: &[u8], pieces: &[usize]) -> (Vec<(usize, usize)>, Option<Step>) {
-        let mut framing = Framing::new(LIMIT);
-        let (mut heads, mut at, mut end) = (Vec::new(), 0, 0);
-        let mut pieces = pieces.iter().cycle();
-        while end < stream.len() {
-            end = (end + pieces.next().copied().unwrap_or(stream.len()).max(1)).min(stream.len());
-            while at < end {
-                match framing.step(&stream[at..end]) {
-                    Step::Body(len) => at += len,
-                    Step::Head { len, .. } => {
-                        heads.push((at, len));
-                        at += len;
-                    }
-                    Step::Partial => break,
-                    last => return (heads, Some(last)),
-                }
-            }
-        }
-        (heads, None)
-    }
 
     fn request() -> impl Strategy<Value = Vec<u8>> {
         let head = |line: &str| format!("POST /x HTTP/1.1\r\nHost: a\r\n{line}\r\n");
@@ -409,7 +390,7 @@ mod tests {
         let long = "x".repeat(LIMIT);
         for head in [format!("{long}\r\n"), format!("GET / HTTP/1.1\r\n{long}\nhost: a\r\n\r\n")] {
             for piece in [1, 7, head.len()] {
-                let (_, end) = heads(head.as_bytes(), &[piece]);
+                let (_, end) = heads(LIMIT, head.as_bytes(), &[piece]);
                 assert_eq!(end, Some(Step::Refuse(Refusal::HeadTooLarge)), "{head:?} by {piece}");
             }
         }
@@ -423,7 +404,7 @@ mod tests {
             pieces in prop::collection::vec(1usize..200, 1..20),
         ) {
             let stream = requests.concat();
-            let (found, end) = heads(&stream, &pieces);
+            let (found, end) = heads(LIMIT, &stream, &pieces);
             prop_assert_eq!(end, None);
             let mut at = 0;
             let begins: Vec<usize> = requests.iter().map(|request| {
@@ -445,7 +426,7 @@ mod tests {
         ) {
             let mut bytes = if line { b"GET / HTTP/1.1\r\nhost: a\r\n".to_vec() } else { Vec::new() };
             bytes.extend(stream);
-            prop_assert_eq!(heads(&bytes, &pieces), heads(&bytes, &[bytes.len().max(1)]));
+            prop_assert_eq!(heads(LIMIT, &bytes, &pieces), heads(LIMIT, &bytes, &[bytes.len()]));
         }
     }
 }
