@@ -16,7 +16,7 @@ pub(super) type Body = Full<Bytes>;
 
 /// Why a request is not done.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refusal {
+pub(super) enum Rejection {
     #[error(
         "nothing at {0:?}; there are /healthz, /readyz, /metrics, /api/v1/upstreams, /api/v1/plugins and \
          /api/v1/services"
@@ -50,7 +50,7 @@ pub(super) enum Refusal {
     Exposition,
 }
 
-impl Refusal {
+impl Rejection {
     fn status(&self) -> StatusCode {
         match self {
             Self::NoResource(_) | Self::NotFound { .. } => StatusCode::NOT_FOUND,

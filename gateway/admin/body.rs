@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::answer::Refusal;
+use super::answer::Rejection;
 
 /// The longest body, in bytes.
 const LONGEST: usize = 64 * 1024;
@@ -16,27 +16,27 @@ const LONGEST: usize = 64 * 1024;
 /// How long a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Refusal> {
+pub(super) async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Rejection> {
     parse(&collect(body).await?)
 }
 
 /// The same, where no body says as much as an empty object.
-pub(super) async fn read_or_empty<T: DeserializeOwned>(body: Incoming) -> Result<T, Refusal> {
+pub(super) async fn read_or_empty<T: DeserializeOwned>(body: Incoming) -> Result<T, Rejection> {
     let body = collect(body).await?;
     parse(if body.trim_ascii().is_empty() { b"{}" } else { &body })
 }
 
-async fn collect(body: Incoming) -> Result<Bytes, Refusal> {
+async fn collect(body: Incoming) -> Result<Bytes, Rejection> {
     let body = timeout(PATIENCE, Limited::new(body, LONGEST).collect());
-    let body = body.await.map_err(|_| Refusal::TooSlow(PATIENCE))?.map_err(|error| match error
+    let body = body.await.map_err(|_| Rejection::TooSlow(PATIENCE))?.map_err(|error| match error
         .downcast_ref::<LengthLimitError>(
     ) {
-        Some(_) => Refusal::TooLong(LONGEST),
-        None => Refusal::Invalid(format!("body broke off: {error}")),
+        Some(_) => Rejection::TooLong(LONGEST),
+        None => Rejection::Invalid(format!("body broke off: {error}")),
     })?;
     Ok(body.to_bytes())
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| Refusal::Invalid(format!("body: {error}")))
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Rejection> {
+    serde_json::from_slice(body).map_err(|error| Rejection::Invalid(format!("body: {error}")))
 }

@@ -8,7 +8,7 @@ use hyper::{
 };
 use sha2::{Digest, Sha256};
 
-use super::answer::Refusal;
+use super::answer::Rejection;
 use crate::config::Secret;
 
 pub(super) struct Guard {
@@ -24,34 +24,34 @@ impl Guard {
 
     /// A page can make a browser on this machine speak to a loopback address by a name of its own (DNS rebinding).
     /// The name stands in `Host`, so on loopback only addresses and `localhost` are taken.
-    pub(super) fn check_host(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn check_host(&self, headers: &HeaderMap) -> Result<(), Rejection> {
         let Some(host) = headers.get(HOST).filter(|_| self.loopback) else { return Ok(()) };
         let host = String::from_utf8_lossy(host.as_bytes());
-        if is_local(&host) { Ok(()) } else { Err(Refusal::ForeignHost(host.into_owned())) }
+        if is_local(&host) { Ok(()) } else { Err(Rejection::ForeignHost(host.into_owned())) }
     }
 
     /// A change needs the token, if there is one, and must not come from a page of another origin.
-    pub(super) fn check_change(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn check_change(&self, headers: &HeaderMap) -> Result<(), Rejection> {
         check_origin(headers)?;
         let Some(token) = &self.token else { return Ok(()) };
-        let given = headers.get(AUTHORIZATION).ok_or(Refusal::NoToken)?.as_bytes();
-        let (scheme, given) = given.split_at_checked("Bearer ".len()).ok_or(Refusal::NoToken)?;
+        let given = headers.get(AUTHORIZATION).ok_or(Rejection::NoToken)?.as_bytes();
+        let (scheme, given) = given.split_at_checked("Bearer ".len()).ok_or(Rejection::NoToken)?;
         if !scheme.eq_ignore_ascii_case(b"Bearer ") {
-            return Err(Refusal::NoToken);
+            return Err(Rejection::NoToken);
         }
-        if digest(given.trim_ascii()) == *token { Ok(()) } else { Err(Refusal::WrongToken) }
+        if digest(given.trim_ascii()) == *token { Ok(()) } else { Err(Rejection::WrongToken) }
     }
 }
 
 /// Browsers send `Origin` with every change that a page makes; other clients do not.
-fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_origin(headers: &HeaderMap) -> Result<(), Rejection> {
     let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
     let origin = String::from_utf8_lossy(origin.as_bytes());
     let authority = origin.split_once("://").map(|(_, authority)| authority.as_bytes());
     if authority.is_some() && authority == headers.get(HOST).map(|host| host.as_bytes()) {
         return Ok(());
     }
-    Err(Refusal::ForeignOrigin(origin.into_owned()))
+    Err(Rejection::ForeignOrigin(origin.into_owned()))
 }
 
 /// Whether `host`, with or without a port, is an address or `localhost`.
@@ -83,11 +83,11 @@ mod tests {
         let check = |value: &'static str| guard.check_change(&headers(&[("authorization", value)]));
         assert!(check("Bearer tea").is_ok());
         assert!(check("bearer tea").is_ok());
-        assert!(matches!(check("Bearer coffee"), Err(Refusal::WrongToken)));
-        assert!(matches!(check("Bearer "), Err(Refusal::WrongToken)));
-        assert!(matches!(check("Basic dGVhOg=="), Err(Refusal::NoToken)));
-        assert!(matches!(check("tea"), Err(Refusal::NoToken)));
-        assert!(matches!(guard.check_change(&HeaderMap::new()), Err(Refusal::NoToken)));
+        assert!(matches!(check("Bearer coffee"), Err(Rejection::WrongToken)));
+        assert!(matches!(check("Bearer "), Err(Rejection::WrongToken)));
+        assert!(matches!(check("Basic dGVhOg=="), Err(Rejection::NoToken)));
+        assert!(matches!(check("tea"), Err(Rejection::NoToken)));
+        assert!(matches!(guard.check_change(&HeaderMap::new()), Err(Rejection::NoToken)));
         assert!(Guard::new(None, true).check_change(&HeaderMap::new()).is_ok());
     }
 

@@ -16,7 +16,7 @@ use prometheus_client::{
 
 use super::{
     Parts,
-    answer::{Body, Refusal, with_type},
+    answer::{Body, Rejection, with_type},
     plugins::{origin, state},
     time::age_seconds,
 };
@@ -45,9 +45,9 @@ impl Exposition {
         Self(registry)
     }
 
-    pub(super) fn answer(&self) -> Result<Response<Body>, Refusal> {
+    pub(super) fn answer(&self) -> Result<Response<Body>, Rejection> {
         let mut exposed = String::new();
-        text::encode(&mut exposed, &self.0).map_err(|_| Refusal::Exposition)?;
+        text::encode(&mut exposed, &self.0).map_err(|_| Rejection::Exposition)?;
         Ok(with_type(exposed, CONTENT_TYPE))
     }
 }
@@ -188,7 +188,7 @@ fn plugins(encoder: &mut DescriptorEncoder<'_>, plugins: &[PluginInfo]) -> fmt::
     let of = |figure: fn(&PluginInfo) -> u64| plugins.iter().map(move |of| ([&*of.name], figure(of)));
     counters(encoder, &names::PLUGIN_FAULTS, of(|plugin| plugin.faults))?;
     counters(encoder, &names::PLUGIN_REFUSALS, of(|plugin| plugin.refusals))?;
-    gauges(encoder, &names::PLUGIN_BENCHED, of(|plugin| u64::from(plugin.state == State::Benched)))
+    gauges(encoder, &names::PLUGIN_QUARANTINED, of(|plugin| u64::from(plugin.state == State::Quarantined)))
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, metric: &Metric, value: u64) -> fmt::Result {

@@ -22,7 +22,7 @@ use hyper::{Method, Request, Response, body::Incoming};
 use tokio::net::TcpListener;
 
 use self::{
-    answer::{Body, Refusal, json},
+    answer::{Body, Rejection, json},
     guard::Guard,
     metrics::Exposition,
     path::Resource,
@@ -89,14 +89,14 @@ struct Admin {
 impl Admin {
     /// Always answers: what goes wrong becomes a status and a JSON object with `error`.
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        self.try_answer(request).await.unwrap_or_else(Refusal::into_response)
+        self.try_answer(request).await.unwrap_or_else(Rejection::into_response)
     }
 
-    async fn try_answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn try_answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Rejection> {
         self.guard.check_host(request.headers())?;
         let resource = Resource::read(request.uri().path())?;
         if self.scope == Scope::Registrations && !resource.is_for_registrations() {
-            return Err(Refusal::NoResource(request.uri().path().to_owned()));
+            return Err(Rejection::NoResource(request.uri().path().to_owned()));
         }
         resource.check_method(request.method())?;
         if changes(request.method()) {
@@ -105,7 +105,7 @@ impl Admin {
         self.act(resource, request).await
     }
 
-    async fn act(&self, resource: Resource, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn act(&self, resource: Resource, request: Request<Incoming>) -> Result<Response<Body>, Rejection> {
         let Parts { catalog, plugins, memory, readiness, .. } = &*self.parts;
         match resource {
             Resource::Health => Ok(json(&answer::Status { status: "ok" })),

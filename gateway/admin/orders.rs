@@ -3,7 +3,7 @@
 use hyper::body::Incoming;
 use serde::Deserialize;
 
-use super::{answer::Refusal, body};
+use super::{answer::Rejection, body};
 use crate::{
     catalog::Upstream,
     upstream::{Order, OrderError, RollbackError, SourceStatus},
@@ -56,7 +56,7 @@ enum Source {
 }
 
 /// Carries the order out: when this returns it is in force and on disk.
-pub(super) async fn carry_out(upstream: &Upstream, verb: Verb, body: Incoming) -> Result<(), Refusal> {
+pub(super) async fn carry_out(upstream: &Upstream, verb: Verb, body: Incoming) -> Result<(), Rejection> {
     let order = match verb {
         Verb::Pin => body::read_or_empty(body).await.map(|Nothing {}| Order::Pin)?,
         Verb::Unpin => body::read_or_empty(body).await.map(|Nothing {}| Order::Unpin)?,
@@ -72,7 +72,7 @@ pub(super) async fn carry_out(upstream: &Upstream, verb: Verb, body: Incoming) -
     Ok(upstream.order(order).await?)
 }
 
-fn number(source: Source, sources: &[SourceStatus]) -> Result<usize, Refusal> {
+fn number(source: Source, sources: &[SourceStatus]) -> Result<usize, Rejection> {
     let registry = match source {
         Source::Number(number) => return Ok(number),
         Source::Registry(registry) => registry,
@@ -80,14 +80,14 @@ fn number(source: Source, sources: &[SourceStatus]) -> Result<usize, Refusal> {
     let mut of_it = sources.iter().enumerate().filter(|(_, source)| *source.name.registry == *registry);
     match (of_it.next(), of_it.next()) {
         (Some((number, _)), None) => Ok(number),
-        (None, _) => Err(Refusal::NotFound { kind: "source in registry", name: registry }),
-        (Some(_), Some(_)) => Err(Refusal::Invalid(format!(
+        (None, _) => Err(Rejection::NotFound { kind: "source in registry", name: registry }),
+        (Some(_), Some(_)) => Err(Rejection::Invalid(format!(
             "several sources are in registry {registry:?}, give the number of one"
         ))),
     }
 }
 
-impl From<OrderError> for Refusal {
+impl From<OrderError> for Rejection {
     fn from(error: OrderError) -> Self {
         let text = error.to_string();
         match error {

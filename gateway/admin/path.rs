@@ -2,7 +2,7 @@
 
 use hyper::Method;
 
-use super::{answer::Refusal, orders::Verb};
+use super::{answer::Rejection, orders::Verb};
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Resource {
@@ -21,8 +21,8 @@ pub(super) enum Resource {
 
 impl Resource {
     /// Segments are percent-decoded after the path is taken apart, so a name may hold a `/` as `%2F`.
-    pub(super) fn read(path: &str) -> Result<Self, Refusal> {
-        let unknown = || Refusal::NoResource(path.to_owned());
+    pub(super) fn read(path: &str) -> Result<Self, Rejection> {
+        let unknown = || Rejection::NoResource(path.to_owned());
         let segments: Vec<&str> = path.strip_prefix('/').ok_or_else(unknown)?.split('/').collect();
         Ok(match *segments {
             ["healthz"] => Self::Health,
@@ -48,7 +48,7 @@ impl Resource {
         matches!(self, Self::Health | Self::Services | Self::Service(_) | Self::Instance { .. })
     }
 
-    pub(super) fn check_method(&self, method: &Method) -> Result<(), Refusal> {
+    pub(super) fn check_method(&self, method: &Method) -> Result<(), Rejection> {
         let (suits, allowed) = match self {
             Self::Instance { .. } => (
                 matches!(*method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE),
@@ -57,14 +57,14 @@ impl Resource {
             Self::Order(..) => (*method == Method::POST, "POST"),
             _ => (matches!(*method, Method::GET | Method::HEAD), "GET, HEAD"),
         };
-        if suits { Ok(()) } else { Err(Refusal::WrongMethod { method: method.clone(), allowed }) }
+        if suits { Ok(()) } else { Err(Rejection::WrongMethod { method: method.clone(), allowed }) }
     }
 }
 
 /// Any text; whether there can be something of that name is not for the path to know.
-fn read_name(kind: &'static str, segment: &str) -> Result<String, Refusal> {
+fn read_name(kind: &'static str, segment: &str) -> Result<String, Rejection> {
     decode(segment)
-        .ok_or_else(|| Refusal::Invalid(format!("{kind} {segment:?} is not percent-encoded UTF-8")))
+        .ok_or_else(|| Rejection::Invalid(format!("{kind} {segment:?} is not percent-encoded UTF-8")))
 }
 
 fn decode(segment: &str) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{answer::Refusal, time::rfc3339};
+use super::{answer::Rejection, time::rfc3339};
 use crate::plugin::{Origin, PluginInfo, Plugins, Refused, State};
 
 #[derive(Serialize)]
@@ -37,9 +37,9 @@ pub(super) fn all(plugins: &Plugins) -> List {
     List { plugins: plugins.list().into_iter().map(plugin).collect() }
 }
 
-pub(super) fn one(plugins: &Plugins, name: &str) -> Result<Plugin, Refusal> {
+pub(super) fn one(plugins: &Plugins, name: &str) -> Result<Plugin, Rejection> {
     let found = plugins.list().into_iter().find(|plugin| *plugin.name == *name);
-    found.map(plugin).ok_or_else(|| Refusal::NotFound { kind: "plugin", name: name.to_owned() })
+    found.map(plugin).ok_or_else(|| Rejection::NotFound { kind: "plugin", name: name.to_owned() })
 }
 
 fn plugin(info: PluginInfo) -> Plugin {
@@ -81,7 +81,7 @@ pub(super) fn origin(origin: &Origin) -> &'static str {
 pub(super) fn state(state: State) -> &'static str {
     match state {
         State::Running => "running",
-        State::Benched => "benched",
+        State::Quarantined => "quarantined",
         State::Missing => "missing",
         State::Unused => "unused",
     }

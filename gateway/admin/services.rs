@@ -4,7 +4,7 @@ use hyper::{Response, StatusCode, body::Incoming};
 use serde::Serialize;
 
 use super::{
-    answer::{Body, Refusal, json, nothing},
+    answer::{Body, Rejection, json, nothing},
     body,
 };
 use crate::connector::memory::{Instance, Memory, Outcome, Rejected, ServiceSummary};
@@ -29,9 +29,9 @@ pub(super) fn one<'a>(memory: &Memory, service: &'a str) -> Service<'a> {
     Service { service, instances: memory.instances(service) }
 }
 
-pub(super) fn instance(memory: &Memory, service: &str, id: &str) -> Result<Instance, Refusal> {
+pub(super) fn instance(memory: &Memory, service: &str, id: &str) -> Result<Instance, Rejection> {
     let found = memory.instances(service).into_iter().find(|instance| instance.id == id);
-    found.ok_or_else(|| Refusal::NotFound { kind: "instance", name: format!("{service}/{id}") })
+    found.ok_or_else(|| Rejection::NotFound { kind: "instance", name: format!("{service}/{id}") })
 }
 
 /// Registers, or renews: 201 when there was no such instance, else 200.
@@ -40,7 +40,7 @@ pub(super) async fn put(
     service: &str,
     id: &str,
     body: Incoming,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, Rejection> {
     let outcome = memory.put(service, id, body::read(body).await?)?;
     let mut response = json(&instance(memory, service, id)?);
     if outcome == Outcome::New {
@@ -55,7 +55,7 @@ pub(super) fn remove(memory: &Memory, service: &str, id: &str) -> Response<Body>
     nothing()
 }
 
-impl From<Rejected> for Refusal {
+impl From<Rejected> for Rejection {
     fn from(rejected: Rejected) -> Self {
         match rejected {
             Rejected::Full => Self::Full(rejected.to_string()),

@@ -438,7 +438,7 @@ async fn metrics_tell_what_was_counted() {
         r#"witgate_source_stale{upstream="down",registry="main",service="down"} 0"#,
         r#"witgate_reserve_endpoints{upstream="orders",registry="main",service="orders"} 0"#,
         r#"witgate_reserve_offered{upstream="orders",registry="main",service="orders"} 0"#,
-        r#"witgate_plugin_benched{plugin="p2c-ewma"} 0"#,
+        r#"witgate_plugin_quarantined{plugin="p2c-ewma"} 0"#,
         r#"witgate_registered_instances 1"#,
         r#"witgate_connections{listener="web"} 1"#,
         r#"witgate_config_reloads_total{result="applied"} 0"#,

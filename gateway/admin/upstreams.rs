@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    answer::Refusal,
+    answer::Rejection,
     time::{age_seconds, rfc3339},
 };
 use crate::{
@@ -85,7 +85,7 @@ struct Source {
     stale: bool,
     instances: usize,
     reserve: Reserve,
-    failure: Option<Failure>,
+    failure: Option<SourceFailure>,
 }
 
 #[derive(Serialize)]
@@ -100,7 +100,7 @@ struct Reserve {
 }
 
 #[derive(Serialize)]
-struct Failure {
+struct SourceFailure {
     kind: &'static str,
     error: String,
 }
@@ -163,19 +163,19 @@ pub(super) fn all(catalog: &Catalog) -> Upstreams {
     Upstreams { upstreams }
 }
 
-pub(super) fn one(catalog: &Catalog, name: &str) -> Result<Detail, Refusal> {
+pub(super) fn one(catalog: &Catalog, name: &str) -> Result<Detail, Rejection> {
     let upstream = find(catalog, name)?;
     let found = !catalog.table().upstreams.contains_key(upstream.name());
     Ok(detail(&upstream, found, SystemTime::now()))
 }
 
 /// A configured upstream, or one that a request named.
-pub(super) fn find(catalog: &Catalog, name: &str) -> Result<Arc<Upstream>, Refusal> {
+pub(super) fn find(catalog: &Catalog, name: &str) -> Result<Arc<Upstream>, Rejection> {
     let key = UpstreamName::new(name);
     let configured = catalog.table().upstreams.get(&key).cloned();
     configured
         .or_else(|| catalog.found().get(&key).cloned())
-        .ok_or(Refusal::NotFound { kind: "upstream", name: name.to_owned() })
+        .ok_or(Rejection::NotFound { kind: "upstream", name: name.to_owned() })
 }
 
 fn summary(upstream: &Upstream, found: bool, now: SystemTime) -> Summary {
@@ -209,7 +209,7 @@ fn source(status: &upstream::SourceStatus, now: SystemTime) -> Source {
         stale: status.is_stale(now),
         instances: status.claims,
         reserve: reserve(status),
-        failure: status.failure.as_ref().map(|(kind, error)| Failure { kind, error: error.clone() }),
+        failure: status.failure.as_ref().map(|(kind, error)| SourceFailure { kind, error: error.clone() }),
     }
 }
 

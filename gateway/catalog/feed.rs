@@ -1,4 +1,4 @@
-//! What keeps one upstream fed: a watch per source, the checks, and the keeper they tell.
+//! What keeps one upstream fed: a watch per source, the checks, and the owner they tell.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,34 +10,34 @@ use tokio::{
 use super::{
     Parts,
     check::{self, Checks},
-    upstream::ToKeeper,
+    upstream::ToOwner,
 };
 use crate::{
     config::{self, Config},
     registry::{Watch, watch},
-    upstream::{Disk, Event, Keeper, Plan, Policies, Reader, SourceName, Status, UpstreamName},
+    upstream::{Disk, Event, Owner, Plan, Policies, Reader, SourceName, Status, UpstreamName},
 };
 
-/// Events on their way to a keeper. A watch that is faster waits.
+/// Events on their way to an owner. A watch that is faster waits.
 const EVENTS: usize = 64;
 
-/// Reports of requests on their way to a keeper. More are lost.
+/// Reports of requests on their way to an owner. More are lost.
 const REPORTS: usize = 256;
 
 /// How long a list from disk waits for a registry that neither answers nor fails.
 const FRESHER: Duration = Duration::from_millis(100);
 
-/// The control-plane half of an upstream. Dropping it ends the watches; the keeper writes what is not written yet,
+/// The control-plane half of an upstream. Dropping it ends the watches; the owner writes what is not written yet,
 /// and the upstream closes.
 pub(super) struct Feed {
     pub reader: Reader,
-    pub keeper_side: ToKeeper,
+    pub owner_side: ToOwner,
     claimed: Claimed,
     policies: watch::Sender<Arc<Policies>>,
     check: watch::Sender<Arc<config::Check>>,
     watches: Vec<Watch>,
     checks: Checks,
-    keeper: JoinHandle<()>,
+    owner: JoinHandle<()>,
 }
 
 /// What a feed depends on: while it is the same, the feed goes on.
@@ -77,26 +77,26 @@ impl Feed {
         let (check, checked) = watch::channel(Arc::new(upstream.reliability.check.clone()));
         let (labels, disk) = (upstream.labels.clone(), Some(parts.disk.clone()));
         let plan = Plan { name, sources: names, labels, disk, policies: policed };
-        let made = tokio::task::spawn_blocking(move || Keeper::new(plan)).await;
+        let made = tokio::task::spawn_blocking(move || Owner::new(plan)).await;
         // Only a runtime that is shutting down fails here.
-        let keeper = made.ok()?;
+        let owner = made.ok()?;
         let (events, received) = mpsc::channel(EVENTS);
         let (reports, reported) = mpsc::channel(REPORTS);
-        let reader = keeper.reader();
-        let keeper_side = ToKeeper { status: keeper.status(), reports, events: events.downgrade() };
-        let checks = check::start(reader.clone(), keeper.suspects(), checked, events.clone());
-        let keeper = tokio::spawn(keeper.run(received, reported));
+        let reader = owner.reader();
+        let owner_side = ToOwner { status: owner.status(), reports, events: events.downgrade() };
+        let checks = check::start(reader.clone(), owner.suspects(), checked, events.clone());
+        let owner = tokio::spawn(owner.run(received, reported));
         let sources = claimed.sources.iter().zip(&claimed.registries).enumerate();
         let watches = sources
             .map(|(number, (source, registry))| {
                 watch(number, (parts.registry)(registry), source.service.clone(), events.clone())
             })
             .collect();
-        Some(Self { reader, keeper_side, claimed, policies, check, watches, checks, keeper })
+        Some(Self { reader, owner_side, claimed, policies, check, watches, checks, owner })
     }
 
     pub(super) fn status(&self) -> watch::Receiver<Arc<Status>> {
-        self.keeper_side.status.clone()
+        self.owner_side.status.clone()
     }
 
     /// Puts other policies and checks in force, if they are others.
@@ -109,7 +109,7 @@ impl Feed {
     /// Waits until the list as it is now is on disk, or cannot be, for another feed that will start from there.
     pub(super) async fn hand_over(&self) {
         let (written, waiting) = oneshot::channel();
-        if let Some(events) = self.keeper_side.events.upgrade()
+        if let Some(events) = self.owner_side.events.upgrade()
             && events.send(Event::HandOver(written)).await.is_ok()
         {
             // It is only ever dropped.
@@ -120,8 +120,8 @@ impl Feed {
     /// Ends the watches and waits until the last list is written.
     pub(super) async fn end(self) {
         drop((self.watches, self.checks));
-        // An error would be a panic of the keeper, which has been reported where it happened.
-        let _ = self.keeper.await;
+        // An error would be a panic of the owner, which has been reported where it happened.
+        let _ = self.owner.await;
     }
 
     /// Ends the feed of an upstream that is no more, and forgets its list.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Catalog, Table, Upstream, upstream::ToKeeper};
+use super::{Catalog, Table, Upstream, upstream::ToOwner};
 use crate::{
     config, selector,
     upstream::{History, Reader, Status},
@@ -49,11 +49,11 @@ impl Upstream {
             unsaved: None,
         };
         // Nobody keeps this list: what is told of it goes nowhere.
-        let keeper = ToKeeper {
+        let owner = ToOwner {
             status: watch::channel(Arc::new(status)).1,
             reports: mpsc::channel(1).0,
             events: mpsc::channel(1).0.downgrade(),
         };
-        Self::new(config, reader, keeper, selector, workers)
+        Self::new(config, reader, owner, selector, workers)
     }
 }

@@ -20,7 +20,7 @@ const UNKNOWN_MOST: usize = 10_000;
 type Answer = oneshot::Sender<Result<Arc<Upstream>, FindError>>;
 
 /// The set of upstreams found by name. Owned by the catalog's task.
-pub(super) struct Found {
+pub(super) struct FoundUpstreams {
     running: HashMap<UpstreamName, Running>,
     unknown: HashMap<UpstreamName, Instant>,
     published: watch::Sender<Arc<HashMap<UpstreamName, Arc<Upstream>>>>,
@@ -47,7 +47,7 @@ impl Running {
     }
 }
 
-impl Found {
+impl FoundUpstreams {
     pub(super) fn new(
         published: watch::Sender<Arc<HashMap<UpstreamName, Arc<Upstream>>>>,
     ) -> (Self, mpsc::UnboundedReceiver<(UpstreamName, Duration)>) {
@@ -101,8 +101,8 @@ impl Found {
         };
         let feed = Feed::start(name.clone(), &settings, config, parts).await?;
         let selector = (parts.selector)(&settings.selector.plugin);
-        let (reader, keeper) = (feed.reader.clone(), feed.keeper_side.clone());
-        let upstream = Arc::new(Upstream::new(Arc::new(settings), reader, keeper, selector, parts.workers));
+        let (reader, owner) = (feed.reader.clone(), feed.owner_side.clone());
+        let upstream = Arc::new(Upstream::new(Arc::new(settings), reader, owner, selector, parts.workers));
         let (unused_after, unknown_for) = (route.unused_after, route.unknown_for);
         Some(Running { upstream, feed, unused_after, unknown_for })
     }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Catalog, Parts, Table, Upstream, Wanted, feed, feed::Feed, found::Found};
+use super::{Catalog, Parts, Table, Upstream, Wanted, feed, feed::Feed, found::FoundUpstreams};
 use crate::{config::Config, upstream::UpstreamName};
 
 /// Names that requests may wait for at once, before the task has looked at them.
@@ -65,7 +65,7 @@ pub(super) struct Task {
     running: HashMap<UpstreamName, Running>,
     /// What `Commit` puts in the place of `running`, and the configuration it belongs to.
     prepared: Option<(Arc<Config>, HashMap<UpstreamName, Running>)>,
-    found: Found,
+    found: FoundUpstreams,
     table: watch::Sender<Arc<Table>>,
 }
 
@@ -82,7 +82,7 @@ pub(super) fn start(parts: Parts, config: Arc<Config>) -> (Catalog, Control) {
     let (published, found) = watch::channel(Arc::default());
     let (wanted, asked) = mpsc::channel(WANTED);
     let (commands, commanded) = mpsc::channel(1);
-    let (names, unknowns) = Found::new(published);
+    let (names, unknowns) = FoundUpstreams::new(published);
     let task = Task { parts, config, running: HashMap::new(), prepared: None, found: names, table };
     tokio::spawn(task.run(asked, commanded, unknowns));
     (Catalog { table: tables, found, wanted }, Control { commands })
@@ -144,10 +144,10 @@ impl Task {
                     let Some(feed) = Feed::start(name.clone(), settings, &config, &self.parts).await else {
                         break;
                     };
-                    let (reader, keeper) = (feed.reader.clone(), feed.keeper_side.clone());
+                    let (reader, owner) = (feed.reader.clone(), feed.owner_side.clone());
                     waits.push(feed.status());
                     let workers = self.parts.workers;
-                    let upstream = Upstream::new(settings.clone(), reader, keeper, selector(), workers);
+                    let upstream = Upstream::new(settings.clone(), reader, owner, selector(), workers);
                     Running { upstream: Arc::new(upstream), feed: Arc::new(feed) }
                 }
             };

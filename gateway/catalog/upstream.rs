@@ -14,16 +14,17 @@ use crate::{
     config, selector,
     telemetry::UpstreamMetrics,
     upstream::{
-        Command, Event, Evidence, Member, Order, OrderError, Reader, Report, Status, Trial, UpstreamName,
+        Command, Event, Evidence, HalfOpenTry, Member, Order, OrderError, Reader, Report, Status,
+        UpstreamName,
     },
 };
 
-/// The way to the keeper of an upstream.
+/// The way to the owner of an upstream.
 #[derive(Clone)]
-pub(super) struct ToKeeper {
+pub(super) struct ToOwner {
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) reports: mpsc::Sender<Report>,
-    /// Weak, because the keeper ends with its last sender.
+    /// Weak, because the owner ends with its last sender.
     pub(super) events: mpsc::WeakSender<Event>,
 }
 
@@ -35,7 +36,7 @@ pub struct Upstream {
     /// By worker.
     pub progress: Box<[Arc<selector::Progress>]>,
     pub metrics: Arc<UpstreamMetrics>,
-    keeper: ToKeeper,
+    owner: ToOwner,
     started: Instant,
     /// Seconds since `started`.
     used: AtomicU64,
@@ -45,7 +46,7 @@ impl Upstream {
     pub(super) fn new(
         config: Arc<config::Upstream>,
         reader: Reader,
-        keeper: ToKeeper,
+        owner: ToOwner,
         selector: selector::Current,
         workers: usize,
     ) -> Self {
@@ -55,7 +56,7 @@ impl Upstream {
             selector,
             progress: (0..workers).map(|_| Arc::default()).collect(),
             metrics: Arc::new(UpstreamMetrics::new(workers)),
-            keeper,
+            owner,
             started: Instant::now(),
             used: AtomicU64::new(0),
         }
@@ -64,7 +65,7 @@ impl Upstream {
     /// The same upstream with other settings: its list, its status and its counters go on.
     pub(super) fn with_config(&self, config: Arc<config::Upstream>, selector: selector::Current) -> Self {
         let workers = self.progress.len();
-        let mut next = Self::new(config, self.reader.clone(), self.keeper.clone(), selector, workers);
+        let mut next = Self::new(config, self.reader.clone(), self.owner.clone(), selector, workers);
         next.metrics = self.metrics.clone();
         next
     }
@@ -75,7 +76,7 @@ impl Upstream {
 
     /// How its sources stand, and what changed last.
     pub fn status(&self) -> Arc<Status> {
-        self.keeper.status.borrow().clone()
+        self.owner.status.borrow().clone()
     }
 
     /// Tells what a request learned of an endpoint. Called once for every request sent to it; `trial` is what it was
@@ -83,16 +84,16 @@ impl Upstream {
     ///
     /// Never waits. A success costs one load, unless the endpoint failed before; of more failures than can be taken
     /// in, some are lost.
-    pub fn report(&self, member: &Member, evidence: Evidence, trial: Option<Trial>) {
+    pub fn report(&self, member: &Member, evidence: Evidence, trial: Option<HalfOpenTry>) {
         let (stats, failed) = (member.stats(), evidence != Evidence::Answered);
-        let needless = if failed { stats.is_on_trial() } else { !stats.is_suspected() };
+        let needless = if failed { stats.is_half_open() } else { !stats.is_suspected() };
         // Who fails beside a trial began before it, or had no choice: the one that was admitted tells how it is now.
         if needless && trial.is_none() {
             return;
         }
         stats.suspect(failed);
         let report = Report { address: member.address(), evidence };
-        if self.keeper.reports.try_send(report).is_err() {
+        if self.owner.reports.try_send(report).is_err() {
             // A lost success is told by the next one, and the next request is the trial.
             stats.suspect(true);
             return;
@@ -108,7 +109,7 @@ impl Upstream {
     /// it back.
     pub async fn order(&self, order: Order) -> Result<(), OrderError> {
         let (answer, answered) = oneshot::channel();
-        let events = self.keeper.events.upgrade().ok_or(OrderError::Gone)?;
+        let events = self.owner.events.upgrade().ok_or(OrderError::Gone)?;
         let sent = events.send(Event::Command(Command { order, answer })).await;
         drop(events);
         sent.map_err(|_| OrderError::Gone)?;

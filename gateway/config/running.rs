@@ -117,7 +117,7 @@ pub struct SelectorLimits {
     pub update: Duration,
     pub memory_bytes: usize,
     pub table_elements: usize,
-    /// Faults within a minute after which the plugin is benched.
+    /// Faults within a minute after which the plugin is quarantined.
     pub faults: u32,
 }
 

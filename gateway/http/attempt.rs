@@ -12,14 +12,14 @@ use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::TrySendError};
 
 use super::{
-    Failure,
+    RequestError,
     body::Sending,
     kept::{Kept, Spare, Timer},
 };
 use crate::{
     client::{Connection, DialError},
     resilience::repeatable,
-    upstream::{Evidence, InFlight, Member, Trial},
+    upstream::{Evidence, HalfOpenTry, InFlight, Member},
 };
 
 type Sent = Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<Sending>>>>>>;
@@ -34,8 +34,8 @@ pub(super) struct Attempt {
     sent: Sent,
 }
 
-/// An endpoint, and the right to try it if it is on trial.
-pub(super) type Picked = (Arc<Member>, Option<Trial>);
+/// An endpoint, and the right to try it if it is half-open.
+pub(super) type Picked = (Arc<Member>, Option<HalfOpenTry>);
 
 /// What is begun with an endpoint before there is a connection.
 pub(super) struct Opened {
@@ -43,12 +43,12 @@ pub(super) struct Opened {
     pub in_flight: InFlight,
     pub begun: Instant,
     /// If this request is the one that tries the endpoint.
-    pub trial: Option<Trial>,
+    pub trial: Option<HalfOpenTry>,
 }
 
 /// A try that failed, and the request if it can be tried again.
 pub(super) struct Failed {
-    pub failure: Failure,
+    pub failure: RequestError,
     pub again: Option<Box<Request<Sending>>>,
     /// The connection had been idle: its end says nothing about the endpoint.
     pub stale: bool,
@@ -91,7 +91,7 @@ impl Future for Attempt {
             return Poll::Ready(answered.map_err(failed));
         }
         ready!(attempt.timer.poll(cx));
-        Poll::Ready(Err(Failed { failure: Failure::ResponseTimeout, again: None, stale: false }))
+        Poll::Ready(Err(Failed { failure: RequestError::ResponseTimeout, again: None, stale: false }))
     }
 }
 
@@ -106,18 +106,18 @@ impl Failed {
         let unsent = error.take_message();
         let error = error.into_error();
         if error.is_user() {
-            return Self { failure: Failure::Aborted(error), again: None, stale: false };
+            return Self { failure: RequestError::Aborted(error), again: None, stale: false };
         }
         if error.is_parse() {
-            return Self { failure: Failure::BadAnswer(error.to_string()), again: None, stale: false };
+            return Self { failure: RequestError::BadAnswer(error.to_string()), again: None, stale: false };
         }
         let again = unsent.or_else(|| spare.and_then(|spare| spare.into_request())).map(Box::new);
-        Self { failure: Failure::Reset(error), again, stale: reused }
+        Self { failure: RequestError::Reset(error), again, stale: reused }
     }
 
     /// Whether this counts against the endpoint.
     pub(super) fn endpoint_failed(&self) -> bool {
-        !self.stale && !matches!(self.failure, Failure::Aborted(_))
+        !self.stale && !matches!(self.failure, RequestError::Aborted(_))
     }
 }
 
@@ -132,8 +132,8 @@ pub(super) fn evidence<C>(outcome: &Result<(Response<Incoming>, C), Failed>) -> 
         Err(_) => return None,
     };
     match &failed.failure {
-        Failure::Dial(error) => (!error.is_own()).then_some(Evidence::ConnectFailed),
-        Failure::ResponseTimeout => Some(Evidence::TimedOut),
+        RequestError::Dial(error) => (!error.is_own()).then_some(Evidence::ConnectFailed),
+        RequestError::ResponseTimeout => Some(Evidence::TimedOut),
         _ => Some(Evidence::Broke),
     }
 }

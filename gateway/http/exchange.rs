@@ -16,7 +16,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header, request:
 use hyper::body::Incoming;
 
 use super::{
-    Failure,
+    RequestError,
     attempt::{Attempt, Failed, Opened, Picked, evidence},
     body::{Body, Sending, Settle, Upload},
     forward,
@@ -32,7 +32,7 @@ use crate::{
     upstream::{Admission, Member, Slot},
 };
 
-/// Endpoints on trial that one request avoids, before it goes where it is sent: each costs another pick.
+/// Endpoints half-open that one request avoids, before it goes where it is sent: each costs another pick.
 const AVOIDED_MOST: usize = 8;
 
 /// A request whose route is known.
@@ -151,9 +151,9 @@ impl Future for Answering {
 }
 
 impl Exchange {
-    /// An endpoint that may be sent to. While another request tries one that is on trial, this one goes elsewhere
+    /// An endpoint that may be sent to. While another request tries one that is half-open, this one goes elsewhere
     /// where it can.
-    fn pick(&self, head: &Parts) -> Result<Picked, Failure> {
+    fn pick(&self, head: &Parts) -> Result<Picked, RequestError> {
         let facts = RequestFacts { head, client: self.client };
         let pick = |tried: &[Slot]| self.target.view.pick(&facts, self.attempts.number(), tried);
         let mut member = pick(self.attempts.tried())?;
@@ -161,7 +161,7 @@ impl Exchange {
         loop {
             match member.stats().admit() {
                 Admission::Open => return Ok((member, None)),
-                Admission::Trial(trial) => return Ok((member, Some(trial))),
+                Admission::HalfOpen(trial) => return Ok((member, Some(trial))),
                 Admission::Refused if tried.len() == AVOIDED_MOST => return Ok((member, None)),
                 Admission::Refused => {}
             }
@@ -263,7 +263,7 @@ impl Exchange {
     }
 
     /// The next try after one that failed, or why there is none.
-    fn next(&mut self, member: Arc<Member>, failed: Failed) -> Result<Next, Failure> {
+    fn next(&mut self, member: Arc<Member>, failed: Failed) -> Result<Next, RequestError> {
         let Failed { failure, again, stale } = failed;
         let more = self.attempts.failed(member.slot(), member);
         let Some(request) = again.filter(|_| more) else { return Err(failure) };
@@ -284,11 +284,11 @@ impl Exchange {
         mut response: Response<Incoming>,
         connection: Connection<Sending>,
         opened: Opened,
-    ) -> Result<Response<Body>, Failure> {
+    ) -> Result<Response<Body>, RequestError> {
         let Opened { member, in_flight, .. } = opened;
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switching && !self.upgrading {
-            return Err(Failure::BadAnswer("switches protocols unasked".into()));
+            return Err(RequestError::BadAnswer("switches protocols unasked".into()));
         }
         let upgrade = switching.then(|| hyper::upgrade::on(&mut response));
         forward::response(response.headers_mut(), switching);
@@ -307,7 +307,7 @@ impl Exchange {
     }
 
     /// The answer is there: counts it.
-    fn answered(&self, outcome: Result<Response<Body>, Failure>, at: Instant) -> Response<Body> {
+    fn answered(&self, outcome: Result<Response<Body>, RequestError>, at: Instant) -> Response<Body> {
         let upstream = &self.target.upstream;
         let response = outcome.unwrap_or_else(|failure| {
             tracing::debug!(client = %self.visitor.sender.address, upstream = %upstream.name(),

@@ -13,5 +13,5 @@ mod service;
 mod tunnel;
 mod worker;
 
-pub use respond::Failure;
+pub use respond::RequestError;
 pub use worker::run_worker;

@@ -39,7 +39,7 @@ const REASON: HeaderName = HeaderName::from_static("x-witgate-reason");
 
 /// Why a request got no answer from an endpoint.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum RequestError {
     #[error("no route matches this request")]
     NoRoute,
     #[error("no such service")]
@@ -64,7 +64,7 @@ pub enum Failure {
     Refused(#[from] Refusal),
 }
 
-impl Failure {
+impl RequestError {
     /// Status, reason and text. The text says no more than a stranger may know.
     fn facts(&self) -> (StatusCode, &'static str, &'static str) {
         match self {

@@ -27,7 +27,7 @@ pub(super) enum Goal<T> {
 }
 
 /// A request's route.
-pub(super) struct Found<'a, T> {
+pub(super) struct RouteMatch<'a, T> {
     pub goal: &'a Goal<T>,
     /// How many bytes of the path are not forwarded.
     pub strip: usize,
@@ -56,11 +56,11 @@ impl<T> Routes<T> {
     }
 
     /// The first route that matches.
-    pub(super) fn find(&self, listener: &str, head: &Parts) -> Option<Found<'_, T>> {
+    pub(super) fn find(&self, listener: &str, head: &Parts) -> Option<RouteMatch<'_, T>> {
         // Most configurations never ask for the host.
         let (path, host) = (head.uri.path(), LazyCell::new(|| host(head)));
         let route = self.0.iter().find(|route| route.matches(listener, &host, path, head))?;
-        Some(Found { goal: &route.goal, strip: route.strip(path) })
+        Some(RouteMatch { goal: &route.goal, strip: route.strip(path) })
     }
 }
 
@@ -198,7 +198,9 @@ mod tests {
     }
 
     fn found(routes: &Routes<String>, listener: &str, head: &Parts) -> Option<(String, usize)> {
-        let Found { goal: Goal::Shares(shares), strip } = routes.find(listener, head)? else { return None };
+        let RouteMatch { goal: Goal::Shares(shares), strip } = routes.find(listener, head)? else {
+            return None;
+        };
         Some((Goal::draw(shares)?.clone(), strip))
     }
 

@@ -6,12 +6,12 @@ use http::request::Parts;
 use hyper::Response;
 
 use super::{
-    Failure,
+    RequestError,
     body::Body,
     exchange::{Answering, Routed},
     forward::Sender,
     kept::Kept,
-    worker::{Found, Worker},
+    worker::{Lookup, Worker},
 };
 use crate::{config, server::Arrival};
 
@@ -48,8 +48,8 @@ pub(super) fn answer(visitor: &Rc<Visitor>, arrival: Arrival) -> Answering {
     };
     let routed = Routed { visitor: visitor.clone(), link, started, strip, head, body };
     match found {
-        Found::Known(target) => routed.send(target),
-        Found::New(search) => Answering::Long(Box::pin(async move {
+        Lookup::Known(target) => routed.send(target),
+        Lookup::New(search) => Answering::Long(Box::pin(async move {
             match routed.visitor.worker.find(search).await {
                 Ok(target) => routed.send(target).await,
                 Err(failure) => unrouted(&routed.visitor, started, &failure),
@@ -59,14 +59,14 @@ pub(super) fn answer(visitor: &Rc<Visitor>, arrival: Arrival) -> Answering {
 }
 
 /// Where a request goes, and how many bytes of its path are not forwarded.
-fn route(visitor: &Visitor, head: &Parts) -> Result<(Found, usize), Failure> {
+fn route(visitor: &Visitor, head: &Parts) -> Result<(Lookup, usize), RequestError> {
     let routes = visitor.worker.routes();
-    let route = routes.find(&visitor.listener.name, head).ok_or(Failure::NoRoute)?;
+    let route = routes.find(&visitor.listener.name, head).ok_or(RequestError::NoRoute)?;
     Ok((visitor.worker.target(route.goal, head)?, route.strip))
 }
 
 /// The answer to a request that leads to no upstream.
-fn unrouted(visitor: &Visitor, started: Instant, failure: &Failure) -> Response<Body> {
+fn unrouted(visitor: &Visitor, started: Instant, failure: &RequestError) -> Response<Body> {
     tracing::debug!(client = %visitor.sender.address, error = %failure, "Request failed");
     let response = failure.response();
     let Worker { index, metrics, .. } = &*visitor.worker;

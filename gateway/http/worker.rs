@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 
 use super::{
-    Failure,
+    RequestError,
     body::Sending,
     route::{self, Goal, Routes},
     service::{self, Visitor},
@@ -32,7 +32,7 @@ pub(super) struct Target {
 }
 
 /// Where a request goes.
-pub(super) enum Found {
+pub(super) enum Lookup {
     Known(Rc<Target>),
     New(Search),
 }
@@ -122,16 +122,18 @@ impl Worker {
     }
 
     /// The upstream a request goes to, or the search for a service that no request has named here before.
-    pub(super) fn target(&self, goal: &Goal<Rc<Target>>, head: &Parts) -> Result<Found, Failure> {
+    pub(super) fn target(&self, goal: &Goal<Rc<Target>>, head: &Parts) -> Result<Lookup, RequestError> {
         match goal {
-            Goal::Shares(shares) => Goal::draw(shares).cloned().map(Found::Known).ok_or(Failure::NoUpstream),
+            Goal::Shares(shares) => {
+                Goal::draw(shares).cloned().map(Lookup::Known).ok_or(RequestError::NoUpstream)
+            }
             Goal::ByName(by_name) => {
-                let service = route::service(by_name, head).ok_or(Failure::UnknownService)?;
+                let service = route::service(by_name, head).ok_or(RequestError::UnknownService)?;
                 if let Some(target) = self.known(by_name, service) {
-                    return Ok(Found::Known(target));
+                    return Ok(Lookup::Known(target));
                 }
-                let service = route::allowed(by_name, service).ok_or(Failure::UnknownService)?;
-                Ok(Found::New(Search { by_name: by_name.clone(), service: service.into() }))
+                let service = route::allowed(by_name, service).ok_or(RequestError::UnknownService)?;
+                Ok(Lookup::New(Search { by_name: by_name.clone(), service: service.into() }))
             }
         }
     }
@@ -143,7 +145,7 @@ impl Worker {
     }
 
     /// Waits until the registry has told the service's first list.
-    pub(super) async fn find(&self, search: Search) -> Result<Rc<Target>, Failure> {
+    pub(super) async fn find(&self, search: Search) -> Result<Rc<Target>, RequestError> {
         let Search { by_name, service } = search;
         let upstream = self.catalog.find(&by_name, service.clone()).await?;
         // Another request may have found it meanwhile.

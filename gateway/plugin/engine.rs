@@ -103,7 +103,7 @@ pub(super) fn ticks(limit: Duration) -> u64 {
 ///
 /// A deadline passes by the wall, and a thread may not have run all that time. So the first time it passes starts
 /// a second account, of the thread's own CPU time, and only when that is used up, too, the call is ended: a machine
-/// that is short of CPU must not bench its plugins.
+/// that is short of CPU must not quarantine its plugins.
 pub(super) fn end_loops<T: HasDeadline>(store: &mut Store<T>) {
     store.epoch_deadline_callback(|mut store| {
         let deadline = store.data_mut().deadline();

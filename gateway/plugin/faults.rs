@@ -15,25 +15,25 @@ use super::{engine::Deadline, limits::Limits, runtime::Runtime};
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Counts the faults of one version of a plugin, over all workers. A benched version stays benched.
+/// Counts the faults of one version of a plugin, over all workers. A quarantined version stays quarantined.
 #[derive(Debug)]
 pub(super) struct Faults {
     plugin: Arc<str>,
-    /// Faults within a minute after which the plugin is benched; 0 for never.
+    /// Faults within a minute after which the plugin is quarantined; 0 for never.
     most: u32,
     recent: Mutex<VecDeque<Instant>>,
     total: AtomicU64,
-    benched: AtomicBool,
+    quarantined: AtomicBool,
 }
 
 impl Faults {
     pub fn new(plugin: Arc<str>, most: u32) -> Self {
-        let (total, benched) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { plugin, most, recent: Mutex::default(), total, benched }
+        let (total, quarantined) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { plugin, most, recent: Mutex::default(), total, quarantined }
     }
 
-    pub fn benched(&self) -> bool {
-        self.benched.load(Relaxed)
+    pub fn quarantined(&self) -> bool {
+        self.quarantined.load(Relaxed)
     }
 
     pub fn total(&self) -> u64 {
@@ -43,9 +43,9 @@ impl Faults {
     pub fn count(&self, text: &str, now: Instant) {
         self.total.fetch_add(1, Relaxed);
         tracing::warn!(plugin = %self.plugin, error = text, "Plugin failed");
-        if self.too_many(now) && !self.benched.swap(true, Relaxed) {
+        if self.too_many(now) && !self.quarantined.swap(true, Relaxed) {
             tracing::error!(plugin = %self.plugin, faults = self.most, error = text,
-                "Plugin benched, native round robin picks until its file changes");
+                "Plugin quarantined, native round robin picks until its file changes");
         }
     }
 
@@ -96,9 +96,9 @@ mod tests {
         for at in [0, 40, 80, 120] {
             faults.count("trap", start + Duration::from_secs(at));
         }
-        assert!(!faults.benched());
+        assert!(!faults.quarantined());
         faults.count("trap", start + Duration::from_secs(130));
-        assert!(faults.benched());
+        assert!(faults.quarantined());
         assert_eq!(faults.total(), 5);
     }
 
@@ -106,6 +106,6 @@ mod tests {
     fn zero_means_never() {
         let faults = Faults::new("p".into(), 0);
         (0..100).for_each(|_| faults.count("trap", Instant::now()));
-        assert!(!faults.benched());
+        assert!(!faults.quarantined());
     }
 }

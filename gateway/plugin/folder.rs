@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::load::{Digest, Refusal};
+use super::load::{Digest, LoadError};
 
 /// The largest file that is loaded. Components that carry an interpreter have tens of megabytes.
 const LARGEST: u64 = 256 << 20;
@@ -42,7 +42,7 @@ pub(super) enum Finding {
     Refused {
         name: Arc<str>,
         path: PathBuf,
-        refusal: Refusal,
+        refusal: LoadError,
     },
     Removed {
         name: Arc<str>,
@@ -98,7 +98,7 @@ impl Folder {
 
     /// The content of a file, if it is another than before.
     fn look_at(&mut self, name: &Arc<str>, path: &Path, now: SystemTime) -> Result<Option<Vec<u8>>, Unfit> {
-        let unreadable = |error: io::Error| Unfit::Refused(Refusal::Unreadable(error.to_string()));
+        let unreadable = |error: io::Error| Unfit::Refused(LoadError::Unreadable(error.to_string()));
         let metadata = fs::metadata(path).map_err(unreadable)?;
         let (size, modified) = (metadata.len(), metadata.modified().map_err(unreadable)?);
         let known = self.seen.get(name);
@@ -111,7 +111,7 @@ impl Folder {
             return Err(Unfit::Unsettled);
         }
         let content = match size > LARGEST {
-            true => Err(Unfit::Refused(Refusal::TooLarge { bytes: size, most: LARGEST })),
+            true => Err(Unfit::Refused(LoadError::TooLarge { bytes: size, most: LARGEST })),
             false => check_name(name).and_then(|()| fs::read(path).map_err(unreadable)),
         };
         let bytes = content.inspect_err(|_| {
@@ -126,7 +126,7 @@ impl Folder {
 
 enum Unfit {
     Unsettled,
-    Refused(Refusal),
+    Refused(LoadError),
 }
 
 /// By name of the plugin. What is a folder, or hidden, is none.
@@ -151,7 +151,7 @@ fn check_name(name: &str) -> Result<(), Unfit> {
     let plain = |char: char| char.is_ascii_alphanumeric() || "-_.".contains(char);
     match !name.is_empty() && name.chars().all(plain) {
         true => Ok(()),
-        false => Err(Unfit::Refused(Refusal::Name(name.to_owned()))),
+        false => Err(Unfit::Refused(LoadError::Name(name.to_owned()))),
     }
 }
 

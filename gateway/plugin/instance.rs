@@ -19,7 +19,7 @@ use super::{
     engine::{self, Engine},
     faults::{self, Faults},
     limits::Limits,
-    load::{Loaded, Refusal},
+    load::{LoadError, Loaded},
     runtime::{self, HasRuntime, Runtime},
 };
 use crate::{
@@ -61,7 +61,7 @@ impl RegistryPlugin {
         version: u64,
         loaded: &Loaded,
         limits: RegistryLimits,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, LoadError> {
         let link = || -> wasmtime::Result<_> {
             let mut linker = Linker::<Data>::new(engine.inner());
             connector::add_to_linker(&mut linker, |data| &mut data.connectors)?;
@@ -72,8 +72,8 @@ impl RegistryPlugin {
             Ok((component, registry, registrar))
         };
         let (component, registry, registrar) =
-            link().map_err(|error| Refusal::Mismatch(format!("{error:#}")))?;
-        // A registry is not benched: its list is frozen and its instance rebuilt with growing pauses.
+            link().map_err(|error| LoadError::Mismatch(format!("{error:#}")))?;
+        // A registry plugin is not quarantined: its list is frozen and its instance rebuilt with growing pauses.
         let faults = Faults::new(name.clone(), 0);
         Ok(Self { name, version, component, registry, registrar, limits, faults })
     }

@@ -40,7 +40,7 @@ impl fmt::Display for Kind {
 
 /// Why a file is not put to use. The plugin that ran before goes on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum LoadError {
     #[error("cannot be read: {0}")]
     Unreadable(String),
     #[error("has {bytes} bytes, and at most {most} are loaded")]
@@ -98,10 +98,10 @@ impl fmt::Display for Digest {
 }
 
 /// Compiles a plugin and checks what it imports and exports. Takes up to seconds: never on the request path.
-pub(super) fn load(engine: &Engine, bytes: &[u8]) -> Result<Loaded, Refusal> {
+pub(super) fn load(engine: &Engine, bytes: &[u8]) -> Result<Loaded, LoadError> {
     check_format(bytes)?;
     let component = Component::from_binary(engine.inner(), bytes)
-        .map_err(|error| Refusal::Invalid(first_line(&format!("{error:#}"))))?;
+        .map_err(|error| LoadError::Invalid(first_line(&format!("{error:#}"))))?;
     let ty = component.component_type();
     let exports: Vec<&str> = ty.exports(engine.inner()).map(|(name, _)| name).collect();
     let kind = kind(&exports)?;
@@ -113,45 +113,45 @@ pub(super) fn load(engine: &Engine, bytes: &[u8]) -> Result<Loaded, Refusal> {
     Ok(Loaded { kind, announces, component, digest: Digest::of(bytes) })
 }
 
-fn check_format(bytes: &[u8]) -> Result<(), Refusal> {
+fn check_format(bytes: &[u8]) -> Result<(), LoadError> {
     if wasmtime::Engine::detect_precompiled(bytes).is_some() {
-        return Err(Refusal::Precompiled);
+        return Err(LoadError::Precompiled);
     }
     match bytes {
         [b'\0', b'a', b's', b'm', _, _, 1, 0, ..] => Ok(()),
-        [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(Refusal::CoreModule),
-        [b'\0', b'a', b's', b'm', ..] | [] => Err(Refusal::Invalid("it ends too early".to_owned())),
-        _ => Err(Refusal::NotWasm),
+        [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(LoadError::CoreModule),
+        [b'\0', b'a', b's', b'm', ..] | [] => Err(LoadError::Invalid("it ends too early".to_owned())),
+        _ => Err(LoadError::NotWasm),
     }
 }
 
-fn kind(exports: &[&str]) -> Result<Kind, Refusal> {
+fn kind(exports: &[&str]) -> Result<Kind, LoadError> {
     let mut kinds = Vec::new();
     for (interface, kind) in [("selector", Kind::Selector), ("registry", Kind::Registry)] {
         for export in exports.iter().filter(|export| names(export, interface)) {
             if !is_ours(export, interface) {
-                return Err(Refusal::OtherVersion((*export).to_owned()));
+                return Err(LoadError::OtherVersion((*export).to_owned()));
             }
             kinds.push(kind);
         }
     }
     match kinds[..] {
         [kind] => Ok(kind),
-        [] => Err(Refusal::NoKnownWorld),
-        _ => Err(Refusal::TwoKinds),
+        [] => Err(LoadError::NoKnownWorld),
+        _ => Err(LoadError::TwoKinds),
     }
 }
 
-fn check_import(import: &str, kind: Kind) -> Result<(), Refusal> {
+fn check_import(import: &str, kind: Kind) -> Result<(), LoadError> {
     if runtime::interface(import).is_some() {
         return Ok(());
     }
     if !kind.imports().iter().any(|interface| names(import, interface)) {
-        return Err(Refusal::Forbidden { import: import.to_owned(), kind });
+        return Err(LoadError::Forbidden { import: import.to_owned(), kind });
     }
     match kind.imports().iter().any(|interface| is_ours(import, interface)) {
         true => Ok(()),
-        false => Err(Refusal::OtherVersion(import.to_owned())),
+        false => Err(LoadError::OtherVersion(import.to_owned())),
     }
 }
 
@@ -178,24 +178,24 @@ fn first_line(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn refused(bytes: &[u8]) -> Refusal {
+    fn refused(bytes: &[u8]) -> LoadError {
         load(&Engine::new(None).unwrap(), bytes).err().unwrap()
     }
 
     #[test]
     fn what_is_no_plugin_is_refused_with_the_reason() {
-        assert_eq!(refused(b"#!/bin/sh\n"), Refusal::NotWasm);
-        assert_eq!(refused(b"\0asm\x01\0\0\0"), Refusal::CoreModule);
-        assert_eq!(refused(b"\0asm\x0d\0\x01\0"), Refusal::NoKnownWorld);
-        assert!(matches!(refused(b""), Refusal::Invalid(_)));
-        assert!(matches!(refused(b"\0asm\x0d\0\x01\0\x07"), Refusal::Invalid(_)));
+        assert_eq!(refused(b"#!/bin/sh\n"), LoadError::NotWasm);
+        assert_eq!(refused(b"\0asm\x01\0\0\0"), LoadError::CoreModule);
+        assert_eq!(refused(b"\0asm\x0d\0\x01\0"), LoadError::NoKnownWorld);
+        assert!(matches!(refused(b""), LoadError::Invalid(_)));
+        assert!(matches!(refused(b"\0asm\x0d\0\x01\0\x07"), LoadError::Invalid(_)));
     }
 
     #[test]
     fn native_code_is_never_loaded() {
         let engine = Engine::new(None).unwrap();
         let component = Component::from_binary(engine.inner(), b"\0asm\x0d\0\x01\0").unwrap();
-        assert_eq!(load(&engine, &component.serialize().unwrap()).err(), Some(Refusal::Precompiled));
+        assert_eq!(load(&engine, &component.serialize().unwrap()).err(), Some(LoadError::Precompiled));
     }
 
     #[test]
@@ -210,11 +210,11 @@ mod tests {
             ("wasi:http/outgoing-handler@0.2.0", Kind::Registry),
             ("anything", Kind::Selector),
         ] {
-            assert_eq!(check(import, kind), Err(Refusal::Forbidden { import: import.into(), kind }));
+            assert_eq!(check(import, kind), Err(LoadError::Forbidden { import: import.into(), kind }));
         }
         for version in ["0.1.1", "0.2.0", "1.0.0"] {
             let import = format!("witgate:plugin/load@{version}");
-            assert_eq!(check(&import, Kind::Selector), Err(Refusal::OtherVersion(import.clone())));
+            assert_eq!(check(&import, Kind::Selector), Err(LoadError::OtherVersion(import.clone())));
         }
     }
 
@@ -225,12 +225,12 @@ mod tests {
             kind(&["witgate:plugin/registrar@0.1.0", "witgate:plugin/registry@0.1.0"]),
             Ok(Kind::Registry)
         );
-        assert_eq!(kind(&["wasi:cli/run@0.2.0"]), Err(Refusal::NoKnownWorld));
+        assert_eq!(kind(&["wasi:cli/run@0.2.0"]), Err(LoadError::NoKnownWorld));
         assert_eq!(
             kind(&["witgate:plugin/selector@0.1.0", "witgate:plugin/registry@0.1.0"]),
-            Err(Refusal::TwoKinds)
+            Err(LoadError::TwoKinds)
         );
         let other = "witgate:plugin/selector@0.2.0";
-        assert_eq!(kind(&[other]), Err(Refusal::OtherVersion(other.to_owned())));
+        assert_eq!(kind(&[other]), Err(LoadError::OtherVersion(other.to_owned())));
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! Shipped plugins and files in the plugins folder take the same path: compiled and checked off the request path
 //! (`load`), tested with the settings of everything that will use them (`trial`), and then put in force with one
-//! store per name, on all workers or on none (`keeper`). A file that fails any of this changes nothing.
+//! store per name, on all workers or on none (`supervisor`). A file that fails any of this changes nothing.
 
 mod engine;
 mod faults;
 mod folder;
 mod instance;
-mod keeper;
+mod supervisor;
 mod limits;
 mod load;
 mod names;
@@ -32,11 +32,11 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::{
     engine::EngineError,
-    load::{Digest, Kind, Refusal},
+    load::{Digest, Kind, LoadError},
     registrar::{Announcement, Registration, Standing},
     uses::{Cause, Problem, RegistryUse, SelectorUse, Uses},
 };
-use self::{keeper::Command, names::Names, registry::WasmRegistry};
+use self::{names::Names, registry::WasmRegistry, supervisor::Command};
 use crate::{
     config::{self, Config},
     connector::Lent,
@@ -56,7 +56,7 @@ impl Plugins {
     /// waits for what is needed.
     pub fn start(config: &Config, lent: Arc<Lent>) -> Result<Self, EngineError> {
         let names = Arc::new(Names::default());
-        let commands = keeper::start(config, lent.clone(), names.clone())?;
+        let commands = supervisor::start(config, lent.clone(), names.clone())?;
         Ok(Self { names, commands, lent })
     }
 
@@ -141,7 +141,7 @@ pub enum Origin {
 pub enum State {
     Running,
     /// It failed too often; the native round robin stands in.
-    Benched,
+    Quarantined,
     /// Used or refused, and no version is in force.
     Missing,
     /// Shipped and not asked for yet.
@@ -153,5 +153,5 @@ pub enum State {
 pub struct Refused {
     pub at: SystemTime,
     pub file: Option<PathBuf>,
-    pub reason: Refusal,
+    pub reason: LoadError,
 }

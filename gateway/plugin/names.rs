@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{
     Origin, PluginInfo, Refused, State,
     instance::RegistryPlugin,
-    load::{Kind, Loaded, Refusal},
+    load::{Kind, LoadError, Loaded},
     selector::WasmSelector,
     shipped::SHIPPED,
 };
@@ -70,8 +70,8 @@ impl Plugin {
         }
     }
 
-    fn benched(&self) -> bool {
-        matches!(self, Self::Selector(selector) if selector.benched())
+    fn quarantined(&self) -> bool {
+        matches!(self, Self::Selector(selector) if selector.quarantined())
     }
 }
 
@@ -125,11 +125,11 @@ impl Entry {
     }
 
     /// Why the last file was not taken.
-    pub fn last_reason(&self) -> Option<&Refusal> {
+    pub fn last_reason(&self) -> Option<&LoadError> {
         self.last_refusal.as_ref().map(|refused| &refused.reason)
     }
 
-    pub fn refuse(&mut self, file: Option<&Path>, reason: Refusal) {
+    pub fn refuse(&mut self, file: Option<&Path>, reason: LoadError) {
         self.refusals += 1;
         self.last_refusal = Some(Refused { at: SystemTime::now(), file: file.map(PathBuf::from), reason });
     }
@@ -137,7 +137,7 @@ impl Entry {
     fn info(&self, name: Arc<str>) -> PluginInfo {
         let running = self.running.as_ref();
         let state = match running {
-            Some(running) if running.plugin.benched() => State::Benched,
+            Some(running) if running.plugin.quarantined() => State::Quarantined,
             Some(_) => State::Running,
             None if self.wanted() || self.refusals > 0 => State::Missing,
             None => State::Unused,

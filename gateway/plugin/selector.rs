@@ -24,7 +24,7 @@ use super::{
     engine::{self, Bound, Clock, Deadline, Engine, HasDeadline},
     faults::{self, Faults},
     limits::Limits,
-    load::{Loaded, Refusal},
+    load::{LoadError, Loaded},
     runtime::{self, HasRuntime, Runtime},
 };
 use crate::{
@@ -71,14 +71,14 @@ impl WasmSelector {
         version: u64,
         loaded: &Loaded,
         limits: SelectorLimits,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, LoadError> {
         let link = || {
             let mut linker = Linker::<Data>::new(engine.inner());
             SelectorPlugin::add_to_linker::<Data, HasSelf<Data>>(&mut linker, |data| data)?;
             runtime::define(&mut linker, &loaded.component, runtime::at_once)?;
             SelectorPluginPre::new(linker.instantiate_pre(&loaded.component)?)
         };
-        let plugin = link().map_err(|error| Refusal::Mismatch(format!("{error:#}")))?;
+        let plugin = link().map_err(|error| LoadError::Mismatch(format!("{error:#}")))?;
         let faults = Faults::new(name.clone(), limits.faults);
         let (pick, update) = (Bound::new(limits.pick), Bound::new(limits.update));
         Ok(Self { name, version, plugin, limits, pick, update, clock: engine.clock().clone(), faults })
@@ -102,8 +102,8 @@ impl Selector for WasmSelector {
         Rc::new(Worker { selector: self, instance: RefCell::new(None) })
     }
 
-    fn benched(&self) -> bool {
-        self.faults.benched()
+    fn quarantined(&self) -> bool {
+        self.faults.quarantined()
     }
 
     fn count_fault(&self, fault: &Fault) {
@@ -119,8 +119,8 @@ struct Worker {
 
 impl WorkerSelector for Worker {
     fn create(&self, settings: &str) -> Result<(Box<dyn Balancer>, Needs), CreateError> {
-        if self.selector.benched() {
-            let text = format!("selector plugin {:?} is benched", self.selector.name);
+        if self.selector.quarantined() {
+            let text = format!("selector plugin {:?} is quarantined", self.selector.name);
             return Err(CreateError::Unavailable(text));
         }
         let instance = self.instance()?;
@@ -481,15 +481,15 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_goes_on_failing_is_benched() {
+    fn a_plugin_that_goes_on_failing_is_quarantined() {
         let selector = selector(&guest("trap"));
         let worker = selector.clone().on_worker();
         for _ in 0..LIMITS.faults {
-            assert!(!selector.benched());
+            assert!(!selector.quarantined());
             let (mut balancer, snapshot) = ready(&*worker, "{}");
             assert!(pick(&mut balancer, &snapshot, &[]).is_err());
         }
-        assert!(selector.benched());
+        assert!(selector.quarantined());
         assert!(matches!(worker.create("{}"), Err(CreateError::Unavailable(_))));
     }
 

@@ -52,7 +52,7 @@ impl Fixture {
         self.plugins.list().into_iter().find(|info| &*info.name == name).unwrap()
     }
 
-    async fn refused(&self, name: &str, bytes: &[u8]) -> Refusal {
+    async fn refused(&self, name: &str, bytes: &[u8]) -> LoadError {
         let before = self.plugins.list().iter().find(|info| &*info.name == name).map_or(0, |i| i.refusals);
         self.drop_in(name, bytes);
         loop {
@@ -221,10 +221,10 @@ async fn a_benched_plugin_is_brought_back_by_a_new_file() {
     fixture.drop_in("mine", &guest("trap"));
     let mut current = fixture.plugins.selector("mine");
     let selector = current.wait_for(Option::is_some).await.unwrap().clone().unwrap();
-    while !selector.benched() {
+    while !selector.quarantined() {
         selector.count_fault(&crate::selector::Fault("picked a slot that was not offered".into()));
     }
-    assert_eq!(fixture.info("mine").state, State::Benched);
+    assert_eq!(fixture.info("mine").state, State::Quarantined);
 
     fixture.plugins.set_uses(uses_selector("mine", "{}")).await;
     fixture.drop_in("mine", &guest("first"));

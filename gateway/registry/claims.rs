@@ -7,13 +7,13 @@ use crate::upstream::{Claim, ClaimChange, Labels, News, Weight};
 
 /// Reads the news of one source, and resolves its names again from time to time.
 #[derive(Default)]
-pub(super) struct Reader {
+pub(super) struct ClaimReader {
     resolver: Resolver,
     /// The endpoints that have a name, as last written, and what it resolved to.
     named: HashMap<String, (RawEndpoint, Claim)>,
 }
 
-impl Reader {
+impl ClaimReader {
     /// Waits only for names.
     pub(super) async fn read(&mut self, news: RawNews) -> News {
         match news {
@@ -104,7 +104,7 @@ mod tests {
 
     #[tokio::test]
     async fn nonsense_is_left_out_and_the_rest_counts() {
-        let mut reader = Reader::default();
+        let mut reader = ClaimReader::default();
         let list = vec![endpoint("a", "10.0.0.1:80"), endpoint("b", "nonsense"), endpoint("c", "[::1]:80")];
         let News::Complete(claims) = reader.read(RawNews::Complete(list)).await else { panic!() };
         assert_eq!(claims.iter().map(|claim| claim.id.as_str()).collect::<Vec<_>>(), ["a", "c"]);
@@ -113,7 +113,7 @@ mod tests {
 
     #[tokio::test]
     async fn names_are_resolved_and_looked_at_again() {
-        let mut reader = Reader::default();
+        let mut reader = ClaimReader::default();
         let news = reader.read(RawNews::Changes(vec![RawChange::Put(endpoint("a", "localhost:80"))])).await;
         let News::Changes(changes) = news else { panic!() };
         let [ClaimChange::Put(claim)] = &changes[..] else { panic!() };

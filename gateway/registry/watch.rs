@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{Backoff, Failure, Registry, claims::Reader, pace::Ceiling};
+use super::{Backoff, Failure, Registry, claims::ClaimReader, pace::Ceiling};
 use crate::upstream::{Event, News};
 
 /// Pauses between attempts.
@@ -45,7 +45,7 @@ pub fn watch(
         registry,
         service,
         events,
-        reader: Reader::default(),
+        reader: ClaimReader::default(),
         backoff: Backoff::new(FIRST_PAUSE, GREATEST_PAUSE),
         ceiling: Ceiling::new(NEWS_PER_SECOND, NEWS_AT_ONCE, Instant::now()),
     };
@@ -57,7 +57,7 @@ struct Task {
     registry: Arc<dyn Registry>,
     service: Arc<str>,
     events: mpsc::Sender<Event>,
-    reader: Reader,
+    reader: ClaimReader,
     backoff: Backoff,
     ceiling: Ceiling,
 }

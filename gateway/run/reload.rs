@@ -26,7 +26,7 @@ pub(super) struct Reload<'a> {
 
 /// Why a changed file was not taken.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+enum ReloadError {
     #[error("{0}")]
     Unreadable(#[from] Failure),
     #[error("{0}")]
@@ -86,24 +86,24 @@ impl Reload<'_> {
     }
 
     /// Says whether anything changed.
-    async fn read(&mut self, path: &Path) -> Result<bool, Refusal> {
+    async fn read(&mut self, path: &Path) -> Result<bool, ReloadError> {
         let config = Arc::new(config::load(path)?);
         if *config == *self.running {
             return Ok(false);
         }
         let restart = config::restart_needed(&self.running, &config);
         if !restart.is_empty() {
-            return Err(Refusal::NeedsRestart(restart));
+            return Err(ReloadError::NeedsRestart(restart));
         }
         let fatal = [Cause::NoRegistry, Cause::Refused, Cause::Settings];
-        super::check_settings(self.plugins, &config, &fatal).await.map_err(Refusal::Settings)?;
+        super::check_settings(self.plugins, &config, &fatal).await.map_err(ReloadError::Settings)?;
         self.control.apply(config.clone()).await;
         self.plugins.set_uses(uses(&config, Some(&self.catalog))).await;
         self.running = config;
         Ok(true)
     }
 
-    fn report(&self, result: Result<bool, Refusal>) {
+    fn report(&self, result: Result<bool, ReloadError>) {
         let outcome = match result {
             Ok(false) => return,
             Ok(true) => {
@@ -113,7 +113,7 @@ impl Reload<'_> {
             Err(error) => {
                 tracing::error!(%error, "Configuration refused, the running one stays");
                 match error {
-                    Refusal::NeedsRestart(_) => Outcome::NeedsRestart,
+                    ReloadError::NeedsRestart(_) => Outcome::NeedsRestart,
                     _ => Outcome::Invalid,
                 }
             }

@@ -52,7 +52,7 @@ pub enum CreateError {
     /// The plugin failed.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// The plugin is benched, or none of its name is loaded.
+    /// The plugin is quarantined, or none of its name is loaded.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -90,7 +90,7 @@ pub trait Selector: Send + Sync {
     fn on_worker(self: Arc<Self>) -> Rc<dyn WorkerSelector>;
 
     /// Whether the plugin has failed so often that the native round robin stands in for it.
-    fn benched(&self) -> bool;
+    fn quarantined(&self) -> bool;
 
     /// Counts a fault that only the host could see: a slot that was not offered.
     fn count_fault(&self, fault: &Fault);

@@ -139,7 +139,7 @@ impl View {
         if snapshot.is_empty() {
             return Err(PickError::NoEndpoints(self.name().clone()));
         }
-        if let Some(ready) = active.as_mut().filter(|active| !active.selector.benched()) {
+        if let Some(ready) = active.as_mut().filter(|active| !active.selector.quarantined()) {
             match ready.pick(facts, attempt, tried, snapshot) {
                 Ok(Some(slot)) => match snapshot.get(slot) {
                     Some(member) => return Ok(member.clone()),

@@ -22,7 +22,7 @@ use crate::upstream::{Endpoint, Labels, Offer, Publisher, Weight};
 struct Lowest {
     version: u64,
     faults: AtomicU32,
-    benched: AtomicBool,
+    quarantined: AtomicBool,
     /// What the next picks do instead.
     script: Mutex<Vec<Result<Option<Slot>, Fault>>>,
     /// How many changes each update brought, resets marked.
@@ -39,8 +39,8 @@ impl Selector for Lowest {
     fn on_worker(self: Arc<Self>) -> Rc<dyn WorkerSelector> {
         Rc::new(OnWorker(self))
     }
-    fn benched(&self) -> bool {
-        self.benched.load(Relaxed)
+    fn quarantined(&self) -> bool {
+        self.quarantined.load(Relaxed)
     }
     fn count_fault(&self, _: &Fault) {
         self.faults.fetch_add(1, Relaxed);
@@ -195,7 +195,7 @@ async fn a_slot_that_was_not_offered_is_a_fault_and_none_is_an_answer() {
 async fn a_benched_selector_is_not_asked() {
     let test = async {
         let fixture = start(2);
-        fixture.lowest.benched.store(true, Relaxed);
+        fixture.lowest.quarantined.store(true, Relaxed);
         fixture.lowest.script.lock().unwrap().push(Ok(None));
         let picked: std::collections::BTreeSet<_> =
             (0..2).map(|_| fixture.pick().unwrap().address()).collect();

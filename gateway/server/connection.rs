@@ -18,7 +18,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
-use super::{Link, Refusal, guard::Guard, link::Order};
+use super::{Link, Refusal, guard::Guard, link::Directive};
 
 /// How long, and for how many bytes, a client that was cut short is listened to, so that it gets to read its answer:
 /// closing with unread bytes would take the answer away from it.
@@ -51,7 +51,7 @@ where
         .serve_connection(guard, service);
     let mut finishing = false;
     let outcome = obeying(&link, |order, cx| {
-        if order == Order::Finish && !std::mem::replace(&mut finishing, true) {
+        if order == Directive::Finish && !std::mem::replace(&mut finishing, true) {
             Pin::new(&mut connection).graceful_shutdown();
         }
         Pin::new(&mut connection).poll(cx)
@@ -103,11 +103,11 @@ async fn after(guard: Guard, read: Bytes, link: &Link) {
 }
 
 /// Polls with the worker's order in hand; none when the order was to end.
-async fn obeying<T>(link: &Link, mut poll: impl FnMut(Order, &mut Context<'_>) -> Poll<T>) -> Option<T> {
+async fn obeying<T>(link: &Link, mut poll: impl FnMut(Directive, &mut Context<'_>) -> Poll<T>) -> Option<T> {
     poll_fn(|cx| {
         link.remember(cx);
         match link.order.get() {
-            Order::End => Poll::Ready(None),
+            Directive::End => Poll::Ready(None),
             order => poll(order, cx).map(Some),
         }
     })

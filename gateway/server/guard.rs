@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     Link, Refusal,
     framing::{Framing, Step},
-    link::{Order, Upgrade},
+    link::{Directive, Upgrade},
 };
 use crate::wire::Stream;
 
@@ -169,7 +169,7 @@ impl AsyncRead for Guard {
             if guard.link.was_refused() {
                 return Poll::Pending;
             }
-            if guard.link.order.get() == Order::HeadTimeout {
+            if guard.link.order.get() == Directive::HeadTimeout {
                 guard.refuse(Refusal::HeadTimeout);
                 continue;
             }

@@ -32,7 +32,7 @@ pub struct Link {
     takeover: RefCell<Option<Takeover>>,
     /// Counts reads and writes.
     pub(super) activity: Cell<u64>,
-    pub(super) order: Cell<Order>,
+    pub(super) order: Cell<Directive>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -47,7 +47,7 @@ pub(super) enum Upgrade {
 
 /// What the worker wants of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum Directive {
     Serve,
     /// Finish what is being answered, then close.
     Finish,
@@ -71,7 +71,7 @@ impl Link {
             upgrade: Cell::new(Upgrade::No),
             takeover: RefCell::new(None),
             activity: Cell::new(0),
-            order: Cell::new(Order::Serve),
+            order: Cell::new(Directive::Serve),
             waker: RefCell::new(None),
         }
     }
@@ -140,7 +140,7 @@ impl Link {
         self.activity.set(self.activity.get().wrapping_add(1));
     }
 
-    pub(super) fn give(&self, order: Order) {
+    pub(super) fn give(&self, order: Directive) {
         self.order.set(order);
         self.wake();
     }

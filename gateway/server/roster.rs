@@ -12,7 +12,7 @@ use std::{
 use rustc_hash::FxHashMap;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Link, link::Order};
+use super::{Link, link::Directive};
 use crate::config;
 
 #[derive(Default)]
@@ -49,7 +49,7 @@ impl Roster {
         let id = self.next.get();
         self.next.set(id + 1);
         if self.draining.get() {
-            link.give(Order::Finish);
+            link.give(Directive::Finish);
         }
         let entry = Entry {
             link: link.clone(),
@@ -74,7 +74,7 @@ impl Roster {
     /// Asks every connection to finish what it is doing, those to come included.
     pub(super) fn finish(&self) {
         self.draining.set(true);
-        self.order(Order::Finish);
+        self.order(Directive::Finish);
     }
 
     /// Waits until every connection has finished, until the deadline at most, then ends the rest.
@@ -84,7 +84,7 @@ impl Roster {
                 connections = self.entries.borrow().len(),
                 "Ending connections that did not finish"
             );
-            self.order(Order::End);
+            self.order(Directive::End);
             self.emptied().await;
         }
     }
@@ -95,7 +95,7 @@ impl Roster {
         }
     }
 
-    fn order(&self, order: Order) {
+    fn order(&self, order: Directive) {
         self.entries.borrow().values().for_each(|entry| entry.link.give(order));
     }
 }
@@ -107,18 +107,18 @@ impl Entry {
         if self.seen.0 != activity {
             self.seen = (activity, now);
         }
-        if link.order.get() != Order::Serve || link.answering() {
+        if link.order.get() != Directive::Serve || link.answering() {
             return;
         }
         let waited = |since: Instant| now.saturating_duration_since(since);
         if let Some(since) = link.partial.get() {
             if waited(since) >= self.header_timeout {
-                link.give(Order::HeadTimeout);
+                link.give(Directive::HeadTimeout);
             }
         } else if link.fresh() && waited(link.accepted) >= self.header_timeout
             || waited(self.seen.1) >= self.idle_timeout
         {
-            link.give(Order::Finish);
+            link.give(Directive::Finish);
         }
     }
 }

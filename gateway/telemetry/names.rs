@@ -76,7 +76,7 @@ metrics! {
         "Traps, missed deadlines, exceeded limits and answers that no plugin may give";
     PLUGIN_REFUSALS = Counter "witgate_plugin_refusals_total" ["plugin"]
         "Files in the plugins folder that were not taken";
-    PLUGIN_BENCHED = Gauge "witgate_plugin_benched" ["plugin"]
+    PLUGIN_QUARANTINED = Gauge "witgate_plugin_quarantined" ["plugin"]
         "1 while the native round robin stands in for a plugin that failed too often";
 
     REGISTERED = Gauge "witgate_registered_instances" []

@@ -1,13 +1,13 @@
 //! What an upstream is: its endpoints, how lists are believed, merged and published, and what is kept of them.
 //!
 //! Everything here is a pure function of what came in, except `publish`, which makes it visible to the workers,
-//! `disk`, which keeps it over restarts, and `keeper`, the task that owns all of it for one upstream. Knows
+//! `disk`, which keeps it over restarts, and `owner`, the task that owns all of it for one upstream. Knows
 //! nothing of registries, plugins, configuration files or protocols.
 
 mod disk;
 mod health;
 mod history;
-mod keeper;
+mod owner;
 mod merge;
 mod publish;
 mod slots;
@@ -20,13 +20,13 @@ pub use disk::{Disk, DiskError, Saved, SavedClaim, SavedEndpoint, SavedPin, Save
 pub use health::{Evidence, Health, HealthInput, Judged, Policy as HealthPolicy, Reason};
 use history::Recorded;
 pub use history::{Addresses, Cause, Entry, History, RollbackError};
-pub use keeper::{
-    Command, Event, Keeper, Order, OrderError, Pinned, Plan, Policies, Report, Reserved, SourceName,
+pub use merge::{Changed, Merge};
+pub use owner::{
+    Command, Event, Order, OrderError, Owner, Pinned, Plan, Policies, Report, Reserved, SourceName,
     SourceStatus, Status,
 };
-pub use merge::{Changed, Merge};
 pub use publish::{Offer, Published, Publisher, Reader};
 pub use snapshot::{CatchUp, Change, Generation, Member, Snapshot};
-pub use stats::{Admission, Figures, InFlight, Stats, Trial};
-pub use trust::{Claim, ClaimChange, Input, News, Origin, Policy as TrustPolicy, Source, Step, Wellness};
+pub use stats::{Admission, Figures, HalfOpenTry, InFlight, Stats};
+pub use trust::{Claim, ClaimChange, HealthState, Input, News, Origin, Policy as TrustPolicy, Source, Step};
 pub use words::{Endpoint, Labels, Slot, UpstreamName, Weight};

@@ -77,7 +77,7 @@ pub struct Publisher {
     members: HashMap<SocketAddr, Arc<Member>>,
     retired: HashMap<SocketAddr, (Instant, Arc<Stats>)>,
     /// Endpoints that one request at a time tries, whether they are offered or not.
-    on_trial: HashSet<SocketAddr>,
+    half_open: HashSet<SocketAddr>,
 }
 
 impl Publisher {
@@ -86,7 +86,7 @@ impl Publisher {
         let (generation, receiver) = watch::channel(0);
         let reader = Reader { shared: shared.clone(), generation: receiver };
         let (slots, members, retired) = (Slots::new(), HashMap::new(), HashMap::new());
-        (Self { shared, generation, slots, members, retired, on_trial: HashSet::new() }, reader)
+        (Self { shared, generation, slots, members, retired, half_open: HashSet::new() }, reader)
     }
 
     /// The number of the list in force.
@@ -114,13 +114,13 @@ impl Publisher {
     }
 
     /// Lets one request at a time to an endpoint, or all again. One that is about to be offered begins so.
-    pub fn put_on_trial(&mut self, address: SocketAddr, on_trial: bool) {
-        match on_trial {
-            true => drop(self.on_trial.insert(address)),
-            false => drop(self.on_trial.remove(&address)),
+    pub fn set_half_open(&mut self, address: SocketAddr, half_open: bool) {
+        match half_open {
+            true => drop(self.half_open.insert(address)),
+            false => drop(self.half_open.remove(&address)),
         }
         if let Some(member) = self.members.get(&address) {
-            member.stats().put_on_trial(on_trial);
+            member.stats().set_half_open(half_open);
         }
     }
 
@@ -142,7 +142,7 @@ impl Publisher {
                     None => {
                         published.added.push(address);
                         let stats = self.retired.remove(&address).map(|(_, stats)| stats).unwrap_or_default();
-                        stats.put_on_trial(self.on_trial.contains(&address));
+                        stats.set_half_open(self.half_open.contains(&address));
                         Member::new(self.slots.take(), endpoint, stats)
                     }
                 };
@@ -209,23 +209,23 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_on_trial_from_the_moment_it_is_offered() {
+    fn an_endpoint_is_half_open_from_the_moment_it_is_offered() {
         let (mut publisher, reader) = Publisher::new(UpstreamName::new("orders"));
         let (now, address) = (Instant::now(), endpoint(1, 1).address);
-        let on_trial = || reader.snapshot().iter().next().unwrap().stats().is_on_trial();
-        publisher.put_on_trial(address, true);
+        let half_open = || reader.snapshot().iter().next().unwrap().stats().is_half_open();
+        publisher.set_half_open(address, true);
         publisher.publish(vec![Offer::Put(endpoint(1, 1))], now);
-        assert!(on_trial());
-        publisher.put_on_trial(address, false);
-        assert!(!on_trial());
-        publisher.put_on_trial(address, true);
+        assert!(half_open());
+        publisher.set_half_open(address, false);
+        assert!(!half_open());
+        publisher.set_half_open(address, true);
         let behind = reader.snapshot();
         publisher.publish(vec![Offer::Remove(address)], now);
-        publisher.put_on_trial(address, false);
+        publisher.set_half_open(address, false);
         let stats = behind.iter().next().unwrap().stats();
         assert!(matches!(stats.admit(), Admission::Refused), "where its removal is not known yet");
         publisher.publish(vec![Offer::Put(endpoint(1, 1))], now);
-        assert!(!on_trial(), "though its statistics are those of before");
+        assert!(!half_open(), "though its statistics are those of before");
     }
 
     proptest! {

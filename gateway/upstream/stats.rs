@@ -31,7 +31,7 @@ pub struct Stats {
     last_pick: AtomicU64,
     requests: AtomicU64,
     failures: AtomicU64,
-    /// The keeper was told of a failure, and not of a success since.
+    /// The owner was told of a failure, and not of a success since.
     suspected: AtomicBool,
     /// One of [`OPEN`], [`FREE`], [`TAKEN`] and [`CLOSED`].
     trial: AtomicU8,
@@ -40,10 +40,10 @@ pub struct Stats {
 /// Requests go to the endpoint as they come.
 const OPEN: u8 = 0;
 
-/// The endpoint is on trial, and the next request tries it.
+/// The endpoint is half-open, and the next request tries it.
 const FREE: u8 = 1;
 
-/// The endpoint is on trial, and a request tries it now, or has failed and the keeper is about to hear of it.
+/// The endpoint is half-open, and a request tries it now, or has failed and the owner is about to hear of it.
 const TAKEN: u8 = 2;
 
 /// The endpoint is not offered any more.
@@ -111,7 +111,7 @@ impl Stats {
         }
     }
 
-    /// Whether the keeper thinks ill of the endpoint because of a request.
+    /// Whether the owner thinks ill of the endpoint because of a request.
     pub fn is_suspected(&self) -> bool {
         self.suspected.load(Relaxed)
     }
@@ -120,27 +120,27 @@ impl Stats {
         self.suspected.store(suspected, Relaxed);
     }
 
-    /// Whether this request may go to the endpoint: always, unless it is on trial and another request tries it, or it is
+    /// Whether this request may go to the endpoint: always, unless it is half-open and another request tries it, or it is
     /// not offered any more.
     pub fn admit(self: &Arc<Self>) -> Admission {
         if self.trial.load(Relaxed) == OPEN {
             return Admission::Open;
         }
         match self.trial.compare_exchange(FREE, TAKEN, Relaxed, Relaxed) {
-            Ok(_) => Admission::Trial(Trial { stats: self.clone(), failed: false }),
+            Ok(_) => Admission::HalfOpen(HalfOpenTry { stats: self.clone(), failed: false }),
             Err(OPEN) => Admission::Open,
             Err(_) => Admission::Refused,
         }
     }
 
     /// Whether one request at a time decides if the endpoint gets others, or it gets none any more.
-    pub fn is_on_trial(&self) -> bool {
+    pub fn is_half_open(&self) -> bool {
         self.trial.load(Relaxed) != OPEN
     }
 
     /// Begins a trial, or ends whatever trial there is.
-    pub fn put_on_trial(&self, on_trial: bool) {
-        self.trial.store(if on_trial { FREE } else { OPEN }, Relaxed);
+    pub fn set_half_open(&self, half_open: bool) {
+        self.trial.store(if half_open { FREE } else { OPEN }, Relaxed);
     }
 
     /// The endpoint is not offered any more: whoever does not know yet goes elsewhere.
@@ -213,34 +213,34 @@ impl Drop for InFlight {
 pub enum Admission {
     Open,
     /// It is the one that tries an endpoint which came back by time alone.
-    Trial(Trial),
+    HalfOpen(HalfOpenTry),
     /// Another one does, or the endpoint is not offered any more.
     Refused,
 }
 
 /// The right to try an endpoint, of one request. Dropped, the next request has it.
 #[derive(Debug)]
-pub struct Trial {
+pub struct HalfOpenTry {
     stats: Arc<Stats>,
     failed: bool,
 }
 
-impl Trial {
-    /// The endpoint has answered: everybody may go there, unless the keeper has decided something else meanwhile.
+impl HalfOpenTry {
+    /// The endpoint has answered: everybody may go there, unless the owner has decided something else meanwhile.
     pub fn pass(self) {
         let _ = self.stats.trial.compare_exchange(TAKEN, OPEN, Relaxed, Relaxed);
     }
 
-    /// The keeper was told of the failure: nobody goes there until it has decided.
+    /// The owner was told of the failure: nobody goes there until it has decided.
     pub fn fail(mut self) {
         self.failed = true;
     }
 }
 
-impl Drop for Trial {
+impl Drop for HalfOpenTry {
     fn drop(&mut self) {
         if !self.failed {
-            // Unless the endpoint is not on trial any more.
+            // Unless the endpoint is not half-open any more.
             let _ = self.stats.trial.compare_exchange(TAKEN, FREE, Relaxed, Relaxed);
         }
     }
@@ -266,38 +266,38 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_on_trial_takes_one_request_at_a_time() {
+    fn an_endpoint_half_open_takes_one_request_at_a_time() {
         let stats = Arc::new(Stats::new());
         assert!(matches!(stats.admit(), Admission::Open));
-        stats.put_on_trial(true);
-        let Admission::Trial(given_up) = stats.admit() else { panic!() };
+        stats.set_half_open(true);
+        let Admission::HalfOpen(given_up) = stats.admit() else { panic!() };
         assert!(matches!(stats.admit(), Admission::Refused));
         drop(given_up);
-        let Admission::Trial(failing) = stats.admit() else { panic!() };
+        let Admission::HalfOpen(failing) = stats.admit() else { panic!() };
         failing.fail();
-        assert!(matches!(stats.admit(), Admission::Refused), "until the keeper has decided");
-        stats.put_on_trial(true);
-        let Admission::Trial(passing) = stats.admit() else { panic!() };
+        assert!(matches!(stats.admit(), Admission::Refused), "until the owner has decided");
+        stats.set_half_open(true);
+        let Admission::HalfOpen(passing) = stats.admit() else { panic!() };
         passing.pass();
-        assert!(matches!(stats.admit(), Admission::Open) && !stats.is_on_trial());
+        assert!(matches!(stats.admit(), Admission::Open) && !stats.is_half_open());
     }
 
     #[test]
-    fn a_trial_that_ends_after_the_keeper_has_spoken_changes_nothing() {
+    fn a_trial_that_ends_after_the_owner_has_spoken_changes_nothing() {
         let stats = Arc::new(Stats::new());
-        stats.put_on_trial(true);
-        let Admission::Trial(trial) = stats.admit() else { panic!() };
-        stats.put_on_trial(false);
+        stats.set_half_open(true);
+        let Admission::HalfOpen(trial) = stats.admit() else { panic!() };
+        stats.set_half_open(false);
         drop(trial);
         assert!(matches!(stats.admit(), Admission::Open));
     }
 
     #[test]
     fn an_endpoint_that_is_not_offered_is_opened_by_no_trial() {
-        for end in [Trial::pass, Trial::fail, drop] {
+        for end in [HalfOpenTry::pass, HalfOpenTry::fail, drop] {
             let stats = Arc::new(Stats::new());
-            stats.put_on_trial(true);
-            let Admission::Trial(trial) = stats.admit() else { panic!() };
+            stats.set_half_open(true);
+            let Admission::HalfOpen(trial) = stats.admit() else { panic!() };
             stats.close();
             end(trial);
             assert!(matches!(stats.admit(), Admission::Refused));

@@ -227,7 +227,7 @@ async fn a_trial_whose_connection_had_died_goes_on_over_a_new_one() {
     client.get("/").await;
     let snapshot = gateway.upstream("main").reader.snapshot();
     let stats = snapshot.iter().next().unwrap().stats();
-    stats.put_on_trial(true);
+    stats.set_half_open(true);
     client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     tried.notified().await;
     assert!(matches!(stats.admit(), Admission::Refused), "the request still is the one that tries it");

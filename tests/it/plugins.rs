@@ -1,4 +1,4 @@
-//! Plugins that misbehave, in the real gateway: traffic goes on, the fault is counted, the plugin is benched and
+//! Plugins that misbehave, in the real gateway: traffic goes on, the fault is counted, the plugin is quarantined and
 //! comes back with a new file.
 
 use std::{collections::BTreeSet, path::Path};
@@ -16,11 +16,11 @@ const GUESTS: [(&str, &str); 19] = [
     ("chatty", "what_a_plugin_prints_becomes_log_lines"),
     ("first", "a_dropped_selector_changes_the_next_picks"),
     ("forbidden-import", "a_file_that_cannot_be_used_changes_nothing"),
-    ("hog", "a_selector_that_fails_costs_no_request_and_is_benched"),
+    ("hog", "a_selector_that_fails_costs_no_request_and_is_quarantined"),
     ("last", "a_dropped_selector_changes_the_next_picks"),
-    ("loop", "a_selector_that_fails_costs_no_request_and_is_benched"),
+    ("loop", "a_selector_that_fails_costs_no_request_and_is_quarantined"),
     ("none", "a_selector_that_finds_nothing_is_believed"),
-    ("out-of-range", "a_selector_that_fails_costs_no_request_and_is_benched"),
+    ("out-of-range", "a_selector_that_fails_costs_no_request_and_is_quarantined"),
     ("registry-echo", "a_new_registry_plugin_takes_over_without_a_gap"),
     ("registry-empty-storm", "a_registry_plugin_that_fails_changes_no_list"),
     ("registry-garbage", "nonsense_in_a_list_is_left_out"),
@@ -29,7 +29,7 @@ const GUESTS: [(&str, &str); 19] = [
     ("registry-many", "a_hundred_thousand_endpoints_at_once_slow_nobody"),
     ("registry-trap", "a_registry_plugin_that_fails_changes_no_list"),
     ("slow-update", "a_file_that_cannot_be_used_changes_nothing"),
-    ("trap", "a_selector_that_fails_costs_no_request_and_is_benched"),
+    ("trap", "a_selector_that_fails_costs_no_request_and_is_quarantined"),
     ("wrong-world", "a_file_that_cannot_be_used_changes_nothing"),
 ];
 
@@ -165,14 +165,14 @@ async fn a_file_that_cannot_be_used_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_selector_that_fails_costs_no_request_and_is_benched() {
+async fn a_selector_that_fails_costs_no_request_and_is_quarantined() {
     let (gateway, _backends) = start().await;
     for (number, bad) in ["trap", "loop", "out-of-range", "hog"].into_iter().enumerate() {
         gateway.drop_plugin("mine", &guest(bad));
-        until(&format!("{bad} is benched"), || async {
+        until(&format!("{bad} is quarantined"), || async {
             // Every request is answered, faults or not.
             assert!(!answers(&gateway, 20).await.is_empty());
-            gateway.plugin("mine").await["state"] == "benched"
+            gateway.plugin("mine").await["state"] == "quarantined"
         })
         .await;
         assert!(gateway.plugin("mine").await["faults"].as_u64() >= Some(3), "{bad}");

@@ -1,6 +1,6 @@
 //! Active checks: somebody asks the endpoints of an upstream whether they answer.
 //!
-//! What an answer means is decided by the keeper, which is told of every failure, of the first pass after one, and of
+//! What an answer means is decided by the owner, which is told of every failure, of the first pass after one, and of
 //! everything about suspects. Suspects, which are the ejected and the reserves, are always asked, so that they
 //! come back, or leave, without a request having to try.
 

@@ -38,7 +38,7 @@ pub(in crate::config) struct SelectorLimits {
     pub memory_mib: u64,
     /// Elements of one instance's tables. Default: 10000.
     pub table_elements: u64,
-    /// Faults within a minute after which the plugin is benched until its file changes. Default: 10.
+    /// Faults within a minute after which the plugin is quarantined until its file changes. Default: 10.
     pub faults_per_minute: u64,
 }
 

@@ -82,8 +82,8 @@ impl Condition {
     }
 
     /// Whether it is in, and the next answer or failure decides.
-    pub(super) fn is_on_trial(&self) -> bool {
-        self.probation && !self.is_unwell()
+    pub(super) fn is_half_open(&self) -> bool {
+        self.probation && !self.is_unhealthy()
     }
 
     /// Whether it is out only because nobody knows anything of it.
@@ -97,7 +97,7 @@ impl Condition {
         self.out = Some(Out { until: now + policy.grace, reason: Reason::Starting });
     }
 
-    pub(super) fn is_unwell(&self) -> bool {
+    pub(super) fn is_unhealthy(&self) -> bool {
         self.reason().is_some() || self.spared
     }
 
@@ -113,7 +113,7 @@ impl Condition {
     /// Whether there is nothing to remember.
     pub(super) fn is_clean(&self, policy: &Policy, now: Instant) -> bool {
         let forgiven = |at: Instant| now.saturating_duration_since(at) >= policy.eject_most;
-        !self.is_unwell()
+        !self.is_unhealthy()
             && (self.failures, self.checks_failed) == (0, 0)
             && self.came_back.is_none_or(forgiven)
     }

@@ -19,7 +19,7 @@ use std::{
 
 use self::condition::Condition;
 pub use self::{condition::Reason, policy::Policy};
-use super::{Endpoint, Offer, Wellness};
+use super::{Endpoint, HealthState, Offer};
 
 /// What a request tells of the endpoint it was sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +55,9 @@ pub struct Judged {
     /// What changes for requests; it may repeat what is offered already.
     pub offers: Vec<Offer>,
     /// Endpoints of which something else is to be thought than before.
-    pub wellness: Vec<(SocketAddr, Wellness)>,
-    /// Endpoints whose trial begins or ends: on trial, one request at a time decides for all others.
-    pub trials: Vec<(SocketAddr, bool)>,
+    pub states: Vec<(SocketAddr, HealthState)>,
+    /// Endpoints whose trial begins or ends: half-open, one request at a time decides for all others.
+    pub half_open: Vec<(SocketAddr, bool)>,
 }
 
 /// So many that refuse, of those that joined together, while none answers, are doubt enough in the others.
@@ -85,7 +85,7 @@ impl Health {
 
     /// Endpoints that somebody should ask whether they answer.
     pub fn suspects(&self) -> impl Iterator<Item = SocketAddr> {
-        self.conditions.iter().filter(|(_, known)| known.is_unwell()).map(|(address, _)| *address)
+        self.conditions.iter().filter(|(_, known)| known.is_unhealthy()).map(|(address, _)| *address)
     }
 
     /// Every address of which something is remembered.
@@ -118,7 +118,7 @@ impl Health {
         {
             match self.conditions.get(&address) {
                 Some(known) if known.is_starting() && !known.is_doubted() => refusing += 1,
-                Some(known) if known.is_unwell() => {}
+                Some(known) if known.is_unhealthy() => {}
                 _ if others.len() == COMPANIONS_MOST => return None,
                 _ => others.push(address),
             }
@@ -161,8 +161,8 @@ impl Health {
             }
             HealthInput::Forget(address) => {
                 self.conditions.remove(&address);
-                judged.wellness.push((address, Wellness::Well));
-                judged.trials.push((address, false));
+                judged.states.push((address, HealthState::Healthy));
+                judged.half_open.push((address, false));
                 touched.insert(address);
             }
             HealthInput::Tick => {
@@ -205,24 +205,26 @@ impl Health {
     ) {
         let known = self.conditions.entry(address).or_default();
         let out = |known: &Condition| (known.reason().is_some(), known.is_doubted());
-        let before = (known.is_unwell(), out(known), known.is_on_trial());
+        let before = (known.is_unhealthy(), out(known), known.is_half_open());
         change(known);
         let clean = known.is_clean(policy, now);
-        let after = (known.is_unwell(), out(known), known.is_on_trial() && !clean);
+        let after = (known.is_unhealthy(), out(known), known.is_half_open() && !clean);
         let gone = after.0 && known.is_gone(policy, now);
         if clean {
             self.conditions.remove(&address);
         }
         if gone {
-            judged.wellness.push((address, Wellness::Gone));
+            judged.states.push((address, HealthState::Gone));
         } else if before.0 != after.0 {
-            judged.wellness.push((address, if after.0 { Wellness::Unwell } else { Wellness::Well }));
+            judged
+                .states
+                .push((address, if after.0 { HealthState::Unhealthy } else { HealthState::Healthy }));
         }
         if before.1 != after.1 {
             touched.insert(address);
         }
         if before.2 != after.2 {
-            judged.trials.push((address, after.2));
+            judged.half_open.push((address, after.2));
         }
     }
 

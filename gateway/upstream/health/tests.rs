@@ -20,15 +20,15 @@ struct Bench {
     policy: Policy,
     now: Instant,
     offered: BTreeSet<u16>,
-    told: Vec<(u16, Wellness)>,
-    on_trial: BTreeSet<u16>,
+    told: Vec<(u16, HealthState)>,
+    half_open: BTreeSet<u16>,
 }
 
 impl Bench {
     fn new() -> Self {
         let (health, policy) = (Health::default(), Policy::default());
-        let (now, offered, told, on_trial) = (Instant::now(), BTreeSet::new(), Vec::new(), BTreeSet::new());
-        Self { health, policy, now, offered, told, on_trial }
+        let (now, offered, told, half_open) = (Instant::now(), BTreeSet::new(), Vec::new(), BTreeSet::new());
+        Self { health, policy, now, offered, told, half_open }
     }
 
     /// A list whose endpoints are not new any more.
@@ -47,13 +47,13 @@ impl Bench {
                 Offer::Remove(address) => self.offered.remove(&address.port()),
             };
         }
-        for (address, on_trial) in judged.trials {
-            match on_trial {
-                true => self.on_trial.insert(address.port()),
-                false => self.on_trial.remove(&address.port()),
+        for (address, half_open) in judged.half_open {
+            match half_open {
+                true => self.half_open.insert(address.port()),
+                false => self.half_open.remove(&address.port()),
             };
         }
-        self.told.extend(judged.wellness.into_iter().map(|(address, wellness)| (address.port(), wellness)));
+        self.told.extend(judged.states.into_iter().map(|(address, states)| (address.port(), states)));
     }
 
     fn tell(&mut self, port: u16, evidence: Evidence, times: usize) {
@@ -119,18 +119,18 @@ fn a_pause_has_a_longest_and_a_long_good_time_makes_it_short_again() {
 }
 
 #[test]
-fn what_comes_back_by_time_alone_is_on_trial_until_an_answer_or_a_failure() {
+fn what_comes_back_by_time_alone_is_half_open_until_an_answer_or_a_failure() {
     let mut bench = Bench::settled(1..=3);
     bench.tell(1, Evidence::TimedOut, 5);
-    assert!(bench.on_trial.is_empty(), "out");
+    assert!(bench.half_open.is_empty(), "out");
     bench.pass(10);
-    assert_eq!(bench.on_trial, [1].into());
+    assert_eq!(bench.half_open, [1].into());
     bench.tell(1, Evidence::TimedOut, 1);
-    assert!(bench.on_trial.is_empty(), "out again");
+    assert!(bench.half_open.is_empty(), "out again");
     bench.pass(20);
-    assert_eq!(bench.on_trial, [1].into());
+    assert_eq!(bench.half_open, [1].into());
     bench.tell(1, Evidence::Answered, 1);
-    assert!(bench.on_trial.is_empty());
+    assert!(bench.half_open.is_empty());
     bench.tell(1, Evidence::TimedOut, 4);
     bench.offers(1..=3);
 }
@@ -141,36 +141,36 @@ fn a_trial_is_forgotten_with_the_past() {
     bench.tell(1, Evidence::TimedOut, 5);
     bench.pass(10);
     bench.pass(299);
-    assert_eq!(bench.on_trial, [1].into());
+    assert_eq!(bench.half_open, [1].into());
     bench.pass(1);
-    assert!(bench.on_trial.is_empty() && !bench.health.is_waiting());
+    assert!(bench.half_open.is_empty() && !bench.health.is_waiting());
     bench.tell(1, Evidence::TimedOut, 5);
     bench.pass(10);
-    assert_eq!(bench.on_trial, [1].into());
+    assert_eq!(bench.half_open, [1].into());
     bench.step(HealthInput::Forget(address(1)));
-    assert!(bench.on_trial.is_empty());
+    assert!(bench.half_open.is_empty());
 }
 
 #[test]
-fn what_a_check_brings_back_is_not_on_trial() {
+fn what_a_check_brings_back_is_not_half_open() {
     let mut bench = Bench::settled(1..=3);
     bench.tell(1, Evidence::ConnectFailed, 2);
     bench.check(1, true, 2);
     bench.check(2, false, 3);
     bench.check(2, true, 2);
     bench.offers(1..=3);
-    assert!(bench.on_trial.is_empty());
+    assert!(bench.half_open.is_empty());
 }
 
 #[test]
-fn what_cannot_be_spared_is_not_on_trial() {
+fn what_cannot_be_spared_is_not_half_open() {
     let mut bench = Bench::settled(1..=3);
     bench.tell(1, Evidence::TimedOut, 5);
     bench.pass(10);
     bench.tell(2, Evidence::TimedOut, 5);
     bench.tell(1, Evidence::TimedOut, 1);
     bench.offers([1, 3]);
-    assert!(bench.on_trial.is_empty());
+    assert!(bench.half_open.is_empty());
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn a_new_endpoint_that_refuses_connections_is_back_the_moment_it_listens() {
         bench.offers(1..=3);
         bench.pass(1);
         bench.offers(1..=4);
-        assert!(bench.on_trial.is_empty());
+        assert!(bench.half_open.is_empty());
     }
     bench.tell(4, Evidence::ConnectFailed, 1);
     bench.offers(1..=3);
@@ -254,7 +254,7 @@ fn failing_requests_take_out_no_more_than_their_share() {
     let mut bench = Bench::settled(1..=4);
     (1..=3).for_each(|port| bench.tell(port, Evidence::GatewayError, 20));
     bench.offers(3..=4);
-    assert!(bench.told.contains(&(3, Wellness::Unwell)), "spared, but known to be unwell");
+    assert!(bench.told.contains(&(3, HealthState::Unhealthy)), "spared, but known to be unhealthy");
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn what_was_spared_and_answers_is_well() {
     let mut bench = Bench::settled(1..=4);
     (1..=3).for_each(|port| bench.tell(port, Evidence::TimedOut, 5));
     bench.tell(3, Evidence::Answered, 1);
-    assert_eq!(bench.told.last(), Some(&(3, Wellness::Well)));
+    assert_eq!(bench.told.last(), Some(&(3, HealthState::Healthy)));
 }
 
 #[test]
@@ -310,7 +310,7 @@ fn a_check_that_connects_excuses_refused_connections() {
 }
 
 #[test]
-fn what_joins_again_and_is_only_starting_is_not_on_trial() {
+fn what_joins_again_and_is_only_starting_is_not_half_open() {
     let mut bench = Bench::settled(1..=3);
     bench.tell(1, Evidence::TimedOut, 5);
     bench.tell(1, Evidence::Answered, 1);
@@ -319,7 +319,7 @@ fn what_joins_again_and_is_only_starting_is_not_on_trial() {
     bench.tell(1, Evidence::ConnectFailed, 1);
     bench.pass(2);
     bench.offers(1..=3);
-    assert!(bench.on_trial.is_empty());
+    assert!(bench.half_open.is_empty());
 }
 
 #[test]
@@ -331,7 +331,7 @@ fn a_trial_that_is_refused_is_out_for_its_connections_and_a_check_ends_it() {
     assert_eq!(bench.health.out().next(), Some((address(1), Reason::Connections)));
     bench.check(1, true, 2);
     bench.offers(1..=3);
-    assert!(bench.on_trial.is_empty());
+    assert!(bench.half_open.is_empty());
 }
 
 #[test]
@@ -366,7 +366,7 @@ fn what_is_forgotten_is_offered_as_if_nothing_had_been() {
     bench.step(HealthInput::Forget(address(1)));
     bench.offers(1..=3);
     assert!(!bench.health.is_waiting());
-    assert_eq!(bench.told.last(), Some(&(1, Wellness::Well)));
+    assert_eq!(bench.told.last(), Some(&(1, HealthState::Healthy)));
 }
 
 #[test]
@@ -405,7 +405,7 @@ fn those_that_joined_together_are_asked_first_when_some_refuse_and_none_has_answ
     assert_eq!(bench.companions(5), Some((6..=100).collect()));
     bench.step(HealthInput::Doubt(address(5)));
     bench.offers(1..=2);
-    assert!(bench.told.contains(&(100, Wellness::Unwell)));
+    assert!(bench.told.contains(&(100, HealthState::Unhealthy)));
     assert_eq!(bench.companions(5), None, "nobody is left to doubt");
     bench.check(7, true, 1);
     for port in [3, 4, 5, 8] {
@@ -482,13 +482,13 @@ fn silence_for_long_is_told_each_time_it_is_seen() {
     bench.check(1, false, 3);
     bench.pass(59);
     bench.check(1, false, 1);
-    assert_eq!(bench.told, [(1, Wellness::Unwell)]);
+    assert_eq!(bench.told, [(1, HealthState::Unhealthy)]);
     bench.pass(1);
     bench.told.clear();
     bench.check(1, false, 2);
-    assert_eq!(bench.told, [(1, Wellness::Gone); 2]);
+    assert_eq!(bench.told, [(1, HealthState::Gone); 2]);
     bench.check(1, true, 2);
-    assert_eq!(bench.told.last(), Some(&(1, Wellness::Well)));
+    assert_eq!(bench.told.last(), Some(&(1, HealthState::Healthy)));
 }
 
 #[test]
@@ -497,7 +497,7 @@ fn an_endpoint_that_answers_with_errors_is_not_gone() {
     bench.tell(1, Evidence::GatewayError, 5);
     bench.pass(100);
     bench.tell(1, Evidence::GatewayError, 5);
-    assert!(!bench.told.contains(&(1, Wellness::Gone)));
+    assert!(!bench.told.contains(&(1, HealthState::Gone)));
 }
 
 #[test]
@@ -507,7 +507,7 @@ fn one_failure_long_ago_is_not_a_long_silence() {
     bench.tell(1, Evidence::Answered, 1);
     bench.pass(100);
     bench.tell(1, Evidence::ConnectFailed, 2);
-    assert_eq!(bench.told, [(1, Wellness::Unwell)]);
+    assert_eq!(bench.told, [(1, HealthState::Unhealthy)]);
 }
 
 #[test]
@@ -516,12 +516,12 @@ fn requests_tell_of_a_silence_and_an_answer_ends_it() {
     bench.tell(1, Evidence::TimedOut, 5);
     bench.now += Duration::from_secs(60);
     bench.tell(1, Evidence::TimedOut, 1);
-    assert_eq!(bench.told, [(1, Wellness::Unwell), (1, Wellness::Gone)]);
+    assert_eq!(bench.told, [(1, HealthState::Unhealthy), (1, HealthState::Gone)]);
     bench.tell(1, Evidence::Answered, 1);
     bench.now += Duration::from_secs(100);
     bench.told.clear();
     bench.tell(1, Evidence::TimedOut, 5);
-    assert_eq!(bench.told, [(1, Wellness::Unwell)]);
+    assert_eq!(bench.told, [(1, HealthState::Unhealthy)]);
 }
 
 #[test]
@@ -531,9 +531,9 @@ fn the_first_failure_after_a_long_quiet_is_no_long_silence() {
     bench.pass(10);
     bench.now += Duration::from_secs(50);
     bench.tell(1, Evidence::TimedOut, 1);
-    assert_eq!(bench.told.last(), Some(&(1, Wellness::Unwell)));
+    assert_eq!(bench.told.last(), Some(&(1, HealthState::Unhealthy)));
     bench.tell(1, Evidence::TimedOut, 1);
-    assert_eq!(bench.told.last(), Some(&(1, Wellness::Gone)));
+    assert_eq!(bench.told.last(), Some(&(1, HealthState::Gone)));
 }
 
 #[test]
@@ -601,12 +601,12 @@ proptest! {
                 false => list.difference(&out).copied().collect(),
             };
             prop_assert_eq!(&bench.offered, &expected);
-            // One that is on trial is decided by the next thing that a request tells of it, so it cannot be stuck.
-            for port in bench.on_trial.iter().copied() {
+            // One that is half-open is decided by the next thing that a request tells of it, so it cannot be stuck.
+            for port in bench.half_open.iter().copied() {
                 for evidence in [Evidence::Answered, Evidence::TimedOut] {
                     let told = HealthInput::Evidence(address(port), evidence);
                     let judged = bench.health.clone().step(told, &bench.policy, bench.now);
-                    prop_assert!(judged.trials.contains(&(address(port), false)));
+                    prop_assert!(judged.half_open.contains(&(address(port), false)));
                 }
                 prop_assert!(!out.contains(&port));
             }

@@ -71,10 +71,10 @@ impl fmt::Display for Origin {
 
 /// Whether an endpoint answers, as far as trust goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wellness {
-    Well,
+pub enum HealthState {
+    Healthy,
     /// It does not answer, or only with errors, for now.
-    Unwell,
+    Unhealthy,
     /// It has not answered for so long that a reserve need not keep it.
     Gone,
 }
@@ -90,7 +90,7 @@ pub enum Input {
         claims: Vec<Claim>,
         reserve: Vec<Endpoint>,
     },
-    Health(Vec<(SocketAddr, Wellness)>),
+    Health(Vec<(SocketAddr, HealthState)>),
     /// The operator believes the registry: the reserve is let go.
     Accept,
     /// Time has passed.
@@ -115,7 +115,7 @@ pub struct Source {
     reserve: Reserve,
     offering_reserve: bool,
     window: Window,
-    unwell: HashSet<SocketAddr>,
+    unhealthy: HashSet<SocketAddr>,
     origin: Origin,
 }
 
@@ -127,7 +127,7 @@ impl Source {
             reserve: Reserve::default(),
             offering_reserve: false,
             window: Window::default(),
-            unwell: HashSet::new(),
+            unhealthy: HashSet::new(),
             origin: Origin::Unknown,
         }
     }
@@ -187,7 +187,7 @@ impl Source {
                 self.restore(reserve, now);
             }
             Input::Health(told) => {
-                told.into_iter().for_each(|(address, wellness)| self.feel(address, wellness, &mut touched));
+                told.into_iter().for_each(|(address, state)| self.feel(address, state, &mut touched));
             }
             Input::Accept => {
                 touched.extend(self.reserve.clear());
@@ -245,21 +245,21 @@ impl Source {
         self.reserve.hold(unclaimed, list, now);
     }
 
-    fn feel(&mut self, address: SocketAddr, wellness: Wellness, touched: &mut BTreeSet<SocketAddr>) {
-        match wellness {
-            Wellness::Well => drop(self.unwell.remove(&address)),
-            Wellness::Unwell | Wellness::Gone => drop(self.unwell.insert(address)),
+    fn feel(&mut self, address: SocketAddr, state: HealthState, touched: &mut BTreeSet<SocketAddr>) {
+        match state {
+            HealthState::Healthy => drop(self.unhealthy.remove(&address)),
+            HealthState::Unhealthy | HealthState::Gone => drop(self.unhealthy.insert(address)),
         }
         // What stopped answering before it left may answer again by now, so only news of it counts.
-        if wellness == Wellness::Gone && self.reserve.release(address) {
+        if state == HealthState::Gone && self.reserve.release(address) {
             touched.insert(address);
         }
     }
 
     /// How many of the claimed endpoints answer, as far as anybody knows.
     fn well(&self) -> usize {
-        let unwell = self.unwell.iter().filter(|address| self.claimed.contains_key(address)).count();
-        self.claimed.len() - unwell
+        let unhealthy = self.unhealthy.iter().filter(|address| self.claimed.contains_key(address)).count();
+        self.claimed.len() - unhealthy
     }
 
     fn offer(&self, address: SocketAddr) -> Offer {

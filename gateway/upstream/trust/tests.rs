@@ -76,8 +76,8 @@ impl Bench {
         self.step(Input::News(News::Changes(vec![ClaimChange::Remove(port.to_string())])));
     }
 
-    fn health(&mut self, port: u16, wellness: Wellness) {
-        self.step(Input::Health(vec![(address(port), wellness)]));
+    fn health(&mut self, port: u16, state: HealthState) {
+        self.step(Input::Health(vec![(address(port), state)]));
     }
 
     fn pass(&mut self, seconds: u64) {
@@ -256,9 +256,9 @@ fn a_blue_green_switch_leaves_the_old_colour_without_traffic() {
 fn the_old_colour_comes_back_while_the_new_one_does_not_answer() {
     let mut bench = Bench::settled(1..=4);
     bench.complete(11..=14);
-    (11..=13).for_each(|port| bench.health(port, Wellness::Unwell));
+    (11..=13).for_each(|port| bench.health(port, HealthState::Unhealthy));
     bench.offers((1..=4).chain(11..=14));
-    bench.health(11, Wellness::Well);
+    bench.health(11, HealthState::Healthy);
     bench.offers(11..=14);
 }
 
@@ -279,20 +279,20 @@ fn a_mass_expiry_of_leases_leaves_everything_with_traffic() {
 fn a_reserve_loses_what_stopped_answering_for_good() {
     let mut bench = Bench::settled(1..=3);
     bench.complete([]);
-    bench.health(1, Wellness::Unwell);
+    bench.health(1, HealthState::Unhealthy);
     bench.offers(1..=3);
-    bench.health(1, Wellness::Gone);
+    bench.health(1, HealthState::Gone);
     bench.offers(2..=3);
 }
 
 #[test]
 fn what_was_gone_before_it_left_is_asked_again() {
     let mut bench = Bench::settled(1..=2);
-    bench.health(1, Wellness::Gone);
+    bench.health(1, HealthState::Gone);
     bench.offers(1..=2);
     bench.complete([]);
     bench.offers(1..=2);
-    bench.health(1, Wellness::Gone);
+    bench.health(1, HealthState::Gone);
     bench.offers([2]);
 }
 
@@ -339,7 +339,7 @@ fn a_reserve_that_was_alone_for_long_is_confirmed_from_when_it_is_not() {
 fn a_reserve_that_is_all_that_answers_is_not_confirmed_unless_the_operator_says_so() {
     let mut bench = Bench::settled(1..=2);
     bench.complete([11]);
-    bench.health(11, Wellness::Unwell);
+    bench.health(11, HealthState::Unhealthy);
     bench.pass(100_000);
     bench.offers([1, 2, 11]);
     bench.policy.confirm_all = Some(Duration::from_secs(600));
@@ -491,7 +491,7 @@ enum Happening {
     Drain(u16),
     Remove(u16),
     Failed,
-    Health(u16, Wellness),
+    Health(u16, HealthState),
     Accept,
     Pass(u64),
 }
@@ -500,8 +500,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     use Happening::*;
     let port = || 0u16..8;
     let ports = || prop::collection::btree_set(port(), 0..8);
-    let wellness =
-        prop_oneof![2 => Just(Wellness::Well), 2 => Just(Wellness::Unwell), 1 => Just(Wellness::Gone)];
+    let state = prop_oneof![2 => Just(HealthState::Healthy), 2 => Just(HealthState::Unhealthy), 1 => Just(HealthState::Gone)];
     prop_oneof![
         3 => ports().prop_map(Complete),
         1 => ports().prop_map(Partial),
@@ -509,7 +508,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => port().prop_map(Drain),
         6 => port().prop_map(Remove),
         1 => Just(Failed),
-        4 => (port(), wellness).prop_map(|(port, wellness)| Health(port, wellness)),
+        4 => (port(), state).prop_map(|(port, state)| Health(port, state)),
         1 => Just(Accept),
         3 => prop_oneof![0u64..20, 0u64..400].prop_map(Pass),
     ]
@@ -519,7 +518,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 #[derive(Default)]
 struct Model {
     claimed: BTreeSet<u16>,
-    unwell: BTreeSet<u16>,
+    unhealthy: BTreeSet<u16>,
     /// Who left and has not come back, died or been accepted since; and when.
     left: BTreeMap<u16, u64>,
     /// Lengths of the list and when they began.
@@ -560,10 +559,10 @@ impl Model {
                 claimed.remove(port);
                 self.claim(claimed);
             }
-            Happening::Health(port, Wellness::Well) => drop(self.unwell.remove(port)),
-            Happening::Health(port, wellness) => {
-                self.unwell.insert(*port);
-                if *wellness == Wellness::Gone {
+            Happening::Health(port, HealthState::Healthy) => drop(self.unhealthy.remove(port)),
+            Happening::Health(port, state) => {
+                self.unhealthy.insert(*port);
+                if *state == HealthState::Gone {
                     self.left.remove(port);
                     self.last.remove(port);
                 }
@@ -579,7 +578,7 @@ impl Model {
     }
 
     fn well(&self) -> usize {
-        self.claimed.difference(&self.unwell).count()
+        self.claimed.difference(&self.unhealthy).count()
     }
 
     /// How long the list was at its longest within the window.
@@ -603,7 +602,7 @@ fn input(happening: &Happening) -> Input {
         Happening::Drain(port) => changes(ClaimChange::Put(claim(&port.to_string(), *port, 0))),
         Happening::Remove(port) => changes(ClaimChange::Remove(port.to_string())),
         Happening::Failed => Input::Failed,
-        Happening::Health(port, wellness) => Input::Health(vec![(address(*port), *wellness)]),
+        Happening::Health(port, state) => Input::Health(vec![(address(*port), *state)]),
         Happening::Accept => Input::Accept,
         Happening::Pass(_) => Input::Tick,
     }

@@ -21,7 +21,7 @@ use super::{
     engine::{Engine, EngineError},
     folder::{Finding, Folder, SETTLED},
     instance::RegistryPlugin,
-    load::{self, Kind, Loaded, Refusal},
+    load::{self, Kind, LoadError, Loaded},
     names::{Names, Plugin, Running},
     selector::{self, WasmSelector},
     shipped::shipped,
@@ -57,7 +57,7 @@ pub(super) fn start(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| EngineError(error.to_string()))?;
     let (sender, commands) = mpsc::unbounded_channel();
-    let keeper = Keeper {
+    let supervisor = Supervisor {
         engine,
         limits: config.plugins.clone(),
         lent,
@@ -69,12 +69,12 @@ pub(super) fn start(
     };
     thread::Builder::new()
         .name("plugins".into())
-        .spawn(move || runtime.block_on(keeper.run(commands)))
+        .spawn(move || runtime.block_on(supervisor.run(commands)))
         .map_err(|error| EngineError(error.to_string()))?;
     Ok(sender)
 }
 
-struct Keeper {
+struct Supervisor {
     engine: Engine,
     limits: config::Plugins,
     lent: Arc<Lent>,
@@ -87,7 +87,7 @@ struct Keeper {
     wake: mpsc::WeakUnboundedSender<Command>,
 }
 
-impl Keeper {
+impl Supervisor {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         // The first look waits for the first command, which says what the files will be used for.
         let mut next_look = match commands.recv().await {
@@ -193,7 +193,7 @@ impl Keeper {
         }
     }
 
-    async fn prepare(&self, name: &Arc<str>, bytes: &[u8]) -> Result<(Plugin, Loaded), Refusal> {
+    async fn prepare(&self, name: &Arc<str>, bytes: &[u8]) -> Result<(Plugin, Loaded), LoadError> {
         let loaded = load::load(&self.engine, bytes)?;
         let other = match loaded.kind {
             Kind::Selector => Kind::Registry,
@@ -203,7 +203,7 @@ impl Keeper {
         let wanted = uses.users(name, other).into_iter().next();
         let runs = || self.names.with(name, |entry| entry.kind()) == Some(other);
         if let Some(wanted) = wanted.or_else(|| runs().then(|| "what runs under that name".to_owned())) {
-            return Err(Refusal::OtherKind { found: loaded.kind, wanted, as_kind: other });
+            return Err(LoadError::OtherKind { found: loaded.kind, wanted, as_kind: other });
         }
         let plugin = self.make(name, &loaded)?;
         let failed = self.test(&plugin, &uses).await;
@@ -211,12 +211,12 @@ impl Keeper {
             true => Ok((plugin, loaded)),
             false => {
                 let texts: Vec<String> = failed.iter().map(Failed::to_string).collect();
-                Err(Refusal::Test(texts.join("; ")))
+                Err(LoadError::Test(texts.join("; ")))
             }
         }
     }
 
-    fn make(&self, name: &Arc<str>, loaded: &Loaded) -> Result<Plugin, Refusal> {
+    fn make(&self, name: &Arc<str>, loaded: &Loaded) -> Result<Plugin, LoadError> {
         let (engine, name, version) = (&self.engine, name.clone(), selector::next_version());
         Ok(match loaded.kind {
             Kind::Selector => {
@@ -251,7 +251,7 @@ impl Keeper {
         }
     }
 
-    fn refuse(&self, name: &str, path: &Path, refusal: Refusal) {
+    fn refuse(&self, name: &str, path: &Path, refusal: LoadError) {
         tracing::warn!(plugin = name, file = %path.display(), error = %refusal,
             "Plugin refused, nothing changes");
         self.names.with(name, |entry| entry.refuse(Some(path), refusal));

@@ -42,7 +42,7 @@ const SAVE_AGAIN: Duration = Duration::from_secs(30);
 /// How often time is told to what waits for it.
 const TICK: Duration = Duration::from_millis(500);
 
-/// What a keeper is told by those that wait for it.
+/// What an owner is told by those that wait for it.
 #[derive(Debug)]
 pub enum Event {
     News {
@@ -59,7 +59,7 @@ pub enum Event {
         passed: bool,
     },
     Command(Command),
-    /// Another keeper is about to take up the list from disk: it is written now if it is to be written at all, then
+    /// Another owner is about to take up the list from disk: it is written now if it is to be written at all, then
     /// the sender is dropped.
     HandOver(oneshot::Sender<()>),
 }
@@ -79,7 +79,7 @@ pub struct Policies {
     pub health: HealthPolicy,
 }
 
-/// What a keeper is made of.
+/// What an owner is made of.
 pub struct Plan {
     pub name: UpstreamName,
     /// In their order: the first wins where two differ.
@@ -92,7 +92,7 @@ pub struct Plan {
 }
 
 /// Owns the writing half of one upstream.
-pub struct Keeper {
+pub struct Owner {
     name: UpstreamName,
     sources: Vec<Source>,
     merge: Merge,
@@ -118,7 +118,7 @@ struct Pin {
     list: HashMap<SocketAddr, Endpoint>,
 }
 
-impl Keeper {
+impl Owner {
     /// The last good lists are taken from disk before this returns, so it may block on the disk for a moment.
     pub fn new(plan: Plan) -> Self {
         let Plan { name, sources, labels, disk, policies } = plan;
@@ -132,7 +132,7 @@ impl Keeper {
             panic: false,
             unsaved: None,
         };
-        let mut keeper = Self {
+        let mut owner = Self {
             name,
             sources: status.sources.iter().map(|_| Source::new()).collect(),
             merge: Merge::default(),
@@ -150,9 +150,9 @@ impl Keeper {
             unsaved: None,
             stale: BTreeSet::new(),
         };
-        keeper.restore();
-        keeper.unwritten = false;
-        keeper
+        owner.restore();
+        owner.unwritten = false;
+        owner
     }
 
     pub fn reader(&self) -> Reader {
@@ -313,22 +313,22 @@ impl Keeper {
 
     fn judge(&mut self, input: HealthInput) {
         let policy = self.policies.borrow().health;
-        let Judged { offers, wellness, trials } = self.health.step(input, &policy, now());
+        let Judged { offers, states, half_open } = self.health.step(input, &policy, now());
         // A trial begins before its endpoint is offered, and ends after it is taken away: in between there are workers that
         // do not know yet.
-        let (begun, ended): (Vec<_>, Vec<_>) = trials.into_iter().partition(|(_, on_trial)| *on_trial);
-        begun.into_iter().for_each(|(address, _)| self.publisher.put_on_trial(address, true));
+        let (begun, ended): (Vec<_>, Vec<_>) = half_open.into_iter().partition(|(_, half_open)| *half_open);
+        begun.into_iter().for_each(|(address, _)| self.publisher.set_half_open(address, true));
         self.publisher.publish(offers, now());
-        ended.into_iter().for_each(|(address, _)| self.publisher.put_on_trial(address, false));
-        if wellness.is_empty() {
+        ended.into_iter().for_each(|(address, _)| self.publisher.set_half_open(address, false));
+        if states.is_empty() {
             return;
         }
         self.untold = true;
-        for (address, wellness) in &wellness {
-            tracing::info!(upstream = %self.name, endpoint = %address, state = ?wellness, "Health changed");
+        for (address, state) in &states {
+            tracing::info!(upstream = %self.name, endpoint = %address, ?state, "Health changed");
         }
         for source in 0..self.sources.len() {
-            self.step(source, Input::Health(wellness.clone()), Cause::Health);
+            self.step(source, Input::Health(states.clone()), Cause::Health);
         }
     }
 

@@ -5,12 +5,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Keeper, Pin, SourceStatus};
+use super::{Owner, Pin, SourceStatus};
 use crate::upstream::{
     Cause, Claim, Endpoint, Input, Origin, Saved, SavedClaim, SavedEndpoint, SavedPin, SavedSource,
 };
 
-impl Keeper {
+impl Owner {
     /// Takes what is on disk. Blocks on it for a moment.
     pub(super) fn restore(&mut self) {
         let Some(disk) = &self.disk else { return };

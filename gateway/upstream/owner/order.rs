@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::SocketAddr, time::SystemTime};
 
 use tokio::sync::oneshot;
 
-use super::{Keeper, Pin};
+use super::{Owner, Pin};
 use crate::upstream::{Cause, Changed, Endpoint, Input, RollbackError};
 
 /// What the operator wants of an upstream.
@@ -45,7 +45,7 @@ pub struct Command {
     pub answer: oneshot::Sender<Result<(), OrderError>>,
 }
 
-impl Keeper {
+impl Owner {
     pub(super) fn obey(&mut self, order: Order) -> Result<(), OrderError> {
         match order {
             Order::Pin => {

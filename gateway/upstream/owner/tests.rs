@@ -1,0 +1,353 @@
+//! The owner with events pushed by the test, and what stays over restarts.
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::upstream::{Claim, Labels, Reason, RollbackError, Weight};
+
+fn source(registry: &str) -> SourceName {
+    SourceName { registry: registry.into(), service: "orders".into() }
+}
+
+fn plan(registries: &[&str], disk: Option<Disk>) -> Plan {
+    Plan {
+        name: UpstreamName::new("orders"),
+        sources: registries.iter().map(|registry| source(registry)).collect(),
+        labels: Vec::new(),
+        disk,
+        policies: watch::channel(Arc::default()).1,
+    }
+}
+
+fn owner(registries: &[&str]) -> Owner {
+    Owner::new(plan(registries, None))
+}
+
+fn address(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
+
+fn labelled(port: u16, labels: &[(&str, &str)]) -> Claim {
+    Claim {
+        id: port.to_string(),
+        addresses: vec![address(port)],
+        weight: Some(Weight::ONE),
+        labels: Labels::new(labels.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect()),
+    }
+}
+
+fn news(source: usize, ports: impl IntoIterator<Item = u16>) -> Event {
+    let claims = ports.into_iter().map(|port| labelled(port, &[])).collect();
+    Event::News { source, news: News::Complete(claims) }
+}
+
+fn failed(source: usize) -> Event {
+    Event::Failed { source, kind: "unavailable", text: "connection refused".into() }
+}
+
+fn ports(owner: &Owner) -> Vec<u16> {
+    let mut ports: Vec<u16> = owner.reader.snapshot().iter().map(|member| member.address().port()).collect();
+    ports.sort_unstable();
+    ports
+}
+
+fn refuse(owner: &mut Owner, port: u16, times: usize) {
+    let report = Report { address: address(port), evidence: Evidence::ConnectFailed };
+    (0..times).for_each(|_| owner.report(report));
+}
+
+#[tokio::test]
+async fn one_registry_fails_and_the_other_goes_on() {
+    let mut owner = owner(&["a", "b"]);
+    owner.take(news(0, [1]));
+    owner.take(news(1, [2]));
+    owner.take(failed(0));
+    owner.take(news(1, [3]));
+
+    assert_eq!(ports(&owner), [1, 3], "the first list is frozen, the second goes on");
+    let status = owner.status.borrow();
+    assert_eq!(status.sources[0].origin, Origin::Frozen);
+    assert_eq!(status.sources[1].origin, Origin::Live);
+    assert_eq!(status.history.iter().filter(|entry| entry.applied).count(), 3);
+}
+
+#[tokio::test]
+async fn one_registry_loses_its_data_and_the_other_goes_on() {
+    let mut owner = owner(&["a", "b"]);
+    owner.take(news(0, [1, 2]));
+    owner.take(news(1, [2, 3, 4]));
+    owner.take(news(0, []));
+    owner.take(news(1, [3, 4]));
+    assert_eq!(ports(&owner), [1, 2, 3, 4], "held by the first, though the second believes in the end of 2");
+    let status = owner.status.borrow();
+    let held: Vec<SocketAddr> = status.sources[0].reserve.iter().map(|held| held.address).collect();
+    assert_eq!(held, [address(1), address(2)]);
+    assert!(status.sources[0].reserve_offered && status.sources[1].reserve.is_empty());
+    assert_eq!(status.history.iter().filter(|entry| entry.held.count == 2).count(), 1);
+}
+
+#[tokio::test]
+async fn only_instances_with_all_labels_count() {
+    let labels = vec![("version".into(), "2".into())];
+    let mut owner = Owner::new(Plan { labels, ..plan(&["a"], None) });
+    let list = vec![
+        labelled(1, &[("version", "2")]),
+        labelled(2, &[("version", "1")]),
+        labelled(3, &[("version", "2")]),
+    ];
+    owner.take(Event::News { source: 0, news: News::Complete(list) });
+    assert_eq!(ports(&owner), [1, 3]);
+
+    let relabelled = News::Partial(vec![labelled(1, &[("version", "3")])]);
+    owner.take(Event::News { source: 0, news: relabelled });
+    assert_eq!(ports(&owner), [3], "an instance that lost the label leaves");
+}
+
+#[tokio::test]
+async fn an_ejected_endpoint_leaves_and_comes_back_with_its_statistics() {
+    let mut owner = owner(&["a"]);
+    owner.take(news(0, 1..=3));
+    let snapshot = owner.reader.snapshot();
+    let before = snapshot.iter().find(|member| member.address() == address(1)).unwrap().stats().clone();
+    refuse(&mut owner, 1, 2);
+    assert_eq!(ports(&owner), [2, 3]);
+    assert_eq!(&*owner.status.borrow().ejected, [(address(1), Reason::Starting)]);
+    assert!(owner.suspects.borrow().contains(&address(1)));
+    owner.take(Event::Checked { address: address(1), passed: true });
+    assert_eq!(ports(&owner), [1, 2, 3]);
+    let snapshot = owner.reader.snapshot();
+    let after = snapshot.iter().find(|member| member.address() == address(1)).unwrap().stats().clone();
+    assert!(Arc::ptr_eq(&before, &after));
+    assert!(owner.suspects.borrow().is_empty() && owner.status.borrow().ejected.is_empty());
+}
+
+#[tokio::test]
+async fn the_old_colour_serves_while_the_new_one_refuses() {
+    let mut owner = owner(&["a"]);
+    owner.take(news(0, [1]));
+    owner.take(news(0, [2]));
+    assert_eq!(ports(&owner), [2]);
+    refuse(&mut owner, 2, 1);
+    assert_eq!(ports(&owner), [1]);
+    owner.take(Event::Checked { address: address(2), passed: true });
+    assert_eq!(ports(&owner), [2]);
+}
+
+#[tokio::test]
+async fn a_list_of_dead_addresses_brings_the_old_one_back_after_a_few_refusals() {
+    let mut owner = owner(&["a"]);
+    owner.take(news(0, [1, 2]));
+    owner.take(news(0, 10..110));
+    (10..12).for_each(|port| refuse(&mut owner, port, 1));
+    assert_eq!(ports(&owner).len(), 98);
+    refuse(&mut owner, 12, 1);
+    assert_eq!(ports(&owner), [1, 2]);
+    owner.take(Event::Checked { address: address(20), passed: true });
+    assert_eq!(ports(&owner), [20], "one that answers is enough for a list of two");
+}
+
+#[tokio::test]
+async fn a_list_of_which_one_has_answered_is_not_doubted() {
+    let mut owner = owner(&["a"]);
+    owner.take(news(0, [1, 2]));
+    owner.take(news(0, 10..110));
+    let snapshot = owner.reader.snapshot();
+    let answering = snapshot.iter().find(|member| member.address() == address(20)).unwrap();
+    answering.stats().record(now(), Duration::from_millis(1), true);
+    (10..15).for_each(|port| refuse(&mut owner, port, 1));
+    assert_eq!(ports(&owner).len(), 95);
+}
+
+#[tokio::test]
+async fn evidence_about_strangers_is_not_remembered() {
+    let mut owner = owner(&["a"]);
+    owner.take(news(0, 1..=3));
+    refuse(&mut owner, 9, 5);
+    owner.take(Event::Checked { address: address(9), passed: false });
+    assert!(!owner.health.is_waiting());
+    refuse(&mut owner, 1, 5);
+    owner.take(news(0, 2..=3));
+    owner.tick();
+    assert!(!owner.health.is_waiting(), "forgotten when it left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reserve_leaves_by_itself_once_nobody_there_answers() {
+    let mut owner = owner(&["a"]);
+    owner.take(news(0, [1, 2]));
+    owner.take(news(0, []));
+    assert_eq!(ports(&owner), [1, 2]);
+    for _ in 0..61 {
+        owner.take(Event::Checked { address: address(1), passed: false });
+        owner.take(Event::Checked { address: address(2), passed: true });
+        tokio::time::advance(Duration::from_secs(1)).await;
+        owner.tick();
+    }
+    assert_eq!(ports(&owner), [2]);
+    assert!(!owner.status.borrow().is_unknown_service(), "held back, not unknown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_is_confirmed_by_time_alone() {
+    let mut owner = owner(&["a"]);
+    owner.take(news(0, 1..=10));
+    tokio::time::advance(Duration::from_secs(3_600)).await;
+    let (reader, status) = (owner.reader(), owner.status());
+    let (events, received) = mpsc::channel(8);
+    let (_reports, reported) = mpsc::channel(8);
+    let running = tokio::spawn(owner.run(received, reported));
+    events.send(news(0, 1..=2)).await.unwrap();
+    let mut generations = reader.generations();
+    let started = tokio::time::Instant::now();
+    while reader.snapshot().len() != 2 {
+        generations.changed().await.unwrap();
+    }
+    assert!(started.elapsed() >= Duration::from_secs(300), "{:?}", started.elapsed());
+    assert_eq!(status.borrow().history.iter().next_back().unwrap().cause, Cause::Confirmed);
+    drop(events);
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pinned_list_stays_and_news_are_recorded() {
+    let mut owner = owner(&["a"]);
+    owner.take(news(0, 1..=3));
+    owner.obey(Order::Pin).unwrap();
+    owner.take(news(0, 2..=4));
+    assert_eq!(ports(&owner), [1, 2, 3]);
+    let last = owner.status.borrow().history.iter().next_back().unwrap().clone();
+    assert_eq!((last.applied, last.added.count, last.removed.count), (false, 1, 1));
+    refuse(&mut owner, 1, 2);
+    assert_eq!(ports(&owner), [2, 3], "a pinned list loses what fails");
+    owner.obey(Order::Unpin).unwrap();
+    assert_eq!(ports(&owner), [2, 3, 4]);
+    assert_eq!(owner.obey(Order::Unpin), Err(OrderError::NotPinned));
+}
+
+#[tokio::test]
+async fn a_rolled_back_list_is_that_of_its_generation() {
+    let mut owner = owner(&["a"]);
+    owner.take(news(0, 1..=3));
+    let good = owner.publisher.generation();
+    owner.take(news(0, 2..=4));
+    owner.take(news(0, 3..=5));
+    owner.obey(Order::Rollback { generation: good }).unwrap();
+    assert_eq!(ports(&owner), [1, 2, 3]);
+    owner.refresh();
+    assert_eq!(owner.status.borrow().pin.unwrap().endpoints, 3);
+    let wanted = owner.publisher.generation() + 1;
+    let refused = owner.obey(Order::Rollback { generation: wanted });
+    let expected = RollbackError::NotYet { wanted, latest: wanted - 1 };
+    assert_eq!(refused, Err(OrderError::Rollback(expected)));
+    owner.obey(Order::Unpin).unwrap();
+    assert_eq!(ports(&owner), [3, 4, 5]);
+}
+
+#[tokio::test]
+async fn an_accepted_removal_is_carried_out() {
+    let mut owner = owner(&["a", "b"]);
+    owner.take(news(0, 1..=2));
+    owner.take(news(0, []));
+    assert_eq!(owner.obey(Order::Accept { source: Some(2) }), Err(OrderError::NoSource(2)));
+    assert_eq!(owner.obey(Order::Accept { source: Some(1) }), Err(OrderError::NothingHeld));
+    owner.obey(Order::Accept { source: None }).unwrap();
+    assert!(ports(&owner).is_empty());
+}
+
+async fn order(events: &mpsc::Sender<Event>, order: Order) -> Result<(), OrderError> {
+    let (answer, answered) = oneshot::channel();
+    events.send(Event::Command(Command { order, answer })).await.unwrap();
+    answered.await.unwrap()
+}
+
+/// Runs an owner over these events, then ends it.
+async fn lived(disk: &Disk, told: Vec<Event>, orders: &[Order]) {
+    let owner = Owner::new(plan(&["a"], Some(disk.clone())));
+    let ((events, received), (_reports, reported)) = (mpsc::channel(8), mpsc::channel(8));
+    let running = tokio::spawn(owner.run(received, reported));
+    for event in told {
+        events.send(event).await.unwrap();
+    }
+    for wanted in orders {
+        order(&events, *wanted).await.unwrap();
+    }
+    drop(events);
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_last_list_is_restored_until_the_registry_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::new(folder.path());
+    lived(&disk, vec![news(0, [1])], &[]).await;
+
+    let mut owner = Owner::new(plan(&["a"], Some(disk)));
+    assert_eq!(ports(&owner), [1]);
+    assert_eq!(owner.status.borrow().sources[0].origin, Origin::Restored);
+    assert!(owner.status.borrow().sources[0].heard.is_some(), "by the gateway before");
+    owner.take(failed(0));
+    assert_eq!(owner.status.borrow().sources[0].origin, Origin::Restored);
+    let before = owner.publisher.generation();
+    owner.take(news(0, [1]));
+    assert_eq!(owner.publisher.generation(), before, "reconciled without a flap");
+    assert_eq!(owner.status.borrow().sources[0].origin, Origin::Live);
+}
+
+#[tokio::test]
+async fn a_reserve_and_a_pin_outlive_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::new(folder.path());
+    lived(&disk, vec![news(0, 1..=2), news(0, [])], &[]).await;
+    lived(&disk, vec![news(0, [])], &[Order::Pin]).await;
+
+    let mut owner = Owner::new(plan(&["a"], Some(disk)));
+    assert_eq!(ports(&owner), [1, 2]);
+    assert_eq!(owner.status.borrow().pin.map(|pin| pin.endpoints), Some(2));
+    assert_eq!(owner.status.borrow().sources[0].reserve.len(), 2);
+    owner.take(news(0, 7..=9));
+    assert_eq!(ports(&owner), [1, 2]);
+    owner.obey(Order::Unpin).unwrap();
+    assert_eq!(ports(&owner), [7, 8, 9]);
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_is_told_and_harms_nobody() {
+    let mut owner = Owner::new(plan(&["a"], Some(Disk::new(std::path::Path::new("/proc")))));
+    owner.take(news(0, 1..=2));
+    assert!(owner.save().await.is_err());
+    assert!(owner.status.borrow().unsaved.is_some());
+    assert_eq!(ports(&owner), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_could_not_be_saved_is_saved_once_it_can_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    std::fs::write(&state, "no folder").unwrap();
+    let disk = Disk::new(&state);
+    let owner = Owner::new(plan(&["a"], Some(disk.clone())));
+    let mut status = owner.status();
+    let ((events, received), (_reports, reported)) = (mpsc::channel(8), mpsc::channel(8));
+    let running = tokio::spawn(owner.run(received, reported));
+    events.send(news(0, 1..=2)).await.unwrap();
+    status.wait_for(|status| status.unsaved.is_some()).await.unwrap();
+    std::fs::remove_file(&state).unwrap();
+    // Nothing else happens: it is tried again by itself.
+    status.wait_for(|status| status.unsaved.is_none()).await.unwrap();
+    assert_eq!(disk.load(&UpstreamName::new("orders")).unwrap().unwrap().sources[0].claims.len(), 2);
+    drop(events);
+    running.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_nobody_vouches_for_becomes_an_alarm() {
+    let trust = vec![TrustPolicy { max_stale: Duration::ZERO, ..TrustPolicy::default() }];
+    let policies = Arc::new(Policies { trust, ..Policies::default() });
+    let mut owner = Owner::new(Plan { policies: watch::channel(policies).1, ..plan(&["a"], None) });
+    owner.take(news(0, 1..=2));
+    let later = SystemTime::now() + Duration::from_secs(1);
+    assert!(!owner.status.borrow().sources[0].is_stale(later), "live");
+    owner.take(failed(0));
+    assert!(owner.status.borrow().sources[0].is_stale(later));
+    assert_eq!(ports(&owner), [1, 2]);
+}
