@@ -3,16 +3,17 @@
 
 use std::{
     fs, io,
-    io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::{Claim, Endpoint, Labels, UpstreamName, Weight};
+use super::{
+    Claim, Endpoint, Labels, UpstreamName, Weight,
+    durable::{FileLock, WriteError, checksum, replace},
+};
 
 const VERSION: u32 = 1;
 
@@ -27,6 +28,12 @@ pub enum DiskError {
     Version { path: PathBuf, found: u64 },
     #[error("another gateway writes to {0}")]
     Held(PathBuf),
+}
+
+impl From<WriteError> for DiskError {
+    fn from(WriteError { what, path, error }: WriteError) -> Self {
+        Self::Io { what, path, error }
+    }
 }
 
 /// What is written of an upstream.
@@ -130,7 +137,7 @@ struct Head {
 pub struct Disk {
     folder: PathBuf,
     /// The right to write, once it was had. It ends with the process or the last clone.
-    lock: Arc<Mutex<Option<fs::File>>>,
+    lock: Arc<Mutex<Option<FileLock>>>,
 }
 
 impl Disk {
@@ -147,18 +154,10 @@ impl Disk {
         self.lock()?;
         let list =
             serde_json::value::to_raw_value(saved).map_err(|error| io("encode", io::Error::other(error)))?;
-        let (version, checksum) = (VERSION.into(), checksum(list.get()));
+        let (version, checksum) = (VERSION.into(), checksum(list.get().as_bytes()));
         let file = File { version, checksum, upstream: upstream.to_string(), list };
         let bytes = serde_json::to_vec(&file).map_err(|error| io("encode", io::Error::other(error)))?;
-        let aside = path.with_extension("tmp");
-        let written = fs::File::create(&aside).and_then(|mut file| {
-            file.write_all(&bytes)?;
-            file.sync_all()
-        });
-        written.map_err(|error| io("write", error))?;
-        fs::rename(&aside, &path).map_err(|error| io("replace", error))?;
-        // The new name itself is only on the disk when the folder is.
-        fs::File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(|error| io("sync", error))
+        Ok(replace(&path, &bytes)?)
     }
 
     /// The list saved last; none when there never was one.
@@ -188,11 +187,9 @@ impl Disk {
         }
         let path = self.folder.join("lock");
         let io = |error| DiskError::Io { what: "lock", path: path.clone(), error };
-        let file = fs::File::create(&path).map_err(io)?;
-        match file.try_lock() {
-            Ok(()) => *lock = Some(file),
-            Err(fs::TryLockError::WouldBlock) => return Err(DiskError::Held(self.folder.clone())),
-            Err(fs::TryLockError::Error(error)) => return Err(io(error)),
+        match FileLock::take(&path).map_err(io)? {
+            Some(taken) => *lock = Some(taken),
+            None => return Err(DiskError::Held(self.folder.clone())),
         }
         Ok(())
     }
@@ -210,7 +207,7 @@ impl Disk {
         }
         if name.len() > 180 {
             name.truncate(150);
-            name = format!("{name}-{}", &checksum(upstream.as_str())[..16]);
+            name = format!("{name}-{}", &checksum(upstream.as_str().as_bytes())[..16]);
         }
         self.folder.join(format!("{name}.json"))
     }
@@ -224,14 +221,10 @@ fn decode(bytes: &[u8], path: &Path) -> Result<Saved, DiskError> {
         return Err(DiskError::Version { path: path.to_owned(), found: head.version });
     }
     let file: File = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
-    if checksum(file.list.get()) != file.checksum {
+    if checksum(file.list.get().as_bytes()) != file.checksum {
         return Err(damaged("the checksum does not match".into()));
     }
     serde_json::from_str(file.list.get()).map_err(|error| damaged(error.to_string()))
-}
-
-fn checksum(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

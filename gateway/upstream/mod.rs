@@ -5,6 +5,7 @@
 //! nothing of registries, plugins, configuration files or protocols.
 
 mod disk;
+pub mod durable;
 mod health;
 mod history;
 mod owner;
