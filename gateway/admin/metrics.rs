@@ -140,6 +140,7 @@ fn lists(encoder: &mut DescriptorEncoder<'_>, upstreams: &[Arc<Upstream>]) -> fm
     let of_status =
         |is: fn(&Status) -> bool| statuses.iter().map(move |(name, status)| ([*name], u64::from(is(status))));
     gauges(encoder, &names::PANIC, of_status(|status| status.panic))?;
+    gauges(encoder, &names::DRAINED, of_status(|status| status.drained))?;
     gauges(encoder, &names::PINNED, of_status(|status| status.pin.is_some()))?;
     gauges(encoder, &names::UNSAVED, of_status(|status| status.unsaved.is_some()))?;
     gauges(encoder, &names::GENERATION, of(|upstream| upstream.reader.snapshot().generation()))?;

@@ -39,6 +39,8 @@ struct Summary {
     /// Endpoints that failed and get no requests, unless there is a panic.
     ejected_count: usize,
     panic: bool,
+    /// Nobody gets requests, because the instances there are have weight 0.
+    drained: bool,
     /// Null, or why the list is not safe on disk.
     unsaved: Option<String>,
     selector: Selector,
@@ -189,6 +191,7 @@ fn summary(upstream: &Upstream, found: bool, now: SystemTime) -> Summary {
         pinned: status.pin.map(|pin| Pinned { since: rfc3339(pin.since), endpoints: pin.endpoints }),
         ejected_count: status.ejected.len(),
         panic: status.panic,
+        drained: status.drained,
         unsaved: status.unsaved.clone(),
         selector: Selector {
             plugin: selector.plugin.to_string(),

@@ -15,7 +15,9 @@ use super::{
 use crate::{
     config::{self, Config},
     registry::{Watch, watch},
-    upstream::{Disk, Event, Owner, Plan, Policies, Reader, SourceName, Status, UpstreamName},
+    upstream::{
+        Event, Owner, Plan, Policies, Reader, Saved, SavedList, SourceName, Status, TrustPolicy, UpstreamName,
+    },
 };
 
 /// Events on their way to an owner. A watch that is faster waits.
@@ -27,6 +29,10 @@ const REPORTS: usize = 256;
 /// How long a list from disk waits for a registry that neither answers nor fails.
 const FRESHER: Duration = Duration::from_millis(100);
 
+/// The plugin whose lists stand in the configuration. What the operator writes there is no claim of a registry that may be
+/// wrong.
+const AS_WRITTEN: &str = "static";
+
 /// The control-plane half of an upstream. Dropping it ends the watches; the owner writes what is not written yet,
 /// and the upstream closes.
 pub(super) struct Feed {
@@ -37,6 +43,7 @@ pub(super) struct Feed {
     check: watch::Sender<Arc<config::Check>>,
     watches: Vec<Watch>,
     checks: Checks,
+    list: Arc<SavedList>,
     owner: JoinHandle<()>,
 }
 
@@ -60,12 +67,14 @@ impl Claimed {
 }
 
 impl Feed {
-    /// Takes the last good list from disk and begins to follow the sources.
+    /// Begins to follow the sources, with what an earlier feed knew or else with what is on disk. The earlier feed writes
+    /// nothing from now on.
     pub(super) async fn start(
         name: UpstreamName,
         upstream: &config::Upstream,
         config: &Config,
         parts: &Parts,
+        known: Option<Saved>,
     ) -> Option<Self> {
         let claimed = Claimed::new(upstream, config);
         let named = |source: &config::Source| SourceName {
@@ -73,10 +82,11 @@ impl Feed {
             service: source.service.clone(),
         };
         let names = upstream.sources.iter().map(named).collect();
-        let (policies, policed) = watch::channel(Arc::new(policies(upstream)));
+        let (policies, policed) = watch::channel(Arc::new(policies(upstream, config)));
         let (check, checked) = watch::channel(Arc::new(upstream.reliability.check.clone()));
-        let (labels, disk) = (upstream.labels.clone(), Some(parts.disk.clone()));
-        let plan = Plan { name, sources: names, labels, disk, policies: policed };
+        let list = parts.disk.take(&name);
+        let (labels, written) = (upstream.labels.clone(), Some(list.clone()));
+        let plan = Plan { name, sources: names, labels, list: written, known, policies: policed };
         let made = tokio::task::spawn_blocking(move || Owner::new(plan)).await;
         // Only a runtime that is shutting down fails here.
         let owner = made.ok()?;
@@ -92,7 +102,7 @@ impl Feed {
                 watch(number, (parts.registry)(registry), source.service.clone(), events.clone())
             })
             .collect();
-        Some(Self { reader, owner_side, claimed, policies, check, watches, checks, owner })
+        Some(Self { reader, owner_side, claimed, policies, check, watches, checks, list, owner })
     }
 
     pub(super) fn status(&self) -> watch::Receiver<Arc<Status>> {
@@ -100,21 +110,27 @@ impl Feed {
     }
 
     /// Puts other policies and checks in force, if they are others.
-    pub(super) fn configure(&self, upstream: &config::Upstream) {
-        let (new, check) = (policies(upstream), upstream.reliability.check.clone());
+    pub(super) fn configure(&self, upstream: &config::Upstream, config: &Config) {
+        let (new, check) = (policies(upstream, config), upstream.reliability.check.clone());
         self.policies.send_if_modified(|known| replace(known, new));
         self.check.send_if_modified(|known| replace(known, check));
     }
 
-    /// Waits until the list as it is now is on disk, or cannot be, for another feed that will start from there.
-    pub(super) async fn hand_over(&self) {
-        let (written, waiting) = oneshot::channel();
-        if let Some(events) = self.owner_side.events.upgrade()
-            && events.send(Event::HandOver(written)).await.is_ok()
-        {
-            // It is only ever dropped.
-            let _ = waiting.await;
-        }
+    /// All that is known of the upstream, for another feed that will go on from there.
+    pub(super) async fn hand_over(&self) -> Option<Saved> {
+        let (next, known) = oneshot::channel();
+        self.owner_side.events.upgrade()?.send(Event::HandOver(next)).await.ok()?;
+        known.await.ok()
+    }
+
+    /// Goes on writing the list, because the feed that was to go on from there came to nothing.
+    pub(super) fn take_back(&self) {
+        self.list.take_back();
+    }
+
+    /// Whether there is a list on disk.
+    pub(super) fn is_saved(&self) -> bool {
+        self.list.is_there()
     }
 
     /// Ends the watches and waits until the last list is written.
@@ -124,13 +140,16 @@ impl Feed {
         let _ = self.owner.await;
     }
 
-    /// Ends the feed of an upstream that is no more, and forgets its list.
-    pub(super) fn discard(self, disk: Disk) {
-        let name = self.reader.name().clone();
+    /// Ends the feed of an upstream that is no more, and forgets its list. Dropping the handle lets it go on.
+    pub(super) fn discard(self) -> JoinHandle<()> {
         tokio::spawn(async move {
+            let list = self.list.clone();
             self.end().await;
-            disk.remove(&name);
-        });
+            if list.is_there() {
+                // Only a runtime that is shutting down fails here.
+                let _ = tokio::task::spawn_blocking(move || list.remove()).await;
+            }
+        })
     }
 
     /// Whether an upstream of this configuration can go on with this feed.
@@ -139,10 +158,15 @@ impl Feed {
     }
 }
 
-fn policies(upstream: &config::Upstream) -> Policies {
+fn policies(upstream: &config::Upstream, config: &Config) -> Policies {
     let reliability = &upstream.reliability;
-    let trust =
-        |source: &config::Source| *reliability.registries.get(&source.registry).unwrap_or(&reliability.trust);
+    let trust = |source: &config::Source| {
+        let registry = config.registries.get(&*source.registry);
+        TrustPolicy {
+            as_written: registry.is_some_and(|registry| &*registry.plugin == AS_WRITTEN),
+            ..*reliability.registries.get(&source.registry).unwrap_or(&reliability.trust)
+        }
+    };
     Policies { trust: upstream.sources.iter().map(trust).collect(), health: reliability.health }
 }
 

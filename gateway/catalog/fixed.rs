@@ -46,6 +46,7 @@ impl Upstream {
             pin: None,
             ejected: Arc::default(),
             panic: false,
+            drained: false,
             unsaved: None,
         };
         // Nobody keeps this list: what is told of it goes nowhere.

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
 
 use super::{FindError, Parts, Upstream, Wanted, feed::Feed};
 use crate::{
@@ -17,12 +20,17 @@ use crate::{
 /// Unknown names remembered. More than these are asked for again.
 const UNKNOWN_MOST: usize = 10_000;
 
+/// How long a service that is asked for again waits until what followed it before has ended.
+const ENDING: Duration = Duration::from_secs(5);
+
 type Answer = oneshot::Sender<Result<Arc<Upstream>, FindError>>;
 
 /// The set of upstreams found by name. Owned by the catalog's task.
 pub(super) struct FoundUpstreams {
     running: HashMap<UpstreamName, Running>,
     unknown: HashMap<UpstreamName, Instant>,
+    /// What is not followed any more and writes its last list.
+    ending: HashMap<UpstreamName, JoinHandle<()>>,
     published: watch::Sender<Arc<HashMap<UpstreamName, Arc<Upstream>>>>,
     /// Names whose registries turned out not to know them.
     unknowns: mpsc::UnboundedSender<(UpstreamName, Duration)>,
@@ -52,7 +60,8 @@ impl FoundUpstreams {
         published: watch::Sender<Arc<HashMap<UpstreamName, Arc<Upstream>>>>,
     ) -> (Self, mpsc::UnboundedReceiver<(UpstreamName, Duration)>) {
         let (unknowns, told) = mpsc::unbounded_channel();
-        (Self { running: HashMap::new(), unknown: HashMap::new(), published, unknowns }, told)
+        let (running, unknown, ending) = (HashMap::new(), HashMap::new(), HashMap::new());
+        (Self { running, unknown, ending, published, unknowns }, told)
     }
 
     /// Answers at once when it can; otherwise when the first list is there or the request's time is over.
@@ -66,6 +75,10 @@ impl FoundUpstreams {
         if !self.running.contains_key(&name) {
             if self.followed_in(&route.registry) >= route.max_services {
                 return reply(answer, Err(FindError::TooMany(route.max_services)));
+            }
+            if let Some(ending) = self.ending.remove(&name) {
+                // What it has not written by then is not waited for.
+                let _ = tokio::time::timeout(ENDING, ending).await;
             }
             match self.start(&name, &route, &service, config, parts).await {
                 Some(running) => self.running.insert(name.clone(), running),
@@ -99,7 +112,7 @@ impl FoundUpstreams {
             sources: vec![source],
             ..config::Upstream::clone(&route.template)
         };
-        let feed = Feed::start(name.clone(), &settings, config, parts).await?;
+        let feed = Feed::start(name.clone(), &settings, config, parts, None).await?;
         let selector = (parts.selector)(&settings.selector.plugin);
         let (reader, owner) = (feed.reader.clone(), feed.owner_side.clone());
         let upstream = Arc::new(Upstream::new(Arc::new(settings), reader, owner, selector, parts.workers));
@@ -121,7 +134,11 @@ impl FoundUpstreams {
         if self.running.get(&name).is_none_or(|running| !running.upstream.status().is_unknown_service()) {
             return;
         }
-        self.running.remove(&name);
+        if let Some(running) = self.running.remove(&name)
+            && running.feed.is_saved()
+        {
+            self.ending.insert(name.clone(), running.feed.discard());
+        }
         let now = Instant::now();
         if self.unknown.len() >= UNKNOWN_MOST {
             self.unknown.retain(|_, until| *until > now);
@@ -133,16 +150,17 @@ impl FoundUpstreams {
     }
 
     /// Drops what nobody uses, while its list is live: a frozen list could not be had again.
-    pub(super) fn sweep(&mut self, parts: &Parts) {
+    pub(super) fn sweep(&mut self) {
         let now = Instant::now();
         self.unknown.retain(|_, until| *until > now);
+        self.ending.retain(|_, ending| !ending.is_finished());
         let unused: Vec<_> = self.running.extract_if(|_, running| running.is_unused(now)).collect();
         if unused.is_empty() {
             return;
         }
         for (name, running) in unused {
             tracing::info!(upstream = %name, "Service not used any more, no longer followed");
-            running.feed.discard(parts.disk.clone());
+            self.ending.insert(name, running.feed.discard());
         }
         self.publish();
     }
@@ -151,6 +169,10 @@ impl FoundUpstreams {
     pub(super) async fn end(self) {
         for running in self.running.into_values() {
             running.feed.end().await;
+        }
+        for ending in self.ending.into_values() {
+            // An error would be a panic, which has been reported where it happened.
+            let _ = ending.await;
         }
     }
 
@@ -164,8 +186,7 @@ impl FoundUpstreams {
                 _ => None,
             })
             .collect();
-        let before = self.running.len();
-        self.running.retain(|_, running| {
+        let goes_on = |running: &Running| {
             let settings = &running.upstream.config;
             let same = |by_name: &&&ByName| {
                 settings.sources.iter().all(|source| source.registry == by_name.registry)
@@ -177,11 +198,16 @@ impl FoundUpstreams {
                         }
             };
             templates.iter().any(|by_name| same(&by_name)) && running.feed.suits(settings, config)
-        });
+        };
+        let over: Vec<_> = self.running.extract_if(|_, running| !goes_on(running)).collect();
         self.unknown.clear();
-        if self.running.len() != before {
-            self.publish();
+        if over.is_empty() {
+            return;
         }
+        for (name, running) in over {
+            self.ending.insert(name, tokio::spawn(running.feed.end()));
+        }
+        self.publish();
     }
 
     fn publish(&self) {
@@ -198,7 +224,9 @@ async fn answer_when_known(
     answer: Answer,
     unknowns: mpsc::UnboundedSender<(UpstreamName, Duration)>,
 ) {
-    let known = |status: &Arc<Status>| !upstream.reader.snapshot().is_empty() || status.is_unknown_service();
+    let known = |status: &Arc<Status>| {
+        !upstream.reader.snapshot().is_empty() || status.drained || status.is_unknown_service()
+    };
     let waited = tokio::time::timeout(route.first_list_timeout, status.wait_for(known)).await;
     let unknown = waited.is_ok_and(|status| status.is_ok_and(|status| status.is_unknown_service()));
     if unknown {
@@ -206,7 +234,7 @@ async fn answer_when_known(
         let _ = unknowns.send((upstream.name().clone(), route.unknown_for));
         return reply(answer, Err(FindError::Unknown(service)));
     }
-    match upstream.reader.snapshot().is_empty() {
+    match upstream.reader.snapshot().is_empty() && !upstream.status().drained {
         true => reply(answer, Err(FindError::NotYet(service))),
         false => reply(answer, Ok(upstream)),
     }

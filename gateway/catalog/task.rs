@@ -118,13 +118,14 @@ impl Task {
                     None => return,
                 },
                 Some((name, unknown_for)) = unknowns.recv() => self.found.forget_unknown(name, unknown_for),
-                _ = sweep.tick() => self.found.sweep(&self.parts),
+                _ = sweep.tick() => self.found.sweep(),
                 Some(wanted) = wanted.recv() => self.found.find(wanted, &self.config, &self.parts).await,
             }
         }
     }
 
     async fn prepare(&mut self, config: Arc<Config>) -> Vec<watch::Receiver<Arc<crate::upstream::Status>>> {
+        self.abandon();
         let mut waits = Vec::new();
         let mut prepared = HashMap::new();
         for (name, settings) in &config.upstreams {
@@ -138,12 +139,12 @@ impl Task {
                 }
                 None => {
                     // Its list goes on with other sources.
-                    if let Some(known) = self.running.get(name) {
-                        known.feed.hand_over().await;
-                    }
-                    let Some(feed) = Feed::start(name.clone(), settings, &config, &self.parts).await else {
-                        break;
+                    let known = match self.running.get(name) {
+                        Some(known) => known.feed.hand_over().await,
+                        None => None,
                     };
+                    let started = Feed::start(name.clone(), settings, &config, &self.parts, known).await;
+                    let Some(feed) = started else { break };
                     let (reader, owner) = (feed.reader.clone(), feed.owner_side.clone());
                     waits.push(feed.status());
                     let workers = self.parts.workers;
@@ -157,25 +158,37 @@ impl Task {
         waits
     }
 
+    /// Gives up what was prepared and never put in force.
+    fn abandon(&mut self) {
+        let Some((_, prepared)) = self.prepared.take() else { return };
+        for (name, given_up) in prepared {
+            if let Some(known) = self.running.get(&name)
+                && !Arc::ptr_eq(&known.feed, &given_up.feed)
+            {
+                known.feed.take_back();
+            }
+        }
+    }
+
     fn commit(&mut self) {
         let Some((config, prepared)) = self.prepared.take() else { return };
         let upstreams =
             prepared.iter().map(|(name, running)| (name.clone(), running.upstream.clone())).collect();
-        prepared.values().for_each(|running| running.feed.configure(&running.upstream.config));
+        prepared.values().for_each(|running| running.feed.configure(&running.upstream.config, &config));
         self.found.reconcile(&config);
         self.table.send_replace(Arc::new(Table { config: config.clone(), upstreams }));
         let old = std::mem::replace(&mut self.running, prepared);
         for (name, old) in old.into_iter().filter(|(name, _)| !config.upstreams.contains_key(name)) {
             tracing::info!(upstream = %name, "Upstream removed");
             if let Some(feed) = Arc::into_inner(old.feed) {
-                feed.discard(self.parts.disk.clone());
+                drop(feed.discard());
             }
         }
         self.config = config;
     }
 
-    async fn end(self) {
-        drop(self.prepared);
+    async fn end(mut self) {
+        self.abandon();
         for feed in self.running.into_values().filter_map(|running| Arc::into_inner(running.feed)) {
             feed.end().await;
         }

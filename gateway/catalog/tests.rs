@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -20,10 +20,14 @@ use crate::{
 };
 
 /// Services and their addresses; a service that is not listed is answered with an empty list, a name that begins
-/// with `down` not at all.
+/// with `down` not at all. Instances of a service that begins with `drained` have weight 0.
 #[derive(Clone, Default)]
 struct Listed {
     services: Arc<Mutex<HashMap<String, Vec<&'static str>>>>,
+    /// Nothing is answered.
+    down: Arc<AtomicBool>,
+    /// Nothing is answered, and nothing fails.
+    silent: Arc<AtomicBool>,
     open: Arc<AtomicUsize>,
 }
 
@@ -45,13 +49,17 @@ impl Registry for Listed {
         let endpoint = |address: &&str| RawEndpoint {
             id: address.to_string(),
             address: address.to_string(),
-            weight: 1,
+            weight: u32::from(!service.starts_with("drained")),
             labels: vec![],
         };
         let first = RawNews::Complete(list.iter().map(endpoint).collect());
         let open = Open { first: Some(first), open: self.open.clone() };
-        let down = service.starts_with("down");
+        let down = service.starts_with("down") || self.down.load(SeqCst);
+        let silent = self.silent.load(SeqCst);
         Box::pin(async move {
+            if silent {
+                std::future::pending::<()>().await;
+            }
             match down {
                 true => Err(Failure::Unavailable("connection refused".into())),
                 false => Ok(Box::new(open) as Box<dyn Subscription>),
@@ -119,7 +127,7 @@ struct Fixture {
     listed: Listed,
     catalog: Catalog,
     control: Control,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
 }
 
 async fn start(services: &[(&str, &'static str)], upstreams: &[&str]) -> Fixture {
@@ -127,7 +135,10 @@ async fn start(services: &[(&str, &'static str)], upstreams: &[&str]) -> Fixture
     for (name, address) in services {
         listed.services.lock().unwrap().entry(name.to_string()).or_default().push(*address);
     }
-    let state = tempfile::tempdir().unwrap();
+    start_in(tempfile::tempdir().unwrap(), listed, upstreams).await
+}
+
+async fn start_in(state: tempfile::TempDir, listed: Listed, upstreams: &[&str]) -> Fixture {
     let registry = listed.clone();
     let parts = Parts {
         selector: Box::new(|_| watch::channel(None).1),
@@ -138,7 +149,84 @@ async fn start(services: &[(&str, &'static str)], upstreams: &[&str]) -> Fixture
     let config = configured(upstreams);
     let (catalog, control) = Catalog::start(parts, config.clone());
     control.apply(config).await;
-    Fixture { listed, catalog, control, _state: state }
+    Fixture { listed, catalog, control, state }
+}
+
+impl Fixture {
+    async fn find(&self, service: &str) -> Result<Arc<Upstream>, FindError> {
+        self.catalog.find(&by_name(), service.into()).await
+    }
+}
+
+/// The configuration with another registry in the place of the one there is.
+fn with_registry(name: &str, settings: &str, upstreams: &[&str]) -> Arc<Config> {
+    let mut config = Arc::unwrap_or_clone(configured(upstreams));
+    let mut registry = Arc::unwrap_or_clone(config.registries.remove("main").unwrap());
+    (registry.name, registry.settings) = (name.into(), settings.into());
+    config.registries.insert(name.into(), Arc::new(registry));
+    for upstream in config.upstreams.values_mut() {
+        Arc::make_mut(upstream).sources[0].registry = name.into();
+    }
+    Arc::new(config)
+}
+
+fn addresses(upstream: &Upstream) -> Vec<String> {
+    let mut addresses: Vec<_> =
+        upstream.reader.snapshot().iter().map(|member| member.address().to_string()).collect();
+    addresses.sort();
+    addresses
+}
+
+#[tokio::test]
+async fn a_service_found_by_name_keeps_its_list_when_its_registry_is_configured_otherwise() {
+    let fixture = start(&[("a", "10.0.0.1:80")], &[]).await;
+    fixture.find("a").await.unwrap();
+    fixture.listed.down.store(true, SeqCst);
+    fixture.control.apply(with_registry("main", r#"{"other":1}"#, &[])).await;
+    // It is on disk though nobody waited for that.
+    assert_eq!(addresses(&fixture.find("a").await.unwrap()), ["10.0.0.1:80"]);
+}
+
+#[tokio::test]
+async fn a_registry_that_takes_over_and_does_not_answer_changes_nothing() {
+    // A state directory that cannot be written makes no difference.
+    let state = tempfile::tempdir().unwrap();
+    std::fs::write(state.path().join("lists"), "in the way").unwrap();
+    let services = HashMap::from([("orders".to_owned(), vec!["10.0.0.1:80"])]);
+    let listed = Listed { services: Arc::new(Mutex::new(services)), ..Listed::default() };
+    let fixture = start_in(state, listed, &["orders"]).await;
+    fixture.listed.down.store(true, SeqCst);
+    let orders = |fixture: &Fixture| fixture.catalog.table().upstreams[&UpstreamName::new("orders")].clone();
+    fixture.control.apply(with_registry("other", "{}", &["orders"])).await;
+    assert_eq!(addresses(&orders(&fixture)), ["10.0.0.1:80"]);
+    fixture.control.apply(with_registry("third", "{}", &["orders"])).await;
+    assert_eq!(addresses(&orders(&fixture)), ["10.0.0.1:80"]);
+}
+
+#[tokio::test]
+async fn a_service_that_is_drained_is_found_and_says_so() {
+    let fixture = start(&[("drained", "10.0.0.1:80")], &[]).await;
+    let found = fixture.find("drained").await.unwrap();
+    assert!(found.reader.snapshot().is_empty() && found.status().drained);
+}
+
+/// The list as it is on disk, once nobody writes it any more.
+fn saved(state: &Path, upstream: &str) -> Option<crate::upstream::Saved> {
+    Disk::new(state).take(&UpstreamName::new(upstream)).load().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_never_put_in_force_leaves_the_list_to_what_runs() {
+    let fixture = start(&[("orders", "10.0.0.1:80")], &["orders"]).await;
+    fixture.listed.silent.store(true, SeqCst);
+    // Prepared, and given up while the first list is waited for.
+    let apply = fixture.control.apply(with_registry("other", "{}", &["orders"]));
+    let _ = tokio::time::timeout(Duration::from_millis(1), apply).await;
+    let state = fixture.state;
+    fixture.control.close().await;
+    let saved = saved(state.path(), "orders").unwrap();
+    assert_eq!(&*saved.sources[0].registry, "main");
+    assert_eq!(saved.sources[0].state.claims.len(), 1);
 }
 
 #[tokio::test]

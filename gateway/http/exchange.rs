@@ -27,7 +27,7 @@ use super::{
 use crate::{
     client::{self, Connection, DialError},
     resilience::Attempts,
-    selector::RequestFacts,
+    selector::{PickError, RequestFacts},
     server::Link,
     upstream::{Admission, Member, Slot},
 };
@@ -156,7 +156,7 @@ impl Exchange {
     fn pick(&self, head: &Parts) -> Result<Picked, RequestError> {
         let facts = RequestFacts { head, client: self.client };
         let pick = |tried: &[Slot]| self.target.view.pick(&facts, self.attempts.number(), tried);
-        let mut member = pick(self.attempts.tried())?;
+        let mut member = pick(self.attempts.tried()).map_err(|error| self.not_picked(error))?;
         let mut tried = Vec::new();
         loop {
             match member.stats().admit() {
@@ -171,6 +171,14 @@ impl Exchange {
                 Ok(other) if !avoided.contains(&other.slot()) => other,
                 _ => return Ok((member, None)),
             };
+        }
+    }
+
+    /// Why there is no endpoint. Only looked for when there is none.
+    fn not_picked(&self, error: PickError) -> RequestError {
+        match error {
+            PickError::NoEndpoints(_) if self.target.upstream.status().drained => RequestError::Drained,
+            error => error.into(),
         }
     }
 

@@ -9,6 +9,7 @@
 //! | `too-many-services` | 503 | so many services are followed already that no other can be |
 //! | `list-not-yet` | 503 | the registry has not told the first list of the service in time |
 //! | `no-endpoints` | 503 | the upstream has no endpoints |
+//! | `drained` | 503 | instances of the upstream are there, and all of them have weight 0 |
 //! | `nothing-suits` | 503 | the selector found no endpoint for this request |
 //! | `connect-failed` | 502 | an endpoint refused the connection, and so did the one tried after it |
 //! | `connect-timeout` | 504 | no connection within `timeouts.connect` |
@@ -48,6 +49,8 @@ pub enum RequestError {
     Find(#[from] FindError),
     #[error("no endpoint: {0}")]
     Pick(#[from] PickError),
+    #[error("every endpoint is drained")]
+    Drained,
     #[error("route leads to no upstream")]
     NoUpstream,
     #[error("no connection: {0}")]
@@ -83,6 +86,9 @@ impl RequestError {
             }
             Self::Pick(PickError::NoEndpoints(_)) | Self::NoUpstream => {
                 (StatusCode::SERVICE_UNAVAILABLE, "no-endpoints", "the service has no instances")
+            }
+            Self::Drained => {
+                (StatusCode::SERVICE_UNAVAILABLE, "drained", "all instances of the service are drained")
             }
             Self::Pick(PickError::NothingSuits(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "nothing-suits", "no instance suits this request")

@@ -100,8 +100,10 @@ fn state(upstream: &Value) -> String {
             states.push(word.to_owned());
         }
     }
-    if upstream["panic"] == true {
-        states.push("panic".into());
+    for word in ["panic", "drained"] {
+        if upstream[word] == true {
+            states.push(word.to_owned());
+        }
     }
     let sources = items(&upstream["sources"]);
     for source in sources {
@@ -227,12 +229,16 @@ mod tests {
         let several = vec![source("new", "live", 2), source("old", "frozen", 0)];
         let mut pinned = upstream("users", vec![source("main", "live", 0)]);
         pinned["pinned"] = json!({ "since": "T", "endpoints": 3 });
-        let all = json!({ "upstreams": [upstream("orders", several), pinned, upstream("a", vec![source("main", "live", 0)])] });
+        let mut drained = upstream("z", vec![source("main", "live", 0)]);
+        drained["drained"] = json!(true);
+        let live = upstream("a", vec![source("main", "live", 0)]);
+        let all = json!({ "upstreams": [upstream("orders", several), pinned, live, drained] });
         let expected = "\
 NAME    STATE                   ENDPOINTS  EJECTED  RESERVE  GENERATION
 orders  new held 2, old frozen 5m         12        0        2           7
 users   pinned                         12        0        0           7
 a       live                           12        0        0           7
+z       drained                        12        0        0           7
 ";
         let words = |text: &str| {
             text.lines()

@@ -44,6 +44,8 @@ metrics! {
         "Endpoints that failed and get no requests for now, by reason";
     PANIC = Gauge "witgate_panic" ["upstream"]
         "1 while so many endpoints failed that all get requests";
+    DRAINED = Gauge "witgate_drained" ["upstream"]
+        "1 while nobody gets requests because all instances have weight 0";
     PINNED = Gauge "witgate_pinned" ["upstream"]
         "1 while the list is pinned and does not follow its sources";
     UNSAVED = Gauge "witgate_unsaved" ["upstream"]

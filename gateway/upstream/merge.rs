@@ -1,14 +1,27 @@
 //! The merge of what several sources offer: one endpoint per address, the first source winning where they differ.
+//!
+//! A claim comes before a reserve, whichever source is first: it is newer. Only a claim with weight 0 does not take away
+//! what an earlier source holds in reserve, because before that source lost it, its word counted.
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use super::{Endpoint, Offer};
+use super::{Endpoint, Offer, SourceOffer};
 
 /// What each source of one upstream offers, by address.
 #[derive(Debug, Default)]
 pub struct Merge {
-    /// For an address the offers of the sources that have it, in the order of the sources.
-    offers: HashMap<SocketAddr, Vec<(usize, Endpoint)>>,
+    /// For an address the words of the sources that have one, in the order of the sources.
+    words: HashMap<SocketAddr, Vec<(usize, Word)>>,
+    /// Addresses that get no requests because they are drained.
+    drained: usize,
+}
+
+/// What a source says of an address.
+#[derive(Debug, PartialEq, Eq)]
+enum Word {
+    Claimed(Endpoint),
+    Drained,
+    Held(Endpoint),
 }
 
 /// What changed at one address.
@@ -31,38 +44,66 @@ impl Changed {
 
 impl Merge {
     /// Takes in what one source offers now, and returns what that changes in the whole.
-    pub fn take(&mut self, source: usize, offers: Vec<Offer>) -> Vec<Changed> {
+    pub fn take(&mut self, source: usize, offers: Vec<SourceOffer>) -> Vec<Changed> {
         offers.into_iter().filter_map(|offer| self.one(source, offer)).collect()
     }
 
     pub fn get(&self, address: SocketAddr) -> Option<&Endpoint> {
-        self.offers.get(&address)?.first().map(|(_, endpoint)| endpoint)
+        endpoint(self.words.get(&address)?)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Endpoint> {
-        self.offers.values().filter_map(|offers| Some(&offers.first()?.1))
+        self.words.values().filter_map(|words| endpoint(words))
     }
 
-    fn one(&mut self, source: usize, offer: Offer) -> Option<Changed> {
-        let address = match &offer {
-            Offer::Put(endpoint) => endpoint.address,
-            Offer::Remove(address) => *address,
+    /// Whether there is nobody to send requests to, and that is because of a drain.
+    pub fn is_drained(&self) -> bool {
+        self.drained > 0 && self.iter().next().is_none()
+    }
+
+    fn one(&mut self, source: usize, offer: SourceOffer) -> Option<Changed> {
+        let (address, word) = match offer {
+            SourceOffer::Claimed(endpoint) => (endpoint.address, Some(Word::Claimed(endpoint))),
+            SourceOffer::Drained(address) => (address, Some(Word::Drained)),
+            SourceOffer::Held(endpoint) => (endpoint.address, Some(Word::Held(endpoint))),
+            SourceOffer::Nothing(address) => (address, None),
         };
-        let before = self.get(address).cloned();
-        let known = self.offers.entry(address).or_default();
+        let known = self.words.entry(address).or_default();
+        let (before, was_drained) = (endpoint(known).cloned(), is_drained(known));
         let place = known.binary_search_by_key(&source, |(source, _)| *source);
-        match (offer, place) {
-            (Offer::Put(endpoint), Ok(at)) => known[at].1 = endpoint,
-            (Offer::Put(endpoint), Err(at)) => known.insert(at, (source, endpoint)),
-            (Offer::Remove(_), Ok(at)) => drop(known.remove(at)),
-            (Offer::Remove(_), Err(_)) => {}
+        match (word, place) {
+            (Some(word), Ok(at)) => known[at].1 = word,
+            (Some(word), Err(at)) => known.insert(at, (source, word)),
+            (None, Ok(at)) => drop(known.remove(at)),
+            (None, Err(_)) => {}
         }
+        let (after, drained) = (endpoint(known).cloned(), is_drained(known));
+        self.drained = self.drained - usize::from(was_drained) + usize::from(drained);
         if known.is_empty() {
-            self.offers.remove(&address);
+            self.words.remove(&address);
         }
-        let after = self.get(address).cloned();
         (before != after).then_some(Changed { address, before, after })
     }
+}
+
+/// What the words about one address come to.
+fn endpoint(words: &[(usize, Word)]) -> Option<&Endpoint> {
+    let held = words.iter().find_map(|(source, word)| match word {
+        Word::Held(endpoint) => Some((*source, endpoint)),
+        _ => None,
+    });
+    let claim = words.iter().find(|(_, word)| !matches!(word, Word::Held(_)));
+    match (claim, held) {
+        (Some((_, Word::Claimed(endpoint))), _) => Some(endpoint),
+        (Some((drained, _)), Some((holder, endpoint))) if holder < *drained => Some(endpoint),
+        (None, Some((_, endpoint))) => Some(endpoint),
+        _ => None,
+    }
+}
+
+/// Whether a drain is why an address gets nothing.
+fn is_drained(words: &[(usize, Word)]) -> bool {
+    endpoint(words).is_none() && !words.is_empty()
 }
 
 #[cfg(test)]
@@ -75,20 +116,67 @@ mod tests {
         Endpoint { address: ([10, 0, 0, 1], 80).into(), weight, labels: Labels::default() }
     }
 
+    fn claimed(weight: u32) -> SourceOffer {
+        match weight {
+            0 => SourceOffer::Drained(endpoint(1).address),
+            _ => SourceOffer::Claimed(endpoint(weight)),
+        }
+    }
+
+    fn nothing() -> SourceOffer {
+        SourceOffer::Nothing(endpoint(1).address)
+    }
+
+    /// Each word in turn, by which source, and the weight that comes of it all.
+    #[track_caller]
+    fn check(words: &[(usize, SourceOffer, Option<u32>)]) -> Merge {
+        let mut merge = Merge::default();
+        let mut before = None;
+        for (source, offer, after) in words {
+            let changed = merge.take(*source, vec![offer.clone()]);
+            let after = after.map(endpoint);
+            let expected =
+                Changed { address: endpoint(1).address, before: before.clone(), after: after.clone() };
+            assert_eq!(changed.first(), (before != after).then_some(&expected), "{source} {offer:?}");
+            before = after;
+        }
+        merge
+    }
+
     #[test]
     fn an_endpoint_known_to_both_is_there_once_and_leaves_when_neither_offers_it() {
-        let mut merge = Merge::default();
-        let mut check = |source, offer, before: Option<u32>, after: Option<u32>| {
-            let changed = merge.take(source, vec![offer]);
-            let (before, after) = (before.map(endpoint), after.map(endpoint));
-            let expected = Changed { address: endpoint(1).address, before, after };
-            assert_eq!(changed.first(), (expected.before != expected.after).then_some(&expected));
-        };
-        check(1, Offer::Put(endpoint(2)), None, Some(2));
-        check(0, Offer::Put(endpoint(1)), Some(2), Some(1));
-        check(1, Offer::Put(endpoint(3)), Some(1), Some(1));
-        check(0, Offer::Remove(endpoint(1).address), Some(1), Some(3));
-        check(1, Offer::Remove(endpoint(1).address), Some(3), None);
-        assert!(merge.offers.is_empty());
+        let merge = check(&[
+            (1, claimed(2), Some(2)),
+            (0, claimed(1), Some(1)),
+            (1, claimed(3), Some(1)),
+            (0, nothing(), Some(3)),
+            (1, nothing(), None),
+        ]);
+        assert!(merge.words.is_empty() && !merge.is_drained());
+    }
+
+    #[test]
+    fn the_first_that_claims_an_endpoint_drains_it_for_all() {
+        let merge = check(&[(0, claimed(0), None), (1, claimed(3), None)]);
+        assert!(merge.is_drained());
+        let merge = check(&[(0, claimed(1), Some(1)), (1, claimed(0), Some(1)), (0, nothing(), None)]);
+        assert!(merge.is_drained());
+        let merge = check(&[(0, claimed(0), None), (0, nothing(), None)]);
+        assert!(!merge.is_drained());
+    }
+
+    #[test]
+    fn a_claim_is_newer_than_a_reserve() {
+        let held = |weight| SourceOffer::Held(endpoint(weight));
+        check(&[
+            (0, held(1), Some(1)),
+            (1, claimed(7), Some(7)),
+            (1, claimed(8), Some(8)),
+            (1, nothing(), Some(1)),
+        ]);
+        // What the first lost was in use, whatever the second said of it.
+        check(&[(0, claimed(1), Some(1)), (1, claimed(0), Some(1)), (0, held(1), Some(1))]);
+        check(&[(1, held(1), Some(1)), (0, claimed(0), None)]);
+        check(&[(1, held(2), Some(2)), (0, held(1), Some(1))]);
     }
 }

@@ -11,14 +11,17 @@ mod history;
 mod owner;
 mod merge;
 mod publish;
+mod saved;
 mod slots;
 mod snapshot;
 mod stats;
 mod trust;
 mod words;
 
-pub use disk::{Disk, DiskError, Saved, SavedClaim, SavedEndpoint, SavedPin, SavedSource};
-pub use health::{Evidence, Health, HealthInput, Judged, Policy as HealthPolicy, Reason};
+pub use disk::{Disk, DiskError, SavedList};
+pub use health::{
+    ConditionState, Evidence, Health, HealthInput, HealthRecord, Judged, Policy as HealthPolicy, Reason,
+};
 use history::Recorded;
 pub use history::{Addresses, Cause, Entry, History, RollbackError};
 pub use merge::{Changed, Merge};
@@ -27,7 +30,11 @@ pub use owner::{
     SourceStatus, Status,
 };
 pub use publish::{Offer, Published, Publisher, Reader};
+pub use saved::{Saved, SavedPin, SavedSource};
 pub use snapshot::{CatchUp, Change, Generation, Member, Snapshot};
 pub use stats::{Admission, Figures, HalfOpenTry, InFlight, Stats};
-pub use trust::{Claim, ClaimChange, HealthState, Input, News, Origin, Policy as TrustPolicy, Source, Step};
+pub use trust::{
+    Claim, ClaimChange, HealthState, Held, Input, Left, News, Origin, Policy as TrustPolicy, ReserveState,
+    Source, SourceOffer, SourceState, Step,
+};
 pub use words::{Endpoint, Labels, Slot, UpstreamName, Weight};

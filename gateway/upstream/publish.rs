@@ -124,6 +124,15 @@ impl Publisher {
         }
     }
 
+    /// Wants to be told of the next success of an endpoint, as after a failure, whether it is offered or not.
+    pub fn suspect(&mut self, address: SocketAddr, now: Instant) {
+        let stats = match self.members.get(&address) {
+            Some(member) => member.stats(),
+            None => &self.retired.entry(address).or_insert_with(|| (now, Arc::default())).1,
+        };
+        stats.suspect(true);
+    }
+
     /// Whether an endpoint that is offered has ever answered a request, as far as anybody remembers.
     pub fn has_answered(&self, address: SocketAddr) -> bool {
         self.members.get(&address).is_some_and(|member| member.stats().has_answered())

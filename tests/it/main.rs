@@ -34,3 +34,4 @@ mod registrars;
 mod selectors;
 mod source;
 mod swaps;
+mod trust;

@@ -210,5 +210,6 @@ fn policy<const N: usize>(tables: [&file::Trust; N]) -> TrustPolicy {
         confirm: seconds(|table| table.confirm_secs).unwrap_or(usual.confirm),
         confirm_all: seconds(|table| table.confirm_all_secs).or(usual.confirm_all),
         max_stale: seconds(|table| table.max_stale_secs).unwrap_or(usual.max_stale),
+        as_written: usual.as_written,
     }
 }

@@ -40,6 +40,34 @@ struct Out {
     reason: Reason,
 }
 
+/// What is known against one endpoint, to be kept over a restart: with durations in place of moments.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConditionState {
+    pub no_connection: u32,
+    pub failures: u32,
+    pub checks_failed: u32,
+    pub checks_passed: u32,
+    pub failed_by_check: bool,
+    /// For how long it has not answered.
+    pub silent: Option<Duration>,
+    /// Why it is out, and for how long yet.
+    pub out: Option<(Reason, Duration)>,
+    pub doubted: bool,
+    pub spared: bool,
+    pub times: u32,
+    /// How long ago it came back.
+    pub came_back: Option<Duration>,
+    pub probation: bool,
+}
+
+impl ConditionState {
+    /// Takes in that so much time has passed in which nobody asked the endpoint: that is no silence of its own.
+    pub fn age(&mut self, by: Duration) {
+        self.out = self.out.map(|(reason, left)| (reason, left.saturating_sub(by)));
+        self.came_back = self.came_back.map(|ago| ago.saturating_add(by));
+    }
+}
+
 /// The record of an endpoint that failed at least once.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Condition {
@@ -65,6 +93,44 @@ pub(super) struct Condition {
 }
 
 impl Condition {
+    pub(super) fn state(&self, now: Instant) -> ConditionState {
+        let ago = |at: Instant| now.saturating_duration_since(at);
+        ConditionState {
+            no_connection: self.no_connection,
+            failures: self.failures,
+            checks_failed: self.checks_failed,
+            checks_passed: self.checks_passed,
+            failed_by_check: self.failed_by_check,
+            silent: self.silent_since.map(ago),
+            out: self.out.map(|out| (out.reason, out.until.saturating_duration_since(now))),
+            doubted: self.doubted,
+            spared: self.spared,
+            times: self.times,
+            came_back: self.came_back.map(ago),
+            probation: self.probation,
+        }
+    }
+
+    /// A condition as it was.
+    pub(super) fn restored(state: ConditionState, now: Instant) -> Self {
+        let before = |ago: Duration| now.checked_sub(ago).unwrap_or(now);
+        Self {
+            no_connection: state.no_connection,
+            failures: state.failures,
+            checks_failed: state.checks_failed,
+            checks_passed: state.checks_passed,
+            failed_by_check: state.failed_by_check,
+            silent_since: state.silent.map(before),
+            // No pause is as long as a damaged file may say.
+            out: state.out.and_then(|(reason, left)| Some(Out { until: now.checked_add(left)?, reason })),
+            doubted: state.doubted,
+            spared: state.spared,
+            times: state.times,
+            came_back: state.came_back.map(before),
+            probation: state.probation,
+        }
+    }
+
     pub(super) fn reason(&self) -> Option<Reason> {
         let by_check = self.failed_by_check.then_some(Reason::Checks);
         by_check.or(self.out.map(|out| out.reason))

@@ -14,11 +14,14 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use self::condition::Condition;
-pub use self::{condition::Reason, policy::Policy};
+pub use self::{
+    condition::{ConditionState, Reason},
+    policy::Policy,
+};
 use super::{Endpoint, HealthState, Offer};
 
 /// What a request tells of the endpoint it was sent to.
@@ -60,8 +63,27 @@ pub struct Judged {
     pub half_open: Vec<(SocketAddr, bool)>,
 }
 
+/// All that decides how the endpoints of an upstream are judged later, to be kept over a restart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HealthRecord {
+    pub conditions: Vec<(SocketAddr, ConditionState)>,
+    /// Endpoints that are new, and how long ago they joined. All others have been there for long.
+    pub new: Vec<(SocketAddr, Duration)>,
+}
+
+impl HealthRecord {
+    /// Takes in that so much time has passed in which nobody looked.
+    pub fn age(&mut self, by: Duration) {
+        self.conditions.iter_mut().for_each(|(_, condition)| condition.age(by));
+        self.new.iter_mut().for_each(|(_, ago)| *ago = ago.saturating_add(by));
+    }
+}
+
 /// So many that refuse, of those that joined together, while none answers, are doubt enough in the others.
 const REFUSING: usize = 3;
+
+/// When those joined that are not new any more, as far as anybody cares.
+const LONG_AGO: Duration = Duration::from_secs(86_400);
 
 /// More than these are not doubted: to ask them one by one would take too long.
 const COMPANIONS_MOST: usize = 1_000;
@@ -86,6 +108,36 @@ impl Health {
     /// Endpoints that somebody should ask whether they answer.
     pub fn suspects(&self) -> impl Iterator<Item = SocketAddr> {
         self.conditions.iter().filter(|(_, known)| known.is_unhealthy()).map(|(address, _)| *address)
+    }
+
+    /// Endpoints that one request at a time tries.
+    pub fn half_open(&self) -> impl Iterator<Item = SocketAddr> {
+        self.conditions.iter().filter(|(_, known)| known.is_half_open()).map(|(address, _)| *address)
+    }
+
+    pub fn record(&self, policy: &Policy, now: Instant) -> HealthRecord {
+        let joined = self.list.iter().filter(|(_, (_, since))| policy.is_new(*since, now));
+        HealthRecord {
+            conditions: self.conditions.iter().map(|(address, known)| (*address, known.state(now))).collect(),
+            new: joined
+                .map(|(address, (_, since))| (*address, now.saturating_duration_since(*since)))
+                .collect(),
+        }
+    }
+
+    /// Knows again what was known of endpoints, before there is a list.
+    pub fn restore(&mut self, conditions: Vec<(SocketAddr, ConditionState)>, now: Instant) {
+        let restored = |(address, state)| (address, Condition::restored(state, now));
+        self.conditions = conditions.into_iter().map(restored).collect();
+    }
+
+    /// Of all that are in the list now, only these are new, and joined so long ago.
+    pub fn restore_joined(&mut self, new: &[(SocketAddr, Duration)], policy: &Policy, now: Instant) {
+        let new: HashMap<SocketAddr, Duration> = new.iter().copied().collect();
+        for (address, (_, since)) in &mut self.list {
+            let ago = new.get(address).copied().unwrap_or(LONG_AGO.max(policy.grace));
+            *since = now.checked_sub(ago).unwrap_or(now);
+        }
     }
 
     /// Every address of which something is remembered.

@@ -1,14 +1,18 @@
 //! Only instances with the labels that an upstream asks for.
 
-use crate::upstream::{Claim, ClaimChange, News};
+use crate::upstream::{Claim, ClaimChange, Labels, News};
 
 /// Labels that an instance must have, all of them.
 #[derive(Debug, Clone)]
 pub(super) struct Wanted(pub Vec<(String, String)>);
 
 impl Wanted {
-    pub(super) fn suits(&self, claim: &Claim) -> bool {
-        self.0.iter().all(|(name, value)| claim.labels.has(name, value))
+    pub(super) fn suit(&self, labels: &Labels) -> bool {
+        self.0.iter().all(|(name, value)| labels.has(name, value))
+    }
+
+    fn suits(&self, claim: &Claim) -> bool {
+        self.suit(&claim.labels)
     }
 
     /// Takes away what lacks the labels; an instance that lost one is removed.

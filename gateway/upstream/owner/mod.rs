@@ -29,15 +29,21 @@ pub use self::{
     status::{Pinned, Reserved, SourceName, SourceStatus, Status},
 };
 use super::{
-    Cause, Changed, Disk, Endpoint, Evidence, Health, HealthInput, HealthPolicy, Input, Judged, Merge, News,
-    Origin, Publisher, Reader, Recorded, Source, TrustPolicy, UpstreamName,
+    Cause, Changed, Endpoint, Evidence, Health, HealthInput, HealthPolicy, Input, Judged, Merge, News,
+    Origin, Publisher, Reader, Recorded, Saved, SavedList, Source, TrustPolicy, UpstreamName,
 };
 
 /// A list is written so long after it changed, so that a burst of changes is one write.
 const SAVE_AFTER: Duration = Duration::from_millis(500);
 
+/// What is known of who answers is written so long after it changed, unless the list changes, too.
+const SAVE_HEALTH_AFTER: Duration = Duration::from_secs(2);
+
 /// A list that could not be written is tried again so long after.
 const SAVE_AGAIN: Duration = Duration::from_secs(30);
+
+/// While a removal is on its way to be believed, for how long the registry has stood by it is written so often.
+const SAVE_STANDING: Duration = Duration::from_secs(15);
 
 /// How often time is told to what waits for it.
 const TICK: Duration = Duration::from_millis(500);
@@ -59,9 +65,8 @@ pub enum Event {
         passed: bool,
     },
     Command(Command),
-    /// Another owner is about to take up the list from disk: it is written now if it is to be written at all, then
-    /// the sender is dropped.
-    HandOver(oneshot::Sender<()>),
+    /// Another owner is about to go on with all that this one knows.
+    HandOver(oneshot::Sender<Saved>),
 }
 
 /// What a request tells, by a way that never makes it wait.
@@ -86,7 +91,10 @@ pub struct Plan {
     pub sources: Vec<SourceName>,
     /// Only instances that have all of these.
     pub labels: Vec<(String, String)>,
-    pub disk: Option<Disk>,
+    /// Where the list is kept over a restart.
+    pub list: Option<Arc<SavedList>>,
+    /// What an earlier owner of this upstream knew; what is on disk otherwise.
+    pub known: Option<Saved>,
     /// In force from the next event after they change.
     pub policies: watch::Receiver<Arc<Policies>>,
 }
@@ -101,13 +109,17 @@ pub struct Owner {
     publisher: Publisher,
     reader: Reader,
     wanted: Wanted,
-    disk: Option<Disk>,
+    list: Option<Arc<SavedList>>,
     policies: watch::Receiver<Arc<Policies>>,
     status: watch::Sender<Arc<Status>>,
     suspects: watch::Sender<Arc<BTreeSet<SocketAddr>>>,
     /// What is to be done after an event.
     unwritten: bool,
+    unwritten_health: bool,
     untold: bool,
+    /// When all this is to be written; none when it is on disk.
+    due: Option<tokio::time::Instant>,
+    written: tokio::time::Instant,
     unsaved: Option<String>,
     /// Sources whose age has been an alarm already.
     stale: BTreeSet<usize>,
@@ -121,7 +133,7 @@ struct Pin {
 impl Owner {
     /// The last good lists are taken from disk before this returns, so it may block on the disk for a moment.
     pub fn new(plan: Plan) -> Self {
-        let Plan { name, sources, labels, disk, policies } = plan;
+        let Plan { name, sources, labels, list, known, policies } = plan;
         let (publisher, reader) = Publisher::new(name.clone());
         let now = SystemTime::now();
         let status = Status {
@@ -130,6 +142,7 @@ impl Owner {
             pin: None,
             ejected: Arc::default(),
             panic: false,
+            drained: false,
             unsaved: None,
         };
         let mut owner = Self {
@@ -141,17 +154,25 @@ impl Owner {
             publisher,
             reader,
             wanted: Wanted(labels),
-            disk,
+            list,
             policies,
             status: watch::Sender::new(Arc::new(status)),
             suspects: watch::Sender::default(),
             unwritten: false,
+            unwritten_health: false,
             untold: false,
+            due: None,
+            written: tokio::time::Instant::now(),
             unsaved: None,
             stale: BTreeSet::new(),
         };
-        owner.restore();
-        owner.unwritten = false;
+        let handed = known.is_some();
+        if let Some(known) = known.or_else(|| owner.load()) {
+            owner.restore(known);
+        }
+        // What is on disk need not be written; what an earlier owner knew may not be there.
+        (owner.unwritten, owner.unwritten_health) = (handed, false);
+        owner.plan_to_write();
         owner
     }
 
@@ -171,47 +192,52 @@ impl Owner {
     /// Takes in events until the last sender of them is gone, then writes what is not written yet. The upstream
     /// closes when this returns.
     pub async fn run(mut self, mut events: mpsc::Receiver<Event>, mut reports: mpsc::Receiver<Report>) {
-        // When the list is to be written, if it changed since it last was, and when time is to be told.
-        let mut due: Option<tokio::time::Instant> = None;
         let mut tick: Option<tokio::time::Instant> = None;
         loop {
             tokio::select! {
                 event = events.recv() => match event {
-                    Some(Event::Command(command)) => {
-                        self.command(command).await;
-                        due = None;
-                    }
-                    Some(Event::HandOver(_written)) => {
-                        if due.is_some() {
-                            due = self.save_again().await;
-                        }
-                    }
+                    Some(Event::Command(command)) => self.command(command).await,
+                    // Who asked may have gone.
+                    Some(Event::HandOver(next)) => drop(next.send(self.saved())),
                     Some(event) => self.take(event),
                     None => break,
                 },
                 Some(report) = reports.recv() => self.report(report),
-                () = sleep_until(due) => due = self.save_again().await,
+                // If it fails, that is told, and it is due again.
+                () = sleep_until(self.due) => drop(self.save().await),
                 () = sleep_until(tick) => {
                     self.tick();
                     tick = None;
                 }
             }
+            self.plan_to_write();
             let now = tokio::time::Instant::now();
-            if std::mem::take(&mut self.unwritten) {
-                due = due.or(Some(now + SAVE_AFTER));
-            }
             tick = if self.is_waiting() { tick.or(Some(now + TICK)) } else { None };
         }
-        if due.is_some() {
+        // What the passing of time changes is not written while it passes.
+        let is_changing = self.health.is_waiting() || self.sources.iter().any(Source::is_waiting);
+        let is_behind = self.list.as_ref().is_some_and(|list| list.is_behind());
+        if self.due.is_some() || is_changing || is_behind {
             // It has been told why if it fails again.
             let _ = self.save().await;
         }
     }
 
-    /// Saves, and says when to try again if that failed.
-    async fn save_again(&mut self) -> Option<tokio::time::Instant> {
-        let failed = self.save().await.is_err();
-        failed.then(|| tokio::time::Instant::now() + SAVE_AGAIN)
+    /// Sees to it that what changed is written in time.
+    fn plan_to_write(&mut self) {
+        let (list, health) =
+            (std::mem::take(&mut self.unwritten), std::mem::take(&mut self.unwritten_health));
+        let after = match (list, health) {
+            (true, _) => SAVE_AFTER,
+            (false, true) => SAVE_HEALTH_AFTER,
+            (false, false) => return,
+        };
+        let then = tokio::time::Instant::now() + after;
+        self.due = match self.due {
+            // A disk that failed is not tried at every change.
+            Some(due) if self.unsaved.is_some() => Some(due),
+            due => Some(due.map_or(then, |due| due.min(then))),
+        };
     }
 
     fn take(&mut self, event: Event) {
@@ -243,12 +269,10 @@ impl Owner {
             Err(error) => tracing::info!(upstream = %self.name, ?order, %error, "Order refused"),
         }
         self.refresh();
-        if done.is_ok() {
-            self.unwritten = false;
-            if let Err(error) = self.save().await {
-                self.unwritten = true;
-                done = Err(OrderError::NotSaved(error));
-            }
+        if done.is_ok()
+            && let Err(error) = self.save().await
+        {
+            done = Err(OrderError::NotSaved(error));
         }
         // Who asked may have gone; it is done all the same.
         let _ = answer.send(done);
@@ -274,6 +298,8 @@ impl Owner {
         for source in 0..self.sources.len() {
             self.step(source, Input::Tick, Cause::Confirmed);
         }
+        let confirming = (0..self.sources.len()).any(|of| self.sources[of].is_confirming(&self.trust(of)));
+        self.unwritten |= confirming && self.written.elapsed() >= SAVE_STANDING;
         self.judge(HealthInput::Tick);
         let strangers: Vec<SocketAddr> =
             self.health.remembered().filter(|address| !self.knows(*address)).collect();
@@ -284,7 +310,7 @@ impl Owner {
 
     /// One source hears something, and all that follows from it.
     fn step(&mut self, source: usize, input: Input, cause: Cause) {
-        let policy = self.policies.borrow().trust.get(source).copied().unwrap_or_default();
+        let policy = self.trust(source);
         let step = self.sources[source].step(input, &policy, now());
         if step.offers.is_empty() && step.held.is_empty() {
             return;
@@ -306,6 +332,11 @@ impl Owner {
         self.record(&changed, Some(source), cause, &step.held, applied);
     }
 
+    /// How a source is believed.
+    fn trust(&self, source: usize) -> TrustPolicy {
+        self.policies.borrow().trust.get(source).copied().unwrap_or_default()
+    }
+
     /// The list in force changes.
     fn relist(&mut self, changed: &[Changed]) {
         self.judge(HealthInput::List(changed.iter().map(Changed::offer).collect()));
@@ -314,6 +345,7 @@ impl Owner {
     fn judge(&mut self, input: HealthInput) {
         let policy = self.policies.borrow().health;
         let Judged { offers, states, half_open } = self.health.step(input, &policy, now());
+        self.unwritten_health |= !(offers.is_empty() && states.is_empty() && half_open.is_empty());
         // A trial begins before its endpoint is offered, and ends after it is taken away: in between there are workers that
         // do not know yet.
         let (begun, ended): (Vec<_>, Vec<_>) = half_open.into_iter().partition(|(_, half_open)| *half_open);
@@ -357,6 +389,9 @@ impl Owner {
     /// Says how a source stands.
     fn tell(&mut self, source: usize, heard: Option<SystemTime>, failure: Option<(&'static str, String)>) {
         let (origin, claims) = (self.sources[source].origin(), self.sources[source].len());
+        // Whether the registry answers decides for how long it has stood by a removal.
+        let turned = self.status.borrow().sources[source].origin != origin;
+        self.unwritten |= turned && self.sources[source].reserve().next().is_some();
         self.status.send_modify(|status| {
             let status = &mut Arc::make_mut(status).sources[source];
             if status.origin != origin {
@@ -382,6 +417,7 @@ impl Owner {
             status.pin = pin;
             status.ejected = self.health.out().collect();
             status.panic = self.health.is_panic();
+            status.drained = self.pin.is_none() && self.merge.is_drained();
             status.unsaved = unsaved;
             for (number, (source, status)) in self.sources.iter().zip(&mut status.sources).enumerate() {
                 status.reserve = source.reserve().map(reserved).collect();

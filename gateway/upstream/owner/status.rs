@@ -19,7 +19,7 @@ pub struct SourceName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reserved {
     pub address: SocketAddr,
-    /// When it left the claims, or the gateway started with it.
+    /// From when on it is held, be it by an earlier gateway.
     pub since: SystemTime,
 }
 
@@ -90,6 +90,8 @@ pub struct Status {
     pub ejected: Arc<[(SocketAddr, Reason)]>,
     /// So many are ejected that they get requests all the same.
     pub panic: bool,
+    /// Nobody gets requests, and that is because instances are there with weight 0.
+    pub drained: bool,
     /// Why the list is not safe on disk.
     pub unsaved: Option<String>,
 }
@@ -98,6 +100,12 @@ impl Status {
     /// Whether there is a list, be it from disk.
     pub fn has_list(&self) -> bool {
         self.pin.is_some() || self.sources.iter().any(|source| source.origin != Origin::Unknown)
+    }
+
+    /// Whether any instance is known of, be it from disk, drained, or held in reserve.
+    pub fn has_instances(&self) -> bool {
+        let any = |source: &SourceStatus| source.claims > 0 || !source.reserve.is_empty();
+        self.pin.is_some() || self.sources.iter().any(any)
     }
 
     /// Whether every registry has answered or failed, so that there is nothing to wait for.

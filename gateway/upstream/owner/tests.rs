@@ -1,20 +1,23 @@
 //! The owner with events pushed by the test, and what stays over restarts.
 
+use proptest::prelude::*;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::upstream::{Claim, Labels, Reason, RollbackError, Weight};
+use crate::upstream::{Claim, ClaimChange, Disk, Labels, Reason, RollbackError, Weight};
 
 fn source(registry: &str) -> SourceName {
     SourceName { registry: registry.into(), service: "orders".into() }
 }
 
 fn plan(registries: &[&str], disk: Option<Disk>) -> Plan {
+    let name = UpstreamName::new("orders");
     Plan {
-        name: UpstreamName::new("orders"),
+        list: disk.map(|disk| disk.take(&name)),
+        name,
         sources: registries.iter().map(|registry| source(registry)).collect(),
         labels: Vec::new(),
-        disk,
+        known: None,
         policies: watch::channel(Arc::default()).1,
     }
 }
@@ -254,6 +257,120 @@ async fn an_accepted_removal_is_carried_out() {
     assert!(ports(&owner).is_empty());
 }
 
+/// The addresses that the saved list of the first source claims.
+fn on_disk(disk: &Disk) -> Vec<u16> {
+    let saved = disk.take(&UpstreamName::new("orders")).load().unwrap().unwrap();
+    let claims = saved.sources[0].state.claims.iter();
+    let mut ports: Vec<u16> = claims.flat_map(|claim| &claim.addresses).map(SocketAddr::port).collect();
+    ports.sort_unstable();
+    ports
+}
+
+/// As it is after it was written and read, with no time in between on the clock of the test.
+fn through_a_file(known: &Saved) -> Saved {
+    let at = SystemTime::now() + Duration::from_secs(3_600);
+    Saved { at, ..Saved::read(known.write().unwrap().get()).unwrap() }
+}
+
+/// Another owner that goes on with what this one knows.
+fn next(owner: &Owner, registries: &[&str]) -> Owner {
+    Owner::new(Plan { known: Some(through_a_file(&owner.saved())), ..plan(registries, None) })
+}
+
+fn drained(source: usize, ports: impl IntoIterator<Item = u16>) -> Event {
+    let put = |port| ClaimChange::Put(Claim { weight: None, ..labelled(port, &[]) });
+    Event::News { source, news: News::Changes(ports.into_iter().map(put).collect()) }
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_drained_says_so() {
+    let mut owner = owner(&["a", "b"]);
+    owner.take(news(0, 1..=2));
+    assert!(!owner.status.borrow().drained);
+    owner.take(drained(0, 1..=2));
+    assert!(ports(&owner).is_empty());
+    assert!(owner.status.borrow().drained && !owner.status.borrow().is_unknown_service());
+    let restarted = next(&owner, &["a", "b"]);
+    assert!(ports(&restarted).is_empty() && restarted.status.borrow().drained);
+    owner.take(news(1, [3]));
+    assert_eq!(ports(&owner), [3]);
+    assert!(!owner.status.borrow().drained);
+    owner.take(drained(1, [3]));
+    assert!(owner.status.borrow().drained);
+    owner.take(news(0, []));
+    owner.take(news(1, []));
+    assert!(ports(&owner).is_empty() && !owner.status.borrow().drained, "what was drained has left");
+}
+
+#[tokio::test]
+async fn a_weight_that_a_later_registry_tells_counts_while_the_earlier_has_lost_its_list() {
+    let mut owner = owner(&["a", "b"]);
+    owner.take(news(0, [1]));
+    owner.take(news(0, []));
+    assert_eq!(ports(&owner), [1]);
+    let heavy = Claim { weight: Weight::new(7), ..labelled(1, &[]) };
+    owner.take(Event::News { source: 1, news: News::Complete(vec![heavy]) });
+    assert_eq!(owner.reader.snapshot().iter().next().unwrap().weight().get(), 7);
+}
+
+#[tokio::test]
+async fn a_restart_knows_who_was_replaced_and_who_answers() {
+    let mut old = owner(&["a"]);
+    old.take(news(0, 1..=2));
+    old.take(news(0, [2, 11]));
+    old.take(news(0, 11..=12));
+    assert_eq!(ports(&old), [11, 12]);
+    let mut owner = next(&old, &["a"]);
+    assert_eq!(ports(&owner), [11, 12], "before the registry answers");
+    owner.take(news(0, 11..=12));
+    assert_eq!(ports(&owner), [11, 12], "and after");
+    (11..=12).for_each(|port| refuse(&mut owner, port, 2));
+    assert_eq!(ports(&owner), [1, 2]);
+    let mut owner = next(&owner, &["a"]);
+    assert_eq!(ports(&owner), [1, 2], "the new ones do not answer, and that is known");
+    owner.take(Event::Checked { address: address(11), passed: true });
+    assert_eq!(ports(&owner), [11]);
+}
+
+#[tokio::test]
+async fn another_registry_takes_over_the_list() {
+    let mut old = owner(&["a", "b"]);
+    old.take(news(0, 1..=4));
+    old.take(news(1, [9]));
+    let mut owner = next(&old, &["c", "b"]);
+    assert_eq!(ports(&owner), [1, 2, 3, 4, 9]);
+    owner.take(failed(0));
+    assert_eq!(ports(&owner), [1, 2, 3, 4, 9]);
+    owner.take(news(0, []));
+    assert_eq!(ports(&owner), [1, 2, 3, 4, 9], "a registry that knows nothing is not believed");
+    owner.take(news(0, 3..=6));
+    assert_eq!(ports(&owner), [3, 4, 5, 6, 9]);
+
+    let mut plan = plan(&["a", "b"], None);
+    plan.sources[0].service = "users".into();
+    let other = Owner::new(Plan { known: Some(old.saved()), ..plan });
+    assert_eq!(ports(&other), [9], "another service is not taken for this one");
+}
+
+#[tokio::test]
+async fn what_the_operator_writes_in_the_place_of_a_list_applies() {
+    let mut old = owner(&["a"]);
+    old.take(news(0, 1..=4));
+    old.take(news(0, []));
+    assert_eq!(ports(&old), [1, 2, 3, 4]);
+    let trust = vec![TrustPolicy { as_written: true, ..TrustPolicy::default() }];
+    let policies = || watch::channel(Arc::new(Policies { trust: trust.clone(), ..Policies::default() })).1;
+    let mut owner =
+        Owner::new(Plan { known: Some(old.saved()), policies: policies(), ..plan(&["written"], None) });
+    owner.take(news(0, [7]));
+    assert_eq!(ports(&owner), [7]);
+    let mut owner =
+        Owner::new(Plan { known: Some(owner.saved()), policies: policies(), ..plan(&["written"], None) });
+    owner.take(news(0, [8]));
+    refuse(&mut owner, 8, 5);
+    assert_eq!(ports(&owner), [8]);
+}
+
 async fn order(events: &mpsc::Sender<Event>, order: Order) -> Result<(), OrderError> {
     let (answer, answered) = oneshot::channel();
     events.send(Event::Command(Command { order, answer })).await.unwrap();
@@ -291,6 +408,51 @@ async fn the_last_list_is_restored_until_the_registry_answers() {
     owner.take(news(0, [1]));
     assert_eq!(owner.publisher.generation(), before, "reconciled without a flap");
     assert_eq!(owner.status.borrow().sources[0].origin, Origin::Live);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_is_refused_leaves_a_save_that_is_due() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::new(folder.path());
+    let owner = Owner::new(plan(&["a"], Some(disk.clone())));
+    let ((events, received), (_reports, reported)) = (mpsc::channel(8), mpsc::channel(8));
+    let running = tokio::spawn(owner.run(received, reported));
+    events.send(news(0, 1..=2)).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(order(&events, Order::Unpin).await, Err(OrderError::NotPinned));
+    }
+    let started = tokio::time::Instant::now();
+    while !disk.has(&UpstreamName::new("orders")) {
+        assert!(started.elapsed() < Duration::from_secs(10), "never written");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(events);
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_owner_that_was_replaced_writes_nothing_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::new(folder.path());
+    let old = Owner::new(plan(&["a"], Some(disk.clone())));
+    let ((events, received), (_reports, reported)) = (mpsc::channel(8), mpsc::channel(8));
+    let running = tokio::spawn(old.run(received, reported));
+    events.send(news(0, 1..=2)).await.unwrap();
+    let (next, known) = oneshot::channel();
+    events.send(Event::HandOver(next)).await.unwrap();
+    let known = Some(known.await.unwrap());
+    let mut new = Owner::new(Plan { known, ..plan(&["a"], Some(disk.clone())) });
+    assert_eq!(ports(&new), [1, 2], "though nothing was on disk");
+    assert!(new.due.is_some(), "and it will be");
+    new.take(news(0, 1..=3));
+    new.save().await.unwrap();
+    events.send(news(0, [7])).await.unwrap();
+    let ordered = order(&events, Order::Pin).await;
+    assert!(matches!(ordered, Err(OrderError::NotSaved(_))), "whoever ordered has to know: {ordered:?}");
+    drop(events);
+    running.await.unwrap();
+    drop(new);
+    assert_eq!(on_disk(&disk), [1, 2, 3]);
 }
 
 #[tokio::test]
@@ -334,9 +496,9 @@ async fn a_list_that_could_not_be_saved_is_saved_once_it_can_be() {
     std::fs::remove_file(&state).unwrap();
     // Nothing else happens: it is tried again by itself.
     status.wait_for(|status| status.unsaved.is_none()).await.unwrap();
-    assert_eq!(disk.load(&UpstreamName::new("orders")).unwrap().unwrap().sources[0].claims.len(), 2);
     drop(events);
     running.await.unwrap();
+    assert_eq!(on_disk(&disk), [1, 2]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -350,4 +512,92 @@ async fn a_list_that_nobody_vouches_for_becomes_an_alarm() {
     owner.take(failed(0));
     assert!(owner.status.borrow().sources[0].is_stale(later));
     assert_eq!(ports(&owner), [1, 2]);
+}
+
+/// What may happen to an upstream, in small numbers so that sequences meet.
+#[derive(Debug, Clone)]
+enum Happening {
+    News(BTreeSet<u16>),
+    Drained(u16),
+    Failed,
+    Told(u16, Evidence),
+    Checked(u16, bool),
+    Pass(u64),
+    Pin,
+    Unpin,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    use Happening::*;
+    let port = || 1u16..7;
+    let evidence = prop_oneof![
+        3 => Just(Evidence::ConnectFailed),
+        2 => Just(Evidence::Answered),
+        1 => Just(Evidence::TimedOut),
+        1 => Just(Evidence::GatewayError),
+    ];
+    prop_oneof![
+        4 => prop::collection::btree_set(port(), 0..6).prop_map(News),
+        1 => port().prop_map(Drained),
+        1 => Just(Failed),
+        8 => (port(), evidence).prop_map(|(port, evidence)| Told(port, evidence)),
+        4 => (port(), any::<bool>()).prop_map(|(port, passed)| Checked(port, passed)),
+        4 => prop_oneof![1u64..5, 5u64..100].prop_map(Pass),
+        1 => Just(Pin),
+        1 => Just(Unpin),
+    ]
+}
+
+/// To all of these at once, on a clock that they share.
+async fn happen(owners: &mut [&mut Owner], happening: &Happening) {
+    if let Happening::Pass(seconds) = happening {
+        tokio::time::advance(Duration::from_secs(*seconds)).await;
+    }
+    for owner in owners {
+        match happening {
+            Happening::News(ports) => owner.take(news(0, ports.iter().copied())),
+            Happening::Drained(port) => owner.take(drained(0, [*port])),
+            Happening::Failed => owner.take(failed(0)),
+            Happening::Told(port, evidence) => {
+                owner.report(Report { address: address(*port), evidence: *evidence });
+            }
+            Happening::Checked(port, passed) => {
+                owner.take(Event::Checked { address: address(*port), passed: *passed });
+            }
+            Happening::Pass(_) => owner.tick(),
+            Happening::Pin => owner.obey(Order::Pin).unwrap(),
+            Happening::Unpin => drop(owner.obey(Order::Unpin)),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// At any point of any sequence of news, failures, evidence, time and orders: an owner that goes on with what another
+    /// knew gives requests the same endpoints, then and later.
+    #[test]
+    fn a_restart_changes_nothing_for_requests(
+        before in prop::collection::vec(happening(), 1..40), after in prop::collection::vec(happening(), 1..40)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut owner = owner(&["a"]);
+            for happening in &before {
+                happen(&mut [&mut owner], happening).await;
+            }
+            let mut restarted = next(&owner, &["a"]);
+            prop_assert_eq!(ports(&owner), ports(&restarted), "before the registry answers");
+            let claims: Vec<Claim> = owner.sources[0].claims().cloned().collect();
+            for owner in [&mut owner, &mut restarted] {
+                owner.take(Event::News { source: 0, news: News::Complete(claims.clone()) });
+            }
+            for happening in &after {
+                prop_assert_eq!(ports(&owner), ports(&restarted), "before {:?}", happening);
+                happen(&mut [&mut owner, &mut restarted], happening).await;
+            }
+            prop_assert_eq!(ports(&owner), ports(&restarted));
+            Ok(())
+        })?;
+    }
 }

@@ -34,6 +34,15 @@ pub enum News {
     Unchanged,
 }
 
+/// What is claimed at an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Claimed {
+    Endpoint(Endpoint),
+    /// Only with weight 0: it is there, and gets no new requests.
+    Drained,
+    Nothing,
+}
+
 /// The claims of one source.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Claims {
@@ -73,12 +82,18 @@ impl Claims {
     }
 
     /// What is claimed at an address: the claim with the greatest id that is not drained.
-    pub(super) fn endpoint(&self, address: SocketAddr) -> Option<Endpoint> {
-        let ids = self.ids.get(&address).into_iter().flatten().rev();
-        let (claim, weight) = ids
-            .filter_map(|id| self.by_id.get(id))
-            .find_map(|claim| claim.weight.map(|weight| (claim, weight)))?;
-        Some(Endpoint { address, weight, labels: claim.labels.clone() })
+    pub(super) fn at(&self, address: SocketAddr) -> Claimed {
+        let Some(ids) = self.ids.get(&address) else { return Claimed::Nothing };
+        let mut claims = ids.iter().rev().filter_map(|id| self.by_id.get(id));
+        let offered = claims.find_map(|claim| claim.weight.map(|weight| (claim, weight)));
+        offered.map_or(Claimed::Drained, |(claim, weight)| {
+            Claimed::Endpoint(Endpoint { address, weight, labels: claim.labels.clone() })
+        })
+    }
+
+    /// Whether an address is claimed, with whatever weight.
+    pub(super) fn name(&self, address: SocketAddr) -> bool {
+        self.ids.contains_key(&address)
     }
 
     fn put(&mut self, claim: Claim, touched: &mut BTreeSet<SocketAddr>) {

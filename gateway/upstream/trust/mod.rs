@@ -15,12 +15,17 @@
 //!    passed, or when the operator accepts. `confirm` runs only while the registry answers, and not while the reserve is
 //!    all there is that answers, unless the operator gave it a time for that.
 //! 6. A failure of the registry changes nothing but the origin.
+//! 7. What is claimed with weight 0 has not left: it gets nothing, at once, whatever share of the list it is. It was no
+//!    part of the list when it leaves later, and no reserve begins to be offered because of it.
+//! 8. A restart changes nothing: [`Source::state`] is all that decides later offers, but for [`HealthState`]s, which
+//!    are told again.
 //!
 //! A pure function of (state, input, policy, now): no IO, no clock.
 
 mod claims;
 mod policy;
 mod reserve;
+mod state;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -32,12 +37,19 @@ use std::{
     time::Instant,
 };
 
-use self::{claims::Claims, reserve::Reserve, window::Window};
 pub use self::{
     claims::{Claim, ClaimChange, News},
     policy::Policy,
+    reserve::ReserveState,
+    state::{Held, Left, SourceState},
 };
-use super::{Endpoint, Offer};
+use self::{
+    claims::{Claimed, Claims},
+    reserve::Reserve,
+    state::{ago, before},
+    window::Window,
+};
+use super::Endpoint;
 
 /// Where the list in force comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,11 +97,8 @@ pub enum Input {
     News(News),
     /// The registry failed.
     Failed,
-    /// The last good list, from disk. Only before anything was heard.
-    Restored {
-        claims: Vec<Claim>,
-        reserve: Vec<Endpoint>,
-    },
+    /// What an earlier gateway, or an earlier owner, believed. Only before anything was heard.
+    Restored(Box<SourceState>),
     Health(Vec<(SocketAddr, HealthState)>),
     /// The operator believes the registry: the reserve is let go.
     Accept,
@@ -97,11 +106,22 @@ pub enum Input {
     Tick,
 }
 
+/// What a source has to say of one address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceOffer {
+    Claimed(Endpoint),
+    /// It is claimed with weight 0.
+    Drained(SocketAddr),
+    /// It is not claimed any more, and offered because too few of the claimed answer.
+    Held(Endpoint),
+    Nothing(SocketAddr),
+}
+
 /// What came of an input.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Step {
     /// What changes in the offer; it may repeat what is offered already.
-    pub offers: Vec<Offer>,
+    pub offers: Vec<SourceOffer>,
     /// What became the reserve.
     pub held: Vec<SocketAddr>,
 }
@@ -159,6 +179,11 @@ impl Source {
         self.offering_reserve
     }
 
+    /// Whether the passing of time will let something of the reserve go.
+    pub fn is_confirming(&self, policy: &Policy) -> bool {
+        self.reserve.is_confirming(policy)
+    }
+
     /// Whether this source has anything to do with an address.
     pub fn knows(&self, address: SocketAddr) -> bool {
         self.claimed.contains_key(&address) || self.reserve.get(address).is_some()
@@ -180,11 +205,11 @@ impl Source {
                 held = self.hear(news, policy, now, &mut touched);
             }
             Input::Failed if self.origin == Origin::Live => self.origin = Origin::Frozen,
-            Input::Failed | Input::Tick => {}
-            Input::Restored { claims, reserve } => {
-                self.hear(News::Complete(claims), policy, now, &mut touched);
+            Input::Failed => self.reserve.interrupt(),
+            Input::Tick => {}
+            Input::Restored(state) => {
                 self.origin = Origin::Restored;
-                self.restore(reserve, now);
+                self.restore(*state, now, &mut touched);
             }
             Input::Health(told) => {
                 told.into_iter().for_each(|(address, state)| self.feel(address, state, &mut touched));
@@ -197,7 +222,7 @@ impl Source {
         // Only a reserve asks how many are well.
         let well = if self.reserve.is_empty() { 0 } else { self.well() };
         touched.extend(self.reserve.confirm(well == 0, self.origin == Origin::Live, policy, now));
-        let offering = !self.reserve.is_empty() && well < policy.enough(self.reserve.list());
+        let offering = !self.reserve.is_empty() && well < self.reserve.needs(policy);
         if offering != self.offering_reserve {
             self.offering_reserve = offering;
             touched.extend(self.reserve.addresses());
@@ -213,22 +238,51 @@ impl Source {
         now: Instant,
         touched: &mut BTreeSet<SocketAddr>,
     ) -> Vec<SocketAddr> {
-        let list = self.window.longest();
-        let mut leaving = false;
+        let mut list = self.window.longest();
+        let (mut leaving, mut drained) = (false, false);
         for address in self.claims.take(news) {
             touched.insert(address);
-            if let Some(endpoint) = self.claims.endpoint(address) {
-                self.claimed.insert(address, endpoint);
-                self.window.come_back(address);
-                self.reserve.release(address);
-            } else if let Some(endpoint) = self.claimed.remove(&address) {
-                self.window.leave(endpoint, now);
-                leaving = true;
+            match self.claims.at(address) {
+                Claimed::Endpoint(endpoint) => {
+                    self.claimed.insert(address, endpoint);
+                    self.window.come_back(address);
+                    self.reserve.release(address);
+                    self.reserve.count_again(address);
+                }
+                Claimed::Drained => {
+                    self.reserve.release(address);
+                    let (was_in, had_left) =
+                        (self.claimed.remove(&address).is_some(), self.window.come_back(address));
+                    if was_in || had_left {
+                        self.window.shorten(was_in);
+                        list = list.saturating_sub(1);
+                    }
+                    if was_in && !self.offering_reserve {
+                        self.reserve.excuse(address);
+                    }
+                    drained |= was_in;
+                }
+                Claimed::Nothing => {
+                    if let Some(endpoint) = self.claimed.remove(&address) {
+                        self.window.leave(endpoint, now);
+                        leaving = true;
+                    }
+                }
             }
         }
         self.window.measure(self.claimed.len(), now);
+        if policy.as_written {
+            touched.extend(self.reserve.clear());
+            self.window.restart(self.claimed.len());
+            return Vec::new();
+        }
         let doubtful = self.window.left() > policy.may_leave(list) || self.claimed.is_empty();
         if !(leaving && doubtful) {
+            // The last that was in use is drained: whoever did that does not want what was in use before.
+            if drained && self.claimed.is_empty() && !self.offering_reserve {
+                touched.extend(self.reserve.clear());
+                self.window.restart(0);
+            }
             return Vec::new();
         }
         let left = self.window.doubt();
@@ -236,13 +290,6 @@ impl Source {
         touched.extend(&held);
         touched.extend(self.reserve.hold(left, list, now));
         held
-    }
-
-    fn restore(&mut self, reserve: Vec<Endpoint>, now: Instant) {
-        let unclaimed: Vec<Endpoint> =
-            reserve.into_iter().filter(|endpoint| !self.claimed.contains_key(&endpoint.address)).collect();
-        let list = self.claimed.len() + unclaimed.len();
-        self.reserve.hold(unclaimed, list, now);
     }
 
     fn feel(&mut self, address: SocketAddr, state: HealthState, touched: &mut BTreeSet<SocketAddr>) {
@@ -262,11 +309,16 @@ impl Source {
         self.claimed.len() - unhealthy
     }
 
-    fn offer(&self, address: SocketAddr) -> Offer {
-        let reserve = || self.reserve.get(address).filter(|_| self.offering_reserve);
-        match self.claimed.get(&address).or_else(reserve) {
-            Some(endpoint) => Offer::Put(endpoint.clone()),
-            None => Offer::Remove(address),
+    fn offer(&self, address: SocketAddr) -> SourceOffer {
+        if let Some(endpoint) = self.claimed.get(&address) {
+            return SourceOffer::Claimed(endpoint.clone());
+        }
+        if self.claims.name(address) {
+            return SourceOffer::Drained(address);
+        }
+        match self.reserve.get(address).filter(|_| self.offering_reserve) {
+            Some(endpoint) => SourceOffer::Held(endpoint.clone()),
+            None => SourceOffer::Nothing(address),
         }
     }
 }

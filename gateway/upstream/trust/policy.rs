@@ -21,6 +21,9 @@ pub struct Policy {
     pub confirm_all: Option<Duration>,
     /// The age of a list that is an alarm. It removes nothing. 1 h by default.
     pub max_stale: Duration,
+    /// The source is a list that the operator wrote into the configuration: it applies as written, and nothing that it
+    /// leaves out is held back. False by default.
+    pub as_written: bool,
 }
 
 impl Default for Policy {
@@ -31,6 +34,7 @@ impl Default for Policy {
             confirm: Duration::from_secs(300),
             confirm_all: None,
             max_stale: Duration::from_secs(3_600),
+            as_written: false,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::upstream::{Labels, Weight};
+use crate::upstream::{Labels, Saved, SavedSource, Weight};
 
 fn address(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
@@ -56,11 +56,24 @@ impl Bench {
         let step = self.source.step(input, &self.policy, self.now);
         for offer in &step.offers {
             match offer {
-                Offer::Put(endpoint) => self.offered.insert(endpoint.address.port()),
-                Offer::Remove(address) => self.offered.remove(&address.port()),
+                SourceOffer::Claimed(endpoint) | SourceOffer::Held(endpoint) => {
+                    self.offered.insert(endpoint.address.port())
+                }
+                SourceOffer::Drained(address) | SourceOffer::Nothing(address) => {
+                    self.offered.remove(&address.port())
+                }
             };
         }
         step
+    }
+
+    /// Another bench that knows what this one has kept over a restart.
+    fn restarted(&self) -> Self {
+        let mut next = Self { now: self.now, ..Self::with(self.policy) };
+        next.step(Input::Restored(Box::new(through_a_file(self.source.state(self.now)))));
+        let unhealthy = self.source.unhealthy.iter().map(|address| (*address, HealthState::Unhealthy));
+        next.step(Input::Health(unhealthy.collect()));
+        next
     }
 
     fn complete(&mut self, ports: impl IntoIterator<Item = u16>) {
@@ -74,6 +87,11 @@ impl Bench {
 
     fn remove(&mut self, port: u16) {
         self.step(Input::News(News::Changes(vec![ClaimChange::Remove(port.to_string())])));
+    }
+
+    fn drain(&mut self, port: u16) {
+        let change = ClaimChange::Put(claim(&port.to_string(), port, 0));
+        self.step(Input::News(News::Changes(vec![change])));
     }
 
     fn health(&mut self, port: u16, state: HealthState) {
@@ -93,6 +111,13 @@ impl Bench {
     fn offers(&self, ports: impl IntoIterator<Item = u16>) {
         assert_eq!(self.offered, ports.into_iter().collect::<BTreeSet<u16>>());
     }
+}
+
+/// As it is after it was written and read.
+fn through_a_file(state: SourceState) -> SourceState {
+    let source = SavedSource { registry: "main".into(), service: "orders".into(), heard: None, state };
+    let saved = Saved { at: std::time::SystemTime::now(), sources: vec![source], pin: None, health: None };
+    Saved::read(saved.write().unwrap().get()).unwrap().sources.remove(0).state
 }
 
 #[test]
@@ -453,20 +478,180 @@ fn a_service_under_ever_new_addresses_keeps_a_bounded_reserve() {
 }
 
 #[test]
+fn a_drain_of_everything_is_believed() {
+    for at_once in [true, false] {
+        let mut bench = Bench::settled(1..=4);
+        match at_once {
+            true => {
+                let drained = (1..=4).map(|port| claim(&port.to_string(), port, 0)).collect();
+                drop(bench.step(Input::News(News::Complete(drained))));
+            }
+            false => (1..=4).for_each(|port| {
+                bench.drain(port);
+                bench.offers(port + 1..=4);
+            }),
+        }
+        bench.offers([]);
+        assert!(bench.reserve().is_empty());
+        // What was drained on purpose is not held when it leaves.
+        bench.complete([]);
+        bench.offers([]);
+        assert!(bench.reserve().is_empty());
+    }
+}
+
+#[test]
+fn some_are_drained_and_the_claims_of_the_rest_are_lost() {
+    let mut bench = Bench::settled(1..=4);
+    bench.drain(1);
+    bench.drain(2);
+    bench.offers(3..=4);
+    bench.step(Input::News(News::Complete(vec![claim("1", 1, 0), claim("2", 2, 0)])));
+    bench.offers(3..=4);
+    assert_eq!(bench.reserve(), [3, 4]);
+    bench.complete([]);
+    bench.offers(3..=4);
+}
+
+#[test]
+fn one_of_a_reserve_that_is_claimed_again_with_weight_0_is_drained() {
+    let mut bench = Bench::settled(1..=3);
+    bench.complete([]);
+    bench.offers(1..=3);
+    bench.drain(1);
+    bench.offers(2..=3);
+    bench.drain(2);
+    bench.offers([3]);
+    bench.drain(3);
+    bench.offers([]);
+    assert!(bench.reserve().is_empty());
+}
+
+#[test]
+fn a_drain_does_not_bring_back_what_was_replaced() {
+    let mut bench = Bench::settled(1..=4);
+    bench.complete(11..=14);
+    for port in 11..=13 {
+        bench.drain(port);
+        bench.offers(port + 1..=14);
+    }
+    bench.health(14, HealthState::Unhealthy);
+    bench.offers((1..=4).chain([14]));
+    bench.health(14, HealthState::Healthy);
+    bench.put(13);
+    bench.drain(13);
+    bench.offers([14]);
+    bench.drain(14);
+    bench.offers([]);
+    bench.complete([]);
+    bench.offers([]);
+}
+
+#[test]
+fn a_drain_while_the_reserve_is_needed_does_not_end_the_need() {
+    let mut bench = Bench::settled(1..=3);
+    bench.complete([]);
+    for port in 1..=2 {
+        bench.put(port);
+        bench.drain(port);
+    }
+    bench.offers([3]);
+}
+
+#[test]
+fn what_is_drained_counts_for_nothing_when_others_leave() {
+    let mut bench = Bench::settled(1..=10);
+    (5..=10).for_each(|port| bench.drain(port));
+    bench.complete([1]);
+    bench.offers(1..=4);
+    let mut bench = Bench::settled(1..=10);
+    (5..=10).for_each(|port| bench.drain(port));
+    bench.complete(1..=4);
+    bench.complete(11..=14);
+    bench.offers(11..=14);
+}
+
+#[test]
+fn what_the_operator_wrote_applies_as_written() {
+    let mut bench = Bench::settled(1..=4);
+    bench.complete([]);
+    assert_eq!(bench.reserve(), [1, 2, 3, 4]);
+    bench.policy.as_written = true;
+    bench.complete([7]);
+    bench.offers([7]);
+    assert!(bench.reserve().is_empty());
+    bench.complete([8]);
+    bench.health(8, HealthState::Unhealthy);
+    bench.offers([8]);
+    bench.complete([]);
+    bench.offers([]);
+}
+
+#[test]
 fn a_restart_keeps_the_reserve() {
-    let mut bench = Bench::new();
-    let reserve = claims([1, 2, 3]).into_iter().map(|claim| Endpoint {
-        address: claim.addresses[0],
-        weight: Weight::ONE,
-        labels: Labels::default(),
-    });
-    bench.step(Input::Restored { claims: claims([3]), reserve: reserve.collect() });
+    let mut bench = Bench::settled(1..=3);
+    bench.complete([3]);
+    bench.offers(1..=3);
+    let mut bench = bench.restarted();
     bench.offers(1..=3);
     assert_eq!(bench.source.origin(), Origin::Restored);
     bench.complete([3]);
     bench.offers(1..=3);
     bench.complete([2, 3]);
     bench.offers(2..=3);
+}
+
+#[test]
+fn a_restart_leaves_what_was_replaced_without_traffic() {
+    let mut bench = Bench::settled(1..=2);
+    bench.put(11);
+    bench.remove(1);
+    bench.put(12);
+    bench.remove(2);
+    bench.offers(11..=12);
+    assert_eq!(bench.reserve(), [1, 2]);
+    let mut bench = bench.restarted();
+    bench.offers(11..=12);
+    bench.complete(11..=12);
+    bench.offers(11..=12);
+    bench.health(11, HealthState::Unhealthy);
+    bench.health(12, HealthState::Unhealthy);
+    bench.offers([1, 2, 11, 12]);
+    bench.restarted().offers([1, 2, 11, 12]);
+}
+
+#[test]
+fn removals_before_and_after_a_restart_count_together() {
+    let mut bench = Bench::settled(1..=4);
+    bench.complete(1..=2);
+    bench.offers(1..=2);
+    let mut bench = bench.restarted();
+    bench.complete([1]);
+    bench.offers(1..=4);
+}
+
+#[test]
+fn a_registry_that_stands_by_a_removal_need_not_begin_again_after_a_restart() {
+    let mut bench = Bench::settled(1..=10);
+    bench.complete(1..=2);
+    bench.pass(200);
+    let mut other = bench.restarted();
+    bench = bench.restarted();
+    // It is not asked for a while, and then says the same.
+    bench.pass(1_000);
+    bench.offers(1..=10);
+    bench.complete(1..=2);
+    bench.pass(99);
+    bench.offers(1..=10);
+    bench.pass(1);
+    bench.offers(1..=2);
+    // It fails, and has to stand by it anew.
+    other.step(Input::Failed);
+    other.complete(1..=2);
+    other.pass(299);
+    other.offers(1..=10);
+    other.pass(1);
+    other.offers(1..=2);
 }
 
 #[test]
@@ -514,10 +699,20 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
+impl Bench {
+    fn happen(&mut self, happening: &Happening) {
+        if let Happening::Pass(seconds) = happening {
+            self.now += Duration::from_secs(*seconds);
+        }
+        self.step(input(happening));
+    }
+}
+
 /// What the rules say, told by another voice: a log of who left when, and nothing else.
 #[derive(Default)]
 struct Model {
     claimed: BTreeSet<u16>,
+    drained: BTreeSet<u16>,
     unhealthy: BTreeSet<u16>,
     /// Who left and has not come back, died or been accepted since; and when.
     left: BTreeMap<u16, u64>,
@@ -529,35 +724,51 @@ struct Model {
 }
 
 impl Model {
-    fn claim(&mut self, claimed: BTreeSet<u16>) {
+    fn claim(&mut self, claimed: BTreeSet<u16>, drained: BTreeSet<u16>) {
+        let in_use: BTreeSet<u16> = self.claimed.union(&self.lately()).copied().collect();
+        let given_up = in_use.intersection(&drained).filter(|port| !self.drained.contains(port)).count();
+        // It is as if the list had always been shorter by those.
+        self.lengths.iter_mut().for_each(|(_, length)| *length = length.saturating_sub(given_up));
         for port in self.claimed.difference(&claimed) {
-            self.left.insert(*port, self.now);
+            if !drained.contains(port) {
+                self.left.insert(*port, self.now);
+            }
         }
-        self.left.retain(|port, _| !claimed.contains(port));
+        self.left.retain(|port, _| !claimed.contains(port) && !drained.contains(port));
+        let lost: BTreeSet<u16> = self.claimed.difference(&claimed).copied().collect();
         if claimed.is_empty() && !self.claimed.is_empty() {
-            self.last = self.claimed.clone();
+            self.last = lost.difference(&drained).copied().collect();
         } else if !claimed.is_empty() {
             self.last.clear();
         }
-        self.claimed = claimed;
+        self.last.retain(|port| !drained.contains(port));
+        (self.claimed, self.drained) = (claimed, drained);
         self.lengths.push((self.now, self.claimed.len()));
     }
 
     fn take(&mut self, happening: &Happening) {
-        let mut claimed = self.claimed.clone();
+        let (mut claimed, mut drained) = (self.claimed.clone(), self.drained.clone());
         match happening {
-            Happening::Complete(ports) => self.claim(ports.clone()),
+            Happening::Complete(ports) => self.claim(ports.clone(), BTreeSet::new()),
             Happening::Partial(ports) => {
+                drained.retain(|port| !ports.contains(port));
                 claimed.extend(ports);
-                self.claim(claimed);
+                self.claim(claimed, drained);
             }
             Happening::Put(port) => {
+                drained.remove(port);
                 claimed.insert(*port);
-                self.claim(claimed);
+                self.claim(claimed, drained);
             }
-            Happening::Remove(port) | Happening::Drain(port) => {
+            Happening::Remove(port) => {
+                drained.remove(port);
                 claimed.remove(port);
-                self.claim(claimed);
+                self.claim(claimed, drained);
+            }
+            Happening::Drain(port) => {
+                claimed.remove(port);
+                drained.insert(*port);
+                self.claim(claimed, drained);
             }
             Happening::Health(port, HealthState::Healthy) => drop(self.unhealthy.remove(port)),
             Happening::Health(port, state) => {
@@ -621,14 +832,13 @@ proptest! {
         for happening in &happenings {
             let before = bench.offered.clone();
             model.take(happening);
-            if let Happening::Pass(seconds) = happening {
-                bench.now += Duration::from_secs(*seconds);
-            }
-            bench.step(input(happening));
+            bench.happen(happening);
 
             let reserve: BTreeSet<u16> = bench.reserve().into_iter().collect();
             prop_assert!(bench.offered.is_superset(&model.claimed), "additions are never held");
             prop_assert!(reserve.is_disjoint(&model.claimed), "what is claimed is no reserve");
+            prop_assert!(reserve.is_disjoint(&model.drained), "what is drained is no reserve");
+            prop_assert!(bench.offered.is_disjoint(&model.drained), "what is drained gets nothing");
             let allowed: BTreeSet<u16> = model.claimed.union(&reserve).copied().collect();
             prop_assert!(bench.offered.is_subset(&allowed), "nothing else is offered");
             if matches!(happening, Happening::Failed) {
@@ -652,13 +862,15 @@ proptest! {
         let mut bench = Bench::new();
         let mut model = Model::default();
         for happening in &happenings {
-            let removes = matches!(happening, Happening::Complete(_) | Happening::Remove(_) | Happening::Drain(_));
+            let removes = matches!(happening, Happening::Complete(_) | Happening::Remove(_));
             let before = model.claimed.clone();
             model.take(happening);
-            if let Happening::Pass(seconds) = happening {
-                bench.now += Duration::from_secs(*seconds);
+            bench.happen(happening);
+            if matches!(happening, Happening::Drain(_)) && model.claimed.is_empty() && bench.reserve().is_empty() {
+                // The service was ended on purpose: nothing of before is waited for.
+                model.left.clear();
+                model.lengths = vec![(model.now, 0)];
             }
-            bench.step(input(happening));
             let longest = model.longest();
             let left = removes && before.difference(&model.claimed).next().is_some();
             if left && model.well() < longest - longest / 2 && model.claimed.len() < longest - longest / 2 {
@@ -673,14 +885,53 @@ proptest! {
     fn folded_offers_are_the_whole_truth(happenings in prop::collection::vec(happening(), 1..60)) {
         let mut bench = Bench::new();
         for happening in &happenings {
-            if let Happening::Pass(seconds) = happening {
-                bench.now += Duration::from_secs(*seconds);
-            }
-            bench.step(input(happening));
+            bench.happen(happening);
             let reserve = bench.reserve();
             let claimed = bench.source.claimed.keys().map(SocketAddr::port);
             let offered = claimed.chain(reserve.into_iter().filter(|_| bench.source.offers_reserve()));
             prop_assert_eq!(&bench.offered, &offered.collect::<BTreeSet<u16>>());
         }
+    }
+
+    /// At any point of any sequence: a gateway that stops there and starts again, and hears the registry say the same, offers
+    /// what it would have offered, then and later.
+    #[test]
+    fn a_restart_changes_no_later_offer(
+        happenings in prop::collection::vec(happening(), 1..60), at in 0usize..60
+    ) {
+        let mut bench = Bench::new();
+        let (before, after) = happenings.split_at(at.min(happenings.len()));
+        before.iter().for_each(|happening| bench.happen(happening));
+        let mut restarted = bench.restarted();
+        prop_assert_eq!(&bench.offered, &restarted.offered, "before the registry answers");
+        let same = News::Complete(bench.source.claims().cloned().collect());
+        for bench in [&mut bench, &mut restarted] {
+            bench.step(Input::News(same.clone()));
+        }
+        for happening in after {
+            prop_assert_eq!(&bench.offered, &restarted.offered);
+            bench.happen(happening);
+            restarted.happen(happening);
+        }
+        prop_assert_eq!(&bench.offered, &restarted.offered);
+        prop_assert_eq!(bench.reserve(), restarted.reserve());
+    }
+
+    /// The same where nobody hears the registry again: what is frozen and what is restored lose the same.
+    #[test]
+    fn a_restart_without_a_registry_changes_no_offer(
+        happenings in prop::collection::vec(happening(), 1..60), after in prop::collection::vec(happening(), 1..20)
+    ) {
+        let mut bench = Bench::new();
+        happenings.iter().for_each(|happening| bench.happen(happening));
+        bench.step(Input::Failed);
+        let mut restarted = bench.restarted();
+        let silent = |of: &&Happening| matches!(of, Happening::Health(..) | Happening::Pass(_) | Happening::Accept);
+        for happening in after.iter().filter(silent) {
+            prop_assert_eq!(&bench.offered, &restarted.offered);
+            bench.happen(happening);
+            restarted.happen(happening);
+        }
+        prop_assert_eq!(&bench.offered, &restarted.offered);
     }
 }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{Left, ago, before};
 use crate::upstream::Endpoint;
 
 /// The last `window` of a source.
@@ -31,9 +32,17 @@ impl Window {
         self.left.insert(address, (now, endpoint));
     }
 
-    pub(super) fn come_back(&mut self, address: SocketAddr) {
-        self.left.remove(&address);
+    /// Says whether it had left.
+    pub(super) fn come_back(&mut self, address: SocketAddr) -> bool {
         self.believed.remove(&address);
+        self.left.remove(&address).is_some()
+    }
+
+    /// One that is or was in the list is drained on purpose: the list counts as if it had always been shorter by that
+    /// one, so that what leaves later is measured by what was in use.
+    pub(super) fn shorten(&mut self, is_in: bool) {
+        self.length = self.length.saturating_sub(usize::from(is_in));
+        self.lengths.iter_mut().for_each(|(_, length)| *length = length.saturating_sub(1));
     }
 
     /// How many left.
@@ -79,6 +88,41 @@ impl Window {
         while self.lengths.front().is_some_and(|(until, _)| over(*until)) {
             self.lengths.pop_front();
         }
+    }
+
+    /// Who left and has not come back, and how long the list was until when, oldest first.
+    pub(super) fn state(&self, now: Instant) -> (Vec<Left>, Vec<(Duration, usize)>) {
+        let mut left: Vec<Left> = self
+            .left
+            .values()
+            .map(|(at, endpoint)| Left {
+                endpoint: endpoint.clone(),
+                ago: ago(*at, now),
+                believed: self.believed.contains(&endpoint.address),
+            })
+            .collect();
+        left.sort_by_key(|left| (std::cmp::Reverse(left.ago), left.endpoint.address));
+        (left, self.lengths.iter().map(|(until, length)| (ago(*until, now), *length)).collect())
+    }
+
+    /// The window as it was, with a list of this length. `left` and `lengths` are in order, oldest first.
+    pub(super) fn restored(
+        left: Vec<Left>,
+        lengths: Vec<(Duration, usize)>,
+        length: usize,
+        now: Instant,
+    ) -> Self {
+        let mut window = Self { length, ..Self::default() };
+        for Left { endpoint, ago, believed } in left {
+            let (at, address) = (before(now, ago), endpoint.address);
+            window.order.push_back((at, address));
+            if believed {
+                window.believed.insert(address);
+            }
+            window.left.insert(address, (at, endpoint));
+        }
+        window.lengths = lengths.into_iter().map(|(ago, length)| (before(now, ago), length)).collect();
+        window
     }
 
     /// Begins anew with a list of this length.
