@@ -27,8 +27,8 @@ impl Catalog {
     pub fn fixed(table: Table) -> (Self, Fixed) {
         let (sender, table) = watch::channel(Arc::new(table));
         let (_, found) = watch::channel(Arc::new(HashMap::new()));
-        let (wanted, _) = mpsc::channel(1);
-        (Self { table, found, wanted }, Fixed { table: sender })
+        let ((wanted, _), (strange, _)) = (mpsc::channel(1), mpsc::channel(1));
+        (Self { table, found, wanted, strange, disk: None }, Fixed { table: sender })
     }
 }
 

@@ -20,6 +20,10 @@ use crate::{
 /// Unknown names remembered. More than these are asked for again.
 const UNKNOWN_MOST: usize = 10_000;
 
+/// Services of a registry that are followed without ever having had a list. Anybody can make up names, so one more takes
+/// the place of the oldest.
+const UNHEARD_MOST: usize = 100;
+
 /// How long a service that is asked for again waits until what followed it before has ended.
 const ENDING: Duration = Duration::from_secs(5);
 
@@ -39,19 +43,31 @@ pub(super) struct FoundUpstreams {
 struct Running {
     upstream: Arc<Upstream>,
     feed: Feed,
+    started: Instant,
+    /// Whether it has ever had a list, be it from disk. Looked for when it matters.
+    listed: bool,
     unused_after: Duration,
     unknown_for: Duration,
 }
 
 impl Running {
-    fn is_unused(&self, now: Instant) -> bool {
+    /// Whether it has ever had a list.
+    fn is_listed(&mut self) -> bool {
+        self.listed |=
+            self.upstream.reader.snapshot().generation() > 0 || self.upstream.status().has_instances();
+        self.listed
+    }
+
+    fn is_unused(&mut self, now: Instant) -> bool {
         let status = self.upstream.status();
         let live = status.sources.iter().all(|source| source.origin == Origin::Live);
         let patience = match status.is_unknown_service() {
             true => self.unknown_for.min(self.unused_after),
             false => self.unused_after,
         };
-        live && self.upstream.unused(now) >= patience
+        // A frozen list could not be had again; what has none can.
+        let replaceable = live || !self.is_listed();
+        replaceable && self.upstream.unused(now) >= patience
     }
 }
 
@@ -73,7 +89,7 @@ impl FoundUpstreams {
             return reply(answer, Err(FindError::Unknown(service)));
         }
         if !self.running.contains_key(&name) {
-            if self.followed_in(&route.registry) >= route.max_services {
+            if !self.make_room(&route, parts.disk.has(&name)) {
                 return reply(answer, Err(FindError::TooMany(route.max_services)));
             }
             if let Some(ending) = self.ending.remove(&name) {
@@ -117,15 +133,41 @@ impl FoundUpstreams {
         let (reader, owner) = (feed.reader.clone(), feed.owner_side.clone());
         let upstream = Arc::new(Upstream::new(Arc::new(settings), reader, owner, selector, parts.workers));
         let (unused_after, unknown_for) = (route.unused_after, route.unknown_for);
-        Some(Running { upstream, feed, unused_after, unknown_for })
+        let mut running =
+            Running { upstream, feed, started: Instant::now(), listed: false, unused_after, unknown_for };
+        running.is_listed();
+        Some(running)
     }
 
-    /// How many services of a registry are followed.
-    fn followed_in(&self, registry: &str) -> usize {
-        let of_registry = |running: &&Running| {
-            running.upstream.config.sources.iter().any(|source| *source.registry == *registry)
-        };
-        self.running.values().filter(of_registry).count()
+    /// Says whether one more service of a registry may be followed, and makes room for it. `listed` says that there is a
+    /// list of it on disk.
+    ///
+    /// Services that have had a list fill what the route allows. The others have what these leave, and no more than a
+    /// few: one of them gives way to whoever comes next, so that made-up names keep nobody out.
+    fn make_room(&mut self, route: &ByName, listed: bool) -> bool {
+        let mut known = 0;
+        let mut unheard: Vec<(Instant, &UpstreamName)> = Vec::new();
+        for (name, running) in &mut self.running {
+            if running.upstream.config.sources.iter().all(|source| source.registry != route.registry) {
+                continue;
+            }
+            match running.is_listed() {
+                true => known += 1,
+                false => unheard.push((running.started, name)),
+            }
+        }
+        let Some(free) = route.max_services.checked_sub(known).filter(|free| *free > 0) else { return false };
+        let most = if listed { free - 1 } else { free.min(UNHEARD_MOST) - 1 };
+        unheard.sort_unstable();
+        let too_many = unheard.len().saturating_sub(most);
+        let oldest: Vec<UpstreamName> = unheard.drain(..too_many).map(|(_, name)| name.clone()).collect();
+        for name in oldest {
+            tracing::debug!(upstream = %name, "Service without a list gives way to another, no longer followed");
+            if let Some(running) = self.running.remove(&name) {
+                self.ending.insert(name, tokio::spawn(running.feed.end()));
+            }
+        }
+        true
     }
 
     /// A registry has answered that it knows no such service.

@@ -12,7 +12,7 @@ mod task;
 mod tests;
 mod upstream;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -74,6 +74,9 @@ pub struct Catalog {
     table: watch::Receiver<Arc<Table>>,
     found: watch::Receiver<Arc<HashMap<UpstreamName, Arc<Upstream>>>>,
     wanted: mpsc::Sender<Wanted>,
+    /// For names of which nobody knows whether there is such a service.
+    strange: mpsc::Sender<Wanted>,
+    disk: Option<Disk>,
 }
 
 impl Catalog {
@@ -105,9 +108,21 @@ impl Catalog {
     /// Waits for its first list, at most `first_list_timeout`. Dropping the future gives up the wait, not the
     /// service. The name must have been checked against the pattern.
     pub async fn find(&self, route: &ByName, service: Arc<str>) -> Result<Arc<Upstream>, FindError> {
+        let name = UpstreamName::by_name(&service, &route.registry);
+        if let Some(upstream) =
+            self.found.borrow().get(&name).filter(|upstream| !upstream.reader.snapshot().is_empty())
+        {
+            upstream.touch(Instant::now());
+            return Ok(upstream.clone());
+        }
+        // Only the first request to a service gets here.
+        let queue = match self.disk.as_ref().is_some_and(|disk| disk.has(&name)) {
+            true => &self.wanted,
+            false => &self.strange,
+        };
         let (answer, found) = oneshot::channel();
         let wanted = Wanted { route: route.clone(), service, answer };
-        self.wanted.try_send(wanted).map_err(|error| match error {
+        queue.try_send(wanted).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => FindError::TooMany(route.max_services),
             mpsc::error::TrySendError::Closed(_) => FindError::Closing,
         })?;

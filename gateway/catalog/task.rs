@@ -7,7 +7,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Catalog, Parts, Table, Upstream, Wanted, feed, feed::Feed, found::FoundUpstreams};
 use crate::{config::Config, upstream::UpstreamName};
 
-/// Names that requests may wait for at once, before the task has looked at them.
+/// Names that requests may wait for at once, before the task has looked at them: those that have a list on disk, and,
+/// in a queue of their own, those that anybody may have made up.
 const WANTED: usize = 1_024;
 
 /// How often unused services are looked for.
@@ -80,18 +81,20 @@ pub(super) fn start(parts: Parts, config: Arc<Config>) -> (Catalog, Control) {
     let (table, tables) =
         watch::channel(Arc::new(Table { config: config.clone(), upstreams: HashMap::new() }));
     let (published, found) = watch::channel(Arc::default());
-    let (wanted, asked) = mpsc::channel(WANTED);
+    let ((wanted, asked), (strange, strangers)) = (mpsc::channel(WANTED), mpsc::channel(WANTED));
     let (commands, commanded) = mpsc::channel(1);
     let (names, unknowns) = FoundUpstreams::new(published);
+    let disk = Some(parts.disk.clone());
     let task = Task { parts, config, running: HashMap::new(), prepared: None, found: names, table };
-    tokio::spawn(task.run(asked, commanded, unknowns));
-    (Catalog { table: tables, found, wanted }, Control { commands })
+    tokio::spawn(task.run(asked, strangers, commanded, unknowns));
+    (Catalog { table: tables, found, wanted, strange, disk }, Control { commands })
 }
 
 impl Task {
     async fn run(
         mut self,
         mut wanted: mpsc::Receiver<Wanted>,
+        mut strange: mpsc::Receiver<Wanted>,
         mut commands: mpsc::Receiver<Command>,
         mut unknowns: mpsc::UnboundedReceiver<(UpstreamName, Duration)>,
     ) {
@@ -99,7 +102,8 @@ impl Task {
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                // In this order: names that turned out unknown make room for those that are wanted next.
+                // In this order: names that turned out unknown make room for those that are wanted next, and those that
+                // have a list come before those that may be made up.
                 biased;
                 command = commands.recv() => match command {
                     Some(Command::Prepare(config, answer)) => {
@@ -120,6 +124,7 @@ impl Task {
                 Some((name, unknown_for)) = unknowns.recv() => self.found.forget_unknown(name, unknown_for),
                 _ = sweep.tick() => self.found.sweep(),
                 Some(wanted) = wanted.recv() => self.found.find(wanted, &self.config, &self.parts).await,
+                Some(wanted) = strange.recv() => self.found.find(wanted, &self.config, &self.parts).await,
             }
         }
     }

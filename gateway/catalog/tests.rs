@@ -153,6 +153,13 @@ async fn start_in(state: tempfile::TempDir, listed: Listed, upstreams: &[&str]) 
 }
 
 impl Fixture {
+    /// Stops, and starts again with what is on disk.
+    async fn restart(self, upstreams: &[&str]) -> Self {
+        let Self { listed, control, state, .. } = self;
+        control.close().await;
+        start_in(state, listed, upstreams).await
+    }
+
     async fn find(&self, service: &str) -> Result<Arc<Upstream>, FindError> {
         self.catalog.find(&by_name(), service.into()).await
     }
@@ -175,6 +182,28 @@ fn addresses(upstream: &Upstream) -> Vec<String> {
         upstream.reader.snapshot().iter().map(|member| member.address().to_string()).collect();
     addresses.sort();
     addresses
+}
+
+#[tokio::test]
+async fn made_up_names_in_an_outage_keep_no_service_out_that_has_a_list_on_disk() {
+    let fixture = start(&[("a", "10.0.0.1:80"), ("b", "10.0.0.2:80")], &[]).await;
+    for service in ["a", "b"] {
+        fixture.find(service).await.unwrap();
+    }
+    fixture.listed.down.store(true, SeqCst);
+    let fixture = fixture.restart(&[]).await;
+    for number in 0..3 {
+        let name = format!("made-up-{number}");
+        assert_eq!(fixture.find(&name).await.err(), Some(FindError::NotYet(name.as_str().into())));
+    }
+    let mut followed: Vec<_> = fixture.catalog.found().keys().map(ToString::to_string).collect();
+    followed.sort();
+    assert_eq!(followed, ["made-up-1@main", "made-up-2@main"], "the oldest gave way");
+    assert_eq!(addresses(&fixture.find("a").await.unwrap()), ["10.0.0.1:80"]);
+    assert_eq!(addresses(&fixture.find("b").await.unwrap()), ["10.0.0.2:80"]);
+    let answer = fixture.find("made-up-3").await;
+    assert_eq!(answer.err(), Some(FindError::TooMany(2)), "what has a list gives way to nothing");
+    assert_eq!(fixture.catalog.found().len(), 2);
 }
 
 #[tokio::test]

@@ -135,6 +135,30 @@ async fn what_was_replaced_gets_nothing_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn made_up_names_in_an_outage_keep_nobody_out() {
+    let backend = Backend::start("here").await;
+    let known = ["one", "two", "three"];
+    let services: Value = known.iter().map(|name| (name.to_string(), with_weight(&[&backend], 1))).collect();
+    let gateway = start(&services);
+    for name in known {
+        assert_eq!(gateway.get(&format!("/svc/{name}")).await.text(), "here");
+        let list = gateway.folder().join(format!("state/lists/{name}%40file.json"));
+        until("it is on disk", || async { list.exists() }).await;
+    }
+    std::fs::remove_file(gateway.folder().join("services.json")).unwrap();
+    let gateway = gateway.restart().await;
+    for number in 0..6 {
+        let answer = gateway.get(&format!("/svc/made-up-{number}")).await;
+        assert_eq!((answer.status.as_u16(), answer.reason()), (503, Some("list-not-yet")));
+    }
+    for name in known {
+        let answer = gateway.get(&format!("/svc/{name}")).await;
+        assert_eq!(answer.text(), "here", "{name}: {:?}", answer.reason());
+    }
+    assert_eq!(gateway.get("/svc/another").await.reason(), Some("too-many-services"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_the_operator_edits_applies_as_written() {
     let (old, other) = (Backend::several(2).await, Backend::start("other").await);
     let config = |addresses: &[SocketAddr]| {
