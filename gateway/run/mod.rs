@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod describe;
+mod descriptors;
 mod operate;
 mod reload;
 mod uses;
@@ -108,7 +109,12 @@ async fn gateway(
     follow: Option<&Path>,
     join: impl FnOnce(Started) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
-    // Sockets first: a port in use is told before anything else happens.
+    // Before anything that takes time: each of these would end the process. Where no file is followed SIGHUP keeps its
+    // meaning: the terminal is gone.
+    ignore_signals().map_err(StartError::Threads)?;
+    let hangup = follow.map(|_| signal(SignalKind::hangup())).transpose().map_err(StartError::Threads)?;
+    descriptors::provide(&config);
+    // Then sockets: a port in use is told before anything else happens.
     let metrics = Arc::new(ProcessMetrics::new(config.workers));
     let sockets = bind(&config, &metrics).await?;
     let mut signals = Signals::new().map_err(StartError::Threads)?;
@@ -156,7 +162,6 @@ async fn gateway(
         catalog,
         metrics,
     };
-    let hangup = signal(SignalKind::hangup()).map_err(StartError::Threads)?;
     let config = reload.until(signals.stop(), hangup).await;
 
     // Readiness goes first, so that balancers in front have the delay to notice.
@@ -287,6 +292,15 @@ fn announce(sockets: &Sockets) -> Started {
         say(&format!("listening http {address}"));
     }
     Started { admin, listeners }
+}
+
+/// SIGUSR1 and SIGUSR2 do nothing. Scripts of other servers send them, and their default is to end the process.
+fn ignore_signals() -> io::Result<()> {
+    for kind in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
+        // Who takes a signal once takes it for the life of the process.
+        drop(signal(kind)?);
+    }
+    Ok(())
 }
 
 /// What asks the process to stop.

@@ -39,14 +39,14 @@ enum ReloadError {
 
 impl Reload<'_> {
     /// Follows the file until `stop`, and says what runs then. SIGHUP reads the file, too.
-    pub(super) async fn until(mut self, stop: impl Future<Output = ()>, hangup: Signal) -> Arc<Config> {
+    pub(super) async fn until(mut self, stop: impl Future<Output = ()>, hangup: Option<Signal>) -> Arc<Config> {
         self.follow(stop, hangup).await;
         self.running
     }
 
-    async fn follow(&mut self, stop: impl Future<Output = ()>, mut hangup: Signal) {
+    async fn follow(&mut self, stop: impl Future<Output = ()>, hangup: Option<Signal>) {
         tokio::pin!(stop);
-        let Some(path) = self.path else { return stop.await };
+        let Some((path, mut hangup)) = self.path.zip(hangup) else { return stop.await };
         let mut feed = match file::follow(path, None, Arc::default()) {
             Ok(feed) => feed,
             Err(error) => {

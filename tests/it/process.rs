@@ -1,6 +1,9 @@
 //! The process as its operator sees it: flags, configuration mistakes, ports, signals, exit codes.
 
-use std::process::Command;
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
 
 use http::StatusCode;
 
@@ -117,6 +120,96 @@ async fn sigterm_takes_readiness_away_then_drains_and_exits_with_0() {
     .await;
     assert_eq!(session.get("/").await.text(), "one", "it still serves during the delay");
     assert_eq!(gateway.exit().await.code(), Some(0), "{}", gateway.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_that_mean_nothing_here_end_nothing() {
+    let mut gateway = Gateway::start(ROUTE);
+    let backend = Backend::start("one").await;
+    gateway.register("orders", "1", backend.address).await;
+    until("traffic flows", || async { gateway.get("/").await.status.is_success() }).await;
+    for signal in ["USR1", "USR2", "PIPE", "HUP", "USR1", "WINCH", "URG", "CHLD"] {
+        gateway.signal(signal);
+        assert_eq!(gateway.get("/").await.text(), "one", "after SIG{signal}");
+    }
+    // One that did end it would be the status of its exit.
+    gateway.signal("TERM");
+    assert_eq!(gateway.exit().await.code(), Some(0), "{}", gateway.log());
+}
+
+/// Plugins are compiled and first lists waited for during a start, which may take a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_during_the_start_end_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("witgate.toml");
+    // A registry that never answers makes the start last.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = format!(
+        "[admin]\naddress = \"127.0.0.1:0\"\n\n[[listener]]\naddress = \"127.0.0.1:0\"\n\n[registry.main]\nplugin = \"etcd\"\netcd = {{ endpoints = [\"{}\"] }}\nsettings = {{ layout = \"go-zero\" }}\n\n[upstream.orders]\nservice = \"orders\"\nregistry = \"main\"\n\n[[route]]\npath = \"/\"\nupstream = \"orders\"\n",
+        silent.local_addr().unwrap()
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut process = Command::new(env!("CARGO_BIN_EXE_witgate"))
+        .args(["run", "--config"])
+        .arg(&config)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut signals = ["USR1", "HUP", "USR2"].into_iter();
+    let mut ready = false;
+    for line in lines {
+        ready |= line == "ready";
+        if let Some(signal) = signals.next() {
+            let id = process.id().to_string();
+            assert!(Command::new("kill").args([&format!("-{signal}"), &id]).status().unwrap().success());
+        }
+        if ready {
+            break;
+        }
+    }
+    process.kill().unwrap();
+    let status = process.wait().unwrap();
+    assert!(ready, "it ended before it was ready: {status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_leaves_sighup_as_it_is_so_that_it_ends_with_its_terminal_unless_told_otherwise() {
+    let caught = |gateway: &Gateway| {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim().to_owned();
+        let mask = u64::from_str_radix(&mask, 16).unwrap();
+        // Hangup, and the two for users.
+        [1, 10, 12].map(|signal| mask & (1 << (signal - 1)) != 0)
+    };
+    let demo = Gateway::demo(tempfile::tempdir().unwrap());
+    assert_eq!(caught(&demo), [false, true, true]);
+    assert_eq!(caught(&Gateway::start(ROUTE)), [true, true, true]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limit_of_open_files_is_raised_and_what_is_left_too_little_is_told() {
+    let limited = |limits: &str, most: u64| {
+        let shell = format!("ulimit -Sn 256; ulimit -Hn {limits}; exec \"$0\" \"$@\"");
+        let folder = tempfile::tempdir().unwrap();
+        let text = ROUTE.replacen(
+            "[shutdown]",
+            &format!("[[listener]]\naddress = \"127.0.0.1:0\"\nmax_connections = {most}\n\n[shutdown]"),
+            1,
+        );
+        Gateway::start_by(&["sh", "-c", &shell], folder, &text)
+    };
+    let in_force = |gateway: &Gateway| {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", gateway.pid())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
+        line.split_whitespace().nth(3).unwrap().to_owned()
+    };
+    // The listener that the tests add takes 10,000.
+    let gateway = limited("3000", 500);
+    assert_eq!(in_force(&gateway), "3000");
+    let told = "max_connections=10500 descriptors=3000 enough_for=1244";
+    until("it is told", || async { gateway.log().contains(told) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
