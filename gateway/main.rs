@@ -1,6 +1,7 @@
 //! The command line: flags, the process, its exit code.
 
 use std::{
+    fmt::Display,
     io::{self, Write as _},
     net::SocketAddr,
     path::PathBuf,
@@ -8,7 +9,13 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use witgate::{config, run, telemetry::log};
+use witgate::{
+    config, run,
+    telemetry::{
+        log,
+        text::{Shown, shown, shown_lines},
+    },
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -136,7 +143,7 @@ fn main() -> ExitCode {
                     say(text.trim_end());
                     ExitCode::SUCCESS
                 }
-                Err(error) => fail(&error),
+                Err(error) => fail(&error, shown(&error)),
             }
         }
         Command::Schema => {
@@ -153,11 +160,11 @@ fn serve(
 ) -> ExitCode {
     let _flushed_at_the_end = match log::start(format, filter) {
         Ok(guard) => guard,
-        Err(error) => return fail(&error),
+        Err(error) => return fail(&error, shown(&error)),
     };
     match run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
+        Err(error) => fail(&error, shown_lines(&error)),
     }
 }
 
@@ -167,21 +174,21 @@ fn check(file: &std::path::Path) -> ExitCode {
             say(text.trim_end());
             ExitCode::SUCCESS
         }
-        Err(error) => fail(&error),
+        Err(error) => fail(&error, shown_lines(&error)),
     }
 }
 
 /// Says something on standard output. Whoever closed that does not want to hear of it.
 fn say(text: &str) {
-    let _ = writeln!(io::stdout(), "{text}");
+    let _ = writeln!(io::stdout(), "{}", shown_lines(text));
 }
 
-/// Says an error and what caused it on standard error.
-fn fail(error: &dyn std::error::Error) -> ExitCode {
-    let mut text = format!("witgate: {error}");
+/// Says an error, which may have several lines where the gateway made them, and what caused it on standard error.
+fn fail<T: Display>(error: &dyn std::error::Error, words: Shown<T>) -> ExitCode {
+    let mut text = format!("witgate: {words}");
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(&format!("\n  because: {error}"));
+        text.push_str(&format!("\n  because: {}", shown(error)));
         cause = error.source();
     }
     let _ = writeln!(io::stderr(), "{text}");

@@ -1,6 +1,6 @@
 //! How answers look, and which status each refusal has.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -10,7 +10,10 @@ use hyper::{
 };
 use serde::Serialize;
 
-use crate::telemetry::Readiness;
+use crate::telemetry::{
+    Readiness,
+    text::{is_visible, shown},
+};
 
 pub(super) type Body = Full<Bytes>;
 
@@ -73,7 +76,7 @@ impl Rejection {
         struct Error {
             error: String,
         }
-        let mut response = json(&Error { error: self.to_string() });
+        let mut response = json(&Error { error: shown(&self).to_string() });
         *response.status_mut() = self.status();
         match self {
             Self::WrongMethod { allowed, .. } => {
@@ -104,10 +107,28 @@ pub(super) fn readiness(readiness: &Readiness) -> Response<Body> {
 
 /// 200 with `value` as a JSON object, and a line end for whoever reads it in a terminal.
 pub(super) fn json(value: &impl Serialize) -> Response<Body> {
+    let mut text = Vec::with_capacity(128);
     // Only a map whose keys are no text fails to become JSON, and no answer has one.
-    let mut text = serde_json::to_vec(value).unwrap_or_default();
+    if value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, Visible)).is_err() {
+        text.clear();
+    }
     text.push(b'\n');
     with_type(text, "application/json")
+}
+
+/// Escapes what a terminal would obey or hide, and JSON alone would not.
+struct Visible;
+
+impl serde_json::ser::Formatter for Visible {
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, text: &str) -> io::Result<()> {
+        let mut plain = 0;
+        for (at, c) in text.char_indices().filter(|(_, c)| !is_visible(*c)) {
+            writer.write_all(&text.as_bytes()[plain..at])?;
+            c.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(writer, "\\u{unit:04x}"))?;
+            plain = at + c.len_utf8();
+        }
+        writer.write_all(&text.as_bytes()[plain..])
+    }
 }
 
 pub(super) fn with_type(text: impl Into<Bytes>, content_type: &'static str) -> Response<Body> {
@@ -121,4 +142,19 @@ pub(super) fn nothing() -> Response<Body> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_the_same_text_and_nothing_that_a_terminal_obeys() {
+        let text = "a\n\u{1b}\u{9b}31m\u{7f}\u{202e}\u{e0041}\u{2028}ö\"\\😀";
+        let mut written = Vec::new();
+        text.serialize(&mut serde_json::Serializer::with_formatter(&mut written, Visible)).unwrap();
+        let written = String::from_utf8(written).unwrap();
+        assert_eq!(written, r#""a\n\u001b\u009b31m\u007f\u202e\udb40\udc41\u2028ö\"\\😀""#);
+        assert_eq!(serde_json::from_str::<String>(&written).unwrap(), text);
+    }
 }

@@ -1,6 +1,7 @@
 //! `/metrics`: reads the counters where they are, when somebody asks.
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::SystemTime,
@@ -26,6 +27,7 @@ use crate::{
     telemetry::{
         FAILURES, UpstreamCounts, log,
         names::{self, Kind, Metric},
+        text::label,
     },
     upstream::{Reason, SourceStatus, Status},
 };
@@ -231,8 +233,8 @@ fn each<'a, const N: usize, V>(
     Ok(())
 }
 
-fn labels<'a, const N: usize>(metric: &Metric, values: [&'a str; N]) -> Vec<(&'static str, &'a str)> {
-    metric.labels.iter().copied().zip(values).collect()
+fn labels<'a, const N: usize>(metric: &Metric, values: [&'a str; N]) -> Vec<(&'static str, Cow<'a, str>)> {
+    metric.labels.iter().copied().zip(values.map(label)).collect()
 }
 
 fn family<'e>(

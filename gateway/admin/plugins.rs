@@ -3,7 +3,10 @@
 use serde::Serialize;
 
 use super::{answer::Rejection, time::rfc3339};
-use crate::plugin::{Origin, PluginInfo, Plugins, Refused, State};
+use crate::{
+    plugin::{Origin, PluginInfo, Plugins, Refused, State},
+    telemetry::text::shown,
+};
 
 #[derive(Serialize)]
 pub(super) struct List {
@@ -65,7 +68,7 @@ fn last_refusal(refused: Refused) -> LastRefusal {
     LastRefusal {
         at: rfc3339(refused.at),
         file: refused.file.map(|path| path.display().to_string()),
-        reason: refused.reason.to_string(),
+        reason: shown(refused.reason).to_string(),
     }
 }
 

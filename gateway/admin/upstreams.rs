@@ -16,6 +16,7 @@ use crate::{
     catalog::{Catalog, Upstream},
     connector::memory::label_object,
     selector::Progress,
+    telemetry::text::shown,
     upstream::{self, Addresses, SourceName, UpstreamName},
 };
 
@@ -192,7 +193,7 @@ fn summary(upstream: &Upstream, found: bool, now: SystemTime) -> Summary {
         ejected_count: status.ejected.len(),
         panic: status.panic,
         drained: status.drained,
-        unsaved: status.unsaved.clone(),
+        unsaved: status.unsaved.as_ref().map(|reason| shown(reason).to_string()),
         selector: Selector {
             plugin: selector.plugin.to_string(),
             settings: serde_json::from_str(&selector.settings).unwrap_or_default(),
@@ -212,7 +213,10 @@ fn source(status: &upstream::SourceStatus, now: SystemTime) -> Source {
         stale: status.is_stale(now),
         instances: status.claims,
         reserve: reserve(status),
-        failure: status.failure.as_ref().map(|(kind, error)| SourceFailure { kind, error: error.clone() }),
+        failure: status
+            .failure
+            .as_ref()
+            .map(|(kind, error)| SourceFailure { kind, error: shown(error).to_string() }),
     }
 }
 

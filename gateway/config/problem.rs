@@ -3,6 +3,7 @@
 use std::{fmt, io, ops::Range, path::Path};
 
 use super::document::Way;
+use crate::telemetry::text::{is_visible, shown};
 
 /// One mistake, before its place is known in lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,10 +40,16 @@ pub struct Problem {
     source: Option<Source>,
 }
 
-/// The line with the mistake, and which part of it that is.
+/// So much of a line is shown, in characters, and so much of it in front of the mistake.
+const WIDEST: usize = 240;
+const BEFORE: usize = 160;
+
+/// The line with the mistake, or as much of it as helps, and which part of it that is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Source {
     line: String,
+    /// Characters in front of the mistake.
+    before: usize,
     marked: usize,
 }
 
@@ -59,6 +66,16 @@ impl Problems {
     /// The mistakes, in the order of the file.
     pub fn list(&self) -> &[Problem] {
         &self.list
+    }
+
+    /// The mistakes in one line each, for the log.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.list.iter().map(|problem| {
+            let place = problem.place.map_or_else(String::new, |(line, column)| format!(":{line}:{column}"));
+            let key = if problem.key.is_empty() { String::new() } else { format!(": {}", problem.key) };
+            let hint = problem.hint.as_ref().map_or_else(String::new, |hint| format!("; {hint}"));
+            format!("{}{place}{key}: {}{hint}", self.file, problem.message)
+        })
     }
 
     pub(super) fn unreadable(path: &Path, error: &io::Error) -> Self {
@@ -122,17 +139,26 @@ impl Source {
         let line_end = text[start..].find('\n').map_or(text.len(), |newline| start + newline);
         let line = text[..start].matches('\n').count() + 1;
         let column = text[line_start..start].chars().count() + 1;
-        let marked = text[start..end.min(line_end)].chars().count().max(1);
-        ((line, column), Self { line: printable(&text[line_start..line_end]), marked })
+        // A line may be as long as the file.
+        let from = text[..start]
+            .char_indices()
+            .rev()
+            .nth(BEFORE - 1)
+            .map_or(line_start, |(at, _)| at.max(line_start));
+        let length = text[from..line_end].char_indices().nth(WIDEST).map_or(line_end - from, |(at, _)| at);
+        let until = from + length;
+        let before = text[from..start].chars().count();
+        let marked = text[start..end.min(until).max(start)].chars().count().max(1);
+        ((line, column), Self { line: printable(&text[from..until]), before, marked })
     }
 }
 
-/// One column per character, and nothing that a terminal would obey.
+/// One column per character, and nothing that a terminal would obey or hide.
 fn printable(line: &str) -> String {
     let shown = |c: char| match c {
         '\t' => ' ',
-        c if c.is_control() => char::REPLACEMENT_CHARACTER,
-        c => c,
+        c if is_visible(c) => c,
+        _ => char::REPLACEMENT_CHARACTER,
     };
     line.trim_end().chars().map(shown).collect()
 }
@@ -144,7 +170,7 @@ impl fmt::Display for Problems {
             writeln!(f)?;
         }
         let (count, plural) = (self.list.len(), if self.list.len() == 1 { "" } else { "s" });
-        write!(f, "{count} problem{plural} in {}", self.file)?;
+        write!(f, "{count} problem{plural} in {}", shown(&self.file))?;
         match self.unparsed {
             true => write!(f, "; the rest is checked once this is TOML"),
             false => Ok(()),
@@ -154,21 +180,21 @@ impl fmt::Display for Problems {
 
 impl Problem {
     fn write(&self, file: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(file)?;
+        write!(f, "{}", shown(file))?;
         if let Some((line, column)) = self.place {
             write!(f, ":{line}:{column}")?;
         }
         if !self.key.is_empty() {
-            write!(f, ": {}", self.key)?;
+            write!(f, ": {}", shown(&self.key))?;
         }
-        writeln!(f, ": {}", self.message)?;
-        if let (Some((line, column)), Some(source)) = (self.place, &self.source) {
+        writeln!(f, ": {}", shown(&self.message))?;
+        if let (Some((line, _)), Some(source)) = (self.place, &self.source) {
             let margin = line.to_string().len();
             writeln!(f, " {line} | {}", source.line)?;
-            writeln!(f, " {:margin$} | {}{}", "", " ".repeat(column - 1), "^".repeat(source.marked))?;
+            writeln!(f, " {:margin$} | {}{}", "", " ".repeat(source.before), "^".repeat(source.marked))?;
         }
         match &self.hint {
-            Some(hint) => writeln!(f, " hint: {hint}"),
+            Some(hint) => writeln!(f, " hint: {}", shown(hint)),
             None => Ok(()),
         }
     }

@@ -8,7 +8,10 @@ use std::{
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{Backoff, Failure, Registry, claims::ClaimReader, pace::Ceiling};
-use crate::upstream::{Event, News};
+use crate::{
+    telemetry::text::shown,
+    upstream::{Event, News},
+};
 
 /// Pauses between attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -80,7 +83,7 @@ impl Task {
                 End::Failed(failure) => {
                     let pause = self.backoff.pause();
                     tracing::warn!(service = %self.service, error = %failure, ?pause, "Registry failed, list kept");
-                    let (kind, text) = (failure.kind(), failure.to_string());
+                    let (kind, text) = (failure.kind(), shown(&failure).to_string());
                     if self.events.send(Event::Failed { source: self.source, kind, text }).await.is_err() {
                         return;
                     }

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::telemetry::text::shown;
+
 /// All upstreams, a line each.
 pub(super) fn list(upstreams: &Value) -> String {
     let rows = items(&upstreams["upstreams"]).iter().map(|upstream| {
@@ -165,14 +167,13 @@ fn count(value: &Value) -> u64 {
     value.as_u64().unwrap_or_default()
 }
 
-/// Nothing that a terminal would obey: some of it comes from registries.
+/// In one line: some of it comes from registries.
 fn text(value: &Value) -> String {
-    let text = match value {
-        Value::Null => return String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => shown(text).to_string(),
+        other => shown(other).to_string(),
+    }
 }
 
 /// Columns as wide as their widest cell; those of numbers stand right.
@@ -263,7 +264,7 @@ z       drained                        12        0        0           7
         let shown = one(&orders);
         for part in [
             "frozen 5m, held 1",
-            "unavailable: refused\u{fffd}[31m",
+            "unavailable: refused\\u{1b}[31m",
             "1 removals held back since T, they get requests: 10.0.0.9:1",
             "taken out: checks",
             "1.2 ms",

@@ -1,6 +1,6 @@
 //! The only wiring: how everything is put together, once, from top to bottom.
 
-mod check;
+mod checked;
 mod demo;
 mod describe;
 mod descriptors;
@@ -22,7 +22,7 @@ use tokio::{
 };
 
 pub use self::{
-    check::check,
+    checked::check,
     demo::demo,
     operate::{Gateway, OperateError, Operation, operate},
 };
@@ -35,7 +35,7 @@ use crate::{
     http,
     plugin::{Cause, EngineError, Plugins, Problem},
     server::{self, Listening, Workers},
-    telemetry::{ProcessMetrics, Readiness},
+    telemetry::{ProcessMetrics, Readiness, text::shown},
     upstream::Disk,
 };
 
@@ -241,7 +241,7 @@ async fn check_settings(plugins: &Plugins, config: &Config, fatal: &[Cause]) -> 
     for Problem { used_by, text, .. } in bearable {
         tracing::error!(%used_by, error = %text, "Plugin not ready, going on without it");
     }
-    let line = |problem: &Problem| format!("  {}: {}", problem.used_by, problem.text);
+    let line = |problem: &Problem| format!("  {}: {}", shown(&problem.used_by), shown(&problem.text));
     match fatal.is_empty() {
         true => Ok(()),
         false => Err(fatal.iter().map(line).collect::<Vec<_>>().join("\n")),

@@ -8,6 +8,7 @@ use super::{StartError, describe};
 use crate::{
     admin::client::{AskError, Client},
     config::Secret,
+    telemetry::text::shown,
 };
 
 /// What is wanted of the upstreams of a running gateway.
@@ -61,21 +62,22 @@ async fn carry_out(client: &Client, operation: &Operation) -> Result<String, Ask
         Operation::Show { name } => Ok(describe::one(&client.get(&path(name, "")).await?)),
         Operation::Pin { name } => {
             let after = client.post(&path(name, "/pin"), &json!({})).await?;
-            Ok(format!("{name} is pinned, with {}", endpoints(&after)))
+            Ok(format!("{} is pinned, with {}", shown(name), endpoints(&after)))
         }
         Operation::Unpin { name } => {
             let after = client.post(&path(name, "/unpin"), &json!({})).await?;
-            Ok(format!("{name} is what its sources say again, with {}", endpoints(&after)))
+            Ok(format!("{} is what its sources say again, with {}", shown(name), endpoints(&after)))
         }
         Operation::Rollback { name, generation } => {
             let body = json!({ "generation": generation });
             let after = client.post(&path(name, "/rollback"), &body).await?;
-            Ok(format!("{name} is pinned as it was at generation {generation}, with {}", endpoints(&after)))
+            let (name, with) = (shown(name), endpoints(&after));
+            Ok(format!("{name} is pinned as it was at generation {generation}, with {with}"))
         }
         Operation::Accept { name, source } => {
             let body = source.as_deref().map_or(json!({}), |source| json!({ "source": named(source) }));
             let after = client.post(&path(name, "/accept"), &body).await?;
-            Ok(format!("removals of {name} are accepted, {} left", endpoints(&after)))
+            Ok(format!("removals of {} are accepted, {} left", shown(name), endpoints(&after)))
         }
     }
 }

@@ -37,9 +37,29 @@ enum ReloadError {
     NeedsRestart(Vec<String>),
 }
 
+impl ReloadError {
+    fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Unreadable(failure) => vec![failure.to_string()],
+            Self::Invalid(problems) => problems.lines().collect(),
+            Self::Settings(texts) => texts
+                .lines()
+                .map(|text| format!("plugins refuse their settings: {}", text.trim_start()))
+                .collect(),
+            Self::NeedsRestart(keys) => {
+                keys.iter().map(|key| format!("only a restart can change this: {key}")).collect()
+            }
+        }
+    }
+}
+
 impl Reload<'_> {
     /// Follows the file until `stop`, and says what runs then. SIGHUP reads the file, too.
-    pub(super) async fn until(mut self, stop: impl Future<Output = ()>, hangup: Option<Signal>) -> Arc<Config> {
+    pub(super) async fn until(
+        mut self,
+        stop: impl Future<Output = ()>,
+        hangup: Option<Signal>,
+    ) -> Arc<Config> {
         self.follow(stop, hangup).await;
         self.running
     }
@@ -111,7 +131,10 @@ impl Reload<'_> {
                 Outcome::Applied
             }
             Err(error) => {
-                tracing::error!(%error, "Configuration refused, the running one stays");
+                // One line for each mistake: in one of all together some would be cut out.
+                for error in error.lines() {
+                    tracing::error!(error, "Configuration refused, the running one stays");
+                }
                 match error {
                     ReloadError::NeedsRestart(_) => Outcome::NeedsRestart,
                     _ => Outcome::Invalid,

@@ -16,6 +16,8 @@ use std::{
 
 use tracing_subscriber::{EnvFilter, fmt, fmt::MakeWriter};
 
+use super::line;
+
 /// The variable that says what is logged, when no flag does.
 pub const VARIABLE: &str = "WITGATE_LOG";
 
@@ -67,10 +69,10 @@ pub fn start(format: Format, filter: Option<&str>) -> Result<Guard, LogError> {
     let filter = read_filter(filter.or(from_environment.as_deref()).unwrap_or("info"))?;
     let (lines, guard) = Lines::to(io::stderr(), WAITING)?;
     let colours = io::stderr().is_terminal();
-    let common = fmt().with_env_filter(filter).with_target(false).with_ansi(colours).with_writer(lines);
+    let common = fmt().with_env_filter(filter).with_writer(lines);
     match format {
-        Format::Text => common.try_init(),
-        Format::Json => common.json().flatten_event(true).with_ansi(false).try_init(),
+        Format::Text => common.with_ansi(colours).event_format(line::Text).try_init(),
+        Format::Json => common.with_ansi(false).event_format(line::Json).try_init(),
     }
     .map_err(|_| LogError::Twice)?;
     Ok(guard)

@@ -1,4 +1,4 @@
-//! Names of log fields and metrics, the counters behind them, and the set-up of logging.
+//! Names of log fields and metrics, the counters behind them, the set-up of logging, and how text of others is shown.
 //!
 //! Log lines are a short message with facts in fields. A field has one meaning everywhere:
 //!
@@ -13,10 +13,12 @@
 //! | `error` | what went wrong |
 
 mod counters;
+mod line;
 pub mod log;
 pub mod names;
 mod process;
 mod readiness;
+pub mod text;
 
 pub use counters::{FAILURES, Latencies, UpstreamCounts, UpstreamMetrics};
 pub use process::{Connection, ListenerCounters, ListenerCounts, ProcessMetrics, Reload};

@@ -15,6 +15,7 @@ mod docs;
 mod etcd;
 mod examples;
 mod faults;
+mod foreign_text;
 mod health;
 mod http_body;
 mod http_drain;

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::telemetry::text::shown_bytes;
+
 /// Longer lines are cut.
 const LONGEST: usize = 2_000;
 
@@ -98,19 +100,9 @@ impl Lines {
     }
 }
 
-/// Escapes what would let a plugin forge other lines of the log.
 fn text(line: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(line);
-    let text = text.trim_end();
-    (!text.is_empty()).then(|| text.chars().flat_map(printable).collect())
-}
-
-fn printable(char: char) -> impl Iterator<Item = char> {
-    let (plain, escaped) = match char.is_control() && char != '\t' {
-        true => (None, Some(char.escape_default())),
-        false => (Some(char), None),
-    };
-    plain.into_iter().chain(escaped.into_iter().flatten())
+    let line = line.trim_ascii_end();
+    (!line.is_empty()).then(|| shown_bytes(line).to_string())
 }
 
 #[cfg(test)]
@@ -126,8 +118,8 @@ mod tests {
         let (mut lines, now) = (lines(), Instant::now());
         lines.write(Stream::Err, b"pan", now);
         assert_eq!(lines.last_words().unwrap(), "pan");
-        lines.write(Stream::Err, b"icked \x1b[31mred\r\nnext", now);
-        assert_eq!(lines.last.as_deref(), Some("panicked \\u{1b}[31mred"));
+        lines.write(Stream::Err, b"icked \x1b[31mred\xff \xe2\x80\xaebidi\r\nnext", now);
+        assert_eq!(lines.last.as_deref(), Some("panicked \\u{1b}[31mred\\xff \\u{202e}bidi"));
         assert_eq!(lines.last_words().unwrap(), "next");
     }
 

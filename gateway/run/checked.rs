@@ -7,6 +7,7 @@ use crate::{
     config::{self, Config, NameFrom, Target},
     connector::{Lent, Memory},
     plugin::{Cause, Plugins, Problem},
+    telemetry::text::shown,
 };
 
 /// Reads a configuration as `run` would, asks every plugin about its settings, and says what would run.
@@ -19,7 +20,7 @@ pub fn check(path: &Path) -> Result<String, StartError> {
         let (memory, _) = Memory::open(config.state.join(super::REGISTRY));
         let plugins = Plugins::start(&config, Arc::new(Lent::new(memory)))?;
         let problems = plugins.check(uses(&config, None)).await;
-        let line = |problem: &Problem| format!("{}: {}", problem.used_by, problem.text);
+        let line = |problem: &Problem| format!("{}: {}", shown(&problem.used_by), shown(&problem.text));
         // A selector may be dropped into the folder later, and its upstream is served meanwhile.
         let (warnings, mistakes): (Vec<_>, Vec<_>) =
             problems.iter().partition(|problem| problem.cause == Cause::NoSelector);
@@ -48,7 +49,7 @@ fn describe(config: &Config) -> String {
         let _ = writeln!(text, "admin     {address}");
     }
     for registry in config.registries.values() {
-        let _ = writeln!(text, "registry  {} (plugin {})", registry.name, registry.plugin);
+        let _ = writeln!(text, "registry  {} (plugin {})", shown(&registry.name), shown(&registry.plugin));
     }
     for upstream in config.upstreams.values() {
         let sources: Vec<String> = upstream
@@ -59,13 +60,18 @@ fn describe(config: &Config) -> String {
         let _ = writeln!(
             text,
             "upstream  {} = {}, selector {}",
-            upstream.name,
-            sources.join(" and "),
-            upstream.selector.plugin
+            shown(&upstream.name),
+            shown(sources.join(" and ")),
+            shown(&upstream.selector.plugin)
         );
     }
     for route in &config.routes {
-        let _ = writeln!(text, "route     {} -> {}", matches(&route.matches), target(&route.target));
+        let _ = writeln!(
+            text,
+            "route     {} -> {}",
+            shown(matches(&route.matches)),
+            shown(target(&route.target))
+        );
     }
     text
 }
