@@ -11,6 +11,7 @@ pub mod registry;
 pub mod catalog;
 pub mod wire;
 pub mod client;
+pub mod check;
 pub mod bindings;
 pub mod connector;
 pub mod plugin;

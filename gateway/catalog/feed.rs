@@ -7,11 +7,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{
-    Parts,
-    check::{self, Checks},
-    upstream::ToOwner,
-};
+use super::{Parts, upstream::ToOwner};
 use crate::{
     config::{self, Config},
     registry::{Watch, watch},
@@ -45,6 +41,15 @@ pub(super) struct Feed {
     checks: Checks,
     list: Arc<SavedList>,
     owner: JoinHandle<()>,
+}
+
+/// The checks of one upstream. Dropping it ends them.
+struct Checks(JoinHandle<()>);
+
+impl Drop for Checks {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What a feed depends on: while it is the same, the feed goes on.
@@ -94,7 +99,7 @@ impl Feed {
         let (reports, reported) = mpsc::channel(REPORTS);
         let reader = owner.reader();
         let owner_side = ToOwner { status: owner.status(), reports, events: events.downgrade() };
-        let checks = check::start(reader.clone(), owner.suspects(), checked, events.clone());
+        let checks = Checks((parts.checks)(reader.clone(), owner.suspects(), checked, events.clone()));
         let owner = tokio::spawn(owner.run(received, reported));
         let sources = claimed.sources.iter().zip(&claimed.registries).enumerate();
         let watches = sources

@@ -3,7 +3,6 @@
 //! One task owns the set. It starts and ends the sources of each upstream and publishes the table that workers and
 //! the admin API read.
 
-mod check;
 mod feed;
 mod fixed;
 mod found;
@@ -12,26 +11,46 @@ mod task;
 mod tests;
 mod upstream;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::Instant,
+};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
 
 pub use self::{fixed::Fixed, task::Control, upstream::Upstream};
 use crate::{
     config::{self, ByName, Config},
     registry::Registry,
     selector,
-    upstream::{Disk, UpstreamName},
+    upstream::{Disk, Event, Reader, UpstreamName},
 };
 
 /// Makes the registry of one source.
 pub type MakeRegistry = dyn Fn(&Arc<config::Registry>) -> Arc<dyn Registry> + Send + Sync;
 
-/// What upstreams are made of. Closures, so that tests can put in registries and selectors of their own.
+/// Begins to ask the endpoints of a reader's upstream, and the suspects, whether they answer. Aborting the task ends it.
+pub type StartChecks = dyn Fn(
+        Reader,
+        watch::Receiver<Arc<BTreeSet<SocketAddr>>>,
+        watch::Receiver<Arc<config::Check>>,
+        mpsc::Sender<Event>,
+    ) -> JoinHandle<()>
+    + Send
+    + Sync;
+
+/// What upstreams are made of. Closures, because what they make stands below, and so that tests can put in registries
+/// and selectors of their own.
 pub struct Parts {
     /// The selector plugin of this name, in whatever version is in force.
     pub selector: Box<dyn Fn(&str) -> selector::Current + Send + Sync>,
     pub registry: Box<MakeRegistry>,
+    pub checks: Box<StartChecks>,
     /// Where the last good lists are.
     pub disk: Disk,
     pub workers: usize,

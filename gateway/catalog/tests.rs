@@ -143,6 +143,7 @@ async fn start_in(state: tempfile::TempDir, listed: Listed, upstreams: &[&str]) 
     let parts = Parts {
         selector: Box::new(|_| watch::channel(None).1),
         registry: Box::new(move |_| Arc::new(registry.clone())),
+        checks: Box::new(|_, _, _, _| tokio::spawn(async {})),
         disk: Disk::new(state.path()),
         workers: 1,
     };

@@ -39,23 +39,29 @@ impl DialError {
     }
 }
 
-/// Connects. Must be called where `spawn_local` works: a task of its own drives the connection until it closes, which it
+/// Connects. What is written to the stream goes out at once.
+pub async fn connect(address: SocketAddr, limit: Duration) -> Result<Stream, DialError> {
+    let failed = |error| DialError::Failed { address, error };
+    let socket = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+        Ok(connected) => connected.map_err(failed)?,
+        Err(_) => return Err(DialError::TimedOut { address, limit }),
+    };
+    socket.set_nodelay(true).map_err(failed)?;
+    Ok(Stream::new(socket))
+}
+
+/// Connects, for HTTP. Must be called where `spawn_local` works: a task of its own drives the connection until it closes, which it
 /// does when it is dropped here and nothing is under way.
 pub async fn dial<B>(address: SocketAddr, limit: Duration) -> Result<Connection<B>, DialError>
 where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let failed = |error| DialError::Failed { address, error };
-    let stream = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
-        Ok(connected) => connected.map_err(failed)?,
-        Err(_) => return Err(DialError::TimedOut { address, limit }),
-    };
-    stream.set_nodelay(true).map_err(failed)?;
+    let stream = connect(address, limit).await?;
     let (sender, driver) = http1::Builder::new()
-        .handshake(TokioIo::new(Stream::new(stream)))
+        .handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| failed(io::Error::other(error)))?;
+        .map_err(|error| DialError::Failed { address, error: io::Error::other(error) })?;
     tokio::task::spawn_local(async move {
         if let Err(error) = driver.with_upgrades().await {
             tracing::debug!(endpoint = %address, %error, "Connection ended");

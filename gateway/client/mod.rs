@@ -3,5 +3,5 @@
 mod dial;
 mod pool;
 
-pub use dial::{Connection, DialError, dial};
+pub use dial::{Connection, DialError, connect, dial};
 pub use pool::Pool;

@@ -30,6 +30,7 @@ use self::{reload::Reload, uses::uses};
 use crate::{
     admin,
     catalog::{self, Catalog},
+    check,
     config::{self, Config},
     connector::{Lent, Memory},
     http,
@@ -253,6 +254,7 @@ fn parts(config: &Config, plugins: &Plugins) -> catalog::Parts {
     catalog::Parts {
         selector: Box::new(move |name| selectors.selector(name)),
         registry: Box::new(move |registry| registries.registry(registry)),
+        checks: Box::new(check::start),
         disk: Disk::new(&config.state),
         workers: config.workers,
     }

@@ -45,8 +45,8 @@ fn every_layer_is_in_the_architecture_in_its_order() {
 fn libraries_stay_where_they_belong() {
     for (library, homes) in [
         ("wasmtime", &["bindings/", "connector/", "plugin/"][..]),
-        ("hyper", &["client/", "server/", "http/", "admin/"]),
-        ("hyper_util", &["client/", "server/", "http/", "admin/"]),
+        ("hyper", &["client/", "check/", "server/", "http/", "admin/"]),
+        ("hyper_util", &["client/", "check/", "server/", "http/", "admin/"]),
         ("etcd_client", &["connector/"]),
         ("arc_swap", &["upstream/publish.rs"]),
     ] {

@@ -33,6 +33,7 @@ impl Checker<'_> {
         let (at, table) = (way.key("check"), written.check.unwrap_or(&none));
         health.fall = self.in_a_row(&at.key("fall"), table.fall);
         health.rise = self.in_a_row(&at.key("rise"), table.rise);
+        health.traffic_decides = table.traffic_decides;
         let interval = self.duration_ms(&at.key("interval_ms"), table.interval_ms);
         let timeout = self.duration_ms(&at.key("timeout_ms"), table.timeout_ms);
         let probe = match written.check {
@@ -107,6 +108,8 @@ impl Checker<'_> {
     fn probe(&mut self, way: &Way, check: &file::Check) -> Option<Option<Probe>> {
         let (tcp, http) = (way.key("tcp"), way.key("http"));
         match (self.mentions(&tcp), self.mentions(&http)) {
+            // What failed is asked by connecting, whatever is written, and this says what that means.
+            (false, false) if check.traffic_decides => return Some(None),
             (false, false) => {
                 self.wrong_key(way, "this asks nothing").hint("write `http = \"/health\"` or `tcp = true`");
                 return None;
@@ -145,7 +148,8 @@ impl Checker<'_> {
     }
 
     fn probe_path(&mut self, way: &Way, path: &str) -> Option<Arc<str>> {
-        if path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let whole = path.parse::<http::uri::PathAndQuery>().is_ok_and(|parsed| parsed.as_str() == path);
+        if whole && path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Some(path.into());
         }
         self.wrong(way, format!("{path:?} is no path"))

@@ -81,11 +81,22 @@ pub(in crate::config) struct Check {
     pub fall: u64,
     /// Checks in a row that bring it back. Default: 2.
     pub rise: u64,
+    /// What failing requests took out comes back by requests alone: a check that passes, while they fail, asks for
+    /// something else than they do. Default: false.
+    pub traffic_decides: bool,
 }
 
 impl Default for Check {
     fn default() -> Self {
-        Self { tcp: None, http: None, interval_ms: 5_000, timeout_ms: 2_000, fall: 3, rise: 2 }
+        Self {
+            tcp: None,
+            http: None,
+            interval_ms: 5_000,
+            timeout_ms: 2_000,
+            fall: 3,
+            rise: 2,
+            traffic_decides: false,
+        }
     }
 }
 

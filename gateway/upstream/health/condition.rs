@@ -236,11 +236,15 @@ impl Condition {
             return;
         }
         self.failed_by_check = false;
+        let by_requests = self.is_guess() || self.spared;
+        if policy.traffic_decides && by_requests {
+            return;
+        }
         // A check says that it takes connections, not that it answers requests.
         if self.out.is_some_and(|out| matches!(out.reason, Reason::Connections | Reason::Starting)) {
             self.come_back(now);
         }
-        if self.no_connection > 0 {
+        if self.no_connection > 0 && !policy.traffic_decides {
             (self.no_connection, self.failures, self.spared) = (0, 0, false);
         }
     }

@@ -28,6 +28,8 @@ pub struct Policy {
     pub fall: u32,
     /// Checks in a row that bring it back. 2 by default.
     pub rise: u32,
+    /// Whether what failing requests took out comes back by time and requests alone. No by default.
+    pub traffic_decides: bool,
     /// What has not answered for so long is let go from a reserve. 60 s by default: longer than most disturbances of a
     /// network last.
     pub gone_after: Duration,
@@ -45,6 +47,7 @@ impl Default for Policy {
             grace: Duration::from_secs(10),
             fall: 3,
             rise: 2,
+            traffic_decides: false,
             gone_after: Duration::from_secs(60),
         }
     }

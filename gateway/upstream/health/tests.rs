@@ -187,6 +187,44 @@ fn two_refused_connections_are_enough_and_checks_bring_it_back_early() {
 }
 
 #[test]
+fn where_traffic_decides_no_check_brings_back_what_requests_took_out() {
+    let mut bench = Bench::settled(1..=4);
+    bench.policy.traffic_decides = true;
+    bench.tell(1, Evidence::ConnectFailed, 2);
+    bench.tell(2, Evidence::Broke, 5);
+    for port in [1, 2] {
+        bench.check(port, true, 100);
+    }
+    assert_eq!(bench.offered, BTreeSet::from([3, 4]));
+    // Checks do not even count in favour of what fails now and then.
+    bench.tell(3, Evidence::ConnectFailed, 1);
+    bench.check(3, true, 100);
+    bench.pass(10);
+    assert_eq!(bench.half_open, BTreeSet::from([1, 2]), "time brings it back for a trial");
+    bench.tell(1, Evidence::Answered, 1);
+    bench.tell(2, Evidence::ConnectFailed, 1);
+    assert_eq!((&bench.offered, &bench.half_open), (&BTreeSet::from([1, 3, 4]), &BTreeSet::new()));
+}
+
+#[test]
+fn where_traffic_decides_checks_decide_what_requests_did_not() {
+    let mut bench = Bench::settled(1..=4);
+    bench.policy.traffic_decides = true;
+    bench.check(1, false, 3);
+    assert!(!bench.offered.contains(&1));
+    bench.check(1, true, 2);
+    assert!(bench.offered.contains(&1), "checks alone took it out");
+    bench.tell(1, Evidence::ConnectFailed, 2);
+    bench.check(1, false, 3);
+    bench.check(1, true, 100);
+    assert!(!bench.offered.contains(&1), "requests took it out, too");
+    bench.step(HealthInput::List(vec![put(5)]));
+    bench.tell(5, Evidence::ConnectFailed, 1);
+    bench.check(5, true, 1);
+    assert!(bench.offered.contains(&5), "it was only starting");
+}
+
+#[test]
 fn a_check_that_connects_does_not_excuse_failing_requests() {
     let mut bench = Bench::settled(1..=3);
     bench.tell(1, Evidence::TimedOut, 5);

@@ -1,5 +1,8 @@
 //! Active checks: somebody asks the endpoints of an upstream whether they answer.
 //!
+//! Each question has a connection of its own, which is closed after it: on one that is kept, a process that takes no new
+//! connections would go on answering.
+//!
 //! What an answer means is decided by the owner, which is told of every failure, of the first pass after one, and of
 //! everything about suspects. Suspects, which are the ejected and the reserves, are always asked, so that they
 //! come back, or leave, without a request having to try.
@@ -29,27 +32,18 @@ const SUSPECTS_EVERY: Duration = Duration::from_secs(1);
 /// Connections that the checks of one upstream make at once.
 const AT_ONCE: usize = 32;
 
-/// The checks of one upstream. Dropping it ends them.
-pub(super) struct Checks(JoinHandle<()>);
-
-impl Drop for Checks {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Asks the endpoints of an upstream, and tells `events`.
-pub(super) fn start(
+/// Asks the endpoints of an upstream, and tells `events`, until the task is aborted or the upstream closes.
+pub fn start(
     reader: Reader,
     suspects: watch::Receiver<Arc<BTreeSet<SocketAddr>>>,
     settings: watch::Receiver<Arc<Check>>,
     events: mpsc::Sender<Event>,
-) -> Checks {
+) -> JoinHandle<()> {
     let asker =
         Asker { name: reader.name().clone(), settings, events, room: Arc::new(Semaphore::new(AT_ONCE)) };
-    Checks(tokio::spawn(async move {
+    tokio::spawn(async move {
         tokio::join!(asker.clone().all(reader), asker.suspects(suspects));
-    }))
+    })
 }
 
 #[derive(Clone)]
@@ -112,6 +106,7 @@ impl Asker {
         }
     }
 
+    /// Whether each passed. Of whom the gateway could not ask nothing is said.
     async fn ask(&self, addresses: Vec<SocketAddr>, pause: Duration) -> Vec<(SocketAddr, bool)> {
         let mut asked = JoinSet::new();
         let mut answers = Vec::with_capacity(addresses.len());
@@ -123,21 +118,28 @@ impl Asker {
             asked.spawn(async move {
                 let asked =
                     probe::probe(check.probe.as_ref().unwrap_or(&Probe::Tcp), address, check.timeout).await;
-                if let Err(error) = &asked {
-                    tracing::debug!(upstream = %name, endpoint = %address, %error, "Check failed");
-                }
                 drop(permit);
-                (address, asked.is_ok())
+                match asked {
+                    Ok(()) => Some((address, true)),
+                    Err(error) if error.is_own() => {
+                        tracing::debug!(upstream = %name, endpoint = %address, %error, "Check not made");
+                        None
+                    }
+                    Err(error) => {
+                        tracing::debug!(upstream = %name, endpoint = %address, %error, "Check failed");
+                        Some((address, false))
+                    }
+                }
             });
             while let Some(answer) = asked.try_join_next() {
-                answers.extend(answer);
+                answers.extend(answer.ok().flatten());
             }
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }
         }
         while let Some(answer) = asked.join_next().await {
-            answers.extend(answer);
+            answers.extend(answer.ok().flatten());
         }
         answers
     }
