@@ -3,13 +3,15 @@
 //! They are a workspace of their own under `plugins/`: another target, another profile, another lock file. A
 //! folder there with a `cdylib` is a plugin, and its name is the plugin's name. `plugins/testing/` is left out:
 //! those guests misbehave on purpose and are built by the tests.
+//!
+//! It changes nothing outside the target folders: a toolchain that lacks something is told of.
 
 use std::{
     env,
     fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 const TARGET: &str = "wasm32-wasip2";
@@ -25,9 +27,11 @@ fn build() -> Result<(), String> {
     let plugins = root.join("plugins");
     let names = shipped(&plugins).map_err(|error| format!("{}: {error}", plugins.display()))?;
     watch(&root, &plugins)?;
-    add_target()?;
+    check_target()?;
     compile(&plugins)?;
-    embed(&plugins, &names)
+    embed(&plugins, &names)?;
+    keep_symbols(&root.join("scripts/link.sh"));
+    Ok(())
 }
 
 /// The folders that hold a plugin, sorted.
@@ -57,8 +61,8 @@ fn watch(root: &Path, plugins: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Installs the standard library for the target where it is missing.
-fn add_target() -> Result<(), String> {
+/// Whether there is a standard library for the target.
+fn check_target() -> Result<(), String> {
     let rustc = required("RUSTC")?;
     let output = Command::new(&rustc)
         .args(["--print", "target-libdir", "--target", TARGET])
@@ -68,11 +72,36 @@ fn add_target() -> Result<(), String> {
     if output.status.success() && libraries.is_dir() {
         return Ok(());
     }
-    let hint = format!("the Rust target {TARGET} is missing, and `rustup target add {TARGET}`");
-    match Command::new("rustup").args(["target", "add", TARGET]).status() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("{hint} ended with {status}")),
-        Err(error) => Err(format!("{hint} could not be started: {error}")),
+    Err(format!(
+        "the Rust target {TARGET} is missing: `rustup target add {TARGET}` adds it, and so does every command of ./dev that builds"
+    ))
+}
+
+/// Has a release linked by a script that puts its symbols aside. Where the compiler is no GCC, or there is no objcopy, the
+/// release is linked as ever, without symbols.
+fn keep_symbols(script: &Path) {
+    println!("cargo::rerun-if-changed={}", script.display());
+    let is = |name: &str, value: &str| env::var(name).is_ok_and(|found| found == value);
+    let native = env::var_os("HOST") == env::var_os("TARGET") && is("CARGO_CFG_TARGET_OS", "linux");
+    // Another linker than the usual one may not take these options, and commas separate what the option says.
+    let usual =
+        env::var_os("RUSTC_LINKER").is_none() && !script.as_os_str().as_encoded_bytes().contains(&b',');
+    let works = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        let command =
+            command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if is("PROFILE", "release")
+        && native
+        && usual
+        && works("cc", &["-wrapper", "env", "-x", "c", "-E", "/dev/null"])
+        && works("objcopy", &["--version"])
+    {
+        let script = script.display().to_string();
+        for argument in ["-wrapper", &script, "-Wl,--build-id=sha1"] {
+            println!("cargo::rustc-link-arg-bin=witgate={argument}");
+        }
     }
 }
 
