@@ -21,55 +21,47 @@ use tracing_subscriber::{
 
 use super::text::shown;
 
-/// For people: `2026-01-31T12:00:00.000000Z  WARN Check failed upstream=orders`.
-pub(super) struct Text;
+pub(super) enum Lines {
+    /// For people: `2026-01-31T12:00:00.000000Z  WARN Check failed upstream=orders`.
+    Text,
+    /// For machines: an object with `timestamp`, `level`, `message` and the fields.
+    Json,
+}
 
-/// For machines: an object with `timestamp`, `level`, `message` and the fields.
-pub(super) struct Json;
-
-impl<S, N> FormatEvent<S, N> for Text
+impl<S, N> FormatEvent<S, N> for Lines
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let style = Style { colours: writer.has_ansi_escapes() };
-        writer.write_str(style.begin(DIM))?;
-        SystemTime.format_time(&mut writer)?;
-        writer.write_str(style.end())?;
-        let level = event.metadata().level();
-        write!(writer, " {}{level:>5}{}", style.begin(colour(level)), style.end())?;
-        let mut fields = TextFields { writer, style, result: Ok(()) };
-        event.record(&mut fields);
-        fields.result?;
-        writeln!(fields.writer)
+    fn format_event(&self, _: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        match self {
+            Self::Text => text(writer, event),
+            Self::Json => json(writer, event),
+        }
     }
 }
 
-impl<S, N> FormatEvent<S, N> for Json
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let mut time = String::new();
-        SystemTime.format_time(&mut Writer::new(&mut time))?;
-        let mut fields = JsonFields { line: String::new() };
-        fields.entry("timestamp", &time);
-        fields.entry("level", event.metadata().level().as_str());
-        event.record(&mut fields);
-        writeln!(writer, "{}}}", fields.line)
-    }
+fn text(mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    let style = Style { colours: writer.has_ansi_escapes() };
+    writer.write_str(style.begin(DIM))?;
+    SystemTime.format_time(&mut writer)?;
+    writer.write_str(style.end())?;
+    let level = event.metadata().level();
+    write!(writer, " {}{level:>5}{}", style.begin(colour(level)), style.end())?;
+    let mut fields = TextFields { writer, style, result: Ok(()) };
+    event.record(&mut fields);
+    fields.result?;
+    writeln!(fields.writer)
+}
+
+fn json(mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    let mut time = String::new();
+    SystemTime.format_time(&mut Writer::new(&mut time))?;
+    let mut fields = JsonFields { line: String::new() };
+    fields.entry("timestamp", &time);
+    fields.entry("level", event.metadata().level().as_str());
+    event.record(&mut fields);
+    writeln!(writer, "{}}}", fields.line)
 }
 
 const DIM: &str = "\x1b[2m";
@@ -207,11 +199,11 @@ mod tests {
             line.clone()
         };
         let to = written.clone();
-        let text = fmt().with_ansi(false).with_writer(move || to.clone()).event_format(Text).finish();
+        let text = fmt().with_ansi(false).with_writer(move || to.clone()).event_format(Lines::Text).finish();
         tracing::subscriber::with_default(text, &log);
         let text = one(&written);
         let to = written.clone();
-        let json = fmt().with_ansi(false).with_writer(move || to.clone()).event_format(Json).finish();
+        let json = fmt().with_ansi(false).with_writer(move || to.clone()).event_format(Lines::Json).finish();
         tracing::subscriber::with_default(json, &log);
         (text, serde_json::from_str(&one(&written)).unwrap())
     }
@@ -268,7 +260,8 @@ mod tests {
     fn colours_are_ours_alone() {
         let written = Written::default();
         let to = written.clone();
-        let coloured = fmt().with_ansi(true).with_writer(move || to.clone()).event_format(Text).finish();
+        let coloured =
+            fmt().with_ansi(true).with_writer(move || to.clone()).event_format(Lines::Text).finish();
         tracing::subscriber::with_default(coloured, || tracing::error!(endpoint = %"\u{1b}[5m", "Failed"));
         let line = written.lines().concat();
         let (_, rest) = line.split_once("Z\u{1b}[0m ").unwrap();

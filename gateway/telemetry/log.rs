@@ -68,13 +68,17 @@ pub fn start(format: Format, filter: Option<&str>) -> Result<Guard, LogError> {
     let from_environment = std::env::var(VARIABLE).ok();
     let filter = read_filter(filter.or(from_environment.as_deref()).unwrap_or("info"))?;
     let (lines, guard) = Lines::to(io::stderr(), WAITING)?;
-    let colours = io::stderr().is_terminal();
-    let common = fmt().with_env_filter(filter).with_writer(lines);
-    match format {
-        Format::Text => common.with_ansi(colours).event_format(line::Text).try_init(),
-        Format::Json => common.with_ansi(false).event_format(line::Json).try_init(),
-    }
-    .map_err(|_| LogError::Twice)?;
+    let (shape, colours) = match format {
+        Format::Text => (line::Lines::Text, io::stderr().is_terminal()),
+        Format::Json => (line::Lines::Json, false),
+    };
+    fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(lines)
+        .event_format(shape)
+        .try_init()
+        .map_err(|_| LogError::Twice)?;
     Ok(guard)
 }
 
@@ -213,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_lines_are_written_before_the_guard_is_gone() {
+    fn the_last_shape_written_before_the_guard_is_gone() {
         let written = Written::default();
         let (lines, guard) = Lines::to(written.clone(), 100).unwrap();
         for number in 0..50 {

@@ -256,4 +256,14 @@ fn health_and_checks_are_those_of_the_upstream_or_the_route() {
     let reliability = &by_name(&found.target).template.reliability;
     assert_eq!(reliability.check.probe, Some(Probe::Http(expected)));
     assert_eq!((reliability.health.fall, reliability.health.rise), (3, 2));
+    assert!(!reliability.health.traffic_decides && !health.traffic_decides);
+}
+
+#[test]
+fn that_traffic_decides_may_be_said_with_a_question_and_without() {
+    for check in ["{ traffic_decides = true }", "{ http = '/health', traffic_decides = true }"] {
+        let text = format!("[upstream.c]\nservice = 'c'\nregistry = 'memory'\ncheck = {check}");
+        let config = running(&text);
+        assert!(config.upstreams[&UpstreamName::new("c")].reliability.health.traffic_decides, "{check}");
+    }
 }
