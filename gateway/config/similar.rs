@@ -1,5 +1,7 @@
 //! What somebody may have meant.
 
+use strsim::osa_distance;
+
 /// Lists that are longer say less than they cost to read.
 const FEW: usize = 12;
 
@@ -25,27 +27,8 @@ pub(super) fn most_similar<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str
         return Some(name);
     }
     let limit = (wrong.chars().count() / 3).max(1);
-    let near = known.iter().map(|name| (distance(wrong, name), *name)).filter(|(far, _)| *far <= limit);
+    let near = known.iter().map(|name| (osa_distance(wrong, name), *name)).filter(|(far, _)| *far <= limit);
     near.min().map(|(_, name)| name)
-}
-
-/// How many characters must be inserted, removed, replaced or exchanged with their neighbour.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<_>, Vec<_>) = (a.chars().collect(), b.chars().collect());
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut least = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]

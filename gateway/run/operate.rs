@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::{StartError, describe};
@@ -10,6 +11,9 @@ use crate::{
     config::Secret,
     telemetry::text::shown,
 };
+
+/// What is encoded in a segment of a path.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b'-').remove(b'@').remove(b'~');
 
 /// What is wanted of the upstreams of a running gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,12 +99,7 @@ fn endpoints(upstream: &Value) -> String {
 }
 
 fn path(name: &str, rest: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@~".contains(&byte);
-    let encoded = name.bytes().map(|byte| match plain(byte) {
-        true => char::from(byte).to_string(),
-        false => format!("%{byte:02X}"),
-    });
-    format!("/api/v1/upstreams/{}{rest}", encoded.collect::<String>())
+    format!("/api/v1/upstreams/{}{rest}", utf8_percent_encode(name, SEGMENT))
 }
 
 #[cfg(test)]

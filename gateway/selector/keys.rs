@@ -60,12 +60,15 @@ impl<'a> RequestFacts<'a> {
             Key::Cookie(name) => {
                 let pairs = self.head.headers.get_all(http::header::COOKIE).into_iter();
                 let mut pairs = pairs.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(';'));
-                pairs
-                    .find_map(|pair| Some(pair.trim().strip_prefix(name.as_str())?.strip_prefix('=')?.into()))
+                pairs.find_map(|pair| {
+                    let value = pair.trim().strip_prefix(name.as_str())?.strip_prefix('=')?;
+                    Some(unquoted(value).into())
+                })
             }
             Key::Query(name) => {
-                let mut pairs = self.head.uri.query()?.split('&');
-                pairs.find_map(|pair| Some(pair.strip_prefix(name.as_str())?.strip_prefix('=')?.into()))
+                // Copies only what is encoded.
+                let mut pairs = form_urlencoded::parse(self.head.uri.query()?.as_bytes());
+                pairs.find_map(|(key, value)| (key == name.as_str()).then_some(value))
             }
             Key::Path => Some(self.head.uri.path().into()),
             Key::Host => text(&http::header::HOST).or(self.head.uri.host()).map(Cow::from),
@@ -78,6 +81,11 @@ impl<'a> RequestFacts<'a> {
     pub fn hash(&self, key: &Key) -> Option<u64> {
         self.value(key).map(|value| xxhash_rust::xxh64::xxh64(value.as_bytes(), 0))
     }
+}
+
+/// The value of a cookie: quotes around it are no part of it.
+fn unquoted(value: &str) -> &str {
+    value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)
 }
 
 #[cfg(test)]
@@ -105,6 +113,26 @@ mod tests {
         check("host", Some("shop.test"));
         check("method", Some("GET"));
         check("client-ip", Some("10.0.0.9"));
+    }
+
+    #[test]
+    fn the_same_value_is_the_same_however_a_client_writes_it() {
+        let value = |key: &str, query: &str, cookie: &str| {
+            let request = http::Request::get(format!("/?{query}")).header("cookie", cookie);
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            let facts = RequestFacts { head: &head, client: [10, 0, 0, 9].into() };
+            facts.value(&key.parse().unwrap()).map(Cow::into_owned)
+        };
+        for query in ["user=a%2Fb%20c", "user=a/b+c", "x=1&us%65r=%61/b%20c&user=2"] {
+            assert_eq!(value("query:user", query, "").as_deref(), Some("a/b c"), "{query}");
+        }
+        assert_eq!(value("query:user", "user=%ff%", "").as_deref(), Some("\u{fffd}%"));
+        assert_eq!(value("query:user", "user&user=", "").as_deref(), Some(""));
+        for cookie in ["sid=s3cret", "sid=\"s3cret\"", "a=\"b\"; sid=\"s3cret\" ; c=d"] {
+            assert_eq!(value("cookie:sid", "", cookie).as_deref(), Some("s3cret"), "{cookie}");
+        }
+        assert_eq!(value("cookie:sid", "", "sid=\"").as_deref(), Some("\""));
+        assert_eq!(value("cookie:sid", "", "sid=a%20b").as_deref(), Some("a%20b"), "no rule encodes cookies");
     }
 
     #[test]
