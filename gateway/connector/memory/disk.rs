@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{self, ErrorKind, Write},
+    io::{self, Write},
     path::Path,
 };
 
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Registration, state::State};
+use crate::files;
 
 const VERSION: u32 = 1;
 
@@ -68,9 +69,9 @@ pub(super) fn save(path: &Path, Saved(services): Saved) -> io::Result<()> {
 
 /// Reads what was saved. What cannot be used is put aside, and the registry starts empty.
 pub(super) fn load(path: &Path) -> (Saved, Vec<String>) {
-    let text = match fs::read(path) {
+    let text = match files::read(path, files::STATE) {
         Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return (Saved::default(), vec![]),
+        Err(error) if error.is_missing() => return (Saved::default(), vec![]),
         Err(error) => return (Saved::default(), vec![format!("cannot read {}: {error}", path.display())]),
     };
     match parse(&text) {
