@@ -83,11 +83,11 @@ impl Scrape {
 
     fn process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Parts { catalog, memory, metrics, readiness, .. } = &*self.0;
-        let registered: usize = memory.services().iter().map(|service| service.instances).sum();
         let unrouted = metrics.unrouted.counts().statuses;
         counters(encoder, &names::UNROUTED, CLASSES.into_iter().zip(unrouted).map(|(c, n)| ([c], n)))?;
         gauge(encoder, &names::FOUND, catalog.found().len() as u64)?;
-        gauge(encoder, &names::REGISTERED, registered as u64)?;
+        gauge(encoder, &names::REGISTERED, memory.count() as u64)?;
+        gauge(encoder, &names::REGISTRY_UNSAVED, u64::from(memory.is_failing()))?;
         let listeners = metrics.listeners();
         gauges(encoder, &names::CONNECTIONS, listeners.iter().map(|of| ([&*of.name], of.open)))?;
         counters(

@@ -124,7 +124,7 @@ impl Admin {
             Resource::Service(service) => Ok(json(&services::one(memory, &service))),
             Resource::Instance { service, id } => match *request.method() {
                 Method::PUT => services::put(memory, &service, &id, request.into_body()).await,
-                Method::DELETE => Ok(services::remove(memory, &service, &id)),
+                Method::DELETE => Ok(services::remove(memory, &service, &id).await),
                 _ => services::instance(memory, &service, &id).map(|instance| json(&instance)),
             },
         }

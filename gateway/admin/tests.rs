@@ -96,6 +96,8 @@ impl Api {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { drop(stopped.await) };
+        let saving = parts.memory.clone();
+        tokio::spawn(async move { saving.run(std::future::pending()).await });
         let served = tokio::spawn(serve(listener, parts.clone(), access, shutdown));
         Self { address, parts, stop: Some(stop), served, _control: control, _state: state }
     }

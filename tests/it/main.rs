@@ -16,6 +16,7 @@ mod etcd;
 mod examples;
 mod faults;
 mod health;
+mod heartbeats;
 mod http_body;
 mod http_drain;
 mod http_forward;
