@@ -1,6 +1,6 @@
 //! The embedded registry over HTTP: whoever writes here receives traffic.
 
-use hyper::{Response, StatusCode, body::Incoming};
+use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use super::{
@@ -49,9 +49,9 @@ pub(super) async fn put(
     memory: &Memory,
     service: &str,
     id: &str,
-    body: Incoming,
+    body: &[u8],
 ) -> Result<Response<Body>, Rejection> {
-    let done = memory.put(service, id, body::read(body).await?)?;
+    let done = memory.put(service, id, body::read(body)?)?;
     let instance = instance(memory, service, id)?;
     let unsaved = memory.saved(done.change).await.err().map(|unsaved| unsaved.to_string());
     let mut response = json(&Changed { instance: Some(instance), unsaved });

@@ -13,11 +13,13 @@
 //! | `error` | what went wrong |
 
 mod counters;
+mod exposition;
 pub mod log;
 pub mod names;
 mod process;
 mod readiness;
 
 pub use counters::{FAILURES, Latencies, UpstreamCounts, UpstreamMetrics};
+pub use exposition::{Exposition, Family, Format, Value};
 pub use process::{Connection, ListenerCounters, ListenerCounts, ProcessMetrics, Reload};
 pub use readiness::Readiness;
