@@ -1,12 +1,12 @@
 //! How answers look, and which status each refusal has.
 
-use std::{io, time::Duration};
+use std::{io, net::IpAddr, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     Method, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
 };
 use serde::Serialize;
 
@@ -41,16 +41,24 @@ pub(super) enum Rejection {
     TooLong(usize),
     #[error("body did not arrive within {0:?}")]
     TooSlow(Duration),
-    #[error("changes need the header Authorization: Bearer TOKEN")]
-    NoToken,
+    #[error("{0} the header Authorization: Bearer TOKEN")]
+    NoToken(&'static str),
     #[error("the token is wrong")]
     WrongToken,
     #[error("a page of {0:?} may not change anything here")]
     ForeignOrigin(String),
-    #[error("host {0:?} is not this gateway: use its address, or localhost")]
+    #[error(
+        "host {0:?} is not this gateway: use its address, or localhost, or name the host in the configuration"
+    )]
     ForeignHost(String),
-    #[error("metrics could not be written")]
-    Exposition,
+    #[error("a request names one host: {0}")]
+    Host(&'static str),
+    #[error("what came through a proxy ({header}, from {peer}) may not change anything here")]
+    ThroughProxy { header: String, peer: IpAddr },
+    #[error("the gateway is busy with other requests")]
+    Busy,
+    #[error("the answer could not be made")]
+    Failed,
 }
 
 impl Rejection {
@@ -58,16 +66,16 @@ impl Rejection {
         match self {
             Self::NoResource(_) | Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Invalid(_) | Self::Host(_) => StatusCode::BAD_REQUEST,
             Self::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::NoToken | Self::WrongToken => StatusCode::UNAUTHORIZED,
-            Self::ForeignOrigin(_) => StatusCode::FORBIDDEN,
+            Self::NoToken(_) | Self::WrongToken => StatusCode::UNAUTHORIZED,
+            Self::ForeignOrigin(_) | Self::ThroughProxy { .. } => StatusCode::FORBIDDEN,
             Self::ForeignHost(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::Conflict(_) => StatusCode::CONFLICT,
-            Self::NotSaved(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NotSaved(_) | Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
-            Self::Exposition => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -82,8 +90,11 @@ impl Rejection {
             Self::WrongMethod { allowed, .. } => {
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
             }
-            Self::NoToken | Self::WrongToken => {
+            Self::NoToken(_) | Self::WrongToken => {
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::Busy => {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}
         }

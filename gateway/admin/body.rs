@@ -16,17 +16,17 @@ const LONGEST: usize = 64 * 1024;
 /// How long a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Rejection> {
-    parse(&collect(body).await?)
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Rejection> {
+    serde_json::from_slice(body).map_err(|error| Rejection::Invalid(format!("body: {error}")))
 }
 
 /// The same, where no body says as much as an empty object.
-pub(super) async fn read_or_empty<T: DeserializeOwned>(body: Incoming) -> Result<T, Rejection> {
-    let body = collect(body).await?;
-    parse(if body.trim_ascii().is_empty() { b"{}" } else { &body })
+pub(super) fn read_or_empty<T: DeserializeOwned>(body: &[u8]) -> Result<T, Rejection> {
+    read(if body.trim_ascii().is_empty() { b"{}" } else { body })
 }
 
-async fn collect(body: Incoming) -> Result<Bytes, Rejection> {
+/// Waits for the whole body, for a bounded time.
+pub(super) async fn collect(body: Incoming) -> Result<Bytes, Rejection> {
     let body = timeout(PATIENCE, Limited::new(body, LONGEST).collect());
     let body = body.await.map_err(|_| Rejection::TooSlow(PATIENCE))?.map_err(|error| match error
         .downcast_ref::<LengthLimitError>(
@@ -35,8 +35,4 @@ async fn collect(body: Incoming) -> Result<Bytes, Rejection> {
         None => Rejection::Invalid(format!("body broke off: {error}")),
     })?;
     Ok(body.to_bytes())
-}
-
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Rejection> {
-    serde_json::from_slice(body).map_err(|error| Rejection::Invalid(format!("body: {error}")))
 }

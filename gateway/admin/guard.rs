@@ -1,66 +1,160 @@
-//! Who may use the API: a token for changes, and no web page that a browser on this machine happens to show.
+//! Who may use the API: tokens for reading and for changes, no web page that a browser on this machine happens to
+//! show, and nothing that a proxy passed on unless the configuration names it.
 
 use std::net::IpAddr;
 
+use http::request::Parts as Head;
 use hyper::{
-    HeaderMap,
-    header::{AUTHORIZATION, HOST, ORIGIN},
+    HeaderMap, Version,
+    header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN, VIA},
 };
+use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
-use super::answer::Rejection;
+use super::{Access, answer::Rejection};
 use crate::config::Secret;
 
 pub(super) struct Guard {
-    /// The digest of the token: comparing digests tells nothing by the time it takes.
-    token: Option<[u8; 32]>,
+    /// The digests of the tokens that are taken, if any is asked for: comparing digests tells nothing by the time it
+    /// takes.
+    change: Option<Vec<[u8; 32]>>,
+    read: Option<Vec<[u8; 32]>>,
     loopback: bool,
+    /// In lower case.
+    hosts: Vec<String>,
+    trusted_proxies: Vec<IpNet>,
 }
 
 impl Guard {
-    pub(super) fn new(token: Option<Secret>, loopback: bool) -> Self {
-        Self { token: token.map(|token| digest(token.0.as_bytes())), loopback }
-    }
-
-    /// A page can make a browser on this machine speak to a loopback address by a name of its own (DNS rebinding).
-    /// The name stands in `Host`, so on loopback only addresses and `localhost` are taken.
-    pub(super) fn check_host(&self, headers: &HeaderMap) -> Result<(), Rejection> {
-        let Some(host) = headers.get(HOST).filter(|_| self.loopback) else { return Ok(()) };
-        let host = String::from_utf8_lossy(host.as_bytes());
-        if is_local(&host) { Ok(()) } else { Err(Rejection::ForeignHost(host.into_owned())) }
-    }
-
-    /// A change needs the token, if there is one, and must not come from a page of another origin.
-    pub(super) fn check_change(&self, headers: &HeaderMap) -> Result<(), Rejection> {
-        check_origin(headers)?;
-        let Some(token) = &self.token else { return Ok(()) };
-        let given = headers.get(AUTHORIZATION).ok_or(Rejection::NoToken)?.as_bytes();
-        let (scheme, given) = given.split_at_checked("Bearer ".len()).ok_or(Rejection::NoToken)?;
-        if !scheme.eq_ignore_ascii_case(b"Bearer ") {
-            return Err(Rejection::NoToken);
+    pub(super) fn new(access: Access, loopback: bool) -> Self {
+        let Access { token, read_token, hosts, trusted_proxies } = access;
+        let digest = |token: &Secret| digest(token.0.as_bytes());
+        let (token, read_token) = (token.as_ref().map(digest), read_token.as_ref().map(digest));
+        Self {
+            // Whoever may not even read may not change.
+            change: token.or(read_token).map(|token| vec![token]),
+            // Whoever may change may read.
+            read: read_token.map(|read| [Some(read), token].into_iter().flatten().collect()),
+            loopback,
+            hosts: hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+            trusted_proxies,
         }
-        if digest(given.trim_ascii()) == *token { Ok(()) } else { Err(Rejection::WrongToken) }
     }
+
+    /// A page can make a browser on this machine speak to a loopback address by a name of its own (DNS rebinding). The
+    /// name stands in `Host`, or in the target of the request where that has one, so on loopback only loopback
+    /// addresses, `localhost` and configured names are taken.
+    pub(super) fn check_host(&self, head: &Head) -> Result<(), Rejection> {
+        let host = host(head)?;
+        let believed = match host {
+            None => true,
+            Some(_) if !self.loopback && self.hosts.is_empty() => true,
+            Some(host) => name(host).is_some_and(|name| self.believes(name)),
+        };
+        if believed { Ok(()) } else { Err(Rejection::ForeignHost(host.unwrap_or_default().to_owned())) }
+    }
+
+    fn believes(&self, name: &str) -> bool {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        match name.parse::<IpAddr>() {
+            Ok(address) if address.to_canonical().is_loopback() => true,
+            // Elsewhere an address says nothing that a name would: no page reaches it by a name of its own.
+            Ok(_) if !self.loopback => true,
+            _ => {
+                name.eq_ignore_ascii_case("localhost")
+                    || self.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
+            }
+        }
+    }
+
+    /// Reading needs a token, if the configuration restricts it.
+    pub(super) fn check_read(&self, head: &Head) -> Result<(), Rejection> {
+        check_token(&self.read, &head.headers, "reading needs")
+    }
+
+    /// A change needs the token, if there is one, and must come neither from a page of another origin nor through a
+    /// proxy: a proxy passes on what others send, so that its address says nothing.
+    pub(super) fn check_change(&self, head: &Head, peer: IpAddr) -> Result<(), Rejection> {
+        let peer = peer.to_canonical();
+        if let Some(header) = of_proxy(&head.headers)
+            && !self.trusted_proxies.iter().any(|network| network.contains(&peer))
+        {
+            return Err(Rejection::ThroughProxy { header: header.to_owned(), peer });
+        }
+        check_origin(head)?;
+        check_token(&self.change, &head.headers, "changes need")
+    }
+}
+
+/// The header that says that a proxy passed the request on.
+fn of_proxy(headers: &HeaderMap) -> Option<&str> {
+    let tells = |name: &&hyper::header::HeaderName| {
+        let text = name.as_str();
+        **name == FORWARDED || **name == VIA || text.starts_with("x-forwarded") || text == "x-real-ip"
+    };
+    headers.keys().find(tells).map(|name| name.as_str())
+}
+
+/// Whom the request is for: the target says so if it names a host, else the header. None for an old client that
+/// does not say it.
+fn host(head: &Head) -> Result<Option<&str>, Rejection> {
+    let mut lines = head.headers.get_all(HOST).iter();
+    let line = match (lines.next(), lines.next()) {
+        (_, Some(_)) => return Err(Rejection::Host("there are two")),
+        (None, None) if head.version >= Version::HTTP_11 => return Err(Rejection::Host("there is none")),
+        (None, None) => None,
+        (Some(line), None) => Some(line.to_str().map_err(|_| Rejection::Host("it is no text"))?),
+    };
+    let Some(target) = head.uri.authority().map(|authority| authority.as_str()) else { return Ok(line) };
+    match line {
+        Some(line) if !line.eq_ignore_ascii_case(target) => {
+            Err(Rejection::Host("it differs from that of the target"))
+        }
+        _ => Ok(Some(target)),
+    }
+}
+
+/// The host without its port and brackets; none if it is not written like one.
+fn name(host: &str) -> Option<&str> {
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?,
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    let is_port = port.is_empty()
+        || port.strip_prefix(':').is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    (is_port && !name.is_empty()).then_some(name)
 }
 
 /// Browsers send `Origin` with every change that a page makes; other clients do not.
-fn check_origin(headers: &HeaderMap) -> Result<(), Rejection> {
-    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
-    let origin = String::from_utf8_lossy(origin.as_bytes());
-    let authority = origin.split_once("://").map(|(_, authority)| authority.as_bytes());
-    if authority.is_some() && authority == headers.get(HOST).map(|host| host.as_bytes()) {
-        return Ok(());
+fn check_origin(head: &Head) -> Result<(), Rejection> {
+    let host = host(head)?;
+    for origin in head.headers.get_all(ORIGIN) {
+        let origin = String::from_utf8_lossy(origin.as_bytes());
+        let own = origin
+            .split_once("://")
+            .zip(host)
+            .is_some_and(|((_, authority), host)| authority.eq_ignore_ascii_case(host));
+        if !own {
+            return Err(Rejection::ForeignOrigin(origin.into_owned()));
+        }
     }
-    Err(Rejection::ForeignOrigin(origin.into_owned()))
+    Ok(())
 }
 
-/// Whether `host`, with or without a port, is an address or `localhost`.
-fn is_local(host: &str) -> bool {
-    if let Some(rest) = host.strip_prefix('[') {
-        return rest.split_once(']').is_some_and(|(ip, _)| ip.parse::<IpAddr>().is_ok());
+fn check_token(
+    taken: &Option<Vec<[u8; 32]>>,
+    headers: &HeaderMap,
+    what: &'static str,
+) -> Result<(), Rejection> {
+    let Some(taken) = taken else { return Ok(()) };
+    let mut lines = headers.get_all(AUTHORIZATION).iter();
+    let (Some(given), None) = (lines.next(), lines.next()) else { return Err(Rejection::NoToken(what)) };
+    let (scheme, given) =
+        given.as_bytes().split_at_checked("Bearer ".len()).ok_or(Rejection::NoToken(what))?;
+    if !scheme.eq_ignore_ascii_case(b"Bearer ") {
+        return Err(Rejection::NoToken(what));
     }
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    if taken.contains(&digest(given.trim_ascii())) { Ok(()) } else { Err(Rejection::WrongToken) }
 }
 
 fn digest(text: &[u8]) -> [u8; 32] {
@@ -69,51 +163,188 @@ fn digest(text: &[u8]) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderValue;
+    use hyper::Request;
 
     use super::*;
 
-    fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
-        list.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn head(target: &str, headers: &[(&str, &str)]) -> Head {
+        let mut request = Request::get(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn with(headers: &[(&str, &str)]) -> Head {
+        head("/", headers)
+    }
+
+    fn tokens(change: Option<&str>, read: Option<&str>) -> Guard {
+        let secret = |token: &str| Secret(token.into());
+        let access = Access { token: change.map(secret), read_token: read.map(secret), ..Access::default() };
+        Guard::new(access, true)
+    }
+
+    fn bearer(token: &str) -> Head {
+        with(&[("host", "localhost"), ("authorization", &format!("Bearer {token}"))])
     }
 
     #[test]
     fn changes_need_the_token() {
-        let guard = Guard::new(Some(Secret("tea".into())), true);
-        let check = |value: &'static str| guard.check_change(&headers(&[("authorization", value)]));
+        let guard = tokens(Some("tea"), None);
+        let check =
+            |value: &str| guard.check_change(&with(&[("host", "localhost"), ("authorization", value)]), HERE);
         assert!(check("Bearer tea").is_ok());
         assert!(check("bearer tea").is_ok());
         assert!(matches!(check("Bearer coffee"), Err(Rejection::WrongToken)));
         assert!(matches!(check("Bearer "), Err(Rejection::WrongToken)));
-        assert!(matches!(check("Basic dGVhOg=="), Err(Rejection::NoToken)));
-        assert!(matches!(check("tea"), Err(Rejection::NoToken)));
-        assert!(matches!(guard.check_change(&HeaderMap::new()), Err(Rejection::NoToken)));
-        assert!(Guard::new(None, true).check_change(&HeaderMap::new()).is_ok());
+        assert!(matches!(check("Basic dGVhOg=="), Err(Rejection::NoToken(_))));
+        assert!(matches!(check("tea"), Err(Rejection::NoToken(_))));
+        let none = with(&[("host", "localhost")]);
+        assert!(matches!(guard.check_change(&none, HERE), Err(Rejection::NoToken(_))));
+        let two = with(&[("host", "a"), ("authorization", "Bearer tea"), ("authorization", "Bearer coffee")]);
+        assert!(matches!(guard.check_change(&two, HERE), Err(Rejection::NoToken(_))));
+        assert!(tokens(None, None).check_change(&none, HERE).is_ok());
+        assert!(guard.check_read(&none).is_ok());
+    }
+
+    #[test]
+    fn whoever_may_change_may_read_and_not_the_other_way() {
+        let guard = tokens(Some("tea"), Some("milk"));
+        assert!(guard.check_read(&bearer("milk")).is_ok());
+        assert!(guard.check_read(&bearer("tea")).is_ok());
+        assert!(matches!(guard.check_read(&bearer("water")), Err(Rejection::WrongToken)));
+        assert!(matches!(guard.check_read(&with(&[])), Err(Rejection::NoToken(_))));
+        assert!(guard.check_change(&bearer("tea"), HERE).is_ok());
+        assert!(matches!(guard.check_change(&bearer("milk"), HERE), Err(Rejection::WrongToken)));
+        // With nothing but a token for reading, changes are not freer than that.
+        let guard = tokens(None, Some("milk"));
+        assert!(guard.check_change(&bearer("milk"), HERE).is_ok());
+        assert!(guard.check_change(&with(&[("host", "localhost")]), HERE).is_err());
     }
 
     #[test]
     fn a_page_of_another_origin_may_change_nothing() {
-        let guard = Guard::new(None, true);
-        let check = |origin: &'static str| {
-            guard.check_change(&headers(&[("host", "127.0.0.1:9901"), ("origin", origin)])).is_ok()
+        let guard = tokens(None, None);
+        let check = |origins: &[&str]| {
+            let mut headers = vec![("host", "127.0.0.1:9901")];
+            headers.extend(origins.iter().map(|origin| ("origin", *origin)));
+            guard.check_change(&with(&headers), HERE).is_ok()
         };
-        assert!(check("http://127.0.0.1:9901"));
-        assert!(!check("http://127.0.0.1:8080"));
-        assert!(!check("https://example.com"));
-        assert!(!check("null"));
+        assert!(check(&["http://127.0.0.1:9901"]));
+        assert!(!check(&["http://127.0.0.1:8080"]));
+        assert!(!check(&["https://example.com"]));
+        assert!(!check(&["null"]));
+        assert!(!check(&["http://127.0.0.1:9901", "https://example.com"]));
     }
 
     #[test]
-    fn on_loopback_only_addresses_and_localhost_are_hosts() {
-        let check = |loopback, host: &'static str| {
-            Guard::new(None, loopback).check_host(&headers(&[("host", host)])).is_ok()
+    fn what_came_through_a_proxy_may_change_nothing_unless_it_is_named() {
+        let headers = [
+            "X-Forwarded-For",
+            "x-forwarded-host",
+            "X-Forwarded-Proto",
+            "x-forwarded-port",
+            "X-Forwarded-Prefix",
+            "Forwarded",
+            "Via",
+            "X-Real-IP",
+        ];
+        let closed = tokens(None, None);
+        let open = Guard::new(
+            Access { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], ..Access::default() },
+            true,
+        );
+        for header in headers {
+            let head = with(&[("host", "localhost"), (header, "")]);
+            assert!(
+                matches!(closed.check_change(&head, HERE), Err(Rejection::ThroughProxy { .. })),
+                "{header}"
+            );
+            assert!(closed.check_read(&head).is_ok(), "{header}");
+            assert!(open.check_change(&head, HERE).is_err(), "{header}");
+            assert!(open.check_change(&head, "10.1.2.3".parse().unwrap()).is_ok(), "{header}");
+            assert!(open.check_change(&head, "::ffff:10.1.2.3".parse().unwrap()).is_ok(), "{header}");
+        }
+    }
+
+    fn host_is_taken(guard: &Guard, head: &Head) -> bool {
+        guard.check_host(head).is_ok()
+    }
+
+    #[test]
+    fn on_loopback_only_loopback_addresses_localhost_and_configured_names_are_hosts() {
+        let guard = |loopback, hosts: &[&str]| {
+            let hosts = hosts.iter().map(|host| host.to_string()).collect();
+            Guard::new(Access { hosts, ..Access::default() }, loopback)
         };
-        for host in ["127.0.0.1:9901", "[::1]:9901", "[::1]", "localhost", "LOCALHOST:80", "192.168.0.1"] {
-            assert!(check(true, host), "{host}");
+        let (here, named, there, strict) = (
+            guard(true, &[]),
+            guard(true, &["gateway.internal"]),
+            guard(false, &[]),
+            guard(false, &["gateway.internal"]),
+        );
+        let own = [
+            "127.0.0.1:9901",
+            "127.1.2.3",
+            "[::1]:9901",
+            "[::1]",
+            "[::ffff:127.0.0.1]:1",
+            "localhost",
+            "LOCALHOST:80",
+            "localhost.",
+        ];
+        for host in own {
+            for guard in [&here, &named, &there, &strict] {
+                assert!(host_is_taken(guard, &with(&[("host", host)])), "{host}");
+            }
         }
-        for host in ["example.com", "localhost.example.com:9901", "[example.com]", ""] {
-            assert!(!check(true, host), "{host}");
-            assert!(check(false, host), "{host}");
+        let foreign = [
+            "example.com",
+            "localhost.example.com:9901",
+            "127.0.0.1.example.com",
+            "[example.com]",
+            "",
+            ":80",
+            "192.168.0.1",
+            "0.0.0.0:9901",
+            "127.0.0.1:80:80",
+            "127.0.0.1@example.com",
+            "localhost:x",
+        ];
+        for host in foreign {
+            assert!(!host_is_taken(&here, &with(&[("host", host)])), "{host}");
+            assert!(host_is_taken(&there, &with(&[("host", host)])), "{host}");
         }
+        let name = with(&[("host", "Gateway.Internal:9901")]);
+        assert!(
+            host_is_taken(&named, &name) && host_is_taken(&strict, &name) && !host_is_taken(&here, &name)
+        );
+        assert!(!host_is_taken(&strict, &with(&[("host", "example.com")])));
+        assert!(host_is_taken(&strict, &with(&[("host", "192.168.0.1")])));
+    }
+
+    #[test]
+    fn a_target_that_names_a_host_is_believed_no_more_than_the_header() {
+        let guard = tokens(None, None);
+        let check = |target: &str, host: &str| guard.check_host(&head(target, &[("host", host)]));
+        assert!(check("http://127.0.0.1:9901/healthz", "127.0.0.1:9901").is_ok());
+        assert!(matches!(check("http://example.com/healthz", "example.com"), Err(Rejection::ForeignHost(_))));
+        assert!(matches!(check("http://example.com/healthz", "127.0.0.1"), Err(Rejection::Host(_))));
+        assert!(matches!(check("http://127.0.0.1/healthz", "example.com"), Err(Rejection::Host(_))));
+        assert!(check("http://user@127.0.0.1/healthz", "user@127.0.0.1").is_err());
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        let guard = Guard::new(Access::default(), false);
+        let two = with(&[("host", "127.0.0.1"), ("host", "127.0.0.1")]);
+        assert!(matches!(guard.check_host(&two), Err(Rejection::Host("there are two"))));
+        assert!(matches!(guard.check_host(&with(&[])), Err(Rejection::Host("there is none"))));
+        let mut old = with(&[]);
+        old.version = Version::HTTP_10;
+        assert!(guard.check_host(&old).is_ok());
     }
 }

@@ -7,33 +7,50 @@ mod answer;
 mod body;
 pub mod client;
 mod guard;
+mod io;
 mod metrics;
+mod negotiate;
 mod orders;
 mod path;
 mod plugins;
+mod roster;
 mod server;
 mod services;
 mod time;
 mod upstreams;
 
-use std::{future::Future, sync::Arc};
-
-use hyper::{Method, Request, Response, body::Incoming};
-use tokio::net::TcpListener;
-
-use self::{
-    answer::{Body, Rejection, json},
-    guard::Guard,
-    metrics::Exposition,
-    path::Resource,
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
+
+use bytes::Bytes;
+use http::request::Parts as Head;
+use hyper::{
+    Method, Request, Response,
+    body::Incoming,
+    header::{HeaderValue, VARY},
+};
+use tokio::{net::TcpListener, sync::Semaphore};
+
+pub use self::server::{Listening, start};
+use self::{
+    answer::{Body, Rejection, json, with_type},
+    guard::Guard,
+    path::Resource,
+    roster::Client,
+};
+pub use crate::config::Access;
 use crate::{
     catalog::Catalog,
-    config::Secret,
     connector::Memory,
     plugin::Plugins,
     telemetry::{ProcessMetrics, Readiness},
 };
+
+/// Answers that may be long, and are made at once.
+const LONG_ANSWERS: usize = 2;
 
 /// What the API shows and changes.
 pub struct Parts {
@@ -42,14 +59,6 @@ pub struct Parts {
     pub memory: Arc<Memory>,
     pub metrics: Arc<ProcessMetrics>,
     pub readiness: Readiness,
-}
-
-/// Who may do what on one listener.
-#[derive(Debug, Clone)]
-pub struct Access {
-    pub scope: Scope,
-    /// Asked for by every change, when there is one.
-    pub token: Option<Secret>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,16 +74,13 @@ pub enum Scope {
 pub async fn serve(
     listener: TcpListener,
     parts: Arc<Parts>,
+    scope: Scope,
     access: Access,
     shutdown: impl Future<Output = ()>,
 ) {
-    let loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    let admin = Admin {
-        scope: access.scope,
-        guard: Guard::new(access.token, loopback),
-        exposition: Exposition::new(parts.clone()),
-        parts,
-    };
+    let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+    let guard = Guard::new(access, loopback);
+    let admin = Admin { scope, guard, parts, long_answers: Semaphore::new(LONG_ANSWERS) };
     server::serve(listener, Arc::new(admin), shutdown).await;
 }
 
@@ -82,51 +88,115 @@ pub async fn serve(
 struct Admin {
     scope: Scope,
     guard: Guard,
-    exposition: Exposition,
     parts: Arc<Parts>,
+    long_answers: Semaphore,
 }
 
 impl Admin {
     /// Always answers: what goes wrong becomes a status and a JSON object with `error`.
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        self.try_answer(request).await.unwrap_or_else(Rejection::into_response)
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        client: &Client,
+    ) -> Response<Body> {
+        self.try_answer(request, peer.ip(), client).await.unwrap_or_else(Rejection::into_response)
     }
 
-    async fn try_answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Rejection> {
-        self.guard.check_host(request.headers())?;
-        let resource = Resource::read(request.uri().path())?;
-        if self.scope == Scope::Registrations && !resource.is_for_registrations() {
-            return Err(Rejection::NoResource(request.uri().path().to_owned()));
-        }
-        resource.check_method(request.method())?;
-        if changes(request.method()) {
-            self.guard.check_change(request.headers())?;
-        }
-        self.act(resource, request).await
-    }
-
-    async fn act(&self, resource: Resource, request: Request<Incoming>) -> Result<Response<Body>, Rejection> {
-        let Parts { catalog, plugins, memory, readiness, .. } = &*self.parts;
+    async fn try_answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: IpAddr,
+        client: &Client,
+    ) -> Result<Response<Body>, Rejection> {
+        let (head, body) = request.into_parts();
+        let resource = self.admit(&head, peer)?;
         match resource {
             Resource::Health => Ok(json(&answer::Status { status: "ok" })),
-            Resource::Ready => Ok(answer::readiness(readiness)),
-            Resource::Metrics => self.exposition.answer(),
-            Resource::Upstreams => Ok(json(&upstreams::all(catalog))),
-            Resource::Upstream(name) => upstreams::one(catalog, &name).map(|upstream| json(&upstream)),
+            Resource::Ready => Ok(answer::readiness(&self.parts.readiness)),
+            _ if client.only_health => Err(Rejection::Busy),
+            resource if changes(&head.method) => {
+                client.owes_now();
+                let body = body::collect(body).await?;
+                if !client.asked() {
+                    return Err(Rejection::Busy);
+                }
+                self.change(resource, &head.method, body).await
+            }
+            resource => self.show(resource, head).await,
+        }
+    }
+
+    /// The resource that is asked for, by somebody who may.
+    fn admit(&self, head: &Head, peer: IpAddr) -> Result<Resource, Rejection> {
+        self.guard.check_host(head)?;
+        let path = head.uri.path();
+        let resource = Resource::read(path)?;
+        if self.scope == Scope::Registrations && !resource.is_for_registrations() {
+            return Err(Rejection::NoResource(path.to_owned()));
+        }
+        resource.check_method(&head.method)?;
+        match (changes(&head.method), resource.is_for_everybody()) {
+            (true, _) => self.guard.check_change(head, peer)?,
+            (false, false) => self.guard.check_read(head)?,
+            (false, true) => {}
+        }
+        Ok(resource)
+    }
+
+    async fn change(
+        &self,
+        resource: Resource,
+        method: &Method,
+        body: Bytes,
+    ) -> Result<Response<Body>, Rejection> {
+        let Parts { catalog, memory, .. } = &*self.parts;
+        match resource {
             Resource::Order(name, verb) => {
                 let upstream = upstreams::find(catalog, &name)?;
-                orders::carry_out(&upstream, verb, request.into_body()).await?;
+                orders::carry_out(&upstream, verb, &body).await?;
                 upstreams::one(catalog, &name).map(|upstream| json(&upstream))
             }
-            Resource::Plugins => Ok(json(&plugins::all(plugins))),
-            Resource::Plugin(name) => plugins::one(plugins, &name).map(|plugin| json(&plugin)),
-            Resource::Services => Ok(json(&services::all(memory))),
-            Resource::Service(service) => Ok(json(&services::one(memory, &service))),
-            Resource::Instance { service, id } => match *request.method() {
-                Method::PUT => services::put(memory, &service, &id, request.into_body()).await,
-                Method::DELETE => Ok(services::remove(memory, &service, &id)),
-                _ => services::instance(memory, &service, &id).map(|instance| json(&instance)),
-            },
+            Resource::Instance { service, id } if *method == Method::PUT => {
+                services::put(memory, &service, &id, &body).await
+            }
+            Resource::Instance { service, id } => Ok(services::remove(memory, &service, &id).await),
+            // No other resource takes the method of a change.
+            other => Err(Rejection::NoResource(format!("{other:?}"))),
+        }
+    }
+
+    /// Long answers are made beside this thread, a few at once: whoever asks about health comes between.
+    async fn show(self: Arc<Self>, resource: Resource, head: Head) -> Result<Response<Body>, Rejection> {
+        if let Resource::Instance { service, id } = &resource {
+            return services::instance(&self.parts.memory, service, id).map(|instance| json(&instance));
+        }
+        // Nobody closes the semaphore.
+        let Ok(_turn) = self.long_answers.acquire().await else { return Err(Rejection::Busy) };
+        let parts = self.parts.clone();
+        let made = tokio::task::spawn_blocking(move || long(&parts, resource, &head)).await;
+        made.unwrap_or(Err(Rejection::Failed))
+    }
+}
+
+fn long(parts: &Parts, resource: Resource, head: &Head) -> Result<Response<Body>, Rejection> {
+    let Parts { catalog, plugins, memory, .. } = parts;
+    match resource {
+        Resource::Metrics => {
+            let format = negotiate::format(&head.headers);
+            let mut response = with_type(metrics::text(parts, format), format.content_type());
+            response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+            Ok(response)
+        }
+        Resource::Upstreams => Ok(json(&upstreams::all(catalog))),
+        Resource::Upstream(name) => upstreams::one(catalog, &name).map(|upstream| json(&upstream)),
+        Resource::Plugins => Ok(json(&plugins::all(plugins))),
+        Resource::Plugin(name) => plugins::one(plugins, &name).map(|plugin| json(&plugin)),
+        Resource::Services => Ok(json(&services::all(memory))),
+        Resource::Service(service) => Ok(json(&services::one(memory, &service))),
+        // Answered elsewhere.
+        Resource::Health | Resource::Ready | Resource::Order(..) | Resource::Instance { .. } => {
+            Err(Rejection::NoResource(head.uri.path().to_owned()))
         }
     }
 }

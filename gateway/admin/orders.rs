@@ -1,6 +1,5 @@
 //! What the operator orders of an upstream: pin, unpin, roll back, accept.
 
-use hyper::body::Incoming;
 use serde::Deserialize;
 
 use super::{answer::Rejection, body};
@@ -56,15 +55,13 @@ enum Source {
 }
 
 /// Carries the order out: when this returns it is in force and on disk.
-pub(super) async fn carry_out(upstream: &Upstream, verb: Verb, body: Incoming) -> Result<(), Rejection> {
+pub(super) async fn carry_out(upstream: &Upstream, verb: Verb, body: &[u8]) -> Result<(), Rejection> {
     let order = match verb {
-        Verb::Pin => body::read_or_empty(body).await.map(|Nothing {}| Order::Pin)?,
-        Verb::Unpin => body::read_or_empty(body).await.map(|Nothing {}| Order::Unpin)?,
-        Verb::Rollback => {
-            body::read(body).await.map(|Rollback { generation }| Order::Rollback { generation })?
-        }
+        Verb::Pin => body::read_or_empty(body).map(|Nothing {}| Order::Pin)?,
+        Verb::Unpin => body::read_or_empty(body).map(|Nothing {}| Order::Unpin)?,
+        Verb::Rollback => body::read(body).map(|Rollback { generation }| Order::Rollback { generation })?,
         Verb::Accept => {
-            let Accept { source } = body::read_or_empty(body).await?;
+            let Accept { source } = body::read_or_empty(body)?;
             let source = source.map(|source| number(source, &upstream.status().sources)).transpose()?;
             Order::Accept { source }
         }

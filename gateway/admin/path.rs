@@ -4,7 +4,10 @@ use hyper::Method;
 
 use super::{answer::Rejection, orders::Verb};
 
-#[derive(Debug, PartialEq, Eq)]
+/// Letters of an unknown path that are told back.
+const SHOWN: usize = 200;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Resource {
     Health,
     Ready,
@@ -22,7 +25,7 @@ pub(super) enum Resource {
 impl Resource {
     /// Segments are percent-decoded after the path is taken apart, so a name may hold a `/` as `%2F`.
     pub(super) fn read(path: &str) -> Result<Self, Rejection> {
-        let unknown = || Rejection::NoResource(path.to_owned());
+        let unknown = || Rejection::NoResource(path.chars().take(SHOWN).collect());
         let segments: Vec<&str> = path.strip_prefix('/').ok_or_else(unknown)?.split('/').collect();
         Ok(match *segments {
             ["healthz"] => Self::Health,
@@ -46,6 +49,11 @@ impl Resource {
 
     pub(super) fn is_for_registrations(&self) -> bool {
         matches!(self, Self::Health | Self::Services | Self::Service(_) | Self::Instance { .. })
+    }
+
+    /// Whoever watches over the process asks for it, and has no token.
+    pub(super) fn is_for_everybody(&self) -> bool {
+        matches!(self, Self::Health | Self::Ready)
     }
 
     pub(super) fn check_method(&self, method: &Method) -> Result<(), Rejection> {

@@ -1,40 +1,86 @@
 //! The connections of the admin API.
 
-use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, future::Future, io, net::SocketAddr, pin::pin, sync::Arc, thread, time::Duration,
+};
 
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{body::Body as _, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    runtime,
+    sync::watch,
     task::JoinSet,
     time::timeout,
 };
 
-use super::Admin;
+use super::{
+    Access, Admin, Parts, Scope,
+    answer::Rejection,
+    io::Io,
+    roster::{Place, Roster},
+};
 use crate::server::pause_after;
-
-/// Connections at once; more wait in the kernel's queue.
-const MOST_CONNECTIONS: usize = 256;
 
 /// How long a client may take to send a request's head, and stay silent between requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The longest head of a request, in bytes, and what is read at once of its body.
+const LONGEST_HEAD: usize = 64 * 1024;
+
 /// How long answers on their way have to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
+/// A listener, and what may be done there.
+pub struct Listening {
+    pub listener: std::net::TcpListener,
+    pub scope: Scope,
+    pub access: Access,
+}
+
+/// Answers on these listeners as long as the process lives, on a thread of its own: health is answered whatever else
+/// keeps the gateway busy.
+pub fn start(listenings: Vec<Listening>, parts: Arc<Parts>) -> io::Result<()> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let serve = async move {
+        let mut served = JoinSet::new();
+        for Listening { listener, scope, access } in listenings {
+            let listener = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+            match listener {
+                Ok(listener) => {
+                    let for_ever = std::future::pending();
+                    served.spawn(super::serve(listener, parts.clone(), scope, access, for_ever));
+                }
+                Err(error) => tracing::error!(%error, "Admin listener failed"),
+            }
+        }
+        while served.join_next().await.is_some() {}
+    };
+    thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(serve))?;
+    Ok(())
+}
+
 pub(super) async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: impl Future<Output = ()>) {
-    let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let roster = Arc::new(Roster::default());
     let closing = watch::Sender::new(false);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
-        let (stream, permit) = tokio::select! {
-            accepted = accept(&listener, &permits) => accepted,
+        let (stream, peer) = tokio::select! {
+            accepted = accept(&listener) => accepted,
             () = &mut shutdown => break,
         };
         while connections.try_join_next().is_some() {}
-        connections.spawn(connection(stream, permit, admin.clone(), closing.subscribe()));
+        // Nobody is kept waiting in the kernel's queue, where health could not be told from the rest.
+        let Some(place) = roster.enter() else { continue };
+        connections.spawn(connection(
+            stream,
+            peer,
+            place,
+            roster.clone(),
+            admin.clone(),
+            closing.subscribe(),
+        ));
     }
     drop(listener);
     closing.send_replace(true);
@@ -45,15 +91,10 @@ pub(super) async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: im
 }
 
 /// The next connection. An error is the kernel's or the client's, and passes.
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> (TcpStream, Option<OwnedSemaphorePermit>) {
-    // The semaphore is never closed, so there is always a permit.
-    let permit = permits.clone().acquire_owned().await.ok();
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
+            Ok(accepted) => return accepted,
             Err(error) => pause_after(&error).await,
         }
     }
@@ -61,15 +102,30 @@ async fn accept(
 
 async fn connection(
     stream: TcpStream,
-    _permit: Option<OwnedSemaphorePermit>,
+    peer: SocketAddr,
+    place: Place,
+    roster: Arc<Roster>,
     admin: Arc<Admin>,
     mut closing: watch::Receiver<bool>,
 ) {
-    let service = service_fn(|request| async { Ok::<_, Infallible>(admin.answer(request).await) });
+    let client = &place.client;
+    let service = service_fn(|request| {
+        let (admin, roster) = (&admin, &roster);
+        async move {
+            let answer = match client.asked() {
+                true => admin.clone().answer(request, peer, client).await,
+                false => Rejection::Busy.into_response(),
+            };
+            let bytes = answer.body().size_hint().exact().unwrap_or_default();
+            roster.answer(client, usize::try_from(bytes).unwrap_or(usize::MAX));
+            Ok::<_, Infallible>(answer)
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
+        .max_buf_size(LONGEST_HEAD)
+        .serve_connection(TokioIo::new(Io::new(stream, client.clone())), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -77,9 +133,13 @@ async fn connection(
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = client.told_to_leave() => {
+            tracing::debug!(listener = "admin", client = %peer, "Connection closed to make room");
+            return;
+        }
     };
     if let Err(error) = ended {
-        tracing::debug!(listener = "admin", %error, "Connection failed");
+        tracing::debug!(listener = "admin", client = %peer, %error, "Connection failed");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The API over real sockets, with a catalog whose one registry is fixed.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -14,7 +14,7 @@ use tokio::{
 use super::*;
 use crate::{
     catalog::{self, Control},
-    config::{self, Config},
+    config::{self, Config, Secret},
     connector::Lent,
     registry::{BoxFuture, Failure, RawEndpoint, RawNews, Registry, Subscription},
     telemetry::names,
@@ -79,7 +79,7 @@ impl Answer {
 }
 
 impl Api {
-    async fn start(access: Access) -> Self {
+    async fn start(scope: Scope, access: Access) -> Self {
         let state = tempfile::tempdir().unwrap();
         let (catalog, control) = catalog(state.path()).await;
         let (memory, warnings) = Memory::open(state.path().join("memory.json"));
@@ -96,12 +96,14 @@ impl Api {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { drop(stopped.await) };
-        let served = tokio::spawn(serve(listener, parts.clone(), access, shutdown));
+        let saving = parts.memory.clone();
+        tokio::spawn(async move { saving.run(std::future::pending()).await });
+        let served = tokio::spawn(serve(listener, parts.clone(), scope, access, shutdown));
         Self { address, parts, stop: Some(stop), served, _control: control, _state: state }
     }
 
     async fn open() -> Self {
-        Self::start(Access { scope: Scope::Everything, token: None }).await
+        Self::start(Scope::Everything, Access::default()).await
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -273,8 +275,8 @@ async fn an_order_that_makes_no_sense_is_refused_with_the_reason() {
     api.fails("POST", "/api/v1/upstreams/none/pin", "", "", 404, "no upstream \"none\"").await;
     api.fails("GET", "/api/v1/upstreams/orders/pin", "", "", 405, "allowed: POST").await;
 
-    let access = Access { scope: Scope::Everything, token: Some(Secret("tea".into())) };
-    let api = Api::start(access).await;
+    let access = Access { token: Some(Secret("tea".into())), ..Access::default() };
+    let api = Api::start(Scope::Everything, access).await;
     api.fails("POST", "/api/v1/upstreams/orders/pin", "", "", 401, "Authorization: Bearer").await;
     let given = api.send("POST", "/api/v1/upstreams/orders/pin", "authorization: Bearer tea\r\n", "").await;
     assert_eq!(given.status, 200, "{}", given.body);
@@ -363,8 +365,8 @@ async fn a_wrong_registration_is_refused_with_the_reason() {
 
 #[tokio::test]
 async fn changes_need_the_token_and_reading_does_not() {
-    let access = Access { scope: Scope::Everything, token: Some(Secret("tea".into())) };
-    let api = Api::start(access).await;
+    let access = Access { token: Some(Secret("tea".into())), ..Access::default() };
+    let api = Api::start(Scope::Everything, access).await;
     let (path, body) = ("/api/v1/services/hello/one", r#"{ "address": "127.0.0.1:1" }"#);
     api.fails("PUT", path, "", body, 401, "Authorization: Bearer").await;
     api.fails("DELETE", path, "authorization: Bearer coffee\r\n", "", 401, "token is wrong").await;
@@ -394,7 +396,7 @@ async fn unknown_paths_and_methods_are_refused() {
 
 #[tokio::test]
 async fn the_listener_for_registrations_serves_nothing_else() {
-    let api = Api::start(Access { scope: Scope::Registrations, token: None }).await;
+    let api = Api::start(Scope::Registrations, Access::default()).await;
     assert_eq!(api.put("/api/v1/services/a/b", json!({ "address": "a:1" })).await.status, 201);
     assert_eq!(api.get("/healthz").await.status, 200);
     for path in ["/metrics", "/readyz", "/api/v1/upstreams"] {
@@ -416,7 +418,7 @@ async fn metrics_tell_what_was_counted() {
 
     api.once_down_is_frozen().await;
     let answer = api.get("/metrics").await;
-    assert!(answer.head.contains("content-type: application/openmetrics-text"), "{}", answer.head);
+    assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
     for line in [
         r#"witgate_requests_total{upstream="orders",code="2xx"} 1"#,
         r#"witgate_requests_total{upstream="orders",code="5xx"} 0"#,
@@ -447,6 +449,24 @@ async fn metrics_tell_what_was_counted() {
     ] {
         assert!(answer.body.lines().any(|found| found == line), "no {line} in\n{}", answer.body);
     }
+    for metric in names::ALL {
+        assert!(answer.body.contains(&format!("# TYPE {} ", metric.name)), "{} is not exposed", metric.name);
+    }
+    assert!(!answer.body.contains("# EOF"));
+}
+
+#[tokio::test]
+async fn a_scraper_that_likes_openmetrics_gets_it() {
+    let api = Api::open().await;
+    let accept =
+        "accept: application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3\r\n";
+    let answer = api.send("GET", "/metrics", accept, "").await;
+    assert!(
+        answer.head.contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{}",
+        answer.head
+    );
+    assert!(answer.head.contains("vary: accept"), "{}", answer.head);
     for metric in names::ALL {
         let family = metric.name.strip_suffix("_total").unwrap_or(metric.name);
         assert!(answer.body.contains(&format!("# TYPE {family} ")), "{} is not exposed", metric.name);

@@ -26,10 +26,11 @@ pub use self::{
     running::*,
     schema::schema,
 };
+use crate::files;
 
 /// Reads and checks a configuration, and the password and token files that it names.
 pub fn load(path: &Path) -> Result<Config, Problems> {
-    match std::fs::read_to_string(path) {
+    match files::read_text(path, files::DOCUMENT) {
         Ok(text) => parse(&text, path),
         Err(error) => Err(Problems::unreadable(path, &error)),
     }

@@ -1,8 +1,9 @@
 //! What is wrong with a configuration, told so that it can be put right.
 
-use std::{fmt, io, ops::Range, path::Path};
+use std::{fmt, ops::Range, path::Path};
 
 use super::document::Way;
+use crate::files::ReadError;
 use crate::telemetry::text::{is_visible, shown};
 
 /// One mistake, before its place is known in lines.
@@ -78,7 +79,7 @@ impl Problems {
         })
     }
 
-    pub(super) fn unreadable(path: &Path, error: &io::Error) -> Self {
+    pub(super) fn unreadable(path: &Path, error: &ReadError) -> Self {
         let message = format!("the configuration cannot be read: {error}");
         let problem = Problem { key: String::new(), place: None, message, hint: None, source: None };
         Self { file: path.display().to_string(), list: vec![problem], unparsed: false }

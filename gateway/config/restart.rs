@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, net::SocketAddr};
 
-use super::running::{Config, Listener, Secret};
+use super::running::{Access, Config, Listener, Secret};
 
 /// What differs between two configurations and takes effect only with a restart, each as `key: old -> new`. Empty
 /// if the new one can replace the old one now.
@@ -21,16 +21,25 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
             changes.push(format!("listener {}: its settings", listener.address));
         }
     }
-    if old.admin.token != new.admin.token || token_of_registrations(old) != token_of_registrations(new) {
+    let (before, after) = (access(old), access(new));
+    if before.each_ref().map(tokens) != after.each_ref().map(tokens) {
         changes.push("admin: its tokens".to_owned());
+    } else if before != after {
+        changes.push("admin: its hosts or trusted proxies".to_owned());
     }
     note(&mut changes, "plugins.selector", &old.plugins.selector, &new.plugins.selector);
     note(&mut changes, "plugins.registry", &old.plugins.registry, &new.plugins.registry);
     changes
 }
 
-fn token_of_registrations(config: &Config) -> Option<&Secret> {
-    config.admin.registrations.as_ref()?.token.as_ref()
+/// Of the admin listener, and of that for registrations.
+fn access(config: &Config) -> [Access; 2] {
+    let registrations = config.admin.registrations.as_ref().map(|own| own.access.clone());
+    [config.admin.access.clone(), registrations.unwrap_or_default()]
+}
+
+fn tokens(access: &Access) -> [&Option<Secret>; 2] {
+    [&access.token, &access.read_token]
 }
 
 fn note<T: PartialEq + Debug>(changes: &mut Vec<String>, key: &str, old: &T, new: &T) {

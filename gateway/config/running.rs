@@ -34,7 +34,7 @@ impl Config {
         Self {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             listeners: Vec::new(),
-            admin: Admin { address: None, registrations: None, token: None },
+            admin: Admin { address: None, registrations: None, access: Access::default() },
             state: folder.join("state"),
             plugins: Plugins {
                 directory: folder.join("plugins"),
@@ -82,14 +82,26 @@ pub struct Admin {
     pub address: Option<SocketAddr>,
     /// The listener for registrations alone, if there is one, beside the one above.
     pub registrations: Option<Registrations>,
-    /// Asked for as `Authorization: Bearer`, by whoever changes something.
-    pub token: Option<Secret>,
+    pub access: Access,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registrations {
     pub address: SocketAddr,
+    pub access: Access,
+}
+
+/// Who may do what on an admin listener.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Access {
+    /// Asked for as `Authorization: Bearer`, of whoever changes something.
     pub token: Option<Secret>,
+    /// The same, of whoever reads; that for changes is taken, too. None: everybody may read.
+    pub read_token: Option<Secret>,
+    /// Names of this listener in the `Host` of requests, beside its addresses and `localhost`.
+    pub hosts: Vec<String>,
+    /// Proxies through which changes may come.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// A value that is never shown.

@@ -160,16 +160,20 @@ impl wit_memory::Host for Connectors {
     ) -> Result<std::result::Result<(), Failure>> {
         let types::Endpoint { id, address, weight, labels } = endpoint;
         let registration = memory::Registration { address, weight, labels, ttl_seconds };
-        Ok(self.memory().and_then(|memory| {
-            memory.put(&service, &id, registration)?;
-            Ok(())
-        }))
+        let put =
+            self.memory().and_then(|memory| Ok((memory.clone(), memory.put(&service, &id, registration)?)));
+        Ok(match put {
+            Ok((memory, done)) => until_saved(&memory, done.change).await,
+            Err(failure) => Err(failure),
+        })
     }
 
     async fn remove(&mut self, service: String, id: String) -> Result<std::result::Result<(), Failure>> {
-        Ok(self.memory().map(|memory| {
-            memory.remove(&service, &id);
-        }))
+        let memory = self.memory().cloned();
+        Ok(match memory {
+            Ok(memory) => until_saved(&memory, memory.remove(&service, &id).1).await,
+            Err(failure) => Err(failure),
+        })
     }
 }
 
@@ -286,14 +290,19 @@ impl From<memory::Content> for wit_memory::Content {
     }
 }
 
+/// A change that cannot be saved is in force all the same, and the gateway has said why it is not.
+async fn until_saved(memory: &Memory, change: memory::ChangeNumber) -> std::result::Result<(), Failure> {
+    let _ = memory.saved(change).await;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{config, connector::Lent};
 
     fn connectors(grants: config::Grants) -> Connectors {
-        let (memory, _) = Memory::open("/nowhere/registry.json");
-        Lent::new(memory).connectors(&config::Registry {
+        Lent::new(Memory::unkept()).connectors(&config::Registry {
             name: "main".into(),
             plugin: "any".into(),
             grants,

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::load::{Digest, LoadError};
+use crate::files;
 
 /// The largest file that is loaded. Components that carry an interpreter have tens of megabytes.
 const LARGEST: u64 = 256 << 20;
@@ -112,7 +113,8 @@ impl Folder {
         }
         let content = match size > LARGEST {
             true => Err(Unfit::Refused(LoadError::TooLarge { bytes: size, most: LARGEST })),
-            false => check_name(name).and_then(|()| fs::read(path).map_err(unreadable)),
+            false => check_name(name)
+                .and_then(|()| files::read(path, LARGEST).map_err(|error| unreadable(error.into()))),
         };
         let bytes = content.inspect_err(|_| {
             self.refused.insert(path.to_owned(), modified);

@@ -55,8 +55,13 @@ impl Plugins {
     /// Looks at the folder and follows it from then on. Nothing is compiled before it returns; [`Self::set_uses`]
     /// waits for what is needed.
     pub fn start(config: &Config, lent: Arc<Lent>) -> Result<Self, EngineError> {
+        Self::start_with(config, lent, true)
+    }
+
+    /// The same for whoever may leave nothing behind: compiled code is kept only if `keep_code` says so.
+    pub fn start_with(config: &Config, lent: Arc<Lent>, keep_code: bool) -> Result<Self, EngineError> {
         let names = Arc::new(Names::default());
-        let commands = supervisor::start(config, lent.clone(), names.clone())?;
+        let commands = supervisor::start(config, lent.clone(), names.clone(), keep_code)?;
         Ok(Self { names, commands, lent })
     }
 

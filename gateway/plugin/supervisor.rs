@@ -52,8 +52,10 @@ pub(super) fn start(
     config: &Config,
     lent: Arc<Lent>,
     names: Arc<Names>,
+    keep_code: bool,
 ) -> Result<mpsc::UnboundedSender<Command>, EngineError> {
-    let engine = Engine::new(Some(&config.state.join(CACHE)))?;
+    let cache = config.state.join(CACHE);
+    let engine = Engine::new(keep_code.then_some(&*cache))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| EngineError(error.to_string()))?;
     let (sender, commands) = mpsc::unbounded_channel();

@@ -30,8 +30,7 @@ fn start_with(fill: impl FnOnce(&Path)) -> Fixture {
     config.plugins.selector.memory_bytes = 4 << 20;
     fs::create_dir(&config.plugins.directory).unwrap();
     fill(&config.plugins.directory);
-    let (memory, _) = Memory::open(temp.path().join("memory.json"));
-    let plugins = Plugins::start(&config, Arc::new(Lent::new(memory))).unwrap();
+    let plugins = Plugins::start(&config, Arc::new(Lent::new(Memory::unkept()))).unwrap();
     Fixture { plugins, temp }
 }
 

@@ -1,6 +1,6 @@
 //! `witgate check`: all mistakes of a configuration, or what it would run.
 
-use std::{fmt::Write as _, path::Path, sync::Arc};
+use std::{fmt::Write as _, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 use super::{StartError, uses::uses};
 use crate::{
@@ -12,13 +12,14 @@ use crate::{
 
 /// Reads a configuration as `run` would, asks every plugin about its settings, and says what would run.
 ///
-/// Binds nothing, contacts no registry, writes nothing but the cache of compiled plugins.
+/// Binds nothing, contacts no registry, writes nothing but the cache of compiled plugins, and that only in a state
+/// directory of its own user: what root leaves in the one of a service, or makes for it, the service cannot write.
 pub fn check(path: &Path) -> Result<String, StartError> {
     let config = config::load(path)?;
     let runtime = tokio::runtime::Runtime::new().map_err(StartError::Threads)?;
     let warnings = runtime.block_on(async {
-        let (memory, _) = Memory::open(config.state.join(super::REGISTRY));
-        let plugins = Plugins::start(&config, Arc::new(Lent::new(memory)))?;
+        let lent = Arc::new(Lent::new(Memory::unkept()));
+        let plugins = Plugins::start_with(&config, lent, is_own(&config.state))?;
         let problems = plugins.check(uses(&config, None)).await;
         let line = |problem: &Problem| format!("{}: {}", shown(&problem.used_by), shown(&problem.text));
         // A selector may be dropped into the folder later, and its upstream is served meanwhile.
@@ -35,9 +36,20 @@ pub fn check(path: &Path) -> Result<String, StartError> {
             )),
         }
     })?;
-    let warnings =
-        warnings.iter().map(|warning| format!("warning   {warning}; the native round robin picks\n"));
-    Ok(warnings.fold(describe(&config), |text, warning| text + &warning))
+    let mut text = describe(&config);
+    for warning in warnings {
+        let _ = writeln!(text, "warning   {warning}; the native round robin picks");
+    }
+    if let Some(warning) = Memory::look(&config.state.join(super::REGISTRY)) {
+        let _ = writeln!(text, "warning   {warning}");
+    }
+    Ok(text)
+}
+
+/// Whether a folder is there and belongs to whoever runs this.
+fn is_own(folder: &Path) -> bool {
+    let user = rustix::process::geteuid().as_raw();
+    std::fs::metadata(folder).is_ok_and(|folder| folder.is_dir() && folder.uid() == user)
 }
 
 fn describe(config: &Config) -> String {

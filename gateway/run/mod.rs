@@ -143,7 +143,7 @@ async fn gateway(
         readiness: readiness.clone(),
     });
     let started = announce(&sockets);
-    serve_admin(&config, sockets.admin, sockets.registrations, admin);
+    serve_admin(&config, sockets.admin, sockets.registrations, admin)?;
 
     // The data plane, once every upstream has its first list or had its chance.
     control.apply(config.clone()).await;
@@ -260,22 +260,23 @@ fn parts(config: &Config, plugins: &Plugins) -> catalog::Parts {
     }
 }
 
+/// The admin API answers as long as the process lives, so that draining can be watched.
 fn serve_admin(
     config: &Config,
     admin: Option<tokio::net::TcpListener>,
     registrations: Option<tokio::net::TcpListener>,
     parts: Arc<admin::Parts>,
-) {
-    // The admin API answers as long as the process lives, so that draining can be watched.
-    let for_ever = std::future::pending;
-    if let Some(listener) = admin {
-        let access = admin::Access { scope: admin::Scope::Everything, token: config.admin.token.clone() };
-        tokio::spawn(admin::serve(listener, parts.clone(), access, for_ever()));
-    }
-    if let Some((listener, own)) = registrations.zip(config.admin.registrations.as_ref()) {
-        let access = admin::Access { scope: admin::Scope::Registrations, token: own.token.clone() };
-        tokio::spawn(admin::serve(listener, parts, access, for_ever()));
-    }
+) -> Result<(), StartError> {
+    let registrations = registrations.zip(config.admin.registrations.as_ref());
+    let listeners = [
+        admin.map(|listener| (listener, admin::Scope::Everything, &config.admin.access)),
+        registrations.map(|(listener, own)| (listener, admin::Scope::Registrations, &own.access)),
+    ];
+    let listening = |(listener, scope, access): (tokio::net::TcpListener, _, &config::Access)| {
+        Ok(admin::Listening { listener: listener.into_std()?, scope, access: access.clone() })
+    };
+    let listenings: io::Result<Vec<_>> = listeners.into_iter().flatten().map(listening).collect();
+    listenings.and_then(|listenings| admin::start(listenings, parts)).map_err(StartError::Threads)
 }
 
 /// Says on standard output where the gateway listens; port 0 has become a real one by now.

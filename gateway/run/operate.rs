@@ -9,6 +9,7 @@ use super::{StartError, describe};
 use crate::{
     admin::client::{AskError, Client},
     config::Secret,
+    files::{self, ReadError},
     telemetry::text::shown,
 };
 
@@ -38,7 +39,7 @@ pub struct Gateway {
 #[derive(Debug, thiserror::Error)]
 pub enum OperateError {
     #[error("cannot read the token in {file}")]
-    Token { file: PathBuf, source: std::io::Error },
+    Token { file: PathBuf, source: ReadError },
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
@@ -54,7 +55,7 @@ pub fn operate(gateway: Gateway, operation: &Operation) -> Result<String, Operat
 }
 
 fn token(file: PathBuf) -> Result<Secret, OperateError> {
-    match std::fs::read_to_string(&file) {
+    match files::read_text(&file, files::SECRET) {
         Ok(token) => Ok(Secret(token.trim_end_matches(['\r', '\n']).to_owned())),
         Err(source) => Err(OperateError::Token { file, source }),
     }

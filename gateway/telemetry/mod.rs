@@ -13,6 +13,7 @@
 //! | `error` | what went wrong |
 
 mod counters;
+mod exposition;
 mod line;
 pub mod log;
 pub mod names;
@@ -21,5 +22,6 @@ mod readiness;
 pub mod text;
 
 pub use counters::{FAILURES, Latencies, UpstreamCounts, UpstreamMetrics};
+pub use exposition::{Exposition, Family, Format, Value};
 pub use process::{Connection, ListenerCounters, ListenerCounts, ProcessMetrics, Reload};
 pub use readiness::Readiness;

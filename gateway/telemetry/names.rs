@@ -83,6 +83,8 @@ metrics! {
 
     REGISTERED = Gauge "witgate_registered_instances" []
         "Instances in the embedded registry";
+    REGISTRY_UNSAVED = Gauge "witgate_registry_unsaved" []
+        "1 while the embedded registry is not safe on disk";
 
     CONNECTIONS = Gauge "witgate_connections" ["listener"]
         "Open connections of clients";

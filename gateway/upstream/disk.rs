@@ -17,6 +17,7 @@ use super::{
     Saved, UpstreamName,
     durable::{FileLock, WriteError, checksum, replace},
 };
+use crate::files;
 
 const VERSION: u32 = 2;
 
@@ -158,10 +159,10 @@ impl SavedList {
     /// The list saved last; none when there never was one. Blocks on the disk.
     pub fn load(&self) -> Result<Option<Saved>, DiskError> {
         let path = self.path();
-        let bytes = match fs::read(&path) {
+        let bytes = match files::read(&path, files::STATE) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(DiskError::Io { what: "read", path, error }),
+            Err(error) if error.is_missing() => return Ok(None),
+            Err(error) => return Err(DiskError::Io { what: "read", path, error: error.into() }),
         };
         decode(&bytes, &path).map(Some)
     }

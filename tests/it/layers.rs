@@ -85,6 +85,28 @@ fn an_upstream_is_published_in_exactly_one_place() {
     assert!(stores[0].starts_with("gateway/upstream/publish.rs: .store("), "{stores:?}");
 }
 
+/// A path may lead to a pipe, a device or a file without end: whoever reads one asks `files`.
+#[test]
+fn files_are_read_in_one_way() {
+    // What is opened to have it on the disk, or to append to it, is not read, and a watch of etcd is no file.
+    let whole = |code: &str| {
+        let others = ["File::open(folder)", ".append(true).open(", "self.open(session"];
+        others.iter().fold(code.to_owned(), |code, other| code.replace(other, ""))
+    };
+    let reads = ["fs::read(", "read_to_string(", "read_to_end(", "File::open(", ".open("];
+    let found: Vec<String> = source::modules()
+        .into_iter()
+        .filter(|module| module.file != "gateway/files.rs")
+        .flat_map(|module| {
+            let code = whole(&module.code);
+            let found: Vec<_> = reads.into_iter().filter(|read| code.contains(read)).collect();
+            found.into_iter().map(move |read| format!("{}: {read}", module.file))
+        })
+        .collect();
+    // The answer of a socket.
+    assert_eq!(found, ["gateway/run/demo.rs: read_to_string("]);
+}
+
 #[test]
 fn only_main_ends_the_process() {
     let calls = |code: &str| ["process::exit", "process::abort"].iter().any(|call| code.contains(call));
@@ -107,7 +129,7 @@ fn nothing_is_unsafe() {
 /// The modules of `lib.rs`, top to bottom.
 fn order() -> Vec<String> {
     let order = source::declared(&source::code("gateway/lib.rs"));
-    assert_eq!(order.first().map(String::as_str), Some("upstream"), "sorted by hand, not by rustfmt");
+    assert_eq!(order.first().map(String::as_str), Some("files"), "sorted by hand, not by rustfmt");
     order
 }
 

@@ -10,6 +10,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin;
 mod build;
 mod connector_etcd;
 mod docs;
@@ -18,6 +19,7 @@ mod examples;
 mod faults;
 mod foreign_text;
 mod health;
+mod heartbeats;
 mod http_body;
 mod http_drain;
 mod http_forward;

@@ -2,6 +2,8 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -69,6 +71,54 @@ fn check_asks_the_plugins_about_their_settings() {
     let (code, _, stderr) = witgate(&["check", &path]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("keey") && stderr.contains("orders"), "{stderr}");
+}
+
+/// Everything below a folder, with who owns it and what is in it.
+fn everything(folder: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let owner = path.symlink_metadata().unwrap().uid();
+        let is_folder = path.is_dir();
+        found.push((path.clone(), owner, if is_folder { vec![] } else { std::fs::read(&path).unwrap() }));
+        if is_folder {
+            found.extend(everything(&path));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn check_changes_nothing_and_names_a_registry_that_cannot_be_used() {
+    let text = "[[listener]]\naddress = \"127.0.0.1:0\"\n\n[upstream.orders]\nservice = \"orders\"\nregistry = \"memory\"\n";
+    let (folder, path) = file(text);
+    let before = everything(folder.path());
+    assert_eq!(witgate(&["check", &path]).0, Some(0));
+    assert_eq!(everything(folder.path()), before, "no state directory is made");
+
+    let state = folder.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    // Where the tests run as root, the folder is that of a service, and what root makes there it could not write.
+    let _ = std::os::unix::fs::chown(&state, Some(65_534), Some(65_534));
+    let is_foreign = state.metadata().unwrap().uid() == 65_534;
+    for (registry, why) in [
+        ("nonsense", "expected"),
+        ("{\"version\":99}", "version 99"),
+        ("", "empty"),
+        ("{\"version\":2}\nnonsense\n", "1 line damaged"),
+    ] {
+        std::fs::write(state.join("registry.json"), registry).unwrap();
+        let before = everything(folder.path());
+        let (code, stdout, stderr) = witgate(&["check", &path]);
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(stdout.contains("registry.json") && stdout.contains(why), "{registry}: {stdout}");
+        let mut after = everything(folder.path());
+        if !is_foreign {
+            after.retain(|(path, ..)| !path.starts_with(state.join("compiled-plugins")));
+        }
+        assert_eq!(after, before, "{registry}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::Checker;
 use crate::config::{
     document::Way,
     file,
-    running::{Admin, Listener, Registrations, Secret},
+    running::{Access, Admin, Listener, Registrations},
 };
 
 /// Instead of an address: no listener.
@@ -103,12 +103,13 @@ impl Checker<'_> {
             OFF => Some(None),
             text => self.listen_address(&at, text).map(Some),
         };
-        let token = self.token(way, &admin.token_file);
+        let access =
+            self.access(way, &admin.token_file, &admin.read_token_file, &admin.hosts, &admin.trusted_proxies);
         if let Some(Some(address)) = address {
             self.guarded(&at, address, &admin.token_file);
         }
         let registrations = admin.registrations.as_ref().map(|r| self.registrations(way, r));
-        Some(Admin { address: address?, registrations: registrations.flatten(), token })
+        Some(Admin { address: address?, registrations: registrations.flatten(), access })
     }
 
     fn registrations(&mut self, way: &Way, registrations: &file::Registrations) -> Option<Registrations> {
@@ -117,13 +118,41 @@ impl Checker<'_> {
         let address = self
             .required(&way, "address", &registrations.address)
             .and_then(|address| self.listen_address(&at, address));
-        let token = self.token(&way, &registrations.token_file);
-        self.guarded(&at, address?, &registrations.token_file);
-        Some(Registrations { address: address?, token })
+        let file::Registrations { token_file, read_token_file, hosts, trusted_proxies, .. } = registrations;
+        let access = self.access(&way, token_file, read_token_file, hosts, trusted_proxies);
+        self.guarded(&at, address?, token_file);
+        Some(Registrations { address: address?, access })
     }
 
-    fn token(&mut self, way: &Way, file: &Option<String>) -> Option<Secret> {
-        file.as_ref().and_then(|file| self.secret(&way.key("token_file"), file))
+    fn access(
+        &mut self,
+        way: &Way,
+        token_file: &Option<String>,
+        read_token_file: &Option<String>,
+        hosts: &[String],
+        trusted_proxies: &[String],
+    ) -> Access {
+        let mut token =
+            |key, file: &Option<String>| file.as_ref().and_then(|file| self.secret(&way.key(key), file));
+        let (token, read_token) =
+            (token("token_file", token_file), token("read_token_file", read_token_file));
+        for (index, host) in hosts.iter().enumerate() {
+            self.host_name(&way.key("hosts").index(index), host);
+        }
+        let trusted_proxies = self.networks(&way.key("trusted_proxies"), trusted_proxies);
+        Access { token, read_token, hosts: hosts.to_vec(), trusted_proxies }
+    }
+
+    /// A name or an address as it stands in `Host`, without a port.
+    fn host_name(&mut self, way: &Way, host: &str) {
+        let is_address = host.parse::<std::net::IpAddr>().is_ok();
+        let is_name = !host.is_empty()
+            && host.len() <= 253
+            && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+        if !is_address && !is_name {
+            let message = format!("{host:?} is no host");
+            self.wrong(way, message).hint("write a name or an address alone, like `gateway.internal`");
+        }
     }
 
     /// Whoever can write there directs traffic, so an address that others reach needs a token.

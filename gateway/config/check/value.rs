@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::Checker;
-use crate::config::{Secret, document::Way};
+use crate::{
+    config::{Secret, document::Way},
+    files,
+};
 
 /// Far enough for every timeout, and no sum of it with the present overflows.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -97,7 +100,7 @@ impl Checker<'_> {
     pub(super) fn secret(&mut self, way: &Way, path: &str) -> Option<Secret> {
         let path = self.path(way, path)?;
         let file = path.display();
-        let message = match std::fs::read_to_string(&path) {
+        let message = match files::read_text(&path, files::SECRET) {
             Ok(secret) if secret.trim_end_matches(['\r', '\n']).is_empty() => format!("{file} is empty"),
             Ok(secret) => return Some(Secret(secret.trim_end_matches(['\r', '\n']).to_owned())),
             Err(error) => format!("{file} cannot be read: {error}"),

@@ -47,13 +47,30 @@ pub(in crate::config) struct Admin {
     /// A file with the token that is asked for, as `Authorization: Bearer`, by whatever changes something. Required
     /// unless the address is one of this machine alone. Default: none.
     pub token_file: Option<String>,
+    /// A file with the token that is asked for by whatever reads, except for `/healthz` and `/readyz`; the token for
+    /// changes is taken, too. Default: none, everybody may read.
+    pub read_token_file: Option<String>,
+    /// Names of this listener, without a port, that are believed in the `Host` of a request. On a loopback address
+    /// only these, `localhost` and loopback addresses are; on another address any name is unless there are names
+    /// here. Default: none.
+    pub hosts: Vec<String>,
+    /// Networks of proxies through which changes may come, like `10.0.0.0/8`. A change with `X-Forwarded-*`,
+    /// `Forwarded` or `Via` is refused from elsewhere. Default: none.
+    pub trusted_proxies: Vec<String>,
     /// A listener for registrations alone, beside the one above. Default: none.
     pub registrations: Option<Registrations>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: "127.0.0.1:9901".into(), token_file: None, registrations: None }
+        Self {
+            address: "127.0.0.1:9901".into(),
+            token_file: None,
+            read_token_file: None,
+            hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
+            registrations: None,
+        }
     }
 }
 
@@ -67,4 +84,14 @@ pub(in crate::config) struct Registrations {
     /// A file with the token that services send as `Authorization: Bearer`. Required unless the address is one of
     /// this machine alone. Default: none.
     pub token_file: Option<String>,
+    /// A file with the token that is asked for by whatever reads, except for `/healthz`; the token for
+    /// changes is taken, too. Default: none, everybody may read.
+    pub read_token_file: Option<String>,
+    /// Names of this listener, without a port, that are believed in the `Host` of a request. On a loopback address
+    /// only these, `localhost` and loopback addresses are; on another address any name is unless there are names
+    /// here. Default: none.
+    pub hosts: Vec<String>,
+    /// Networks of proxies through which changes may come, like `10.0.0.0/8`. A change with `X-Forwarded-*`,
+    /// `Forwarded` or `Via` is refused from elsewhere. Default: none.
+    pub trusted_proxies: Vec<String>,
 }

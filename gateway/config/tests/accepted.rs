@@ -21,7 +21,7 @@ fn what_is_left_out_has_its_documented_default() {
 
     assert!(config.workers >= 1);
     assert_eq!(config.admin.address, Some("127.0.0.1:9901".parse().unwrap()));
-    assert_eq!((config.admin.registrations, config.admin.token), (None, None));
+    assert_eq!((config.admin.registrations, config.admin.access), (None, crate::config::Access::default()));
     assert_eq!(config.state, PathBuf::from("state"));
     assert_eq!(config.plugins.directory, PathBuf::from("plugins"));
     assert_eq!(config.plugins.selector.memory_bytes, 64 << 20);
@@ -113,8 +113,8 @@ fn the_admin_listener_can_be_off_or_ask_for_tokens() {
         registrations = { address = '0.0.0.0:9902', token_file = 'token' }
     ";
     let config = crate::config::parse(text, &folder.path().join("witgate.toml")).unwrap();
-    assert_eq!(config.admin.token, Some(Secret("opensesame".into())));
-    assert_eq!(config.admin.registrations.unwrap().token, Some(Secret("opensesame".into())));
+    assert_eq!(config.admin.access.token, Some(Secret("opensesame".into())));
+    assert_eq!(config.admin.registrations.unwrap().access.token, Some(Secret("opensesame".into())));
 }
 
 #[test]

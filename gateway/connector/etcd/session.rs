@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     config::{self, ClientTls},
+    files,
     registry::Failure,
 };
 
@@ -228,7 +229,8 @@ async fn tls_options(tls: &ClientTls, endpoint: &str) -> Result<TlsOptions, Fail
 }
 
 async fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    tokio::fs::read(path)
-        .await
-        .map_err(|error| Failure::Invalid(format!("cannot read {}: {error}", path.display())))
+    let own = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || files::read(&own, files::CERTIFICATE)).await;
+    let read = read.map_err(|error| Failure::Other(error.to_string()))?;
+    read.map_err(|error| Failure::Invalid(format!("{} cannot be read: {error}", path.display())))
 }

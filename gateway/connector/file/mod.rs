@@ -3,8 +3,7 @@
 mod folders;
 
 use std::{
-    fs::{self, Metadata},
-    io::{ErrorKind, Read},
+    fs::Metadata,
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
     sync::Arc,
@@ -15,10 +14,10 @@ use sha2::{Digest, Sha256};
 
 pub use self::folders::Folders;
 use self::folders::Subscription;
-use crate::registry::Failure;
-
-/// The longest file taken, in bytes.
-const LONGEST: u64 = 16 << 20;
+use crate::{
+    files::{self, Opened, ReadError},
+    registry::Failure,
+};
 
 /// A file is looked at so often although nobody said that it changed: not every file system says so.
 const BACKSTOP: Duration = Duration::from_secs(5);
@@ -138,54 +137,39 @@ impl File {
     /// None when the file is still as it was `before`.
     fn read(&self, before: Option<Stamp>) -> Result<Option<(Stamp, Vec<u8>)>, Failure> {
         let path = self.resolve()?;
-        let metadata = fs::metadata(&path).map_err(|error| self.unavailable(&error))?;
-        // Opening a pipe would wait for its writer.
-        if !metadata.is_file() {
-            return Err(Failure::Invalid(format!("{} is not a file", self.path.display())));
-        }
-        if metadata.len() > LONGEST {
-            return Err(self.too_long());
-        }
-        let stamp = Stamp::from(&metadata);
+        let file = Opened::open(&path).map_err(|error| self.failure(error))?;
+        let stamp = Stamp::from(file.metadata());
         if before == Some(stamp) {
             return Ok(None);
         }
-        let mut content = Vec::with_capacity(metadata.len() as usize);
-        let file = fs::File::open(&path).map_err(|error| self.unavailable(&error))?;
-        file.take(LONGEST + 1).read_to_end(&mut content).map_err(|error| self.unavailable(&error))?;
-        if content.len() as u64 > LONGEST {
-            return Err(self.too_long());
-        }
+        let content = file.read(files::DOCUMENT).map_err(|error| self.failure(error))?;
         Ok(Some((stamp, content)))
     }
 
     /// The path without links, if that is still inside.
     fn resolve(&self) -> Result<PathBuf, Failure> {
-        let path = self.path.canonicalize().map_err(|error| self.unavailable(&error))?;
+        let path = self.path.canonicalize().map_err(|error| self.failure(error.into()))?;
         let Some(inside) = &self.inside else { return Ok(path) };
-        let inside = inside.canonicalize().map_err(|error| self.unavailable(&error))?;
+        let inside = inside.canonicalize().map_err(|error| self.failure(error.into()))?;
         if path.starts_with(&inside) {
             return Ok(path);
         }
         Err(Failure::Denied(format!("{} leads out of {}", self.path.display(), inside.display())))
     }
 
-    fn unavailable(&self, error: &std::io::Error) -> Failure {
+    fn failure(&self, error: ReadError) -> Failure {
         let path = self.path.display();
-        match error.kind() {
-            ErrorKind::NotFound => Failure::Unavailable(format!("{path} does not exist")),
-            _ => Failure::Unavailable(format!("cannot read {path}: {error}")),
+        match error {
+            missing if missing.is_missing() => Failure::Unavailable(format!("{path} does not exist")),
+            ReadError::Io(error) => Failure::Unavailable(format!("cannot read {path}: {error}")),
+            unfit => Failure::Invalid(format!("cannot read {path}: {unfit}")),
         }
-    }
-
-    fn too_long(&self) -> Failure {
-        Failure::Invalid(format!("{} is longer than {LONGEST} bytes", self.path.display()))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{fs, os::unix::fs::symlink};
 
     use super::*;
 
@@ -276,10 +260,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(next(&mut open(folder.path(), None)).await.unwrap_err().kind(), "invalid");
         let long = folder.path().join("long");
-        fs::File::create(&long).unwrap().set_len(LONGEST + 1).unwrap();
+        fs::File::create(&long).unwrap().set_len(files::DOCUMENT + 1).unwrap();
         assert_eq!(next(&mut open(&long, None)).await.unwrap_err().kind(), "invalid");
-        fs::File::options().write(true).open(&long).unwrap().set_len(LONGEST).unwrap();
-        assert_eq!(next(&mut open(&long, None)).await.unwrap().len() as u64, LONGEST);
+        fs::File::options().write(true).open(&long).unwrap().set_len(files::DOCUMENT).unwrap();
+        assert_eq!(next(&mut open(&long, None)).await.unwrap().len() as u64, files::DOCUMENT);
     }
 
     #[tokio::test]

@@ -7,6 +7,14 @@ use super::Registration;
 /// Instances of all services together.
 pub(super) const MOST_INSTANCES: usize = 100_000;
 
+/// Bytes of all instances together, with what it takes to hold them: registrations of usual length reach the bound
+/// above before this one.
+pub(super) const MOST_BYTES: usize = 64 << 20;
+
+/// What an instance and a label cost beside their texts, about.
+const INSTANCE_BYTES: usize = 256;
+const LABEL_BYTES: usize = 48;
+
 const LONGEST_SERVICE: usize = 128;
 const LONGEST_ID: usize = 255;
 const LONGEST_HOST: usize = 253;
@@ -38,6 +46,8 @@ pub enum Rejected {
     LabelValue(String),
     #[error("the embedded registry is full: it holds {MOST_INSTANCES} instances")]
     Full,
+    #[error("the embedded registry is full: its instances would take more than {MOST_BYTES} bytes")]
+    FullOfBytes,
 }
 
 pub(super) fn check(service: &str, id: &str, registration: &Registration) -> Result<(), Rejected> {
@@ -51,6 +61,12 @@ pub(super) fn service(name: &str) -> Result<(), Rejected> {
     let begins = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     let letters = name.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-:".contains(&c));
     demand(begins && letters && name.len() <= LONGEST_SERVICE, || Rejected::Service(shown(name)))
+}
+
+/// What it takes to hold an instance.
+pub(super) fn bytes(service: &str, id: &str, registration: &Registration) -> usize {
+    let labels = registration.labels.iter().map(|(name, value)| LABEL_BYTES + name.len() + value.len());
+    INSTANCE_BYTES + service.len() + id.len() + registration.address.len() + labels.sum::<usize>()
 }
 
 fn id(id: &str) -> Result<(), Rejected> {

@@ -1,99 +1,239 @@
-//! The embedded registry on disk: what was registered, not when it was last renewed, so that heartbeats cause no
-//! write.
+//! The file of the embedded registry: appended to with each change, and written anew when most of it is outdated.
+//!
+//! It holds what was registered, not when it was last renewed, so that heartbeats cause no write. One gateway writes;
+//! any other reads what it finds, and writes when the first has ended.
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Write},
-    path::Path,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use super::records::{self, Change, Read, Registrations};
+use crate::{
+    files,
+    upstream::durable::{self, FileLock, WriteError},
+};
 
-use super::{Registration, state::State};
+/// The longest file that is read, in bytes: several times what a full registry needs.
+const LONGEST: u64 = 1 << 29;
 
-const VERSION: u32 = 1;
+/// The file may have grown by so much, in bytes, and to twice its length, before it is written anew.
+const SMALL: u64 = 1 << 20;
 
-type Services = BTreeMap<String, BTreeMap<String, Registration>>;
+/// Why a change is not in the file.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DiskError {
+    #[error("cannot {what} {path}: {error}")]
+    Io { what: &'static str, path: PathBuf, error: io::Error },
+    #[error("another gateway writes to {0}")]
+    Held(PathBuf),
+}
 
-/// What is saved.
+impl From<WriteError> for DiskError {
+    fn from(WriteError { what, path, error }: WriteError) -> Self {
+        Self::Io { what, path, error }
+    }
+}
+
+/// What was found at the start.
 #[derive(Default)]
-pub(super) struct Saved(Services);
-
-/// The file. The digest is of the services as they are written, without white space.
-#[derive(Serialize, Deserialize)]
-struct OnDisk {
-    version: u32,
-    sha256: String,
-    services: Services,
+pub(super) struct Found {
+    pub registrations: Registrations,
+    pub warnings: Vec<String>,
 }
 
-impl Saved {
-    pub fn into_registrations(self) -> impl Iterator<Item = (String, String, Registration)> {
-        self.0.into_iter().flat_map(|(service, instances)| {
-            instances.into_iter().map(move |(id, registration)| (service.clone(), id, registration))
-        })
-    }
+/// What became of changes that were to be saved.
+pub(super) enum Step {
+    Saved,
+    /// Everything has to be written instead.
+    WantsAll,
+    /// The same, and another gateway has written meanwhile, and ended: this is what it left.
+    Inherited(Registrations),
 }
 
-impl From<&State> for Saved {
-    fn from(state: &State) -> Self {
-        let mut services = Services::new();
-        for (service, id, registration) in state.registrations() {
-            let instances = match services.get_mut(service) {
-                Some(instances) => instances,
-                None => services.entry(service.into()).or_default(),
-            };
-            instances.insert(id.into(), registration.clone());
+/// The writing side. Blocks on the disk.
+pub(super) struct Writer {
+    path: PathBuf,
+    /// The right to write, once it was had. It ends with the process.
+    lock: Option<FileLock>,
+    /// What is there may be what another gateway wrote after we read it.
+    others: bool,
+    /// None: it has to be written anew.
+    file: Option<File>,
+    /// Its length now, and when it was written anew.
+    length: u64,
+    fresh: u64,
+    /// Some of its lines could not be read.
+    damaged: bool,
+    /// Written, and not forced to the disk.
+    unforced: bool,
+}
+
+impl Writer {
+    /// Reads what is there. What cannot be used at all is put aside, if no other gateway uses the folder.
+    pub fn open(path: PathBuf) -> (Self, Found) {
+        let (mut writer, mut found) = (Self::new(path), Found::default());
+        if !writer.path.exists() {
+            writer.others = true;
+            return (writer, found);
         }
-        Self(services)
+        // Reading needs no right; without it nothing is changed.
+        let right = writer.lock();
+        match load(&writer.path) {
+            Ok(Read { registrations, damaged }) => {
+                writer.damaged = damaged > 0;
+                found.registrations = registrations;
+                found.warnings.extend(warning(&writer.path, damaged));
+            }
+            Err(why) if right.is_ok() => found.warnings.push(put_aside(&writer.path, &why)),
+            Err(why) => found.warnings.push(format!("{} is unusable: {why}", writer.path.display())),
+        }
+        (writer, found)
+    }
+
+    fn new(path: PathBuf) -> Self {
+        let (lock, file) = (None, None);
+        Self { path, lock, others: false, file, length: 0, fresh: 0, damaged: false, unforced: false }
+    }
+
+    /// Saves changes, if that is enough. When they are saved they outlive this process, and a power cut if nobody
+    /// would say them again.
+    pub fn save(&mut self, changes: Option<&[Change]>) -> Result<Step, DiskError> {
+        if let Some(left) = self.claim()? {
+            return Ok(Step::Inherited(left));
+        }
+        let Some(changes) = changes.filter(|_| !self.wants_all()) else { return Ok(Step::WantsAll) };
+        self.append(changes)?;
+        if changes.iter().any(Change::is_lasting) {
+            self.force()?;
+        }
+        Ok(Step::Saved)
+    }
+
+    /// Writes everything, so that whoever reads sees the old file or the new one and never a part. It is on the disk
+    /// when this returns.
+    pub fn replace(&mut self, all: &[Change]) -> Result<(), DiskError> {
+        self.file = None;
+        let mut text = Vec::new();
+        records::begin(&mut text)
+            .and_then(|()| all.iter().try_for_each(|change| records::write(change, &mut text)))
+            .map_err(|error| self.io("encode", error.into()))?;
+        if std::mem::take(&mut self.damaged) {
+            // Somebody may want to see what was lost. Without that copy the registry works as well.
+            let _ = fs::copy(&self.path, self.path.with_extension("json.damaged"));
+        }
+        durable::replace(&self.path, &text)?;
+        let file = OpenOptions::new().append(true).open(&self.path);
+        self.file = Some(file.map_err(|error| self.io("append to", error))?);
+        self.unforced = false;
+        (self.length, self.fresh) = (text.len() as u64, text.len() as u64);
+        Ok(())
+    }
+
+    /// Forces what was appended to the disk: when this returns it outlives a power cut.
+    pub fn force(&mut self) -> Result<(), DiskError> {
+        let Some(file) = self.file.take() else { return Ok(()) };
+        file.sync_data().map_err(|error| self.io("sync", error))?;
+        (self.file, self.unforced) = (Some(file), false);
+        Ok(())
+    }
+
+    /// Whether something was written that a power cut might take.
+    pub fn is_unforced(&self) -> bool {
+        self.unforced
+    }
+
+    /// Gets the right to write, if no other gateway has it. What that one left may come with it.
+    fn claim(&mut self) -> Result<Option<Registrations>, DiskError> {
+        if self.lock.is_some() {
+            return Ok(None);
+        }
+        fs::create_dir_all(folder(&self.path)).map_err(|error| self.io("make the folder of", error))?;
+        self.lock()?;
+        if !std::mem::take(&mut self.others) {
+            return Ok(None);
+        }
+        if !self.path.exists() {
+            return Ok(None);
+        }
+        match load(&self.path) {
+            Ok(Read { registrations, damaged }) => {
+                self.damaged = damaged > 0;
+                Ok(Some(registrations))
+            }
+            Err(why) => {
+                tracing::warn!(warning = put_aside(&self.path, &why), "Embedded registry not as it was left");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether the next write has to be that of everything.
+    fn wants_all(&self) -> bool {
+        let in_place = |file: &File| {
+            let (ours, there) = (file.metadata(), fs::metadata(&self.path));
+            ours.ok().zip(there.ok()).is_some_and(|(ours, there)| ours.ino() == there.ino())
+        };
+        // Somebody may have removed it, or put another one there.
+        self.length > 2 * self.fresh + SMALL || !self.file.as_ref().is_some_and(in_place)
+    }
+
+    fn append(&mut self, changes: &[Change]) -> Result<(), DiskError> {
+        let mut text = Vec::new();
+        changes
+            .iter()
+            .try_for_each(|change| records::write(change, &mut text))
+            .map_err(|error| self.io("encode", error.into()))?;
+        // A line that is written in part makes the next one unreadable, so that all has to be written anew.
+        let Some(mut file) = self.file.take() else {
+            return Err(self.io("append to", ErrorKind::NotFound.into()));
+        };
+        file.write_all(&text).map_err(|error| self.io("append to", error))?;
+        (self.file, self.unforced) = (Some(file), true);
+        self.length += text.len() as u64;
+        Ok(())
+    }
+
+    fn lock(&mut self) -> Result<(), DiskError> {
+        let path = self.path.with_extension("lock");
+        let taken = FileLock::take(&path).map_err(|error| DiskError::Io { what: "lock", path, error })?;
+        match taken {
+            Some(lock) => {
+                self.lock = Some(lock);
+                Ok(())
+            }
+            None => {
+                self.others = true;
+                Err(DiskError::Held(folder(&self.path).to_owned()))
+            }
+        }
+    }
+
+    fn io(&self, what: &'static str, error: io::Error) -> DiskError {
+        DiskError::Io { what, path: self.path.clone(), error }
     }
 }
 
-/// Writes so that whoever reads sees the old file or the new one, never a part.
-pub(super) fn save(path: &Path, Saved(services): Saved) -> io::Result<()> {
-    let on_disk = OnDisk { version: VERSION, sha256: digest(&services)?, services };
-    let text = serde_json::to_string(&on_disk)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let temporary = path.with_extension("json.new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    // The new name, too, must survive a power cut.
-    File::open(folder)?.sync_all()
-}
-
-/// Reads what was saved. What cannot be used is put aside, and the registry starts empty.
-pub(super) fn load(path: &Path) -> (Saved, Vec<String>) {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return (Saved::default(), vec![]),
-        Err(error) => return (Saved::default(), vec![format!("cannot read {}: {error}", path.display())]),
-    };
-    match parse(&text) {
-        Ok(services) => (Saved(services), vec![]),
-        Err(why) => (Saved::default(), vec![put_aside(path, &why)]),
+/// What is wrong with the file at `path`, if there is one. Changes nothing.
+pub(super) fn look(path: &Path) -> Option<String> {
+    if !path.exists() {
+        return None;
+    }
+    match load(path) {
+        Ok(Read { damaged, .. }) => warning(path, damaged),
+        Err(why) => Some(format!("{} is unusable: {why}", path.display())),
     }
 }
 
-fn parse(text: &[u8]) -> Result<Services, String> {
-    #[derive(Deserialize)]
-    struct Version {
-        version: u32,
-    }
-    let Version { version } = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    if version != VERSION {
-        return Err(format!("version {version} is not {VERSION}"));
-    }
-    let on_disk: OnDisk = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    let digest = digest(&on_disk.services).map_err(|error| error.to_string())?;
-    if digest != on_disk.sha256 {
-        return Err("its checksum is wrong".into());
-    }
-    Ok(on_disk.services)
+fn load(path: &Path) -> Result<Read, String> {
+    records::read(&files::read(path, LONGEST).map_err(|error| format!("it cannot be read: {error}"))?)
+}
+
+fn warning(path: &Path, damaged: usize) -> Option<String> {
+    let lines = if damaged == 1 { "1 line" } else { &format!("{damaged} lines") };
+    (damaged > 0).then(|| format!("{}: {lines} damaged and left out, the rest is used", path.display()))
 }
 
 fn put_aside(path: &Path, why: &str) -> String {
@@ -104,7 +244,6 @@ fn put_aside(path: &Path, why: &str) -> String {
     }
 }
 
-fn digest(services: &Services) -> io::Result<String> {
-    let digest = Sha256::digest(serde_json::to_vec(services)?);
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

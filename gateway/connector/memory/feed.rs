@@ -37,7 +37,7 @@ impl Feed {
             let Some(changes) = &mut self.changes else {
                 let (list, changes) = self.memory.state().subscribe(&self.service);
                 self.changes = Some(changes);
-                return Content::All(list);
+                return Content::All(list.into_iter().map(|(id, of)| of.endpoint(&id)).collect());
             };
             match changes.recv().await {
                 Ok(first) => match with_all_that_wait(first, changes) {

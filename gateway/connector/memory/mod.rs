@@ -1,22 +1,26 @@
 //! The registry inside the gateway: services register over the admin API or through a plugin, and leave or expire.
 //!
-//! What is registered survives a restart of the gateway. Readers hold a [`Feed`]; nobody polls.
+//! What is registered survives the end of the gateway. Readers hold a [`Feed`]; nobody polls.
 
 mod check;
 mod disk;
 mod feed;
+mod records;
 mod registration;
 mod state;
 
 use std::{
     future::{Future, pending},
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::pin,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, timeout},
+};
 
 pub(crate) use self::registration::label_object;
 pub use self::{
@@ -25,22 +29,64 @@ pub use self::{
     registration::{Instance, Registration, ServiceSummary},
     state::Outcome,
 };
-use self::{check::check, disk::Saved, state::State};
+use self::{
+    check::check,
+    disk::{DiskError, Step, Writer},
+    records::{Change, Registrations},
+    state::{Batch, State},
+};
 use super::lock;
-
-/// From a change to its being written, so that many become one write.
-const SAVE_AFTER: Duration = Duration::from_millis(200);
 
 /// From a write that failed to the next.
 const SAVE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
+/// A power cut takes at most what was written so long before it.
+const FORCE_AFTER: Duration = Duration::from_millis(200);
+
+/// How long whoever changed something waits for the disk.
+const DISK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a change of a registry without a file would be lost.
+const NOT_KEPT: &str = "this registry is not kept";
+
+/// Instances that are looked at while the lock is held once, where there may be many.
+const PAGE: usize = 1_000;
+
 /// What the embedded registry holds. One per process.
 pub struct Memory {
     state: Mutex<State>,
-    path: PathBuf,
+    /// None: nothing is kept.
+    writer: Option<Arc<Mutex<Writer>>>,
+    saved: watch::Sender<Saved>,
     /// Something is due earlier than it was.
     sooner: Notify,
 }
+
+/// How far changes are saved.
+#[derive(Debug)]
+struct Saved {
+    /// The number of the latest change that is.
+    upto: u64,
+    /// Why later ones are not, while nobody knows better.
+    failing: Option<Arc<str>>,
+}
+
+/// What a registration did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    pub outcome: Outcome,
+    /// To be waited for.
+    pub change: ChangeNumber,
+}
+
+/// Names a change, to wait until it is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangeNumber(u64);
+
+/// A change is in force, and would be lost with the process.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unsaved(pub Arc<str>);
 
 impl Memory {
     /// Restores what was saved at `path` and tells what was wrong with it.
@@ -48,31 +94,73 @@ impl Memory {
     /// Every restored instance has its whole TTL again: its heartbeats went nowhere while the gateway was down,
     /// so that their absence says nothing about it. Expiry and saving are done by [`run`](Self::run).
     pub fn open(path: impl Into<PathBuf>) -> (Arc<Self>, Vec<String>) {
-        let path = path.into();
-        let (saved, mut warnings) = disk::load(&path);
-        let memory = Arc::new(Self { state: Mutex::new(State::new()), path, sooner: Notify::new() });
-        for (service, id, registration) in saved.into_registrations() {
-            if let Err(rejected) = memory.put(&service, &id, registration) {
-                warnings.push(format!("left out {id:?} of {service:?}: {rejected}"));
-            }
-        }
-        memory.state().save_at = None;
+        let (writer, found) = Writer::open(path.into());
+        let memory = Self::new(Some(Arc::new(Mutex::new(writer))));
+        let mut warnings = found.warnings;
+        warnings.extend(memory.restore(found.registrations));
         (memory, warnings)
     }
 
+    /// A registry that keeps nothing.
+    pub fn unkept() -> Arc<Self> {
+        Self::new(None)
+    }
+
+    /// What is wrong with the file at `path`, if there is one. Changes nothing.
+    pub fn look(path: &Path) -> Option<String> {
+        disk::look(path)
+    }
+
+    fn new(writer: Option<Arc<Mutex<Writer>>>) -> Arc<Self> {
+        let failing = writer.is_none().then(|| NOT_KEPT.into());
+        let saved = Saved { upto: 0, failing };
+        let (state, sooner) = (Mutex::default(), Notify::new());
+        Arc::new(Self { state, writer, saved: watch::Sender::new(saved), sooner })
+    }
+
     /// Registers an instance, or renews it: the same again is the heartbeat. Followers see what changed.
-    pub fn put(&self, service: &str, id: &str, registration: Registration) -> Result<Outcome, Rejected> {
+    pub fn put(&self, service: &str, id: &str, registration: Registration) -> Result<Done, Rejected> {
         check(service, id, &registration)?;
-        let outcome = self.state().put(service, id, registration.normalized(), Instant::now())?;
-        self.sooner.notify_one();
-        Ok(outcome)
+        let (outcome, change) = self.state().put(service, id, registration.normalized(), Instant::now())?;
+        // A heartbeat makes nothing due earlier.
+        if outcome != Outcome::Renewed {
+            self.sooner.notify_one();
+        }
+        Ok(Done { outcome, change: ChangeNumber(change) })
     }
 
     /// Removes an instance; tells whether there was one.
-    pub fn remove(&self, service: &str, id: &str) -> bool {
-        let removed = self.state().remove(service, id, Instant::now());
+    pub fn remove(&self, service: &str, id: &str) -> (bool, ChangeNumber) {
+        let (removed, change) = self.state().remove(service, id);
         self.sooner.notify_one();
-        removed
+        (removed, ChangeNumber(change))
+    }
+
+    /// Waits until a change outlives the process, for a bounded time. Dropping the future changes nothing.
+    pub async fn saved(&self, ChangeNumber(change): ChangeNumber) -> Result<(), Unsaved> {
+        let is_saved = |saved: &Saved| saved.upto >= change;
+        if is_saved(&self.saved.borrow()) {
+            return Ok(());
+        }
+        let mut saved = self.saved.subscribe();
+        let known = timeout(DISK_PATIENCE, saved.wait_for(|of| is_saved(of) || of.failing.is_some())).await;
+        match known {
+            Ok(Ok(saved)) if is_saved(&saved) => Ok(()),
+            Ok(Ok(saved)) => Err(Unsaved(saved.failing.clone().unwrap_or_default())),
+            Ok(Err(_)) | Err(_) => {
+                Err(Unsaved(format!("the disk has not answered within {DISK_PATIENCE:?}").into()))
+            }
+        }
+    }
+
+    /// Whether changes would be lost with the process.
+    pub fn is_failing(&self) -> bool {
+        self.saved.borrow().failing.is_some()
+    }
+
+    /// How many instances there are.
+    pub fn count(&self) -> usize {
+        self.state().count()
     }
 
     /// The services that have instances, by name.
@@ -83,6 +171,10 @@ impl Memory {
     /// The instances of a service, by id; none when it is not known.
     pub fn instances(&self, service: &str) -> Vec<Instance> {
         self.state().instances(service, Instant::now())
+    }
+
+    pub fn instance(&self, service: &str, id: &str) -> Option<Instance> {
+        self.state().instance(service, id, Instant::now())
     }
 
     /// Follows a service, whether it is known or not.
@@ -96,40 +188,122 @@ impl Memory {
     /// Dropping the future stops both; nothing that was saved before is lost.
     pub async fn run(&self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
+        let (mut again, mut force) = (None, None);
         loop {
-            let due = self.state().due();
+            let now = Instant::now();
+            if self.state().expire(now, PAGE) {
+                continue;
+            }
+            if self.state().is_unsaved() && again.is_none_or(|at| at <= now) {
+                again = self.save().await;
+                force = self.is_unforced().then(|| force.unwrap_or(Instant::now() + FORCE_AFTER));
+                continue;
+            }
+            if force.is_some_and(|at| at <= now) {
+                force = None;
+                self.force().await;
+                continue;
+            }
+            let end = self.state().next_end();
+            let save = if self.state().is_unsaved() { again } else { None };
             tokio::select! {
                 () = &mut shutdown => break,
                 () = self.sooner.notified() => {}
-                () = at(due) => {}
-            }
-            let now = Instant::now();
-            self.state().expire(now);
-            if self.state().save_at.is_some_and(|due| due <= now) {
-                self.save().await;
+                () = at(end.into_iter().chain(save).chain(force).min()) => {}
             }
         }
-        if self.state().save_at.is_some() {
+        if self.state().is_unsaved() {
             self.save().await;
+        }
+        self.force().await;
+    }
+
+    /// Saves what is not saved. When that is not possible, says when to try again.
+    async fn save(&self) -> Option<Instant> {
+        let Batch { upto, changes } = self.state().batch();
+        let Err(error) = self.write(changes).await else {
+            self.saved.send_modify(|saved| {
+                saved.upto = upto;
+                if saved.failing.take().is_some() {
+                    tracing::info!("Embedded registry saved again");
+                }
+            });
+            return None;
+        };
+        self.state().not_saved();
+        let error: Arc<str> = error.into();
+        self.saved.send_modify(|saved| {
+            if saved.failing.as_ref() != Some(&error) {
+                tracing::warn!(%error, "Embedded registry not saved");
+            }
+            saved.failing = Some(error);
+        });
+        Some(Instant::now() + SAVE_AGAIN_AFTER)
+    }
+
+    async fn write(&self, changes: Option<Vec<Change>>) -> Result<(), String> {
+        match self.blocking(move |writer| writer.save(changes.as_deref())).await? {
+            Step::Saved => return Ok(()),
+            Step::WantsAll => {}
+            Step::Inherited(registrations) => {
+                for warning in self.restore(registrations) {
+                    tracing::warn!(%warning, "Embedded registry not as another gateway left it");
+                }
+            }
+        }
+        let all = self.all().await;
+        self.blocking(move |writer| writer.replace(&all)).await
+    }
+
+    /// Everything that is registered. What changes meanwhile may be in it or not, and is saved after it.
+    async fn all(&self) -> Vec<Change> {
+        let mut all: Vec<Change> = Vec::new();
+        loop {
+            let page = self.state().page(all.last().map(Change::name), PAGE);
+            let last = page.len() < PAGE;
+            all.extend(page);
+            if last {
+                return all;
+            }
+            tokio::task::yield_now().await;
         }
     }
 
-    async fn save(&self) {
-        let saved = {
-            let mut state = self.state();
-            state.save_at = None;
-            Saved::from(&*state)
-        };
-        let path = self.path.clone();
-        // Not on this thread: an answer of the disk may take seconds.
-        let written = tokio::task::spawn_blocking(move || disk::save(&path, saved)).await;
-        let error = match written {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        tracing::warn!(path = %self.path.display(), %error, "Cannot save the embedded registry");
-        self.state().save_at.get_or_insert(Instant::now() + SAVE_AGAIN_AFTER);
+    async fn force(&self) {
+        if let Err(error) = self.blocking(Writer::force).await {
+            tracing::warn!(%error, "Embedded registry not forced to the disk");
+        }
+    }
+
+    fn is_unforced(&self) -> bool {
+        self.writer.as_ref().is_some_and(|writer| lock(writer).is_unforced())
+    }
+
+    /// Not on this thread: an answer of the disk may take seconds.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Writer) -> Result<T, DiskError> + Send + 'static,
+    ) -> Result<T, String> {
+        let writer = self.writer.clone().ok_or(NOT_KEPT)?;
+        let acted = tokio::task::spawn_blocking(move || act(&mut lock(&writer))).await;
+        acted.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+
+    /// Tells what of it cannot be restored.
+    fn restore(&self, saved: Registrations) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let mut fine = saved;
+        fine.retain(|(service, id), registration| match check(service, id, registration) {
+            Ok(()) => true,
+            Err(rejected) => {
+                warnings.push(format!("left out {id:?} of {service:?}: {rejected}"));
+                false
+            }
+        });
+        if let Err(rejected) = self.state().restore(fine, Instant::now()) {
+            warnings.push(format!("left out the rest: {rejected}"));
+        }
+        warnings
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -157,12 +331,22 @@ mod tests {
         Registration { address: address.into(), weight: 1, labels: vec![], ttl_seconds }
     }
 
+    /// Registers in `orders` and says what that did.
+    fn put(memory: &Memory, id: &str, registration: Registration) -> Outcome {
+        memory.put("orders", id, registration).unwrap().outcome
+    }
+
+    async fn saved(memory: &Memory, id: &str, registration: Registration) {
+        let done = memory.put("orders", id, registration).unwrap();
+        memory.saved(done.change).await.unwrap();
+    }
+
     fn endpoint(id: &str, address: &str) -> RawEndpoint {
         RawEndpoint { id: id.into(), address: address.into(), weight: 1, labels: vec![] }
     }
 
     fn ids(memory: &Memory) -> Vec<String> {
-        memory.instances("orders").into_iter().map(|instance| instance.id).collect()
+        memory.instances("orders").into_iter().map(|instance| instance.id.to_string()).collect()
     }
 
     /// A memory that runs, until it is told to stop.
@@ -198,12 +382,12 @@ mod tests {
         let mut feed = memory.follow("orders").unwrap();
         assert_eq!(feed.next().await, Content::All(vec![endpoint("a", "a:1")]));
 
-        assert_eq!(memory.put("orders", "a", registration("a:1", 0)), Ok(Outcome::Renewed));
-        assert_eq!(memory.put("orders", "a", registration("a:2", 0)), Ok(Outcome::Changed));
-        assert_eq!(memory.put("orders", "b", registration("b:1", 0)), Ok(Outcome::New));
+        assert_eq!(put(&memory, "a", registration("a:1", 0)), Outcome::Renewed);
+        assert_eq!(put(&memory, "a", registration("a:2", 0)), Outcome::Changed);
+        assert_eq!(put(&memory, "b", registration("b:1", 0)), Outcome::New);
         memory.put("payments", "p", registration("p:1", 0)).unwrap();
-        assert!(memory.remove("orders", "a"));
-        assert!(!memory.remove("orders", "a"));
+        assert!(memory.remove("orders", "a").0);
+        assert!(!memory.remove("orders", "a").0);
         let expected = vec![
             RawChange::Put(endpoint("a", "a:2")),
             RawChange::Put(endpoint("b", "b:1")),
@@ -252,7 +436,7 @@ mod tests {
         feed.next().await;
 
         tokio::time::sleep_until(started + Duration::from_secs(9)).await;
-        assert_eq!(memory.put("orders", "renewed", registration("a:2", 10)), Ok(Outcome::Renewed));
+        assert_eq!(put(&memory, "renewed", registration("a:2", 10)), Outcome::Renewed);
         assert_eq!(memory.instances("orders")[2].expires_in_seconds, Some(1));
         assert_eq!(feed.next().await, Content::Changes(vec![RawChange::Remove("short".into())]));
         assert_eq!(started.elapsed().as_secs(), 10);
@@ -285,61 +469,206 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_is_saved_soon_and_a_heartbeat_is_not() {
+    async fn a_change_that_was_said_to_be_saved_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("registry.json");
         let running = Running::start(&path);
-        running.memory.put("orders", "a", registration("a:1", 30)).unwrap();
-        // Killed, not stopped, a second later.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(ids(&Memory::open(&path).0), ["a"]);
-
-        std::fs::remove_file(&path).unwrap();
-        for _ in 0..100 {
-            running.memory.put("orders", "a", registration("a:1", 30)).unwrap();
-            tokio::time::sleep(Duration::from_secs(10)).await;
+        for (id, ttl) in [("a", 30), ("b", 0), ("c", 30)] {
+            saved(&running.memory, id, registration("a:1", ttl)).await;
+            // Whoever reads now sees what somebody would who starts after this one was killed.
+            assert!(ids(&Memory::open(&path).0).contains(&id.to_owned()));
         }
-        assert!(!path.exists());
+        let (removed, change) = running.memory.remove("orders", "b");
+        assert!(removed);
+        running.memory.saved(change).await.unwrap();
+        assert_eq!(ids(&Memory::open(&path).0), ["a", "c"]);
         running.stop().await;
-        assert!(!path.exists());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_disk_that_refuses_is_tried_again() {
+    async fn a_heartbeat_writes_nothing_and_a_change_what_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.json");
+        let running = Running::start(&path);
+        for i in 0..1_000 {
+            running.memory.put("orders", &format!("i{i}"), registration("a:1", 30)).unwrap();
+        }
+        saved(&running.memory, "a", registration("a:1", 30)).await;
+        let length = || std::fs::metadata(&path).unwrap().len();
+        let before = length();
+        for _ in 0..10 {
+            saved(&running.memory, "a", registration("a:1", 30)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(length(), before);
+        saved(&running.memory, "a", registration("a:2", 30)).await;
+        assert!((1..500).contains(&(length() - before)), "{before}, {}", length());
+        running.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_outdated_in_the_file_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.json");
+        let running = Running::start(&path);
+        let mut large = registration("a:1", 30);
+        large.labels = (0..60).map(|i| (format!("l{i}"), "x".repeat(1_000))).collect();
+        for port in 1..=100 {
+            large.address = format!("a:{port}");
+            saved(&running.memory, "a", large.clone()).await;
+        }
+        // A hundred of them are six megabytes.
+        assert!(std::fs::metadata(&path).unwrap().len() < 2 << 20);
+        running.stop().await;
+        assert_eq!(Memory::open(&path).0.instances("orders")[0].registration.address, "a:100");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_was_taken_away_is_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.json");
+        let running = Running::start(&path);
+        saved(&running.memory, "a", registration("a:1", 30)).await;
+        std::fs::remove_file(&path).unwrap();
+        saved(&running.memory, "b", registration("a:2", 30)).await;
+        assert_eq!(ids(&Memory::open(&path).0), ["a", "b"]);
+        running.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_refuses_is_told_and_tried_again() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         std::fs::write(&state, "in the way").unwrap();
-        let (memory, warnings) = Memory::open(state.join("registry.json"));
-        assert_eq!(warnings.len(), 1, "{warnings:?}");
-        let running = memory.clone();
-        let task = tokio::spawn(async move { running.run(pending()).await });
-        memory.put("orders", "a", registration("a:1", 0)).unwrap();
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        let path = state.join("registry.json");
+        let running = Running::start(&path);
+        let memory = running.memory.clone();
+        for id in ["a", "b"] {
+            let done = memory.put("orders", id, registration("a:1", 0)).unwrap();
+            let Unsaved(why) = memory.saved(done.change).await.unwrap_err();
+            assert!(why.contains("make the folder"), "{why}");
+        }
+        assert!(memory.is_failing());
         std::fs::remove_file(&state).unwrap();
-        tokio::time::sleep(SAVE_AGAIN_AFTER).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(ids(&Memory::open(state.join("registry.json")).0), ["a"]);
-        task.abort();
+        let mut progress = memory.saved.subscribe();
+        progress.wait_for(|saved| saved.failing.is_none()).await.unwrap();
+        saved(&memory, "c", registration("a:1", 0)).await;
+        assert_eq!(ids(&Memory::open(&path).0), ["a", "b", "c"]);
+        running.stop().await;
     }
 
-    #[test]
-    fn a_damaged_file_is_put_aside() {
+    #[tokio::test(start_paused = true)]
+    async fn a_folder_of_another_gateway_is_only_read_until_that_has_ended() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("registry.json");
-        let (memory, _) = Memory::open(&path);
-        memory.put("orders", "a", registration("a:1", 0)).unwrap();
-        disk::save(&path, Saved::from(&*memory.state())).unwrap();
+        let first = Running::start(&path);
+        saved(&first.memory, "a", registration("a:1", 30)).await;
+
+        let second = Running::start(&path);
+        assert_eq!(ids(&second.memory), ["a"]);
+        let done = second.memory.put("orders", "b", registration("b:1", 30)).unwrap();
+        let Unsaved(why) = second.memory.saved(done.change).await.unwrap_err();
+        assert!(why.contains("another gateway"), "{why}");
+        saved(&first.memory, "late", registration("a:2", 30)).await;
+        assert_eq!(ids(&Memory::open(&path).0), ["a", "late"]);
+
+        first.stop().await;
+        let mut progress = second.memory.saved.subscribe();
+        progress.wait_for(|saved| saved.failing.is_none()).await.unwrap();
+        assert_eq!(ids(&second.memory), ["a", "b", "late"]);
+        second.stop().await;
+        assert_eq!(ids(&Memory::open(&path).0), ["a", "b", "late"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_unusable_is_put_aside_and_one_that_is_damaged_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.json");
+        let running = Running::start(&path);
+        saved(&running.memory, "a", registration("a:1", 30)).await;
+        saved(&running.memory, "b", registration("b:1", 30)).await;
+        running.stop().await;
         let good = std::fs::read_to_string(&path).unwrap();
-        let truncated = &good[..good.len() / 2];
-        let changed = good.replace("a:1", "b:1");
-        let newer = good.replace("\"version\":1", "\"version\":2");
-        for (text, why) in [(truncated, "EOF"), (&changed, "checksum"), (&newer, "version 2"), ("", "EOF")] {
-            std::fs::write(&path, text).unwrap();
+
+        for (text, why) in
+            [(good.replace("\"version\":2", "\"version\":3"), "version 3"), (String::new(), "empty")]
+        {
+            std::fs::write(&path, &text).unwrap();
+            assert!(Memory::look(&path).unwrap().contains(why));
+            assert!(path.exists(), "looking changes nothing");
             let (memory, warnings) = Memory::open(&path);
             assert_eq!(memory.services(), []);
             assert!(warnings.len() == 1 && warnings[0].contains(why), "{warnings:?}");
             assert_eq!(std::fs::read_to_string(path.with_extension("json.unusable")).unwrap(), text);
             assert!(!path.exists());
         }
+
+        let damaged = &good[..good.len() - 5];
+        std::fs::write(&path, damaged).unwrap();
+        let (memory, warnings) = Memory::open(&path);
+        assert_eq!(ids(&memory), ["a"]);
+        assert!(warnings[0].contains("1 line damaged"), "{warnings:?}");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn({
+            let memory = memory.clone();
+            async move { memory.run(async { drop(stopped.await) }).await }
+        });
+        saved(&memory, "c", registration("c:1", 30)).await;
+        assert_eq!(std::fs::read_to_string(path.with_extension("json.damaged")).unwrap(), damaged);
+        drop(stop);
+        running.await.unwrap();
+        drop(memory);
+        let (memory, warnings) = Memory::open(&path);
+        assert_eq!((ids(&memory), warnings.len()), (vec!["a".to_owned(), "c".to_owned()], 0));
+    }
+
+    #[test]
+    fn what_can_be_registered_is_bounded_in_bytes_and_heartbeats_go_on() {
+        let memory = Memory::unkept();
+        let mut large = registration("a:1", 30);
+        large.labels = (0..50).map(|i| (format!("l{i}"), "x".repeat(1_000))).collect();
+        let mut count = 0;
+        while memory.put("orders", &format!("i{count}"), large.clone()).is_ok() {
+            count += 1;
+            assert!(count < 10_000, "there is no bound");
+        }
+        assert!(count > 1_000, "{count} instances of fifty kilobytes");
+        let refused = memory.put("orders", "one-more", large.clone());
+        assert_eq!(refused, Err(Rejected::FullOfBytes));
+        assert_eq!(put(&memory, "i0", large.clone()), Outcome::Renewed);
+        // What is there may become smaller or leave, and makes room.
+        assert_eq!(put(&memory, "i0", registration("a:2", 30)), Outcome::Changed);
+        assert_eq!(put(&memory, "one-more", large), Outcome::New);
+    }
+
+    #[test]
+    fn a_flood_of_changes_does_not_fill_memory_while_nobody_saves() {
+        let memory = Memory::unkept();
+        for port in 1..=60_000 {
+            put(&memory, "a", registration(&format!("a:{port}"), 30));
+        }
+        let Batch { upto, changes } = memory.state().batch();
+        assert_eq!((upto, changes), (60_000, None));
+    }
+
+    #[test]
+    fn pages_hold_everything_once() {
+        let memory = Memory::unkept();
+        for i in 0..40 {
+            memory.put(&format!("s{}", i % 3), &format!("i{i}"), registration("a:1", 30)).unwrap();
+        }
+        let (mut names, mut after) = (Vec::new(), None::<(String, String)>);
+        loop {
+            let last = after.as_ref().map(|(service, id)| (service.as_str(), id.as_str()));
+            let page = memory.state().page(last, 7);
+            let Some(change) = page.last() else { break };
+            let (service, id) = change.name();
+            after = Some((service.to_owned(), id.to_owned()));
+            names.extend(page.iter().map(|change| format!("{:?}", change.name())));
+        }
+        let mut once = names.clone();
+        once.sort();
+        once.dedup();
+        assert_eq!((names.len(), once.len()), (40, 40));
     }
 }

@@ -1,8 +1,10 @@
 //! An instance as it is registered, shown and saved.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::registry::RawEndpoint;
 
 /// What a service says about one of its instances: the body of a registration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,22 +37,40 @@ impl Registration {
         self.labels.sort_by(|(a, _), (b, _)| a.cmp(b));
         self
     }
+
+    /// As followers see it.
+    pub(super) fn endpoint(&self, id: &str) -> RawEndpoint {
+        let Self { address, weight, labels, .. } = self;
+        RawEndpoint { id: id.into(), address: address.clone(), weight: *weight, labels: labels.clone() }
+    }
+
+    /// Whether followers see no difference.
+    pub(super) fn shows_as(&self, other: &Self) -> bool {
+        self.weight == other.weight && self.address == other.address && self.labels == other.labels
+    }
 }
 
 /// An instance as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Instance {
-    pub id: String,
-    #[serde(flatten)]
-    pub registration: Registration,
+    #[serde(serialize_with = "shared")]
+    pub id: Arc<str>,
+    #[serde(flatten, serialize_with = "shared")]
+    pub registration: Arc<Registration>,
     /// None: never.
     pub expires_in_seconds: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServiceSummary {
-    pub service: String,
+    #[serde(serialize_with = "shared")]
+    pub service: Arc<str>,
     pub instances: usize,
+}
+
+/// What is shared is written as if it was not.
+fn shared<T: Serialize + ?Sized, S: Serializer>(value: &Arc<T>, to: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().serialize(to)
 }
 
 /// Labels as people write them: an object of texts, or of lists of them.

@@ -1,18 +1,27 @@
 //! What is registered now, when it ends, and who follows it. Guarded by one lock, held for a few lines.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
     sync::Arc,
     time::Duration,
 };
 
 use tokio::{sync::broadcast, time::Instant};
 
-use super::{Instance, Registration, Rejected, SAVE_AFTER, ServiceSummary, check::MOST_INSTANCES};
-use crate::registry::{RawChange, RawEndpoint};
+use super::{
+    Instance, Registration, Rejected, ServiceSummary,
+    check::{MOST_BYTES, MOST_INSTANCES, bytes},
+    records::{Change, Registrations},
+};
+use crate::registry::RawChange;
 
 /// Changes that wait for a follower before it is given the whole list instead.
 const MOST_CHANGES: usize = 256;
+
+/// Changes that wait to be saved, and their bytes; with more, everything is saved instead.
+const MOST_UNSAVED: usize = 16_384;
+const MOST_UNSAVED_BYTES: usize = 16 << 20;
 
 /// What a registration did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,116 +34,161 @@ pub enum Outcome {
     Renewed,
 }
 
+#[derive(Default)]
 pub(super) struct State {
     services: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Held>>,
     count: usize,
-    ends: BTreeSet<(Instant, Arc<str>, Arc<str>)>,
+    bytes: usize,
+    /// When instances end, told apart by their serial numbers.
+    ends: BTreeMap<(Instant, u64), (Arc<str>, Arc<str>)>,
+    serial: u64,
     followers: HashMap<Arc<str>, broadcast::Sender<Arc<RawChange>>>,
-    /// Something has to be saved by then.
-    pub save_at: Option<Instant>,
+    unsaved: Unsaved,
 }
+
+/// The instances of a service, by id.
+pub(super) type Listed = Vec<(Arc<str>, Arc<Registration>)>;
 
 /// One instance and when it ends.
 struct Held {
-    registration: Registration,
+    registration: Arc<Registration>,
+    serial: u64,
     end: Option<Instant>,
+    /// The number of the change that made it so; 0 for what was restored.
+    change: u64,
+}
+
+/// What has to be saved. Changes are numbered from 1.
+#[derive(Default)]
+struct Unsaved {
+    /// The number of the latest change.
+    latest: u64,
+    /// The number of the latest change that was handed out to be saved.
+    handed: u64,
+    /// The changes between both, unless there are too many.
+    changes: Vec<Change>,
+    bytes: usize,
+    /// They are not all there any more.
+    too_many: bool,
+}
+
+/// What is to be saved next.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// The number of the latest change in it.
+    pub upto: u64,
+    /// None: everything has to be saved.
+    pub changes: Option<Vec<Change>>,
 }
 
 impl State {
-    pub fn new() -> Self {
-        Self {
-            services: BTreeMap::new(),
-            count: 0,
-            ends: BTreeSet::new(),
-            followers: HashMap::new(),
-            save_at: None,
-        }
-    }
-
     pub fn put(
         &mut self,
         service: &str,
         id: &str,
         registration: Registration,
         now: Instant,
-    ) -> Result<Outcome, Rejected> {
-        let known = self.take(service, id);
-        if known.is_none() && self.count >= MOST_INSTANCES {
-            return Err(Rejected::Full);
+    ) -> Result<(Outcome, u64), Rejected> {
+        if let Some(change) = self.renew(service, id, &registration, now) {
+            return Ok((Outcome::Renewed, change));
         }
-        let outcome = match &known {
-            None => Outcome::New,
-            Some(known) if known.registration == registration => Outcome::Renewed,
-            Some(_) => Outcome::Changed,
-        };
-        let shows =
-            known.is_none_or(|known| endpoint(id, &known.registration) != endpoint(id, &registration));
+        let known = self.services.get(service).and_then(|instances| instances.get(id));
+        let freed = known.map_or(0, |known| bytes(service, id, &known.registration));
+        let needed = bytes(service, id, &registration);
+        self.room(known.is_none().into(), needed.saturating_sub(freed))?;
+        let outcome = if known.is_none() { Outcome::New } else { Outcome::Changed };
+        let shows = known.is_none_or(|known| !known.registration.shows_as(&registration));
+        self.take(service, id);
         if shows {
-            self.tell(service, || RawChange::Put(endpoint(id, &registration)));
+            self.tell(service, || RawChange::Put(registration.endpoint(id)));
         }
-        self.hold(service.into(), id.into(), registration, now);
-        if outcome != Outcome::Renewed {
-            self.save_at.get_or_insert(now + SAVE_AFTER);
-        }
-        Ok(outcome)
+        let (service, id) = (Arc::<str>::from(service), Arc::<str>::from(id));
+        let registration = Arc::new(registration);
+        let change = self.unsaved.note(
+            needed,
+            Change::Put { service: service.clone(), id: id.clone(), registration: registration.clone() },
+        );
+        self.hold(service, id, registration, change, now);
+        Ok((outcome, change))
     }
 
-    pub fn remove(&mut self, service: &str, id: &str, now: Instant) -> bool {
-        let removed = self.take(service, id).is_some();
-        if removed {
-            self.tell(service, || RawChange::Remove(id.into()));
-            self.save_at.get_or_insert(now + SAVE_AFTER);
+    /// Holds what was saved before, unless it is known already, as far as there is room. It has its whole time.
+    pub fn restore(&mut self, saved: Registrations, now: Instant) -> Result<(), Rejected> {
+        for ((service, id), registration) in saved {
+            if self.services.get(&service).is_some_and(|instances| instances.contains_key(&id)) {
+                continue;
+            }
+            self.room(1, bytes(&service, &id, &registration))?;
+            self.tell(&service, || RawChange::Put(registration.endpoint(&id)));
+            self.hold(service, id, registration, 0, now);
         }
-        removed
+        Ok(())
     }
 
-    /// Removes what has ended by `now`.
-    pub fn expire(&mut self, now: Instant) {
-        while let Some((end, service, id)) = self.ends.first().cloned()
-            && end <= now
-        {
+    /// Whether there is room for so much more.
+    fn room(&self, instances: usize, bytes: usize) -> Result<(), Rejected> {
+        match (self.count + instances <= MOST_INSTANCES, self.bytes + bytes <= MOST_BYTES) {
+            (true, true) => Ok(()),
+            (false, _) => Err(Rejected::Full),
+            (_, false) => Err(Rejected::FullOfBytes),
+        }
+    }
+
+    /// Tells whether there was one, and the number of the change after which it is gone.
+    pub fn remove(&mut self, service: &str, id: &str) -> (bool, u64) {
+        let Some((service, id)) = self.take(service, id) else { return (false, self.unsaved.latest) };
+        self.tell(&service, || RawChange::Remove(id.to_string()));
+        (true, self.unsaved.note(0, Change::Remove { service, id }))
+    }
+
+    /// Removes what has ended by `now`, `most` of it at once. Tells whether there may be more.
+    pub fn expire(&mut self, now: Instant, most: usize) -> bool {
+        for _ in 0..most {
+            let Some((&(end, _), (service, id))) = self.ends.first_key_value() else { return false };
+            if end > now {
+                return false;
+            }
+            let (service, id) = (service.clone(), id.clone());
             tracing::info!(%service, %id, "Registration expired");
-            self.remove(&service, &id, now);
+            self.remove(&service, &id);
         }
+        true
     }
 
-    /// When there is something to do next.
-    pub fn due(&self) -> Option<Instant> {
-        let end = self.ends.first().map(|(end, ..)| *end);
-        end.into_iter().chain(self.save_at).min()
+    /// When the next instance ends.
+    pub fn next_end(&self) -> Option<Instant> {
+        self.ends.first_key_value().map(|((end, _), _)| *end)
+    }
+
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     pub fn services(&self) -> Vec<ServiceSummary> {
         let summary = |(service, instances): (&Arc<str>, &BTreeMap<_, _>)| ServiceSummary {
-            service: service.to_string(),
+            service: service.clone(),
             instances: instances.len(),
         };
         self.services.iter().map(summary).collect()
     }
 
     pub fn instances(&self, service: &str, now: Instant) -> Vec<Instance> {
-        let instance = |(id, held): (&Arc<str>, &Held)| Instance {
-            id: id.to_string(),
-            registration: held.registration.clone(),
-            expires_in_seconds: held.end.map(|end| end.saturating_duration_since(now).as_secs()),
-        };
-        self.services.get(service).into_iter().flatten().map(instance).collect()
+        let held = self.services.get(service).into_iter().flatten();
+        held.map(|(id, held)| held.instance(id, now)).collect()
     }
 
-    pub fn list(&self, service: &str) -> Vec<RawEndpoint> {
-        let held = self.services.get(service).into_iter().flatten();
-        held.map(|(id, held)| endpoint(id, &held.registration)).collect()
+    pub fn instance(&self, service: &str, id: &str, now: Instant) -> Option<Instance> {
+        let (id, held) = self.services.get(service)?.get_key_value(id)?;
+        Some(held.instance(id, now))
     }
 
     /// The list now, and what changes after it.
-    pub fn subscribe(
-        &mut self,
-        service: &Arc<str>,
-    ) -> (Vec<RawEndpoint>, broadcast::Receiver<Arc<RawChange>>) {
+    pub fn subscribe(&mut self, service: &Arc<str>) -> (Listed, broadcast::Receiver<Arc<RawChange>>) {
         let changes =
             self.followers.entry(service.clone()).or_insert_with(|| broadcast::Sender::new(MOST_CHANGES));
         let changes = changes.subscribe();
-        (self.list(service), changes)
+        let held = self.services.get(service).into_iter().flatten();
+        (held.map(|(id, held)| (id.clone(), held.registration.clone())).collect(), changes)
     }
 
     /// Forgets that somebody followed this service, if nobody does now.
@@ -150,33 +204,95 @@ impl State {
         self.followers.len()
     }
 
-    pub fn registrations(&self) -> impl Iterator<Item = (&str, &str, &Registration)> {
-        self.services.iter().flat_map(|(service, instances)| {
-            instances.iter().map(move |(id, held)| (&**service, &**id, &held.registration))
-        })
+    /// Whether something changed that nobody has saved.
+    pub fn is_unsaved(&self) -> bool {
+        self.unsaved.latest > self.unsaved.handed
     }
 
-    fn hold(&mut self, service: Arc<str>, id: Arc<str>, registration: Registration, now: Instant) {
-        let ttl = Duration::from_secs(registration.ttl_seconds.into());
+    /// Hands out what is to be saved.
+    pub fn batch(&mut self) -> Batch {
+        let Unsaved { latest, handed, changes, bytes, too_many } = &mut self.unsaved;
+        (*handed, *bytes) = (*latest, 0);
+        let changes = std::mem::take(changes);
+        Batch { upto: *latest, changes: (!std::mem::take(too_many)).then_some(changes) }
+    }
+
+    /// What was handed out is not saved, so that everything has to be.
+    pub fn not_saved(&mut self) {
+        let Unsaved { latest, handed, changes, bytes, too_many } = &mut self.unsaved;
+        changes.clear();
+        (*bytes, *too_many) = (0, true);
+        // Zero changes are nothing to save.
+        *handed = latest.saturating_sub(1).min(*handed);
+    }
+
+    /// As registrations, those that follow `after` in their order, `most` of them.
+    pub fn page(&self, after: Option<(&str, &str)>, most: usize) -> Vec<Change> {
+        let (from, id) = after.map_or((Bound::Unbounded, ""), |(service, id)| (Bound::Included(service), id));
+        let services = self.services.range::<str, _>((from, Bound::Unbounded));
+        let instances = services.flat_map(|(service, instances)| {
+            let begun = after.is_some_and(|(begun, _)| begun == &**service);
+            let from = if begun { Bound::Excluded(id) } else { Bound::Unbounded };
+            instances.range::<str, _>((from, Bound::Unbounded)).map(move |(id, held)| (service, id, held))
+        });
+        let put = |(service, id, held): (&Arc<str>, &Arc<str>, &Held)| Change::Put {
+            service: service.clone(),
+            id: id.clone(),
+            registration: held.registration.clone(),
+        };
+        instances.take(most).map(put).collect()
+    }
+
+    /// Gives an instance its whole time again, if it is registered just so. Costs the same however many there are.
+    fn renew(&mut self, service: &str, id: &str, registration: &Registration, now: Instant) -> Option<u64> {
+        let held = self.services.get_mut(service)?.get_mut(id)?;
+        if *held.registration != *registration {
+            return None;
+        }
+        if let Some(end) = held.end {
+            let renewed = now + registration.ttl();
+            if let Some(name) = self.ends.remove(&(end, held.serial)) {
+                self.ends.insert((renewed, held.serial), name);
+            }
+            held.end = Some(renewed);
+        }
+        Some(held.change)
+    }
+
+    fn hold(
+        &mut self,
+        service: Arc<str>,
+        id: Arc<str>,
+        registration: Arc<Registration>,
+        change: u64,
+        now: Instant,
+    ) {
+        self.serial += 1;
+        let serial = self.serial;
+        let ttl = registration.ttl();
         let end = (!ttl.is_zero()).then(|| now + ttl);
         if let Some(end) = end {
-            self.ends.insert((end, service.clone(), id.clone()));
+            self.ends.insert((end, serial), (service.clone(), id.clone()));
         }
-        self.services.entry(service).or_default().insert(id, Held { registration, end });
         self.count += 1;
+        self.bytes += bytes(&service, &id, &registration);
+        self.services.entry(service).or_default().insert(id, Held { registration, serial, end, change });
     }
 
-    fn take(&mut self, service: &str, id: &str) -> Option<Held> {
+    /// Takes an instance out, with the names it was held under.
+    fn take(&mut self, service: &str, id: &str) -> Option<(Arc<str>, Arc<str>)> {
+        let name = self.services.get_key_value(service)?.0.clone();
         let instances = self.services.get_mut(service)?;
-        let held = instances.remove(id)?;
-        self.count -= 1;
+        let (id, held) = instances.remove_entry(id)?;
         if instances.is_empty() {
             self.services.remove(service);
         }
+        self.count -= 1;
+        self.bytes -= bytes(service, &id, &held.registration);
         if let Some(end) = held.end {
-            self.ends.remove(&(end, service.into(), id.into()));
+            self.ends.remove(&(end, held.serial));
         }
-        Some(held)
+        Some((name, id))
     }
 
     fn tell(&self, service: &str, change: impl FnOnce() -> RawChange) {
@@ -187,11 +303,34 @@ impl State {
     }
 }
 
-fn endpoint(id: &str, registration: &Registration) -> RawEndpoint {
-    RawEndpoint {
-        id: id.into(),
-        address: registration.address.clone(),
-        weight: registration.weight,
-        labels: registration.labels.clone(),
+impl Held {
+    fn instance(&self, id: &Arc<str>, now: Instant) -> Instance {
+        Instance {
+            id: id.clone(),
+            registration: self.registration.clone(),
+            expires_in_seconds: self.end.map(|end| end.saturating_duration_since(now).as_secs()),
+        }
+    }
+}
+
+impl Unsaved {
+    /// The number of the change.
+    fn note(&mut self, bytes: usize, change: Change) -> u64 {
+        self.latest += 1;
+        self.bytes += bytes;
+        if self.changes.len() >= MOST_UNSAVED || self.bytes > MOST_UNSAVED_BYTES {
+            self.changes.clear();
+            (self.bytes, self.too_many) = (0, true);
+        }
+        if !self.too_many {
+            self.changes.push(change);
+        }
+        self.latest
+    }
+}
+
+impl Registration {
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(self.ttl_seconds.into())
     }
 }
