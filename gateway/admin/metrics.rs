@@ -3,8 +3,8 @@
 use std::{
     borrow::Cow,
     fmt,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::SystemTime,
+    sync::Arc,
+    time::{Instant, SystemTime},
 };
 
 use hyper::Response;
@@ -150,10 +150,8 @@ fn lists(encoder: &mut DescriptorEncoder<'_>, upstreams: &[Arc<Upstream>]) -> fm
 }
 
 fn workers_behind(upstream: &Upstream) -> u64 {
-    let generation = upstream.reader.snapshot().generation();
-    // A worker that no request led to this upstream has no view of it, and stands at 0.
-    let behind = |seen: &u64| (1..generation).contains(seen);
-    upstream.progress.iter().map(|progress| progress.generation.load(Relaxed)).filter(behind).count() as u64
+    let generation = upstream.reader.settled_generation(Instant::now());
+    upstream.progress.iter().filter(|progress| progress.is_behind(generation)).count() as u64
 }
 
 fn sources(encoder: &mut DescriptorEncoder<'_>, upstreams: &[Arc<Upstream>]) -> fmt::Result {
