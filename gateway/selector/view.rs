@@ -39,6 +39,10 @@ const SLICE: usize = 512;
 /// After a fault the instance is rebuilt, first at once, then with growing pauses up to this.
 const REBUILD_MOST: Duration = Duration::from_secs(5);
 
+/// The pause after an attempt that failed is so many times as long as the attempt took, up to the same: whoever fails
+/// slowly has a tenth of its worker's time at most.
+const REBUILD_SHARE: u32 = 10;
+
 /// Faults are forgotten after so long without one.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 
@@ -95,6 +99,8 @@ pub struct View {
     progress: Arc<Progress>,
     state: RefCell<State>,
     broken: Rc<Notify>,
+    /// How long the update took that broke the balancer.
+    wasted: Cell<Duration>,
     closed: Cell<bool>,
     task: RefCell<Option<AbortHandle>>,
 }
@@ -134,6 +140,7 @@ impl View {
             progress,
             state: RefCell::new(state),
             broken: Rc::default(),
+            wasted: Cell::default(),
             closed: Cell::new(false),
             task: RefCell::new(None),
         });
@@ -150,7 +157,9 @@ impl View {
             faults: Faults::default(),
         };
         if snapshot.len() <= SLICE {
-            follower.made(&view, maker.make_at_once(selector, snapshot));
+            let began = Instant::now();
+            let made = maker.make_at_once(selector, snapshot);
+            follower.made(&view, made, began);
         } else {
             follower.make(Duration::ZERO);
         }
@@ -235,7 +244,9 @@ impl View {
             if !few(&generations) {
                 return false;
             }
+            let began = Instant::now();
             if apply(&mut *ready.balancer, &generations, &latest).is_err() {
+                self.wasted.set(began.elapsed());
                 *active = None;
                 self.broken.notify_one();
             }
@@ -279,6 +290,12 @@ impl Active {
     }
 }
 
+/// An attempt to make a balancer, and when it begins.
+struct Making {
+    from: Instant,
+    attempt: Pin<Box<dyn Future<Output = Made>>>,
+}
+
 /// Makes balancers for one upstream on one worker.
 struct Maker {
     reader: Reader,
@@ -299,10 +316,8 @@ impl Maker {
     }
 
     /// Feeds the list as it is when this ends, a slice between requests. Dropping the future drops the balancer.
-    async fn make(self: Rc<Self>, selector: Option<Arc<dyn Selector>>, pause: Duration) -> Made {
-        if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
-        }
+    async fn make(self: Rc<Self>, selector: Option<Arc<dyn Selector>>, from: Instant) -> Made {
+        tokio::time::sleep_until(from).await;
         let mut active = self.create(selector)?;
         let mut snapshot = Rc::new(self.reader.snapshot());
         loop {
@@ -338,7 +353,7 @@ struct Follower {
     current: Current,
     broken: Rc<Notify>,
     /// The balancer that is made beside the one in use.
-    making: Option<Pin<Box<dyn Future<Output = Made>>>>,
+    making: Option<Making>,
     /// When the native round robin takes the list that is being fed to a fresh balancer.
     old_list_until: Option<Instant>,
     faults: Faults,
@@ -349,7 +364,7 @@ enum Event {
     Generation(bool),
     Version,
     Broken,
-    Made(Made),
+    Made(Made, Instant),
     OldListOver,
 }
 
@@ -360,7 +375,7 @@ impl Follower {
                 changed = self.generations.changed() => Event::Generation(changed.is_ok()),
                 Ok(()) = self.current.changed() => Event::Version,
                 () = self.broken.notified() => Event::Broken,
-                made = finished(&mut self.making) => Event::Made(made),
+                (made, from) = finished(&mut self.making) => Event::Made(made, from),
                 () = at(self.old_list_until) => Event::OldListOver,
             };
             let Some(view) = self.view.upgrade() else { return };
@@ -382,13 +397,13 @@ impl Follower {
                 Event::Broken => {
                     view.stand_in();
                     if self.making.is_none() {
-                        let pause = self.faults.pause(Instant::now());
+                        let pause = self.faults.pause(Instant::now(), view.wasted.take());
                         self.make(pause);
                     }
                 }
-                Event::Made(made) => {
+                Event::Made(made, from) => {
                     self.making = None;
-                    self.made(&view, made);
+                    self.made(&view, made, from);
                 }
                 Event::OldListOver => {
                     self.old_list_until = None;
@@ -401,10 +416,12 @@ impl Follower {
     /// Begins to make a balancer, in the place of one that is being made.
     fn make(&mut self, pause: Duration) {
         let selector = self.current.borrow().clone();
-        self.making = Some(Box::pin(self.maker.clone().make(selector, pause)));
+        let from = Instant::now() + pause;
+        let attempt = Box::pin(self.maker.clone().make(selector, from));
+        self.making = Some(Making { from, attempt });
     }
 
-    fn made(&mut self, view: &View, made: Made) {
+    fn made(&mut self, view: &View, made: Made, from: Instant) {
         self.old_list_until = None;
         let error = match made {
             Ok((snapshot, active)) => return view.exchange(snapshot, Some(active)),
@@ -414,7 +431,7 @@ impl Follower {
             "Selector not ready, native round robin picks");
         view.stand_in();
         if matches!(error, CreateError::Fault(_)) {
-            let pause = self.faults.pause(Instant::now());
+            let pause = self.faults.pause(Instant::now(), from.elapsed());
             self.make(pause);
         }
     }
@@ -428,26 +445,28 @@ struct Faults {
 }
 
 impl Faults {
-    /// Counts a fault, and says how long to wait before the rebuild: not at all after the first, then twice as long
-    /// each time, with jitter.
-    fn pause(&mut self, now: Instant) -> Duration {
+    /// Counts a fault that took so long to come, and says how long to wait before the rebuild: not at all after the
+    /// first, then twice as long each time, with jitter.
+    fn pause(&mut self, now: Instant, took: Duration) -> Duration {
         let forgiven = self.last.is_some_and(|last| now.saturating_duration_since(last) >= FORGIVEN_AFTER);
         let before = if forgiven { 0 } else { self.count };
         self.count = before.saturating_add(1);
         self.last = Some(now);
+        let share = took.saturating_mul(REBUILD_SHARE).min(REBUILD_MOST);
         match before {
-            0 => Duration::ZERO,
+            0 => share,
             n => (Duration::from_millis(10) * 2u32.saturating_pow(n.min(16)))
                 .min(REBUILD_MOST)
-                .mul_f64(0.5 + fastrand::f64() / 2.0),
+                .mul_f64(0.5 + fastrand::f64() / 2.0)
+                .max(share),
         }
     }
 }
 
 /// The balancer when it is made; waits for ever while none is.
-async fn finished(making: &mut Option<Pin<Box<dyn Future<Output = Made>>>>) -> Made {
+async fn finished(making: &mut Option<Making>) -> (Made, Instant) {
     match making {
-        Some(making) => making.await,
+        Some(Making { from, attempt }) => (attempt.await, *from),
         None => pending().await,
     }
 }
