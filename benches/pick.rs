@@ -67,7 +67,7 @@ fn pick(criterion: &mut Criterion) {
     for size in SIZES {
         let mut group = criterion.benchmark_group("pick");
         let list = snapshot(size);
-        let native = RoundRobin::new();
+        let mut native = RoundRobin::new();
         group.bench_function(BenchmarkId::new("native round robin", size), |bencher| {
             bencher.iter(|| native.pick(black_box(&list), &[]).map(|member| member.slot()));
         });

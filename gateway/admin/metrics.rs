@@ -1,8 +1,8 @@
 //! `/metrics`: reads the counters where they are, when somebody asks.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::SystemTime,
+    sync::Arc,
+    time::{Instant, SystemTime},
 };
 
 use super::{
@@ -85,10 +85,8 @@ fn lists(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
 }
 
 fn workers_behind(upstream: &Upstream) -> u64 {
-    let generation = upstream.reader.snapshot().generation();
-    // A worker that no request led to this upstream has no view of it, and stands at 0.
-    let behind = |seen: &u64| (1..generation).contains(seen);
-    upstream.progress.iter().map(|progress| progress.generation.load(Relaxed)).filter(behind).count() as u64
+    let generation = upstream.reader.settled_generation(Instant::now());
+    upstream.progress.iter().filter(|progress| progress.is_behind(generation)).count() as u64
 }
 
 fn sources(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {

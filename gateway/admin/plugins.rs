@@ -24,6 +24,8 @@ pub(super) struct Plugin {
     loaded_at: Option<String>,
     version: u64,
     state: &'static str,
+    /// Only of a selector that is loaded and used by nothing.
+    trial_error: Option<String>,
     faults: u64,
     refusals: u64,
     last_refusal: Option<LastRefusal>,
@@ -58,6 +60,7 @@ fn plugin(info: PluginInfo) -> Plugin {
         loaded_at: info.loaded_at.map(rfc3339),
         version: info.version,
         state: state(info.state),
+        trial_error: info.trial_error,
         faults: info.faults,
         refusals: info.refusals,
         last_refusal: info.last_refusal.map(last_refusal),
@@ -84,6 +87,7 @@ pub(super) fn origin(origin: &Origin) -> &'static str {
 pub(super) fn state(state: State) -> &'static str {
     match state {
         State::Running => "running",
+        State::Loaded => "loaded",
         State::Quarantined => "quarantined",
         State::Missing => "missing",
         State::Unused => "unused",

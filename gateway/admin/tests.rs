@@ -303,7 +303,7 @@ async fn shipped_plugins_are_shown_before_anything_uses_them() {
     let found = plugins["plugins"].as_array().unwrap().iter().find(|plugin| plugin["name"] == "p2c-ewma");
     let expected = json!({
         "name": "p2c-ewma", "kind": null, "origin": null, "file": null, "digest": null, "loaded_at": null,
-        "version": 0, "state": "unused", "faults": 0, "refusals": 0, "last_refusal": null,
+        "version": 0, "state": "unused", "trial_error": null, "faults": 0, "refusals": 0, "last_refusal": null,
     });
     assert_eq!(found, Some(&expected));
     assert_eq!(api.get("/api/v1/plugins/p2c-ewma").await.json(), expected);

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -199,7 +199,7 @@ fn summary(upstream: &Upstream, found: bool, now: SystemTime) -> Summary {
             settings: serde_json::from_str(&selector.settings).unwrap_or_default(),
         },
         sources: status.sources.iter().map(|status| source(status, now)).collect(),
-        workers: upstream.progress.iter().map(worker).collect(),
+        workers: upstream.progress.iter().map(|progress| worker(progress, upstream)).collect(),
     }
 }
 
@@ -229,10 +229,10 @@ fn reserve(status: &upstream::SourceStatus) -> Reserve {
     }
 }
 
-fn worker(progress: &Arc<Progress>) -> Worker {
+fn worker(progress: &Progress, upstream: &Upstream) -> Worker {
     Worker {
-        generation: progress.generation.load(Relaxed),
-        selector_version: progress.selector.load(Relaxed),
+        generation: progress.generation(),
+        selector_version: progress.selector_version(&upstream.selector),
     }
 }
 

@@ -191,6 +191,11 @@ impl FoundUpstreams {
         self.publish();
     }
 
+    /// Whether there is nothing that a sweep could drop.
+    pub(super) fn is_empty(&self) -> bool {
+        self.running.is_empty() && self.unknown.is_empty() && self.ending.is_empty()
+    }
+
     /// Drops what nobody uses, while its list is live: a frozen list could not be had again.
     pub(super) fn sweep(&mut self) {
         let now = Instant::now();

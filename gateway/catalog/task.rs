@@ -122,7 +122,7 @@ impl Task {
                     None => return,
                 },
                 Some((name, unknown_for)) = unknowns.recv() => self.found.forget_unknown(name, unknown_for),
-                _ = sweep.tick() => self.found.sweep(),
+                _ = sweep.tick(), if !self.found.is_empty() => self.found.sweep(),
                 Some(wanted) = wanted.recv() => self.found.find(wanted, &self.config, &self.parts).await,
                 Some(wanted) = strange.recv() => self.found.find(wanted, &self.config, &self.parts).await,
             }

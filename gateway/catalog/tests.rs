@@ -277,7 +277,7 @@ async fn an_upstream_that_did_not_change_stays_the_same_when_another_comes() {
 
     fixture.control.apply(configured(&["users"])).await;
     assert_eq!(fixture.catalog.table().upstreams.len(), 1);
-    let mut generations = before.reader.generations();
+    let mut generations = before.reader.follow().1;
     assert!(generations.changed().await.is_err(), "an upstream that was removed closes");
 }
 
@@ -344,7 +344,7 @@ async fn a_service_nobody_asks_for_is_dropped() {
     let fixture = start(&[("orders", "10.0.0.1:80")], &[]).await;
     let impatient = ByName { unused_after: Duration::ZERO, ..by_name() };
     let found = fixture.catalog.find(&impatient, "orders".into()).await.unwrap();
-    let mut generations = found.reader.generations();
+    let mut generations = found.reader.follow().1;
     assert!(generations.changed().await.is_err());
     assert!(fixture.catalog.found().is_empty());
 }
@@ -369,7 +369,7 @@ async fn an_endpoint_that_refuses_connections_leaves_by_reports() {
     let services = [("orders", "127.0.0.1:1"), ("orders", "127.0.0.1:2"), ("orders", "127.0.0.1:3")];
     let (_fixture, upstream) = running(&services).await;
     let member = upstream.reader.snapshot().iter().next().unwrap().clone();
-    let mut generations = upstream.reader.generations();
+    let mut generations = upstream.reader.follow().1;
     upstream.report(&member, Evidence::Answered, None);
     assert!(!member.stats().is_suspected());
     upstream.report(&member, Evidence::ConnectFailed, None);

@@ -8,7 +8,10 @@ use std::{
 };
 
 use rustc_hash::FxHashMap;
-use tokio::time::Instant;
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior},
+};
 
 use super::Connection;
 
@@ -20,6 +23,8 @@ pub struct Pool<B> {
     idle: RefCell<FxHashMap<SocketAddr, Vec<Idle<B>>>>,
     /// Stands still between sweeps, so that giving back asks no clock.
     now: Cell<Instant>,
+    /// There is something to sweep again.
+    used: Rc<Notify>,
 }
 
 struct Idle<B> {
@@ -27,10 +32,17 @@ struct Idle<B> {
     until: Instant,
 }
 
+impl<B> Drop for Pool<B> {
+    fn drop(&mut self) {
+        self.used.notify_one();
+    }
+}
+
 impl<B: 'static> Pool<B> {
     /// Must be called where `spawn_local` works. The task that closes what was idle too long ends with the pool.
     pub fn new() -> Rc<Self> {
-        let pool = Rc::new(Self { idle: RefCell::default(), now: Cell::new(Instant::now()) });
+        let (idle, now) = (RefCell::default(), Cell::new(Instant::now()));
+        let pool = Rc::new(Self { idle, now, used: Rc::default() });
         tokio::task::spawn_local(sweep(Rc::downgrade(&pool)));
         pool
     }
@@ -47,8 +59,13 @@ impl<B: 'static> Pool<B> {
     /// Keeps a connection that has carried a request. Closes it instead when there are `most` already.
     pub fn put(&self, address: SocketAddr, mut connection: Connection<B>, most: usize, keep: Duration) {
         connection.reused = true;
-        let until = self.now.get() + keep + SWEEP;
         let mut idle = self.idle.borrow_mut();
+        if idle.is_empty() {
+            // Nobody swept, so time has stood still for longer.
+            self.now.set(Instant::now());
+            self.used.notify_one();
+        }
+        let until = self.now.get() + keep + SWEEP;
         let stack = idle.entry(address).or_default();
         if stack.len() < most {
             stack.push(Idle { connection, until });
@@ -74,11 +91,19 @@ impl<B: 'static> Pool<B> {
     }
 }
 
+/// Sleeps while there is nothing to sweep.
 async fn sweep<B: 'static>(pool: Weak<Pool<B>>) {
     let mut ticks = tokio::time::interval(SWEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let Some(there) = pool.upgrade() else { return };
+        there.sweep();
+        let swept = there.idle.borrow().is_empty();
+        let used = there.used.clone();
+        drop(there);
+        if swept {
+            used.notified().await;
+        }
         ticks.tick().await;
-        let Some(pool) = pool.upgrade() else { return };
-        pool.sweep();
     }
 }

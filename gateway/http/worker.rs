@@ -4,7 +4,10 @@ use std::{cell::RefCell, collections::HashMap, io, rc::Rc, sync::Arc, time::Dura
 
 use http::request::Parts;
 use rustc_hash::FxHashMap;
-use tokio::sync::watch;
+use tokio::{
+    sync::{Notify, watch},
+    time::MissedTickBehavior,
+};
 
 use super::{
     RequestError,
@@ -54,6 +57,8 @@ pub(super) struct Worker {
     configured: RefCell<HashMap<UpstreamName, Rc<Target>>>,
     /// By registry.
     found: RefCell<FxHashMap<Arc<str>, Services>>,
+    /// There is something to let go again some day.
+    found_one: Notify,
 }
 
 type Services = FxHashMap<Arc<str>, Rc<Target>>;
@@ -88,7 +93,9 @@ pub async fn run_worker(
 /// Takes over every new table, and lets go what is gone.
 async fn follow(worker: Rc<Worker>, mut tables: watch::Receiver<Arc<Table>>) {
     let mut ticks = tokio::time::interval(SWEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let holds = !worker.found.borrow().is_empty();
         tokio::select! {
             changed = tables.changed() => {
                 if changed.is_err() {
@@ -97,7 +104,9 @@ async fn follow(worker: Rc<Worker>, mut tables: watch::Receiver<Arc<Table>>) {
                 let table = tables.borrow_and_update().clone();
                 worker.install(&table).await;
             }
-            _ = ticks.tick() => worker.forget(),
+            _ = ticks.tick(), if holds => worker.forget(),
+            // The next time round it ticks.
+            () = worker.found_one.notified(), if !holds => {}
         }
     }
 }
@@ -113,6 +122,7 @@ impl Worker {
             routes: RefCell::new(Rc::new(Routes::empty())),
             configured: RefCell::default(),
             found: RefCell::default(),
+            found_one: Notify::new(),
         }
     }
 
@@ -156,6 +166,9 @@ impl Worker {
         }
         let target = self.make(upstream);
         let mut found = self.found.borrow_mut();
+        if found.is_empty() {
+            self.found_one.notify_one();
+        }
         found.entry(by_name.registry.clone()).or_default().insert(service, target.clone());
         Ok(target)
     }

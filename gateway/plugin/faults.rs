@@ -11,7 +11,11 @@ use std::{
 
 use wasmtime::Trap;
 
-use super::{engine::Deadline, limits::Limits, runtime::Runtime};
+use super::{
+    engine::{Deadline, Passed},
+    limits::Limits,
+    runtime::Runtime,
+};
 
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -72,7 +76,8 @@ pub(super) fn describe(
 ) -> Arc<str> {
     let passed = deadline.and_then(Deadline::passed);
     let mut text = match (passed, error.downcast_ref::<Trap>()) {
-        (Some(limit), _) => format!("{call} took longer than {limit:?}"),
+        (Some(Passed::Cpu(limit)), _) => format!("{call} took longer than {limit:?}"),
+        (Some(Passed::Wall(limit)), _) => format!("{call} was not done after {limit:?}"),
         (None, Some(trap)) => format!("{call}: {trap}"),
         (None, None) => format!("{call}: {error:#}"),
     };

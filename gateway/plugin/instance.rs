@@ -4,7 +4,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use wasmtime::{
 };
 
 use super::{
-    engine::{self, Engine},
+    engine::{Clock, Engine, Held, cpu_time},
     faults::{self, Faults},
     limits::Limits,
     load::{LoadError, Loaded},
@@ -44,6 +44,7 @@ pub(super) struct RegistryPlugin {
     /// None: this plugin cannot announce.
     registrar: Option<registrar::GuestIndices>,
     limits: RegistryLimits,
+    clock: Arc<Clock>,
     faults: Faults,
 }
 
@@ -75,7 +76,8 @@ impl RegistryPlugin {
             link().map_err(|error| LoadError::Mismatch(format!("{error:#}")))?;
         // A registry plugin is not quarantined: its list is frozen and its instance rebuilt with growing pauses.
         let faults = Faults::new(name.clone(), 0);
-        Ok(Self { name, version, component, registry, registrar, limits, faults })
+        let clock = engine.clock().clone();
+        Ok(Self { name, version, component, registry, registrar, limits, clock, faults })
     }
 
     pub fn faults(&self) -> u64 {
@@ -111,7 +113,7 @@ impl Instance {
         };
         let mut store = Store::new(plugin.component.engine(), data);
         store.limiter(|data| &mut data.limits);
-        let budget = Arc::new(Budget::new(limits.cpu));
+        let budget = Arc::new(Budget::new(limits.cpu, plugin.clock.clone()));
         let account = budget.clone();
         store.epoch_deadline_callback(move |_| Ok(account.tick()));
         store.set_epoch_deadline(1);
@@ -193,25 +195,33 @@ fn gone() -> Failure {
     Failure::Other("nothing was announced".to_owned())
 }
 
-/// The computing time of one instance between two waits.
+/// The computing time of one instance between two waits, by the CPU time of the threads that it runs on.
 struct Budget {
-    most: u64,
-    /// Ticks computed since the last wait.
+    most: Duration,
+    clock: Arc<Clock>,
+    /// Nanoseconds computed since the last wait, up to the poll that runs now.
     spent: AtomicU64,
+    /// The CPU time of the thread when that poll began.
+    began: AtomicU64,
     /// The guest was suspended because its tick is over, not because it waits.
     yielded: AtomicBool,
     over: AtomicBool,
+    /// There from the guest's first tick to its next wait. Nobody ever waits for the lock: the guest and who polls it
+    /// are one thread.
+    held: Mutex<Option<Held>>,
 }
 
 impl Budget {
-    fn new(most: Duration) -> Self {
-        let (spent, yielded, over) = (AtomicU64::new(0), AtomicBool::new(false), AtomicBool::new(false));
-        Self { most: engine::ticks(most), spent, yielded, over }
+    fn new(most: Duration, clock: Arc<Clock>) -> Self {
+        let (spent, began) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (yielded, over) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { most, clock, spent, began, yielded, over, held: Mutex::default() }
     }
 
     /// Called when the guest has computed for a tick: lets others run, or ends it.
     fn tick(&self) -> UpdateDeadline {
-        if self.spent.fetch_add(1, Relaxed) >= self.most {
+        self.hold(true);
+        if self.spent() >= self.most {
             self.over.store(true, Relaxed);
             return UpdateDeadline::Interrupt;
         }
@@ -219,19 +229,42 @@ impl Budget {
         UpdateDeadline::Yield(1)
     }
 
+    fn hold(&self, hold: bool) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match hold {
+            true => *held = held.take().or_else(|| Some(Held::new(&self.clock))),
+            false => *held = None,
+        }
+    }
+
+    fn spent(&self) -> Duration {
+        let now = nanoseconds(cpu_time()).saturating_sub(self.began.load(Relaxed));
+        Duration::from_nanos(self.spent.load(Relaxed).saturating_add(now))
+    }
+
     /// Runs a call to its end. Whenever it waits for something, the budget is whole again.
     async fn bound<F: Future>(&self, call: F) -> F::Output {
         self.spent.store(0, Relaxed);
         let mut call = pin!(call);
         poll_fn(|context| {
+            self.clock.guest_runs();
+            self.began.store(nanoseconds(cpu_time()), Relaxed);
             let poll = call.as_mut().poll(context);
-            if poll.is_pending() && !self.yielded.swap(false, Relaxed) {
-                self.spent.store(0, Relaxed);
+            match poll.is_pending() && self.yielded.swap(false, Relaxed) {
+                true => self.spent.store(nanoseconds(self.spent()), Relaxed),
+                false => {
+                    self.spent.store(0, Relaxed);
+                    self.hold(false);
+                }
             }
             poll
         })
         .await
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl HasRuntime for Data {

@@ -127,6 +127,8 @@ pub struct PluginInfo {
     /// Greater than that of any version loaded before, 0 while there is none.
     pub version: u64,
     pub state: State,
+    /// Why a selector that nothing uses made no balancer when it was tried without settings.
+    pub trial_error: Option<String>,
     /// Since the start, over all versions.
     pub faults: u64,
     pub loaded_at: Option<SystemTime>,
@@ -144,7 +146,10 @@ pub enum Origin {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
+    /// In force, and used.
     Running,
+    /// In force, and used by nothing.
+    Loaded,
     /// It failed too often; the native round robin stands in.
     Quarantined,
     /// Used or refused, and no version is in force.

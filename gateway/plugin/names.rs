@@ -40,6 +40,8 @@ pub(super) struct Running {
     pub loaded: Loaded,
     pub origin: Origin,
     pub at: SystemTime,
+    /// Why it made no balancer when it was tried without settings, because nothing used it.
+    pub trial_error: Option<String>,
 }
 
 #[derive(Clone)]
@@ -138,7 +140,8 @@ impl Entry {
         let running = self.running.as_ref();
         let state = match running {
             Some(running) if running.plugin.quarantined() => State::Quarantined,
-            Some(_) => State::Running,
+            Some(_) if self.wanted() => State::Running,
+            Some(_) => State::Loaded,
             None if self.wanted() || self.refusals > 0 => State::Missing,
             None => State::Unused,
         };
@@ -148,6 +151,9 @@ impl Entry {
             origin: running.map(|running| running.origin.clone()),
             digest: running.map(|running| running.loaded.digest),
             version: running.map_or(0, |running| running.plugin.version()),
+            trial_error: running
+                .filter(|_| state == State::Loaded)
+                .and_then(|running| running.trial_error.clone()),
             state,
             faults: self.past_faults + running.map_or(0, |running| running.plugin.faults()),
             loaded_at: running.map(|running| running.at),

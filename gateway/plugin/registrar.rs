@@ -88,7 +88,7 @@ struct Announcer {
 }
 
 impl Announcer {
-    async fn run(self, mut withdrawn: oneshot::Receiver<()>) {
+    async fn run(mut self, mut withdrawn: oneshot::Receiver<()>) {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let failure = match self.announce(&mut backoff, &mut withdrawn).await {
@@ -98,6 +98,8 @@ impl Announcer {
             self.failed(failure);
             tokio::select! {
                 () = time::sleep(backoff.pause()) => {}
+                // Another version may be the cure.
+                Ok(()) = self.current.changed() => backoff.reset(),
                 _ = &mut withdrawn => return,
             }
         }
@@ -105,11 +107,11 @@ impl Announcer {
 
     /// Announces, and keeps the announcement alive until it is withdrawn or the instance fails.
     async fn announce(
-        &self,
+        &mut self,
         backoff: &mut Backoff,
         withdrawn: &mut oneshot::Receiver<()>,
     ) -> Result<(), Failure> {
-        let plugin = self.current.borrow().clone();
+        let plugin = self.current.borrow_and_update().clone();
         let plugin = plugin.ok_or_else(|| registry::missing(&self.config.plugin))?;
         let mut instance = Instance::new(plugin, self.lent.connectors(&self.config)).await?;
         let registration = instance.register(&self.announcement, &self.config.settings).await?;

@@ -25,7 +25,7 @@ use super::{
     names::{Names, Plugin, Running},
     selector::{self, WasmSelector},
     shipped::shipped,
-    trial::{self, Failed},
+    trial::{self, Failed, Tried},
 };
 use crate::{
     config::{self, Config},
@@ -187,7 +187,7 @@ impl Supervisor {
     /// Puts a file in force, or refuses it; then what ran before goes on.
     async fn take(&mut self, name: &Arc<str>, path: PathBuf, bytes: &[u8]) {
         match self.prepare(name, bytes).await {
-            Ok((plugin, loaded)) => self.exchange(name, plugin, loaded, Origin::File(path)),
+            Ok((plugin, loaded, trial)) => self.exchange(name, plugin, loaded, Origin::File(path), trial),
             Err(refusal) => {
                 self.refuse(name, &path, refusal);
                 self.want(name);
@@ -195,7 +195,11 @@ impl Supervisor {
         }
     }
 
-    async fn prepare(&self, name: &Arc<str>, bytes: &[u8]) -> Result<(Plugin, Loaded), LoadError> {
+    async fn prepare(
+        &self,
+        name: &Arc<str>,
+        bytes: &[u8],
+    ) -> Result<(Plugin, Loaded, Option<String>), LoadError> {
         let loaded = load::load(&self.engine, bytes)?;
         let other = match loaded.kind {
             Kind::Selector => Kind::Registry,
@@ -208,9 +212,9 @@ impl Supervisor {
             return Err(LoadError::OtherKind { found: loaded.kind, wanted, as_kind: other });
         }
         let plugin = self.make(name, &loaded)?;
-        let failed = self.test(&plugin, &uses).await;
+        let Tried { failed, unsettled } = self.test(&plugin, &uses).await;
         match failed.is_empty() {
-            true => Ok((plugin, loaded)),
+            true => Ok((plugin, loaded, unsettled)),
             false => {
                 let texts: Vec<String> = failed.iter().map(Failed::to_string).collect();
                 Err(LoadError::Test(texts.join("; ")))
@@ -232,18 +236,26 @@ impl Supervisor {
         })
     }
 
-    async fn test(&self, plugin: &Plugin, uses: &Uses) -> Vec<Failed> {
+    async fn test(&self, plugin: &Plugin, uses: &Uses) -> Tried {
         match plugin {
             Plugin::Selector(selector) => trial::selector(selector, uses.selectors(plugin.name())),
             Plugin::Registry(registry) => {
-                trial::registry(registry, uses.registries(plugin.name()), &self.lent).await
+                let failed = trial::registry(registry, uses.registries(plugin.name()), &self.lent).await;
+                Tried { failed, unsettled: None }
             }
         }
     }
 
-    fn exchange(&self, name: &str, plugin: Plugin, loaded: Loaded, origin: Origin) {
+    fn exchange(
+        &self,
+        name: &str,
+        plugin: Plugin,
+        loaded: Loaded,
+        origin: Origin,
+        trial_error: Option<String>,
+    ) {
         let (kind, digest) = (loaded.kind, loaded.digest);
-        let running = Running { plugin, loaded, origin: origin.clone(), at: SystemTime::now() };
+        let running = Running { plugin, loaded, origin: origin.clone(), at: SystemTime::now(), trial_error };
         self.names.with(name, |entry| entry.exchange(Some(running)));
         match origin {
             Origin::File(file) => {
@@ -286,7 +298,7 @@ impl Supervisor {
         let made = load::load(&self.engine, bytes)
             .and_then(|loaded| Ok((self.make(&name.into(), &loaded)?, loaded)));
         match made {
-            Ok((plugin, loaded)) => self.exchange(name, plugin, loaded, Origin::Shipped),
+            Ok((plugin, loaded)) => self.exchange(name, plugin, loaded, Origin::Shipped, None),
             Err(refusal) => {
                 tracing::error!(plugin = name, error = %refusal, "Shipped plugin is of no use");
                 self.names.with(name, |entry| entry.refuse(None, refusal));
@@ -313,7 +325,7 @@ impl Supervisor {
             let (cause, failed) = match self.names.running(name) {
                 Some(running) if running.loaded.kind == kind => {
                     match self.make(&name.into(), &running.loaded) {
-                        Ok(plugin) => (Cause::Settings, self.test(&plugin, uses).await),
+                        Ok(plugin) => (Cause::Settings, self.test(&plugin, uses).await.failed),
                         Err(refusal) => (Cause::Refused, all(uses, name, kind, &refusal.to_string())),
                     }
                 }

@@ -119,12 +119,15 @@ async fn a_shipped_plugin_is_loaded_when_it_is_used() {
     let fixture = start();
     assert_eq!(fixture.info("round-robin").state, State::Unused);
     fixture.plugins.set_uses(uses_selector("round-robin", "{}")).await;
+    let current = fixture.plugins.selector("round-robin");
+    assert!(current.borrow().is_some());
     let info = fixture.info("round-robin");
     assert_eq!(
         (info.state, info.origin, info.kind),
         (State::Running, Some(Origin::Shipped), Some(Kind::Selector))
     );
-    assert!(fixture.plugins.selector("round-robin").borrow().is_some());
+    drop(current);
+    assert_eq!(fixture.info("round-robin").state, State::Loaded, "nobody uses it any more");
     assert!(fixture.temp.path().join("state/compiled-plugins").is_dir(), "compiled code is kept");
 }
 
@@ -203,6 +206,30 @@ async fn what_may_not_run_is_refused_and_changes_nothing() {
     current.mark_unchanged();
     current.changed().await.unwrap();
     assert_eq!(pick(&current), 3);
+}
+
+#[tokio::test]
+async fn a_selector_that_nobody_uses_is_loaded_and_its_trial_is_told() {
+    let fixture = start();
+    fixture.plugins.set_uses(Uses::default()).await;
+    for (bytes, error) in
+        [(guest("first"), None), (guest("bad-create"), Some("settings: refused on purpose"))]
+    {
+        let version = || {
+            let plugins = fixture.plugins.list();
+            plugins.iter().find(|plugin| &*plugin.name == "mine").map_or(0, |plugin| plugin.version)
+        };
+        let before = version();
+        fixture.drop_in("mine", &bytes);
+        while version() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let info = fixture.info("mine");
+        assert_eq!((info.state, info.trial_error.as_deref()), (State::Loaded, error));
+    }
+    let _used = fixture.plugins.selector("mine");
+    let info = fixture.info("mine");
+    assert_eq!((info.state, info.trial_error), (State::Running, None), "its views say what comes of it");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config,
     connector::Lent,
-    selector::{Balancer, CreateError, Fault, PickRequest, Selector, WorkerSelector},
+    selector::{Balancer, CreateError, Fault, Needs, PickRequest, Selector},
     upstream::{Change, Endpoint, Labels, Offer, Publisher, Snapshot, UpstreamName, Weight},
 };
 
@@ -44,29 +44,40 @@ impl std::fmt::Display for Failed {
     }
 }
 
+/// What a trial came to.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    pub failed: Vec<Failed>,
+    /// Why a selector that nothing uses made no balancer without settings. It is none the worse for it: settings may
+    /// be what it lacks, and whoever will use it has some.
+    pub unsettled: Option<String>,
+}
+
 /// Makes a balancer for each use, gives it the current list, and picks a few times. All failures are told.
-pub(super) fn selector(selector: &Arc<WasmSelector>, uses: &[SelectorUse]) -> Vec<Failed> {
+pub(super) fn selector(selector: &Arc<WasmSelector>, uses: &[SelectorUse]) -> Tried {
     let worker = selector.clone().on_worker();
     let failed = |used_by: Option<String>, text: String| Failed { used_by, text };
     if uses.is_empty() {
-        let result = serve(&*worker, "{}", &ANY_LIST);
-        // A plugin that cannot do without settings is none the worse for it.
-        return match result {
-            Ok(()) | Err(CreateError::Refused(_)) => Vec::new(),
-            Err(error) => vec![failed(None, error.to_string())],
+        let made = match worker.create("{}") {
+            Ok(made) => made,
+            Err(error) => return Tried { failed: Vec::new(), unsettled: Some(error.to_string()) },
         };
+        let served = serve(made, &ANY_LIST);
+        let failed = served.err().map(|fault| failed(None, fault.to_string()));
+        return Tried { failed: failed.into_iter().collect(), unsettled: None };
     }
     let serve = |one: &SelectorUse| {
         let list = one.reader.as_ref().map(|reader| reader.snapshot()).filter(|list| !list.is_empty());
-        let error = serve(&*worker, &one.settings, list.as_ref().unwrap_or(&ANY_LIST)).err()?;
+        let list = list.as_ref().unwrap_or(&ANY_LIST);
+        let made = worker.create(&one.settings);
+        let error = made.and_then(|made| serve(made, list).map_err(CreateError::from)).err()?;
         Some(failed(Some(format!("upstream {}", one.upstream)), error.to_string()))
     };
-    uses.iter().filter_map(serve).collect()
+    Tried { failed: uses.iter().filter_map(serve).collect(), unsettled: None }
 }
 
-fn serve(worker: &dyn WorkerSelector, settings: &str, list: &Arc<Snapshot>) -> Result<(), CreateError> {
+fn serve((mut balancer, needs): (Box<dyn Balancer>, Needs), list: &Arc<Snapshot>) -> Result<(), Fault> {
     let list = Rc::new(list.clone());
-    let (mut balancer, needs) = worker.create(settings)?;
     let changes: Vec<Change> = list.iter().cloned().map(Change::Put).collect();
     for (number, slice) in changes.chunks(SLICE).enumerate() {
         balancer.update(number == 0, slice, &list)?;

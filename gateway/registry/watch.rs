@@ -102,10 +102,13 @@ impl Task {
         let registry = self.registry.clone();
         let service = self.service.clone();
         let mut subscription = tokio::select! {
+            // In this order: a change is one from what `follow` has begun to use.
+            biased;
             followed = registry.follow(&service) => match followed {
                 Ok(subscription) => subscription,
                 Err(failure) => return End::Failed(failure),
             },
+            () = registry.changed() => return End::Changed,
             () = self.events.closed() => return End::Closed,
         };
         loop {
@@ -149,6 +152,8 @@ impl Task {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
     use tokio::sync::{Mutex, mpsc};
 
     use super::*;
@@ -227,6 +232,34 @@ mod tests {
             told.recv().await.unwrap();
         }
         assert!(start.elapsed() >= Duration::from_millis(150), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_plugin_that_hangs_where_it_begins_is_exchanged() {
+        /// Hangs until it is another version.
+        #[derive(Default)]
+        struct Hanging(AtomicBool, tokio::sync::Notify);
+        impl Registry for Hanging {
+            fn follow<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Box<dyn Subscription>, Failure>> {
+                Box::pin(async {
+                    if !self.0.load(Relaxed) {
+                        std::future::pending::<()>().await;
+                    }
+                    Err(Failure::Unavailable("the other version".into()))
+                })
+            }
+            fn changed(&self) -> BoxFuture<'_, ()> {
+                Box::pin(self.1.notified())
+            }
+        }
+        let registry = Arc::new(Hanging::default());
+        let (events, mut told) = mpsc::channel(16);
+        let _watch = watch(0, registry.clone(), "orders".into(), events);
+        tokio::task::yield_now().await;
+        registry.0.store(true, Relaxed);
+        registry.1.notify_one();
+        let told = tokio::time::timeout(Duration::from_secs(60), told.recv()).await;
+        assert!(matches!(told, Ok(Some(Event::Failed { kind: "unavailable", .. }))));
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,6 +20,7 @@ pub(super) struct Roster {
     entries: RefCell<FxHashMap<u64, Entry>>,
     next: Cell<u64>,
     draining: Cell<bool>,
+    entered: Notify,
     left: Notify,
 }
 
@@ -57,15 +58,22 @@ impl Roster {
             idle_timeout: settings.idle_timeout,
             seen: (0, link.accepted),
         };
-        self.entries.borrow_mut().insert(id, entry);
+        let mut entries = self.entries.borrow_mut();
+        if entries.is_empty() {
+            self.entered.notify_one();
+        }
+        entries.insert(id, entry);
         Place { roster: self.clone(), id }
     }
 
-    /// Watches the connections for ever.
+    /// Watches the connections for ever. While there are none it sleeps.
     pub(super) async fn watch(&self, every: Duration) {
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            while self.entries.borrow().is_empty() {
+                self.entered.notified().await;
+            }
             let now = ticks.tick().await;
             self.entries.borrow_mut().values_mut().for_each(|entry| entry.look(now));
         }

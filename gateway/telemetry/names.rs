@@ -53,7 +53,7 @@ metrics! {
     GENERATION = Gauge "witgate_generation" ["upstream"]
         "Number of the list of endpoints in force";
     WORKERS_BEHIND = Gauge "witgate_workers_behind" ["upstream"]
-        "Workers that have not caught up with the list in force";
+        "Workers that pick from a list that was replaced more than a second ago";
     FOUND = Gauge "witgate_found_upstreams" []
         "Upstreams that exist because a request named their service";
 

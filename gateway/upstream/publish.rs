@@ -1,9 +1,9 @@
 //! The one place where an upstream's list is exchanged.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -15,6 +15,9 @@ use super::{Change, Endpoint, Member, Snapshot, Stats, UpstreamName, slots::Slot
 /// How long statistics of an address are kept after it left, and of how many addresses.
 const RETIRED_FOR: Duration = Duration::from_secs(600);
 const RETIRED_MOST: usize = 10_000;
+
+/// How long a worker may take to pick from a new list before it is said to be behind.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
 /// One change to what an upstream offers, by identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +46,36 @@ pub struct Reader {
 struct Shared {
     name: UpstreamName,
     current: ArcSwap<Snapshot>,
+    /// Locked for a few lines by who publishes and who reads metrics; requests never look here.
+    past: Mutex<Past>,
+}
+
+impl Shared {
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When the last generations were published: those of the last second, and the one in force before them.
+#[derive(Debug, Default)]
+struct Past(VecDeque<(Instant, u64)>);
+
+impl Past {
+    fn record(&mut self, generation: u64, now: Instant) {
+        while self.0.get(1).is_some_and(|(at, _)| is_settled(*at, now)) {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, generation));
+    }
+
+    fn settled(&self, now: Instant) -> u64 {
+        let settled = self.0.iter().rev().find(|(at, _)| is_settled(*at, now));
+        settled.map_or(0, |(_, generation)| *generation)
+    }
+}
+
+fn is_settled(at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(at) >= SETTLED_AFTER
 }
 
 impl Reader {
@@ -55,17 +88,35 @@ impl Reader {
         self.shared.current.load_full()
     }
 
-    /// Tells of every generation that comes after this call; closes when the upstream is gone.
-    pub fn generations(&self) -> watch::Receiver<u64> {
-        let mut generation = self.generation.clone();
-        generation.mark_unchanged();
-        generation
+    /// The list as it is now, and what tells of every list that is not this one; that closes when the upstream is
+    /// gone.
+    ///
+    /// Both come from one call because of their order: who reads first and subscribes then never hears of what is
+    /// published in between.
+    pub fn follow(&self) -> (Arc<Snapshot>, watch::Receiver<u64>) {
+        subscribe_then_read(&self.generation, || self.snapshot())
+    }
+
+    /// The newest generation that was published at least a second before `now`: whoever picks from an older one is
+    /// behind. 0 while there is none.
+    pub fn settled_generation(&self, now: Instant) -> u64 {
+        self.shared.past().settled(now)
     }
 
     /// Whether both readers read the same upstream, not only one of the same name.
     pub fn same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
+}
+
+/// Whatever is stored while `read` reads is told afterwards.
+fn subscribe_then_read<R>(
+    notice: &watch::Receiver<u64>,
+    read: impl FnOnce() -> R,
+) -> (R, watch::Receiver<u64>) {
+    let mut notice = notice.clone();
+    notice.mark_unchanged();
+    (read(), notice)
 }
 
 /// The writing half. There is one, so changes need no lock.
@@ -82,7 +133,8 @@ pub struct Publisher {
 
 impl Publisher {
     pub fn new(name: UpstreamName) -> (Self, Reader) {
-        let shared = Arc::new(Shared { name, current: ArcSwap::from_pointee(Snapshot::empty()) });
+        let current = ArcSwap::from_pointee(Snapshot::empty());
+        let shared = Arc::new(Shared { name, current, past: Mutex::default() });
         let (generation, receiver) = watch::channel(0);
         let reader = Reader { shared: shared.clone(), generation: receiver };
         let (slots, members, retired) = (Slots::new(), HashMap::new(), HashMap::new());
@@ -109,6 +161,7 @@ impl Publisher {
         let next = self.shared.current.load().apply(changes, SystemTime::now());
         published.generation = next.generation();
         self.shared.current.store(Arc::new(next));
+        self.shared.past().record(published.generation, now);
         self.generation.send_replace(published.generation);
         Some(published)
     }
@@ -203,6 +256,48 @@ mod tests {
         assert_eq!(publisher.publish(vec![Offer::Put(endpoint(1, 1))], now), None);
         assert_eq!(publisher.publish(vec![Offer::Put(endpoint(1, 2))], now).map(|p| p.generation), Some(2));
         assert_eq!(reader.snapshot().generation(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_list_published_while_the_one_before_is_read_is_told() {
+        let (mut publisher, reader) = Publisher::new(UpstreamName::new("orders"));
+        publisher.publish(vec![Offer::Put(endpoint(1, 1))], Instant::now());
+        let (read, mut notice) = subscribe_then_read(&reader.generation, || {
+            let read = reader.snapshot();
+            publisher.publish(vec![Offer::Put(endpoint(2, 1))], Instant::now());
+            read
+        });
+        assert_eq!(read.generation(), 1);
+        assert!(notice.has_changed().unwrap(), "generation 2 was published in the gap");
+        assert_eq!(*notice.borrow_and_update(), 2);
+
+        let (read, notice) = reader.follow();
+        assert_eq!((read.generation(), notice.has_changed().unwrap()), (2, false), "nothing is told twice");
+    }
+
+    #[test]
+    fn a_list_is_settled_when_it_is_a_second_old() {
+        let (mut publisher, reader) = Publisher::new(UpstreamName::new("orders"));
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        assert_eq!(reader.settled_generation(at(0)), 0);
+        for (milliseconds, weight) in [(0, 1), (900, 2), (1_100, 3), (1_200, 4)] {
+            publisher.publish(vec![Offer::Put(endpoint(1, weight))], at(milliseconds));
+        }
+        let settled =
+            [999, 1_000, 1_899, 1_900, 2_150, 2_200, 9_999].map(|ms| reader.settled_generation(at(ms)));
+        assert_eq!(settled, [0, 1, 1, 2, 3, 4, 4]);
+    }
+
+    #[test]
+    fn no_more_of_the_past_is_kept_than_a_second() {
+        let (mut publisher, reader) = Publisher::new(UpstreamName::new("orders"));
+        let start = Instant::now();
+        for step in 0..10_000 {
+            let now = start + Duration::from_millis(10) * step;
+            publisher.publish(vec![Offer::Put(endpoint(1, step + 1))], now);
+        }
+        assert!(reader.shared.past().0.len() <= 102, "{}", reader.shared.past().0.len());
     }
 
     #[test]

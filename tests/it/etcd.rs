@@ -208,3 +208,26 @@ async fn origin(gateway: &Gateway) -> String {
     let upstream = gateway.api("/api/v1/upstreams/plain").await;
     upstream["sources"][0]["origin"].as_str().unwrap().to_owned()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_gateway_sleeps() {
+    let etcd = Etcd::start_version(Version::V34).await;
+    let gateway = Gateway::start(&config(&etcd.toml(None)));
+    let backend = Backend::start("one").await;
+    for layout in ["go-zero", "rpcx", "plain", "json"] {
+        let (key, value) = instance(layout, &backend.address.to_string());
+        put(&etcd, &key, &value).await;
+        let path = format!("/{layout}");
+        until("it gets traffic", || async { gateway.get(&path).await.text() == "one" }).await;
+    }
+    let mut rates = Vec::new();
+    while rates.last().is_none_or(|rate| *rate >= 20.0) {
+        // What the requests left behind comes to rest first.
+        assert!(rates.len() < 20, "wake-ups in each second: {rates:?}");
+        let (before, start) = (gateway.wake_ups(), std::time::Instant::now());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let woken = gateway.wake_ups().saturating_sub(before);
+        rates.push(woken as f64 / start.elapsed().as_secs_f64());
+    }
+    println!("wake-ups in each second: {rates:?}");
+}

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -13,12 +13,19 @@ use witgate::{
     catalog::{Catalog, Fixed, Table, Upstream},
     config,
     http::run_worker,
+    plugin::{Plugins, SelectorUse, Uses},
     server::{self, Closer, Workers},
     telemetry::ProcessMetrics,
     upstream::{Endpoint, Labels, Offer, Publisher, Reader, UpstreamName, Weight},
 };
 
 use crate::support::{client::Client, origin::Origin};
+
+/// What an upstream has that says nothing of a selector.
+const DEFAULT_SELECTOR: &str = "p2c-ewma";
+
+/// No plugin has this name.
+const NO_PLUGIN: &str = "none";
 
 /// What is listened on and where it leads. Change what the test is about.
 pub struct Setup {
@@ -40,13 +47,18 @@ impl Setup {
             listener: listener(),
             upstreams: vec![(upstream("main"), addresses.to_vec())],
             routes: vec![route("/", "main")],
-            workers: 1,
+            workers: 2,
         }
     }
 
     pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         self
+    }
+
+    /// The native round robin picks, so that endpoints take turns.
+    pub fn in_turns(self) -> Self {
+        self.with(|setup| setup.upstream().selector.plugin = NO_PLUGIN.into())
     }
 
     /// The settings of the first upstream.
@@ -72,7 +84,7 @@ pub fn upstream(name: &str) -> config::Upstream {
         name: UpstreamName::new(name),
         sources: vec![],
         labels: vec![],
-        selector: config::Selector { plugin: "none".into(), settings: "{}".into() },
+        selector: config::Selector { plugin: DEFAULT_SELECTOR.into(), settings: "{}".into() },
         timeouts: config::Timeouts { connect: Duration::from_secs(2), response: Duration::from_secs(10) },
         pool: config::Pool { idle_timeout: Duration::from_secs(60), max_idle: 100 },
         retries: 1,
@@ -187,11 +199,36 @@ impl Drop for Gateway {
     }
 }
 
+/// The plugins of all gateways here, with the default selector in force.
+fn selectors() -> &'static Plugins {
+    static PLUGINS: OnceLock<(Plugins, tempfile::TempDir)> = OnceLock::new();
+    let (plugins, _) = PLUGINS.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let plugins = crate::selectors::plugins(folder.path());
+        let one = SelectorUse { upstream: UpstreamName::new("main"), settings: "{}".into(), reader: None };
+        let uses = Uses { selectors: [(DEFAULT_SELECTOR.into(), vec![one])].into(), ..Uses::default() };
+        // On a thread of its own: the test that comes first is inside a runtime.
+        std::thread::scope(|scope| {
+            let loading = scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                runtime.block_on(plugins.set_uses(uses));
+            });
+            loading.join().unwrap();
+        });
+        assert!(plugins.selector(DEFAULT_SELECTOR).borrow().is_some());
+        (plugins, folder)
+    });
+    plugins
+}
+
 pub fn put(address: SocketAddr) -> Offer {
     Offer::Put(Endpoint { address, weight: Weight::ONE, labels: Labels::default() })
 }
 
 fn make(settings: config::Upstream, reader: Reader, workers: usize) -> Arc<Upstream> {
-    let (_, selector) = watch::channel(None);
+    let selector = match &*settings.selector.plugin {
+        NO_PLUGIN => watch::channel(None).1,
+        plugin => selectors().selector(plugin),
+    };
     Arc::new(Upstream::fixed(Arc::new(settings), reader, selector, workers))
 }

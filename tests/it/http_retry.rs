@@ -36,7 +36,7 @@ async fn fickle() -> Origin {
 #[tokio::test]
 async fn refused_connections_are_retried_on_another_endpoint() {
     let origin = Origin::start("alive").await;
-    let gateway = Gateway::start(Setup::to_addresses(&[nobody().await, origin.address]));
+    let gateway = Gateway::start(Setup::to_addresses(&[nobody().await, origin.address]).in_turns());
     let mut client = gateway.client().await;
     for _ in 0..6 {
         client.send("POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody").await;
@@ -52,7 +52,7 @@ async fn refused_connections_are_retried_on_another_endpoint() {
 async fn failures_count_against_the_endpoint_that_failed() {
     let origin = Origin::start("alive").await;
     let dead = nobody().await;
-    let gateway = Gateway::start(Setup::to_addresses(&[dead, origin.address]));
+    let gateway = Gateway::start(Setup::to_addresses(&[dead, origin.address]).in_turns());
     let mut client = gateway.client().await;
     for _ in 0..4 {
         client.get("/").await;

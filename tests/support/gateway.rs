@@ -160,6 +160,18 @@ impl Gateway {
         line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
     }
 
+    /// How often its threads have gone to sleep, and so were woken.
+    pub fn wake_ups(&self) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let wake_ups = |task: std::io::Result<std::fs::DirEntry>| {
+            // A thread may have ended meanwhile.
+            let status = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            line.trim().parse::<u64>().ok()
+        };
+        tasks.filter_map(wake_ups).sum()
+    }
+
     pub fn session(&self) -> Session {
         Session::new(self.address())
     }

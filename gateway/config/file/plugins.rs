@@ -32,7 +32,8 @@ impl Default for Plugins {
 pub(in crate::config) struct SelectorLimits {
     /// Milliseconds that one pick may take. Default: 5.
     pub pick_timeout_ms: u64,
-    /// Milliseconds that making a balancer, or telling it of changes, may take. Default: 500.
+    /// Milliseconds that making a balancer, or telling it of changes, may compute; it may take ten times as long on a
+    /// machine that is short of CPU. Default: 500.
     pub update_timeout_ms: u64,
     /// Memory of one instance (one per worker), in MiB. Default: 64.
     pub memory_mib: u64,
@@ -58,7 +59,7 @@ impl Default for SelectorLimits {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct RegistryLimits {
-    /// Milliseconds that a plugin may compute between two waits. Waiting is free. Default: 2000.
+    /// Milliseconds of CPU time that a plugin may compute between two waits. Waiting is free. Default: 2000.
     pub cpu_timeout_ms: u64,
     /// Memory of one instance (one per source), in MiB. Default: 128.
     pub memory_mib: u64,

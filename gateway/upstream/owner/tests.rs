@@ -200,7 +200,7 @@ async fn a_removal_is_confirmed_by_time_alone() {
     let (_reports, reported) = mpsc::channel(8);
     let running = tokio::spawn(owner.run(received, reported));
     events.send(news(0, 1..=2)).await.unwrap();
-    let mut generations = reader.generations();
+    let mut generations = reader.follow().1;
     let started = tokio::time::Instant::now();
     while reader.snapshot().len() != 2 {
         generations.changed().await.unwrap();

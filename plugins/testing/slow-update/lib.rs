@@ -1,4 +1,4 @@
-//! Never returns from an update.
+//! Never returns from an update; with settings that say `create`, not from that either.
 
 use exports::witgate::plugin::selector::{Balancer, CandidateChange, Created, Guest, GuestBalancer, Request};
 
@@ -11,7 +11,10 @@ struct Plugin;
 impl Guest for Plugin {
     type Balancer = State;
 
-    fn create(_: String) -> Result<Created, String> {
+    fn create(settings: String) -> Result<Created, String> {
+        if settings.contains("create") {
+            forever();
+        }
         Ok(Created { balancer: Balancer::new(State), hash_on: None, attributes: Vec::new() })
     }
 }
@@ -20,12 +23,16 @@ struct State;
 
 impl GuestBalancer for State {
     fn update(&self, _: Vec<CandidateChange>) {
-        loop {
-            std::hint::spin_loop();
-        }
+        forever();
     }
 
     fn pick(&self, _: Request) -> Option<u32> {
         None
+    }
+}
+
+fn forever() -> ! {
+    loop {
+        std::hint::spin_loop();
     }
 }

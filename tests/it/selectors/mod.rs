@@ -13,7 +13,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,7 +23,7 @@ use witgate::{
     config::{self, Config},
     connector::{Lent, Memory},
     plugin::{Plugins, SelectorUse, Uses},
-    selector::{Progress, RequestFacts, View},
+    selector::{Current, Progress, RequestFacts, View},
     upstream::{Endpoint, Labels, Member, Offer, Publisher, Reader, Slot, UpstreamName, Weight},
 };
 
@@ -39,6 +39,7 @@ struct Process {
     reader: Reader,
     view: Rc<View>,
     progress: Arc<Progress>,
+    current: Current,
     /// Holds the plugins folder.
     folder: TempDir,
 }
@@ -58,13 +59,14 @@ impl Process {
         };
         plugins.set_uses(Uses { selectors: [(plugin.into(), vec![one])].into(), ..Uses::default() }).await;
         let (view, progress) = worker(&plugins, &selector, &reader);
-        Self { plugins, selector, publisher, reader, view, progress, folder }
+        let current = plugins.selector(plugin);
+        Self { plugins, selector, publisher, reader, view, progress, current, folder }
     }
 
     /// Publishes, and waits until the worker has caught up.
     async fn publish(&mut self, offers: Vec<Offer>) {
         self.publisher.publish(offers, Instant::now());
-        while self.progress.generation.load(Relaxed) != self.reader.snapshot().generation() {
+        while self.progress.generation() != self.reader.snapshot().generation() {
             tokio::task::yield_now().await;
         }
     }
@@ -77,8 +79,13 @@ impl Process {
     fn pick_for(&self, head: &Parts, client: IpAddr, tried: &[Slot]) -> Arc<Member> {
         let facts = RequestFacts { head, client };
         let member = self.view.pick(&facts, tried.len() as u32, tried).unwrap();
-        assert_ne!(self.progress.selector.load(Relaxed), 0, "the native round robin stood in");
+        assert_ne!(self.version(), 0, "the native round robin stood in");
         member
+    }
+
+    /// The version of the selector that picks, 0 for the native round robin.
+    fn version(&self) -> u64 {
+        self.progress.selector_version(&self.current)
     }
 
     fn member(&self, number: u32) -> Arc<Member> {
@@ -93,7 +100,7 @@ impl Process {
 }
 
 /// Plugins from a folder of their own, compiled once for all tests.
-fn plugins(folder: &Path) -> Plugins {
+pub fn plugins(folder: &Path) -> Plugins {
     let mut config = Config::empty(folder.to_owned());
     config.state = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");
     // On a busy machine a pick may lose its processor for longer than a gateway would wait.

@@ -19,12 +19,12 @@ async fn statistics_survive_a_change_of_the_selector_and_of_the_list() {
         let before: Vec<_> = [0, 1].map(|n| process.member(n).stats().clone()).into();
         only_the_fast(&process);
 
-        let version = process.progress.selector.load(Relaxed);
+        let version = process.version();
         let folder = process.folder.path().join("plugins");
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("part"), with_custom_section(&guest("p2c-ewma"), 1)).unwrap();
         std::fs::rename(folder.join("part"), folder.join("p2c-ewma.wasm")).unwrap();
-        while process.progress.selector.load(Relaxed) == version {
+        while process.version() == version {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         only_the_fast(&process);
