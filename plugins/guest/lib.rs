@@ -2,6 +2,7 @@
 //!
 //! Nothing here is needed to write a plugin: the interface is the WIT text alone.
 
+pub mod bytes;
 pub mod entries;
 pub mod fuse;
 pub mod lists;
