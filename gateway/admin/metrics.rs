@@ -173,6 +173,9 @@ fn sources(encoder: &mut DescriptorEncoder<'_>, upstreams: &[Arc<Upstream>]) -> 
     let stale = all().map(|(names, of)| (names, u64::from(of.is_stale(now))));
     gauges(encoder, &names::SOURCE_STALE, stale)?;
     gauges(encoder, &names::SOURCE_INSTANCES, all().map(|(names, of)| (names, of.claims as u64)))?;
+    gauges(encoder, &names::SOURCE_LEFT_OUT, all().map(|(names, of)| (names, of.left_out.count as u64)))?;
+    let unresolved = all().map(|(names, of)| (names, of.left_out.unresolved_names as u64));
+    gauges(encoder, &names::SOURCE_UNRESOLVED, unresolved)?;
     gauges(encoder, &names::RESERVE, all().map(|(names, of)| (names, of.reserve.len() as u64)))?;
     let offered = all().map(|(names, of)| (names, u64::from(of.reserve_offered)));
     gauges(encoder, &names::RESERVE_OFFERED, offered)

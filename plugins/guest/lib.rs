@@ -8,4 +8,7 @@ pub mod fuse;
 pub mod lists;
 pub mod rpcx;
 pub mod settings;
+/// Which addresses can be an endpoint: the gateway's own rule, from its own file.
+#[path = "../../gateway/registry/usable.rs"]
+pub mod usable;
 pub mod weighted;

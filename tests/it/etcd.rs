@@ -252,5 +252,27 @@ async fn a_service_has_no_instance_of_another_that_begins_like_it() {
         let upstream = gateway.api(&format!("/api/v1/upstreams/{layout}")).await;
         let list = upstream["endpoints"].as_array().unwrap();
         assert!(list.len() == 1 && list[0]["address"] == one.address.to_string(), "{layout}: {upstream}");
+        assert_eq!(upstream["sources"][0]["left_out"]["count"], 0, "{layout}: {upstream}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_at_a_listener_of_the_gateway_is_left_out_of_every_layout() {
+    let etcd = Etcd::start_version(Version::V35).await;
+    let gateway = Gateway::start(&config(&etcd.toml(None)));
+    let one = Backend::start("one").await;
+    for layout in ["go-zero", "rpcx", "plain", "json"] {
+        for address in [gateway.admin, gateway.address(), one.address] {
+            let (key, value) = instance(layout, &address.to_string());
+            put(&etcd, &key, &value).await;
+        }
+        until("the two are left out", || async {
+            let source = gateway.api(&format!("/api/v1/upstreams/{layout}")).await["sources"][0].clone();
+            source["left_out"]["count"] == 2
+                && source["left_out"]["instances"][0]["reason"] == "is a listener of this gateway"
+        })
+        .await;
+        until("the rest counts", || async { endpoints(&gateway, layout).await == Some(1) }).await;
+        assert_eq!(gateway.get(&format!("/{layout}")).await.text(), "one");
     }
 }

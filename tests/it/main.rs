@@ -33,6 +33,7 @@ mod operator;
 mod plugins;
 mod process;
 mod registrars;
+mod resolving;
 mod selectors;
 mod source;
 mod swaps;

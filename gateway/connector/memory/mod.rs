@@ -27,6 +27,7 @@ pub use self::{
 };
 use self::{check::check, disk::Saved, state::State};
 use super::lock;
+use crate::registry::OwnAddresses;
 
 /// From a change to its being written, so that many become one write.
 const SAVE_AFTER: Duration = Duration::from_millis(200);
@@ -38,6 +39,8 @@ const SAVE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 pub struct Memory {
     state: Mutex<State>,
     path: PathBuf,
+    /// What nobody may register.
+    own: OwnAddresses,
     /// Something is due earlier than it was.
     sooner: Notify,
 }
@@ -48,9 +51,14 @@ impl Memory {
     /// Every restored instance has its whole TTL again: its heartbeats went nowhere while the gateway was down,
     /// so that their absence says nothing about it. Expiry and saving are done by [`run`](Self::run).
     pub fn open(path: impl Into<PathBuf>) -> (Arc<Self>, Vec<String>) {
+        Self::open_beside(path, OwnAddresses::default())
+    }
+
+    /// The same, where nobody may register one of the gateway's `own` addresses.
+    pub fn open_beside(path: impl Into<PathBuf>, own: OwnAddresses) -> (Arc<Self>, Vec<String>) {
         let path = path.into();
         let (saved, mut warnings) = disk::load(&path);
-        let memory = Arc::new(Self { state: Mutex::new(State::new()), path, sooner: Notify::new() });
+        let memory = Arc::new(Self { state: Mutex::new(State::new()), path, own, sooner: Notify::new() });
         for (service, id, registration) in saved.into_registrations() {
             if let Err(rejected) = memory.put(&service, &id, registration) {
                 warnings.push(format!("left out {id:?} of {service:?}: {rejected}"));
@@ -62,7 +70,7 @@ impl Memory {
 
     /// Registers an instance, or renews it: the same again is the heartbeat. Followers see what changed.
     pub fn put(&self, service: &str, id: &str, registration: Registration) -> Result<Outcome, Rejected> {
-        check(service, id, &registration)?;
+        check(service, id, &registration, &self.own)?;
         let outcome = self.state().put(service, id, registration.normalized(), Instant::now())?;
         self.sooner.notify_one();
         Ok(outcome)
