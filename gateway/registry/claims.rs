@@ -206,10 +206,14 @@ impl ClaimReader {
         let Told { changed, news } = self.names.answer(&name, answer, Instant::now());
         let service = &self.service;
         match news {
-            Some(Report::Failing { reason, lasted }) => {
-                let kept = self.names.ips(&name).count();
-                tracing::warn!(%service, %name, %reason, ?lasted, kept, "Name not resolved, last good answer kept");
-            }
+            Some(Report::Failing { reason, lasted }) => match self.names.ips(&name).count() {
+                0 => {
+                    tracing::warn!(%service, %name, %reason, ?lasted, "Name not resolved, endpoint left out")
+                }
+                kept => {
+                    tracing::warn!(%service, %name, %reason, ?lasted, kept, "Name not resolved, last good answer kept")
+                }
+            },
             Some(Report::Recovered(lasted)) => {
                 tracing::info!(%service, %name, ?lasted, "Name resolved again")
             }
