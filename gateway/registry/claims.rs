@@ -17,7 +17,10 @@ use super::{
     resolve::{Answer, Names, Outcome, Report, Told},
     usable::usable,
 };
-use crate::upstream::{Claim, ClaimChange, Labels, LeftOut, LeftOuts, News, Weight};
+use crate::{
+    telemetry::text,
+    upstream::{Claim, ClaimChange, Labels, LeftOut, LeftOuts, News, Weight},
+};
 
 /// How long a list that has nothing but names may wait for the first of them.
 const FIRST_NAME: Duration = Duration::from_secs(5);
@@ -152,9 +155,9 @@ impl ClaimReader {
             return None;
         }
         let named = |(id, (address, reason)): (&String, &(String, String))| LeftOut {
-            id: id.clone(),
-            address: address.clone(),
-            reason: reason.clone(),
+            id: text::shown(id).to_string(),
+            address: text::shown(address).to_string(),
+            reason: text::shown(reason).to_string(),
         };
         let left_out = LeftOuts {
             count: self.left_out.len(),
@@ -363,6 +366,7 @@ impl ClaimReader {
         let new: Vec<_> = new.filter(|(id, _)| !is_told(id)).collect();
         let service = &self.service;
         for (id, (address, reason)) in new.iter().take(MOST_LINES) {
+            let (id, address, reason) = (text::shown(id), text::shown(address), text::shown(reason));
             tracing::warn!(%service, %id, %address, %reason, "Endpoint left out");
         }
         if new.len() > MOST_LINES {
