@@ -52,6 +52,8 @@ fn shipped(plugins: &Path) -> io::Result<Vec<String>> {
 fn watch(root: &Path, plugins: &Path) -> Result<(), String> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={}", root.join("wit").display());
+    // The plugins are compiled with it.
+    println!("cargo::rerun-if-changed={}", root.join("gateway/registry/usable.rs").display());
     for entry in fs::read_dir(plugins).map_err(|error| error.to_string())? {
         let path = entry.map_err(|error| error.to_string())?.path();
         if !path.ends_with("target") && !path.ends_with("testing") {

@@ -106,6 +106,9 @@ fn sources(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
     let stale = all().map(|(names, of)| (names, u64::from(of.is_stale(now))));
     series(exposition, &names::SOURCE_STALE, stale);
     series(exposition, &names::SOURCE_INSTANCES, all().map(|(names, of)| (names, of.claims as u64)));
+    series(exposition, &names::SOURCE_LEFT_OUT, all().map(|(names, of)| (names, of.left_out.count as u64)));
+    let unresolved = all().map(|(names, of)| (names, of.left_out.unresolved_names as u64));
+    series(exposition, &names::SOURCE_UNRESOLVED, unresolved);
     series(exposition, &names::RESERVE, all().map(|(names, of)| (names, of.reserve.len() as u64)));
     let offered = all().map(|(names, of)| (names, u64::from(of.reserve_offered)));
     series(exposition, &names::RESERVE_OFFERED, offered);

@@ -169,6 +169,7 @@ async fn catalog(state: &std::path::Path) -> (Catalog, Control) {
         selector: Box::new(|_| watch::channel(None).1),
         registry: Box::new(|_| Arc::new(Fixed)),
         checks: Box::new(|_, _, _, _| tokio::spawn(async {})),
+        intake: Default::default(),
         disk: Disk::new(state),
         workers: 2,
     };

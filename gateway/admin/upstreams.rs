@@ -87,8 +87,24 @@ struct Source {
     /// Older than the operator is content with.
     stale: bool,
     instances: usize,
+    left_out: LeftOuts,
     reserve: Reserve,
     failure: Option<SourceFailure>,
+}
+
+#[derive(Serialize)]
+struct LeftOuts {
+    count: usize,
+    /// The first few of them.
+    instances: Vec<LeftOut>,
+    unresolved_names: usize,
+}
+
+#[derive(Serialize)]
+struct LeftOut {
+    id: String,
+    address: String,
+    reason: String,
 }
 
 #[derive(Serialize)]
@@ -212,12 +228,23 @@ fn source(status: &upstream::SourceStatus, now: SystemTime) -> Source {
         age_seconds: age_seconds(status, now),
         stale: status.is_stale(now),
         instances: status.claims,
+        left_out: left_out(&status.left_out),
         reserve: reserve(status),
         failure: status
             .failure
             .as_ref()
             .map(|(kind, error)| SourceFailure { kind, error: shown(error).to_string() }),
     }
+}
+
+fn left_out(left_out: &upstream::LeftOuts) -> LeftOuts {
+    let of = |of: &upstream::LeftOut| LeftOut {
+        id: of.id.clone(),
+        address: of.address.clone(),
+        reason: of.reason.clone(),
+    };
+    let upstream::LeftOuts { count, first, unresolved_names } = left_out;
+    LeftOuts { count: *count, instances: first.iter().map(of).collect(), unresolved_names: *unresolved_names }
 }
 
 fn reserve(status: &upstream::SourceStatus) -> Reserve {

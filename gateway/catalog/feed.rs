@@ -10,7 +10,7 @@ use tokio::{
 use super::{Parts, upstream::ToOwner};
 use crate::{
     config::{self, Config},
-    registry::{Watch, watch},
+    registry::{OwnAddresses, Watch, watch},
     upstream::{
         Event, Owner, Plan, Policies, Reader, Saved, SavedList, SourceName, Status, TrustPolicy, UpstreamName,
     },
@@ -104,7 +104,13 @@ impl Feed {
         let sources = claimed.sources.iter().zip(&claimed.registries).enumerate();
         let watches = sources
             .map(|(number, (source, registry))| {
-                watch(number, (parts.registry)(registry), source.service.clone(), events.clone())
+                let mut intake = parts.intake.clone();
+                // What no connector is lent for says only what the operator wrote, who may name listeners of ours.
+                if registry.grants == config::Grants::default() {
+                    intake.own = OwnAddresses::default();
+                }
+                let service = source.service.clone();
+                watch(number, (parts.registry)(registry), service, intake, events.clone())
             })
             .collect();
         Some(Self { reader, owner_side, claimed, policies, check, watches, checks, list, owner })

@@ -26,7 +26,7 @@ use tokio::{
 pub use self::{fixed::Fixed, task::Control, upstream::Upstream};
 use crate::{
     config::{self, ByName, Config},
-    registry::Registry,
+    registry::{Intake, Registry},
     selector,
     upstream::{Disk, Event, Reader, UpstreamName},
 };
@@ -51,6 +51,8 @@ pub struct Parts {
     pub selector: Box<dyn Fn(&str) -> selector::Current + Send + Sync>,
     pub registry: Box<MakeRegistry>,
     pub checks: Box<StartChecks>,
+    /// How addresses of registries are read.
+    pub intake: Intake,
     /// Where the last good lists are.
     pub disk: Disk,
     pub workers: usize,

@@ -131,6 +131,7 @@ impl Task {
 
     async fn prepare(&mut self, config: Arc<Config>) -> Vec<watch::Receiver<Arc<crate::upstream::Status>>> {
         self.abandon();
+        self.parts.intake.resolver.set_servers(&config.dns_servers);
         let mut waits = Vec::new();
         let mut prepared = HashMap::new();
         for (name, settings) in &config.upstreams {

@@ -144,6 +144,7 @@ async fn start_in(state: tempfile::TempDir, listed: Listed, upstreams: &[&str]) 
         selector: Box::new(|_| watch::channel(None).1),
         registry: Box::new(move |_| Arc::new(registry.clone())),
         checks: Box::new(|_, _, _, _| tokio::spawn(async {})),
+        intake: crate::registry::Intake::default(),
         disk: Disk::new(state.path()),
         workers: 1,
     };

@@ -56,6 +56,7 @@ impl<'a> Checker<'a> {
         let admin = self.admin(&top.key("admin"), &file.admin);
         self.distinct_addresses(&file.listener, &file.admin);
         let state = self.path(&top.key("state").key("directory"), &file.state.directory);
+        let dns_servers = self.dns_servers(&top.key("resolver").key("servers"), &file.resolver.servers);
         let plugins = self.plugins(&top.key("plugins"), &file.plugins);
         let shutdown = self.shutdown(&top.key("shutdown"), &file.shutdown);
         self.trusts = trusts(&file.registry);
@@ -67,6 +68,7 @@ impl<'a> Checker<'a> {
             listeners,
             admin: admin?,
             state: state?,
+            dns_servers,
             plugins: plugins?,
             shutdown,
             registries,

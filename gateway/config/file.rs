@@ -39,6 +39,8 @@ pub(super) struct File {
     pub admin: Admin,
     /// What outlives the process.
     pub state: State,
+    /// How host names in lists of endpoints become addresses.
+    pub resolver: Resolver,
     /// The plugins folder, and the limits that all plugins live under.
     pub plugins: Plugins,
     /// How the gateway ends.
@@ -63,6 +65,14 @@ impl Default for State {
     fn default() -> Self {
         Self { directory: "state".into() }
     }
+}
+
+/// How host names in lists of endpoints become addresses.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Resolver {
+    /// The DNS servers to ask, `IP` or `IP:PORT`, in this order. Default: those of `/etc/resolv.conf`.
+    pub servers: Vec<String>,
 }
 
 /// How the gateway ends.

@@ -19,6 +19,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     pub admin: Admin,
     pub state: PathBuf,
+    /// The DNS servers that are asked; none: those of the system.
+    pub dns_servers: Vec<SocketAddr>,
     pub plugins: Plugins,
     pub shutdown: Shutdown,
     pub registries: BTreeMap<String, Arc<Registry>>,
@@ -36,6 +38,7 @@ impl Config {
             listeners: Vec::new(),
             admin: Admin { address: None, registrations: None, access: Access::default() },
             state: folder.join("state"),
+            dns_servers: Vec::new(),
             plugins: Plugins {
                 directory: folder.join("plugins"),
                 selector: SelectorLimits {

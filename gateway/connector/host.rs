@@ -88,10 +88,17 @@ impl wit_etcd::Host for Connectors {
         &mut self,
         ttl_seconds: u32,
     ) -> Result<std::result::Result<Resource<wit_etcd::Lease>, Failure>> {
-        let lease = match self.etcd() {
-            Ok(client) => client.grant(ttl_seconds).await.map_err(Failure::from),
-            Err(denied) => Err(denied),
+        let client = match self.etcd() {
+            Ok(client) => client.clone(),
+            Err(denied) => return Ok(Err(denied)),
         };
+        // Room first: a lease that is granted and cannot be kept would stay in etcd with nobody to end it.
+        let room: Resource<()> = match keep(&mut self.table, ()) {
+            Ok(room) => room,
+            Err(full) => return Ok(Err(full)),
+        };
+        let lease = client.grant(ttl_seconds).await.map_err(Failure::from);
+        drop_kept::<(), _>(&mut self.table, room)?;
         Ok(lease.and_then(|lease| keep(&mut self.table, lease)))
     }
 }

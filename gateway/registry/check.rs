@@ -1,6 +1,12 @@
 //! What a registry plugin wrote, checked where it enters.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    str::FromStr,
+};
+
+use super::usable::{Unusable, usable};
 
 /// A host and a port, as registries write them.
 ///
@@ -14,7 +20,8 @@ use std::{fmt, net::IpAddr, str::FromStr};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPort {
-    Ip(IpAddr, u16),
+    /// An address that can be an endpoint.
+    Ip(SocketAddr),
     /// A name to be resolved, in lower case.
     Name(String, u16),
 }
@@ -28,6 +35,8 @@ pub enum AddressError {
     BadPort(String),
     #[error("address {0:?} has no usable host: an IPv4 address, an IPv6 address in brackets, or a name")]
     BadHost(String),
+    #[error("address {0:?} {1}")]
+    Unusable(String, Unusable),
 }
 
 impl FromStr for HostPort {
@@ -36,15 +45,24 @@ impl FromStr for HostPort {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let (host, port) = text.rsplit_once(':').ok_or_else(|| AddressError::NoPort(text.to_owned()))?;
         let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-        let port = port.parse().ok().filter(|port| digits && *port != 0);
+        let port: Option<u16> = port.parse().ok().filter(|_| digits);
         let port = port.ok_or_else(|| AddressError::BadPort(text.to_owned()))?;
         let bad_host = || AddressError::BadHost(text.to_owned());
+        let ip = |address| match usable(address) {
+            Ok(address) => Ok(Self::Ip(address)),
+            Err(why) => Err(AddressError::Unusable(text.to_owned(), why)),
+        };
         if let Some(inner) = host.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or_else(bad_host)?;
-            return Ok(Self::Ip(IpAddr::V6(inner.parse().map_err(|_| bad_host())?), port));
+            let (inner, scope) = scoped(inner).ok_or_else(bad_host)?;
+            let inner: Ipv6Addr = inner.parse().map_err(|_| bad_host())?;
+            return ip(SocketAddrV6::new(inner, port, 0, scope).into());
         }
-        if let Ok(ip) = host.parse::<IpAddr>() {
-            return if ip.is_ipv4() { Ok(Self::Ip(ip, port)) } else { Err(bad_host()) };
+        if let Ok(host) = host.parse::<IpAddr>() {
+            return if host.is_ipv4() { ip(SocketAddr::new(host, port)) } else { Err(bad_host()) };
+        }
+        if port == 0 {
+            return Err(AddressError::Unusable(text.to_owned(), Unusable::NoPort));
         }
         is_name(host).then(|| Self::Name(host.to_ascii_lowercase(), port)).ok_or_else(bad_host)
     }
@@ -53,10 +71,21 @@ impl FromStr for HostPort {
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ip(ip, port) => std::net::SocketAddr::new(*ip, *port).fmt(f),
+            Self::Ip(address) => address.fmt(f),
             Self::Name(name, port) => write!(f, "{name}:{port}"),
         }
     }
+}
+
+/// An IPv6 address and its scope, 0 for none: the number of an interface, or the name of one that this machine has.
+fn scoped(text: &str) -> Option<(&str, u32)> {
+    let Some((ip, scope)) = text.split_once('%') else { return Some((text, 0)) };
+    let number = scope.parse().ok().filter(|_| scope.bytes().all(|byte| byte.is_ascii_digit()));
+    let scope = number.or_else(|| {
+        let interfaces = if_addrs::get_if_addrs().ok()?;
+        interfaces.into_iter().find(|interface| interface.name == scope)?.index
+    })?;
+    Some((ip, scope))
 }
 
 /// A host name as resolvers take it: labels of letters, digits, `-` and `_`, the last not all digits.
@@ -92,6 +121,15 @@ mod tests {
         check("::1:80", None);
         check("10.0.0.1", None);
         check("10.0.0.1:0", None);
+        check("orders:0", None);
+        check("0.0.0.0:80", None);
+        check("[::ffff:169.254.169.254]:80", None);
+        check("[::ffff:10.0.0.1]:80", Some("10.0.0.1:80"));
+        check("[fe80::1]:80", None);
+        check("[fe80::1%2]:80", Some("[fe80::1%2]:80"));
+        check("[fe80::1%no-such-interface]:80", None);
+        check("[fe80::1%]:80", None);
+        check("[fe80::1%+2]:80", None);
         check("10.0.0.1:+80", None);
         check("10.0.0.1:65536", None);
         check("10.0.0.256:80", None);

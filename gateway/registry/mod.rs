@@ -2,13 +2,18 @@
 
 mod check;
 mod claims;
+mod own;
 mod pace;
 mod resolve;
+mod usable;
 mod watch;
 
 pub use check::{AddressError, HostPort};
+pub use claims::Intake;
+pub use own::OwnAddresses;
 pub use pace::Backoff;
-pub use resolve::Resolver;
+pub use resolve::{Answer, Outcome, Resolver};
+pub use usable::{Unusable, usable};
 pub use watch::{Watch, watch};
 
 use std::{future::Future, pin::Pin};

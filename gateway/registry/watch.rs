@@ -1,17 +1,15 @@
 //! The task that drives one source: follows its registry for ever, and turns every failure into "nothing changed".
 
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{Backoff, Failure, Registry, claims::ClaimReader, pace::Ceiling};
-use crate::{
-    telemetry::text::shown,
-    upstream::{Event, News},
-};
+use super::{Backoff, Failure, Intake, Registry, claims::ClaimReader, pace::Ceiling};
+use crate::{telemetry::text::shown, upstream::Event};
 
 /// Pauses between attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -20,9 +18,6 @@ const GREATEST_PAUSE: Duration = Duration::from_secs(10);
 /// News per second that a plugin may bring in the long run, and at once. Beyond it is asked later.
 const NEWS_PER_SECOND: f64 = 500.0;
 const NEWS_AT_ONCE: f64 = 1_000.0;
-
-/// How often names in a list are resolved again.
-const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 
 /// A source being watched. Dropping it ends the watch and the plugin's instance; the list stays as it is.
 #[derive(Debug)]
@@ -41,14 +36,15 @@ pub fn watch(
     source: usize,
     registry: Arc<dyn Registry>,
     service: Arc<str>,
+    intake: Intake,
     events: mpsc::Sender<Event>,
 ) -> Watch {
     let task = Task {
         source,
         registry,
+        reader: ClaimReader::new(service.clone(), intake),
         service,
         events,
-        reader: ClaimReader::default(),
         backoff: Backoff::new(FIRST_PAUSE, GREATEST_PAUSE),
         ceiling: Ceiling::new(NEWS_PER_SECOND, NEWS_AT_ONCE, Instant::now()),
     };
@@ -70,83 +66,108 @@ enum End {
     /// Another version of the plugin is in force.
     Changed,
     Failed(Failure),
-    /// Nobody listens any more.
-    Closed,
 }
+
+/// Nobody listens any more.
+struct Closed;
 
 impl Task {
     async fn run(mut self) {
         loop {
             match self.follow().await {
-                End::Closed => return,
-                End::Changed => self.backoff.reset(),
-                End::Failed(failure) => {
+                Err(Closed) => return,
+                Ok(End::Changed) => self.backoff.reset(),
+                Ok(End::Failed(failure)) => {
                     let pause = self.backoff.pause();
                     tracing::warn!(service = %self.service, error = %failure, ?pause, "Registry failed, list kept");
                     let (kind, text) = (failure.kind(), shown(&failure).to_string());
-                    if self.events.send(Event::Failed { source: self.source, kind, text }).await.is_err() {
+                    if self.send(Event::Failed { source: self.source, kind, text }).await.is_err() {
                         return;
                     }
                     // A new version of the plugin is worth an attempt at once: it may be the cure.
                     let registry = self.registry.clone();
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        () = registry.changed() => self.backoff.reset(),
+                    let waited = self.beside_names(async {
+                        tokio::select! {
+                            () = tokio::time::sleep(pause) => false,
+                            () = registry.changed() => true,
+                        }
+                    });
+                    match waited.await {
+                        Ok(false) => {}
+                        Ok(true) => self.backoff.reset(),
+                        Err(Closed) => return,
                     }
                 }
             }
         }
     }
 
-    async fn follow(&mut self) -> End {
+    async fn follow(&mut self) -> Result<End, Closed> {
         let registry = self.registry.clone();
         let service = self.service.clone();
-        let mut subscription = tokio::select! {
-            // In this order: a change is one from what `follow` has begun to use.
-            biased;
-            followed = registry.follow(&service) => match followed {
-                Ok(subscription) => subscription,
-                Err(failure) => return End::Failed(failure),
-            },
-            () = registry.changed() => return End::Changed,
-            () = self.events.closed() => return End::Closed,
+        let followed = self.beside_names(async {
+            tokio::select! {
+                // In this order: a change is one from what `follow` has begun to use.
+                biased;
+                followed = registry.follow(&service) => Some(followed),
+                () = registry.changed() => None,
+            }
+        });
+        let mut subscription = match followed.await? {
+            None => return Ok(End::Changed),
+            Some(Ok(subscription)) => subscription,
+            Some(Err(failure)) => return Ok(End::Failed(failure)),
         };
         loop {
-            let news = {
-                // `next` is not cancelled for anything that lets the subscription live: a cancelled call ends the
-                // instance.
-                let mut next = subscription.next();
-                loop {
-                    tokio::select! {
-                        news = &mut next => break news,
-                        () = registry.changed() => return End::Changed,
-                        () = self.events.closed() => return End::Closed,
-                        () = tokio::time::sleep(RESOLVE_EVERY), if self.reader.has_names() => {
-                            if let Some(news) = self.reader.resolve_again().await
-                                && self.tell(news).await.is_err()
-                            {
-                                return End::Closed;
-                            }
-                        }
-                    }
+            let next = self.beside_names(async {
+                tokio::select! {
+                    news = subscription.next() => Some(news),
+                    () = registry.changed() => None,
                 }
-            };
-            match news {
-                Ok(news) => {
+            });
+            match next.await? {
+                None => return Ok(End::Changed),
+                Some(Err(failure)) => return Ok(End::Failed(failure)),
+                Some(Ok(news)) => {
                     self.backoff.reset();
                     let news = self.reader.read(news).await;
-                    if self.tell(news).await.is_err() {
-                        return End::Closed;
-                    }
+                    self.send(Event::News { source: self.source, news }).await?;
+                    self.tell_left_out().await?;
                 }
-                Err(failure) => return End::Failed(failure),
             }
-            tokio::time::sleep(self.ceiling.take(Instant::now())).await;
+            let pause = self.ceiling.take(Instant::now());
+            self.beside_names(tokio::time::sleep(pause)).await?;
         }
     }
 
-    async fn tell(&self, news: News) -> Result<(), ()> {
-        self.events.send(Event::News { source: self.source, news }).await.map_err(|_| ())
+    /// Waits for the registry, and tells meanwhile what names come to: they go on whatever the registry does.
+    ///
+    /// The future is not dropped for a name: a call into a plugin that is cancelled ends its instance.
+    async fn beside_names<T>(&mut self, registry: impl Future<Output = T>) -> Result<T, Closed> {
+        let mut registry = pin!(registry);
+        loop {
+            let events = self.events.clone();
+            let changes = tokio::select! {
+                out = &mut registry => return Ok(out),
+                () = events.closed() => return Err(Closed),
+                changes = self.reader.resolved() => changes,
+            };
+            if !changes.is_empty() {
+                self.send(Event::Resolved { source: self.source, changes }).await?;
+            }
+            self.tell_left_out().await?;
+        }
+    }
+
+    async fn tell_left_out(&mut self) -> Result<(), Closed> {
+        match self.reader.left_out() {
+            Some(left_out) => self.send(Event::LeftOut { source: self.source, left_out }).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn send(&self, event: Event) -> Result<(), Closed> {
+        self.events.send(event).await.map_err(|_| Closed)
     }
 }
 
@@ -157,7 +178,10 @@ mod tests {
     use tokio::sync::{Mutex, mpsc};
 
     use super::*;
-    use crate::registry::{BoxFuture, RawEndpoint, RawNews, Subscription};
+    use crate::{
+        registry::{BoxFuture, OwnAddresses, RawEndpoint, RawNews, Subscription, resolve::fake::FakeNames},
+        upstream::{Claim, ClaimChange, News},
+    };
 
     /// A registry whose answers the test pushes. Dropping the sender ends a subscription with a failure.
     struct Pushed(Arc<Mutex<mpsc::Receiver<Result<RawNews, Failure>>>>);
@@ -178,10 +202,27 @@ mod tests {
     }
 
     fn start() -> (mpsc::Sender<Result<RawNews, Failure>>, mpsc::Receiver<Event>, Watch) {
+        start_with(Intake::default())
+    }
+
+    fn start_with(intake: Intake) -> (mpsc::Sender<Result<RawNews, Failure>>, mpsc::Receiver<Event>, Watch) {
         let (push, pushed) = mpsc::channel(16);
         let (events, told) = mpsc::channel(16);
-        let watch = watch(3, Arc::new(Pushed(Arc::new(Mutex::new(pushed)))), "orders".into(), events);
+        let registry = Arc::new(Pushed(Arc::new(Mutex::new(pushed))));
+        let watch = watch(3, registry, "orders".into(), intake, events);
         (push, told, watch)
+    }
+
+    /// One endpoint, at `db.example`, which is 10.0.0.1.
+    async fn start_with_a_name()
+    -> (FakeNames, mpsc::Sender<Result<RawNews, Failure>>, mpsc::Receiver<Event>, Watch) {
+        let names = FakeNames::default();
+        names.set("db.example", &["10.0.0.1"]);
+        let intake = Intake { resolver: names.resolver(), own: OwnAddresses::default() };
+        let (push, mut told, watch) = start_with(intake);
+        push.send(Ok(one("db.example:80"))).await.unwrap();
+        assert!(matches!(told.recv().await, Some(Event::News { .. })));
+        (names, push, told, watch)
     }
 
     fn one(address: &str) -> RawNews {
@@ -198,6 +239,83 @@ mod tests {
         assert!(matches!(told.recv().await, Some(Event::Failed { source: 3, kind: "denied", .. })));
         push.send(Ok(one("10.0.0.2:80"))).await.unwrap();
         assert!(matches!(told.recv().await, Some(Event::News { source: 3, .. })));
+    }
+
+    /// Waits until an event says that the endpoint is there.
+    async fn until_moved_to(told: &mut mpsc::Receiver<Event>, address: &str) {
+        let address = address.parse().unwrap();
+        loop {
+            let Some(event) = told.recv().await else { panic!("the watch has ended") };
+            let Event::Resolved { source: 3, changes } = event else { continue };
+            if changes
+                .iter()
+                .any(|change| matches!(change, ClaimChange::Put(claim) if claim.addresses == [address]))
+            {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_moved_is_noticed_whatever_the_registry_does() {
+        let (names, push, mut told, _watch) = start_with_a_name().await;
+
+        // It is quiet.
+        names.set("db.example", &["10.0.0.2"]);
+        let limit = Duration::from_secs(35);
+        tokio::time::timeout(limit, until_moved_to(&mut told, "10.0.0.2:80"))
+            .await
+            .expect("while it is quiet");
+
+        // It has news all the time.
+        let lively = tokio::spawn({
+            let push = push.clone();
+            async move {
+                while push.send(Ok(one("db.example:80"))).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        });
+        let address = "10.0.0.3:80";
+        names.set("db.example", &["10.0.0.3"]);
+        let moved = async {
+            loop {
+                let at = |claim: &Claim| claim.addresses == [address.parse().unwrap()];
+                match told.recv().await {
+                    Some(Event::News { news: News::Complete(claims), .. }) if claims.iter().all(at) => return,
+                    Some(Event::Resolved { .. }) => return,
+                    Some(_) => {}
+                    None => panic!("the watch has ended"),
+                }
+            }
+        };
+        tokio::time::timeout(limit, moved).await.expect("while it has news");
+        lively.abort();
+
+        // It cannot be read, so that the watch waits most of the time.
+        drop(push);
+        names.set("db.example", &["10.0.0.4"]);
+        tokio::time::timeout(limit, until_moved_to(&mut told, "10.0.0.4:80")).await.expect("while it fails");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_nobody_answers_for_keeps_its_address() {
+        let (names, _push, mut told, _watch) = start_with_a_name().await;
+        names.silence("db.example");
+        let changed = tokio::time::timeout(Duration::from_secs(600), async {
+            loop {
+                match told.recv().await {
+                    Some(Event::LeftOut { left_out, .. }) => assert_eq!(left_out.count, 0, "{left_out:?}"),
+                    other => return format!("{other:?}"),
+                }
+            }
+        });
+        assert!(changed.await.is_err());
+        names.set("db.example", &["10.0.0.2"]);
+        let limit = Duration::from_secs(35);
+        tokio::time::timeout(limit, until_moved_to(&mut told, "10.0.0.2:80"))
+            .await
+            .expect("it is answered for again");
     }
 
     #[tokio::test(start_paused = true)]
@@ -226,7 +344,7 @@ mod tests {
             }
         }
         let (events, mut told) = mpsc::channel(16);
-        let _watch = watch(0, Arc::new(Storm), "orders".into(), events);
+        let _watch = watch(0, Arc::new(Storm), "orders".into(), Intake::default(), events);
         let start = Instant::now();
         for _ in 0..(NEWS_AT_ONCE as usize + 100) {
             told.recv().await.unwrap();
@@ -254,7 +372,7 @@ mod tests {
         }
         let registry = Arc::new(Hanging::default());
         let (events, mut told) = mpsc::channel(16);
-        let _watch = watch(0, registry.clone(), "orders".into(), events);
+        let _watch = watch(0, registry.clone(), "orders".into(), Intake::default(), events);
         tokio::task::yield_now().await;
         registry.0.store(true, Relaxed);
         registry.1.notify_one();

@@ -35,6 +35,7 @@ use crate::{
     connector::{Lent, Memory},
     http,
     plugin::{Cause, EngineError, Plugins, Problem},
+    registry::{Intake, OwnAddresses, Resolver},
     server::{self, Listening, Workers},
     telemetry::{ProcessMetrics, Readiness, text::shown},
     upstream::Disk,
@@ -118,10 +119,11 @@ async fn gateway(
     // Then sockets: a port in use is told before anything else happens.
     let metrics = Arc::new(ProcessMetrics::new(config.workers));
     let sockets = bind(&config, &metrics).await?;
+    let own = own_addresses(&sockets);
     let mut signals = Signals::new().map_err(StartError::Threads)?;
 
     // The control plane.
-    let (memory, warnings) = Memory::open(config.state.join(REGISTRY));
+    let (memory, warnings) = Memory::open_beside(config.state.join(REGISTRY), own.clone());
     for warning in warnings {
         tracing::warn!(%warning, "Embedded registry not as it was left");
     }
@@ -133,7 +135,7 @@ async fn gateway(
     let plugins = Plugins::start(&config, Arc::new(Lent::new(memory.clone())))?;
     check_settings(&plugins, &config, &[Cause::Settings]).await.map_err(StartError::Settings)?;
     plugins.set_uses(uses(&config, None)).await;
-    let (catalog, control) = Catalog::start(parts(&config, &plugins), config.clone());
+    let (catalog, control) = Catalog::start(parts(&config, &plugins, own), config.clone());
     let readiness = Readiness::default();
     let admin = Arc::new(admin::Parts {
         catalog: catalog.clone(),
@@ -249,13 +251,17 @@ async fn check_settings(plugins: &Plugins, config: &Config, fatal: &[Cause]) -> 
     }
 }
 
-fn parts(config: &Config, plugins: &Plugins) -> catalog::Parts {
+fn parts(config: &Config, plugins: &Plugins, own: OwnAddresses) -> catalog::Parts {
     let (selectors, registries) = (plugins.clone(), plugins.clone());
     catalog::Parts {
         selector: Box::new(move |name| selectors.selector(name)),
         registry: Box::new(move |registry| registries.registry(registry)),
         checks: Box::new(check::start),
-        disk: Disk::new(&config.state),
+        disk: Disk::refusing(&config.state, {
+            let own = own.clone();
+            move |address| own.contains(address)
+        }),
+        intake: Intake { resolver: Resolver::new(), own },
         workers: config.workers,
     }
 }
@@ -277,6 +283,14 @@ fn serve_admin(
     };
     let listenings: io::Result<Vec<_>> = listeners.into_iter().flatten().map(listening).collect();
     listenings.and_then(|listenings| admin::start(listenings, parts)).map_err(StartError::Threads)
+}
+
+/// What no registry may name: every address where this process takes connections.
+fn own_addresses(sockets: &Sockets) -> OwnAddresses {
+    let admins = [&sockets.admin, &sockets.registrations].into_iter().flatten();
+    let admins = admins.filter_map(|listener| listener.local_addr().ok());
+    let clients = sockets.workers.iter().flatten().map(|listening| listening.address);
+    OwnAddresses::new(admins.chain(clients))
 }
 
 /// Says on standard output where the gateway listens; port 0 has become a real one by now.

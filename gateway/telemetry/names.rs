@@ -67,6 +67,10 @@ metrics! {
         "1 while the registry cannot be read";
     SOURCE_INSTANCES = Gauge "witgate_source_instances" ["upstream", "registry", "service"]
         "Instances that the source claims";
+    SOURCE_LEFT_OUT = Gauge "witgate_source_left_out" ["upstream", "registry", "service"]
+        "Instances that the source claims and that are no endpoint";
+    SOURCE_UNRESOLVED = Gauge "witgate_source_unresolved_names" ["upstream", "registry", "service"]
+        "Host names that could not be resolved the last time, with or without an older answer";
     RESERVE = Gauge "witgate_reserve_endpoints" ["upstream", "registry", "service"]
         "Endpoints that the registry no longer names and whose removal is held back";
     RESERVE_OFFERED = Gauge "witgate_reserve_offered" ["upstream", "registry", "service"]

@@ -4,6 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -65,12 +66,22 @@ pub struct Disk(Arc<Folder>);
 #[derive(Debug)]
 struct Folder {
     path: PathBuf,
+    refused: Refused,
     /// The right to write, once it was had. It ends with the process or the last clone.
     lock: Mutex<Option<FileLock>>,
     /// The names of the files that are there.
     present: Mutex<HashSet<String>>,
     /// The files that have owners.
     owned: Mutex<HashMap<String, Arc<Owned>>>,
+}
+
+/// Says of an address that it is not read back.
+struct Refused(Box<dyn Fn(SocketAddr) -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Refused")
+    }
 }
 
 /// A file that has an owner, or had several.
@@ -108,11 +119,18 @@ pub enum Written {
 impl Disk {
     /// Lists live in `lists` below the state directory, which is made when the first is written. Blocks on the disk.
     pub fn new(state: &Path) -> Self {
+        Self::refusing(state, |_| false)
+    }
+
+    /// The same, but an address that is `refused` is in no list that is read: what was an endpoint when the list was
+    /// written need not be one any more.
+    pub fn refusing(state: &Path, refused: impl Fn(SocketAddr) -> bool + Send + Sync + 'static) -> Self {
         let path = state.join("lists");
         let files = fs::read_dir(&path).into_iter().flatten().flatten();
         let present = files.filter_map(|file| file.file_name().into_string().ok()).collect();
         Self(Arc::new(Folder {
             path,
+            refused: Refused(Box::new(refused)),
             lock: Mutex::default(),
             present: Mutex::new(present),
             owned: Mutex::default(),
@@ -164,7 +182,11 @@ impl SavedList {
             Err(error) if error.is_missing() => return Ok(None),
             Err(error) => return Err(DiskError::Io { what: "read", path, error: error.into() }),
         };
-        decode(&bytes, &path).map(Some)
+        let mut saved = decode(&bytes, &path)?;
+        let kept = |address: SocketAddr| !(self.folder.refused.0)(address);
+        saved.sources.iter_mut().for_each(|source| source.state.retain_addresses(kept));
+        saved.pin.iter_mut().for_each(|pin| pin.list.retain(|endpoint| kept(endpoint.address)));
+        Ok(Some(saved))
     }
 
     /// Forgets the list of an upstream that is no more, unless another owner has taken it. Blocks on the disk.
@@ -377,6 +399,18 @@ mod tests {
         assert_eq!(state.claims.len(), 1);
         assert_eq!((state.reserve.held.len(), state.reserve.list), (1, 1), "as long as each of the two");
         assert_eq!(saved.health, None);
+    }
+
+    #[test]
+    fn what_is_no_endpoint_any_more_is_in_no_list_that_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = UpstreamName::new("orders");
+        Disk::new(folder.path()).take(&name).save(&saved()).unwrap();
+        let disk = Disk::refusing(folder.path(), |address| address.ip().is_ipv4());
+        let read = disk.take(&name).load().unwrap().unwrap();
+        let (state, was) = (&read.sources[0].state, &saved().sources[0].state);
+        assert!(state.reserve.held.is_empty() && state.left.is_empty() && read.pin.unwrap().list.is_empty());
+        assert_eq!(state.claims, was.claims);
     }
 
     #[test]

@@ -26,8 +26,8 @@ use history::Recorded;
 pub use history::{Addresses, Cause, Entry, History, RollbackError};
 pub use merge::{Changed, Merge};
 pub use owner::{
-    Command, Event, Order, OrderError, Owner, Pinned, Plan, Policies, Report, Reserved, SourceName,
-    SourceStatus, Status,
+    Command, Event, LeftOut, LeftOuts, Order, OrderError, Owner, Pinned, Plan, Policies, Report, Reserved,
+    SourceName, SourceStatus, Status,
 };
 pub use publish::{Offer, Published, Publisher, Reader};
 pub use saved::{Saved, SavedPin, SavedSource};

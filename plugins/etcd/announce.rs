@@ -65,17 +65,23 @@ impl<R: Registry> Announced<R> {
 
     /// Ends the lease, and the key with it.
     pub fn withdraw(&mut self, registry: &R) -> Result<(), R::Failure> {
-        match self.held.take() {
-            Some(held) => registry.revoke(&held.lease),
-            None => Ok(()),
+        if let Some(held) = &self.held {
+            registry.revoke(&held.lease)?;
         }
+        // Kept until then: who asks again after a failure means the same lease.
+        self.held = None;
+        Ok(())
     }
 
     fn announce(&mut self, registry: &R) -> Result<Step, R::Failure> {
         let ttl_seconds = self.settings.ttl_seconds;
         let (id, lease) = registry.grant(ttl_seconds)?;
         let (key, value) = self.written(id);
-        registry.put(&lease, &key, &value)?;
+        if let Err(failure) = registry.put(&lease, &key, &value) {
+            // The next attempt gets another lease. If this one cannot be given back either, it ends by itself.
+            let _ = registry.revoke(&lease);
+            return Err(failure);
+        }
         self.value = Some(value);
         self.held = Some(Held { id, lease });
         Ok(Step { ttl_seconds })
@@ -116,6 +122,7 @@ mod tests {
         leases: RefCell<BTreeSet<i64>>,
         granted: RefCell<i64>,
         down: RefCell<bool>,
+        read_only: RefCell<bool>,
     }
 
     impl Fake {
@@ -157,6 +164,9 @@ mod tests {
 
         fn put(&self, lease: &i64, key: &str, value: &[u8]) -> Result<(), &'static str> {
             self.up()?;
+            if *self.read_only.borrow() {
+                return Err("denied");
+            }
             assert!(self.leases.borrow().contains(lease));
             self.keys.borrow_mut().insert(key.to_owned(), (value.to_vec(), *lease));
             Ok(())
@@ -250,6 +260,30 @@ mod tests {
         etcd.expire(1);
         announced.renew(&etcd).unwrap();
         check(&etcd, KEY, "weight=2", 2);
+    }
+
+    #[test]
+    fn a_lease_of_a_put_that_failed_is_given_back() {
+        let (mut announced, etcd) = rpcx();
+        etcd.read_only.replace(true);
+        for _ in 0..3 {
+            assert_eq!(announced.renew(&etcd), Err("denied"));
+            assert!(etcd.leases.borrow().is_empty());
+        }
+        etcd.read_only.replace(false);
+        announced.renew(&etcd).unwrap();
+        check(&etcd, KEY, "weight=2", 4);
+    }
+
+    #[test]
+    fn a_withdrawal_that_failed_can_be_asked_for_again() {
+        let (mut announced, etcd) = rpcx();
+        announced.renew(&etcd).unwrap();
+        etcd.down.replace(true);
+        assert_eq!(announced.withdraw(&etcd), Err("down"));
+        etcd.down.replace(false);
+        assert_eq!(announced.withdraw(&etcd), Ok(()));
+        assert!(etcd.content().is_empty() && etcd.leases.borrow().is_empty());
     }
 
     #[test]

@@ -85,14 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_made_inactive_is_removed_and_comes_back() {
+    fn an_endpoint_made_inactive_is_drained_and_comes_back() {
         let mut claims = claims(r#"{"layout":"rpcx","base":"/b"}"#);
         let key = || bytes("/b/svc/tcp@a:1");
         assert!(matches!(claims.put(key(), b""), Some(Delta::Put(..))));
-        assert_eq!(claims.put(key(), b"state=inactive"), Some(Delta::Remove(key())));
+        let drained = claims.put(key(), b"state=inactive");
+        assert!(matches!(drained, Some(Delta::Put(_, Entry { weight: 0, .. }))), "{drained:?}");
         assert_eq!(claims.put(key(), b"state=inactive&calls=2"), None);
-        assert_eq!(claims.delete(&key()), None);
-        assert!(matches!(claims.put(key(), b""), Some(Delta::Put(..))));
+        assert!(matches!(claims.put(key(), b""), Some(Delta::Put(_, Entry { weight: 1, .. }))));
         assert_eq!(claims.delete(&key()), Some(Delta::Remove(key())));
     }
 

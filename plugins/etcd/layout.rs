@@ -107,12 +107,32 @@ impl Layout {
         })
     }
 
+    /// Says why an instance cannot be announced: nobody would find it.
+    pub fn check(&self, service: &str, entry: &Entry) -> Result<(), String> {
+        self.prefix(service)?;
+        if let Some(wrong) =
+            [&entry.address].into_iter().chain(self.network(entry)).find(|part| part.contains('/'))
+        {
+            return Err(format!("{wrong:?} has a slash, and would be the end of a service's name"));
+        }
+        match self.network(entry) {
+            Some(network) if network.contains('@') => Err(format!("label network: {network:?} has an @")),
+            _ => Ok(()),
+        }
+    }
+
+    /// What stands before the address in a key.
+    fn network<'e>(&self, entry: &'e Entry) -> Option<&'e String> {
+        let network = entry.labels.iter().find(|(name, _)| name == "network").map(|(_, network)| network);
+        network.filter(|_| matches!(self, Layout::Rpcx { .. }))
+    }
+
     /// The endpoint that a key claims, by the rest of the key after the prefix. None when it claims none: a folder,
-    /// an endpoint that is inactive, or one that is not asked for.
+    /// an instance of another service, or an endpoint that is not asked for. One that is inactive has weight 0.
     ///
     /// A value that makes no sense is passed on as the address, so that the gateway reports it.
     pub fn read(&self, rest: &[u8], value: &[u8]) -> Option<Entry> {
-        if rest.is_empty() {
+        if rest.is_empty() || rest.contains(&b'/') {
             return None;
         }
         let (rest, value) = (String::from_utf8_lossy(rest), String::from_utf8_lossy(value));
@@ -123,10 +143,12 @@ impl Layout {
                 let (network, address) = rpcx::split_network(&rest);
                 let metadata = Metadata::read(&value);
                 let wanted = networks.iter().any(|wanted| wanted == network.unwrap_or("tcp"));
-                if !wanted || metadata.inactive || !in_group(group.as_deref(), &metadata, &value) {
+                // rpcx keeps its services' names under their own keys, which may stand beside instances.
+                let is_folder = network.is_none() && rest == value;
+                if !wanted || is_folder || !in_group(group.as_deref(), &metadata, &value) {
                     return None;
                 }
-                let weight = metadata.weight;
+                let weight = if metadata.inactive { 0 } else { metadata.weight };
                 Some(Entry { address: address.to_owned(), weight, labels: metadata.labels_on(network) })
             }
         }
@@ -139,7 +161,7 @@ impl Layout {
             Layout::GoZero => (format!("{service}/{lease}"), address.clone()),
             Layout::Rpcx { base, .. } => {
                 let labels = || entry.labels.iter();
-                let network = labels().find(|(name, _)| name == "network").map_or("tcp", |(_, value)| value);
+                let network = self.network(entry).map_or("tcp", String::as_str);
                 let mut pairs: Labels =
                     labels().filter(|(name, _)| name != "network" && name != "weight").cloned().collect();
                 // A client of rpcx crashes when all weights are 0.
@@ -272,9 +294,11 @@ mod tests {
         check(RPCX, "a:1", "", Some(("a:1", 1, &[])));
         check(RPCX, "tcp@[::1]:1", "weight=5", Some(("[::1]:1", 5, tcp)));
         check(RPCX, "tcp@a:1", "weight=0", Some(("a:1", 0, tcp)));
-        check(RPCX, "tcp@a:1", "state=inactive", None);
+        check(RPCX, "tcp@a:1", "state=inactive", Some(("a:1", 0, tcp)));
+        check(RPCX, "tcp@a:1", "state=inactive&weight=5", Some(("a:1", 0, tcp)));
         check(RPCX, "tcp@a:1", "state=inactive;", Some(("a:1", 1, tcp)));
         check(RPCX, "", "Arith", None);
+        check(RPCX, "Arith", "Arith", None);
         for network in ["unix", "quic", "kcp", "memu", "rdma", "ws", "http"] {
             check(RPCX, &format!("{network}@a:1"), "", None);
         }
@@ -364,7 +388,85 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_instance_is_one_part_of_a_key() {
+        let json = r#"{"address":"10.0.0.1:80"}"#;
+        for (settings, value) in [(GO_ZERO, "10.0.0.1:80"), (PLAIN, "10.0.0.1:80"), (JSON, json), (RPCX, "")]
+        {
+            let layout = layout(settings);
+            for rest in ["sub/10.0.0.1:80", "/10.0.0.1:80", "10.0.0.1:80/", "sub/", "/", ""] {
+                assert_eq!(layout.read(rest.as_bytes(), value.as_bytes()), None, "{settings} {rest:?}");
+            }
+            assert!(layout.read(b"10.0.0.1:80", value.as_bytes()).is_some(), "{settings}");
+        }
+    }
+
+    #[test]
+    fn what_would_be_another_service_is_not_announced() {
+        let entry = |address: &str, network: &str| Entry {
+            address: address.to_owned(),
+            weight: 1,
+            labels: vec![("network".to_owned(), network.to_owned())],
+        };
+        for settings in [GO_ZERO, PLAIN, JSON, RPCX] {
+            let layout = layout(settings);
+            assert_eq!(layout.check("svc", &entry("a:1", "tcp")), Ok(()));
+            assert!(layout.check("", &entry("a:1", "tcp")).is_err());
+            assert!(layout.check("svc", &entry("sub/a:1", "tcp")).is_err());
+        }
+        for network in ["a/b", "a@b"] {
+            assert!(layout(RPCX).check("svc", &entry("a:1", network)).is_err());
+            assert_eq!(layout(JSON).check("svc", &entry("a:1", network)), Ok(()));
+        }
+    }
+
     proptest! {
+        /// Of all services there can be, one has a key: that before its last slash.
+        #[test]
+        fn a_key_belongs_to_one_service(key in "[ab.]{1,2}[ab/.]{0,8}") {
+            for settings in [GO_ZERO, PLAIN] {
+                let layout = layout(settings);
+                let services = key.match_indices('/').map(|(at, _)| &key[..at]);
+                let owners: Vec<_> = services
+                    .filter(|service| {
+                        let rest = key.strip_prefix(&layout.prefix(service).unwrap()).unwrap();
+                        layout.read(rest.as_bytes(), b"10.0.0.1:80").is_some()
+                    })
+                    .collect();
+                let owner = key.rsplit_once('/').filter(|(_, instance)| !instance.is_empty());
+                prop_assert_eq!(owners, owner.map(|(service, _)| service).into_iter().collect::<Vec<_>>());
+            }
+        }
+
+        /// What is announced is found again under its service, as it was announced, and under no other.
+        #[test]
+        fn what_is_announced_is_found_again(
+            service in "[a-z./]{1,8}",
+            other in "[a-z./]{1,8}",
+            weight in 0u32..3,
+            host in "[a-z]{1,5}",
+            zone in ".{0,5}",
+        ) {
+            let labels = vec![("zone".to_owned(), zone)];
+            let entry = Entry { address: format!("{host}:80"), weight, labels: labels.clone() };
+            for settings in [GO_ZERO, RPCX, PLAIN, JSON] {
+                let layout = layout(settings);
+                prop_assert_eq!(layout.check(&service, &entry), Ok(()));
+                let (key, value) = layout.write(&service, &entry, 77);
+                let read = |service: &str| {
+                    let rest = key.strip_prefix(&layout.prefix(service).unwrap())?;
+                    layout.read(rest.as_bytes(), value.as_bytes())
+                };
+                let found = read(&service).unwrap();
+                prop_assert_eq!(&found.address, &entry.address);
+                if matches!(layout, Layout::Rpcx { .. } | Layout::Json { .. }) {
+                    prop_assert_eq!(found.weight, weight);
+                    prop_assert!(labels.iter().all(|label| found.labels.contains(label)));
+                }
+                prop_assert!(other == service || read(&other).is_none());
+            }
+        }
+
         #[test]
         fn any_bytes_are_read(rest in any::<Vec<u8>>(), value in any::<Vec<u8>>(), text in "[{}\":,a-zA-Z0-9=&;%@.]*") {
             for settings in [GO_ZERO, RPCX, PLAIN, JSON] {

@@ -3,10 +3,16 @@
 //!
 //! | layout | key | value |
 //! |---|---|---|
-//! | `go-zero` | `SERVICE/LEASE` | `host:port` |
+//! | `go-zero` | `SERVICE/INSTANCE`, the instance being the lease's number or what `Etcd.ID` says | `host:port` |
 //! | `rpcx` | `BASE/SERVICE/NETWORK@host:port` | metadata as a URL query: `weight=2&group=a` |
-//! | `plain` | `PREFIX/SERVICE/ANYTHING` | `host:port` |
-//! | `json` | `PREFIX/SERVICE/ANYTHING` | `{"address":"host:port","weight":2,"labels":{"zone":"a"}}`, or gRPC's `{"Op":0,"Addr":"host:port","Metadata":{}}` |
+//! | `plain` | `PREFIX/SERVICE/INSTANCE` | `host:port` |
+//! | `json` | `PREFIX/SERVICE/INSTANCE` | `{"address":"host:port","weight":2,"labels":{"zone":"a"}}`, or gRPC's `{"Op":0,"Addr":"host:port","Metadata":{}}` |
+//!
+//! In every layout an instance is what stands behind the last slash of a key: one part, not empty. What stands before
+//! that slash is the service, as it is written, slashes included. So each key belongs to one service: `user.rpc/1` to
+//! `user.rpc`, `user.rpc/eu/1` to `user.rpc/eu`, `user.rpc2/1` to `user.rpc2`, and `user.rpc//1` to `user.rpc/`. A key
+//! that ends in a slash belongs to nobody. Keys are bytes: ids show what is no UTF-8 in them as `\xNN`, and a backslash
+//! as `\\`.
 //!
 //! | setting | for | default | meaning |
 //! |---|---|---|---|
@@ -99,8 +105,9 @@ fn endpoint(key: &[u8], entry: &Entry) -> Endpoint {
     Endpoint { id: id(key), address, weight, labels }
 }
 
+/// A key is bytes, and an id is text. No two keys have one id.
 fn id(key: &[u8]) -> String {
-    String::from_utf8_lossy(key).into_owned()
+    guest::bytes::as_text(key)
 }
 
 impl Registrar for Etcd {
@@ -110,7 +117,7 @@ impl Registrar for Etcd {
         let settings = Settings::read(&settings).map_err(Failure::Invalid)?;
         let Announcement { service, address, weight, labels } = announcement;
         let instance = Instance { service, entry: Entry { address, weight, labels } };
-        settings.layout.prefix(&instance.service).map_err(Failure::Invalid)?;
+        settings.layout.check(&instance.service, &instance.entry).map_err(Failure::Invalid)?;
         let mut announced = Announced::new(settings, instance);
         announced.renew(&Connector)?;
         Ok(Registration::new(RefCell::new(announced)))

@@ -14,7 +14,10 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer};
 
-use crate::rpcx;
+use crate::{
+    rpcx,
+    usable::{Unusable, usable},
+};
 
 /// Labels in the order they were written. A name may occur more than once.
 pub type Labels = Vec<(String, String)>;
@@ -43,7 +46,8 @@ pub fn identified(entries: Vec<Entry>) -> impl Iterator<Item = (String, Entry)> 
     })
 }
 
-/// Says what is wrong with an address that should be `host:port`.
+/// Says what is wrong with an address that should be `host:port`. Whether anything can be reached there is another
+/// question: an entry of which that is not so is left out by the gateway, and the rest of its list counts.
 pub fn check_address(address: &str) -> Result<(), String> {
     let (host, port) = address.rsplit_once(':').ok_or_else(|| format!("{address:?} has no port"))?;
     let bracketed = host.starts_with('[') && host.ends_with(']');
@@ -51,8 +55,17 @@ pub fn check_address(address: &str) -> Result<(), String> {
         return Err(format!("{host:?} in {address:?} is no host"));
     }
     match port.parse::<u16>() {
-        Ok(1..) => Ok(()),
-        _ => Err(format!("{port:?} in {address:?} is no port")),
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("{port:?} in {address:?} is no port")),
+    }
+}
+
+/// Says why nothing can be reached at an address that is an IP address; names are the gateway's to look up.
+pub fn check_usable(address: &str) -> Result<(), String> {
+    match address.parse() {
+        Ok(socket) => usable(socket).map(drop).map_err(|why| format!("{address:?} {why}")),
+        Err(_) if address.ends_with(":0") => Err(format!("{address:?} {}", Unusable::NoPort)),
+        Err(_) => Ok(()),
     }
 }
 
@@ -225,7 +238,7 @@ mod tests {
         for (json, part) in [
             (r#""a""#, r#""a" has no port"#),
             (r#""a:http""#, r#""http" in "a:http" is no port"#),
-            (r#""a:0""#, "is no port"),
+            (r#""a:65536""#, "is no port"),
             (r#""::1:80""#, r#""::1" in "::1:80" is no host"#),
             (r#"{"adress":"a:1"}"#, "unknown field `adress`"),
             (r#"{"weight":1}"#, "an entry has"),

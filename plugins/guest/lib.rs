@@ -2,9 +2,13 @@
 //!
 //! Nothing here is needed to write a plugin: the interface is the WIT text alone.
 
+pub mod bytes;
 pub mod entries;
 pub mod fuse;
 pub mod lists;
 pub mod rpcx;
 pub mod settings;
+/// Which addresses can be an endpoint: the gateway's own rule, from its own file.
+#[path = "../../gateway/registry/usable.rs"]
+pub mod usable;
 pub mod weighted;

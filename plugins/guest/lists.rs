@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::entries::Entry;
+use crate::entries::{Entry, check_usable};
 
 /// What each service has.
 #[derive(Debug, serde::Deserialize)]
@@ -22,6 +22,23 @@ impl Lists {
             Lists::ByService(mut services) => services.remove(service).unwrap_or_default(),
             Lists::One(entries) => entries,
         }
+    }
+
+    /// Says which address nothing can be reached at.
+    pub fn check_usable(&self) -> Result<(), String> {
+        let (lists, under): (Vec<_>, _) = match self {
+            Lists::ByService(services) => {
+                (services.iter().map(|(name, list)| (name.as_str(), list)).collect(), "services.")
+            }
+            Lists::One(list) => (vec![("endpoints", list)], ""),
+        };
+        for (name, list) in lists {
+            for (index, entry) in list.iter().enumerate() {
+                check_usable(&entry.address)
+                    .map_err(|why| format!("settings: {under}{name}[{index}]: {why}"))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -68,6 +85,29 @@ mod tests {
     fn one_list_serves_every_name() {
         assert_eq!(addresses(r#"{"endpoints":["a:1"]}"#, "x"), ["a:1"]);
         assert_eq!(addresses(r#"{"Endpoints":["a:1"]}"#, "y"), ["a:1"]);
+    }
+
+    #[test]
+    fn addresses_that_nothing_answers_at_are_named() {
+        for (text, part) in [
+            (
+                r#"{"services":{"orders":["a:1","0.0.0.0:80"]}}"#,
+                r#"settings: services.orders[1]: "0.0.0.0:80" names no host"#,
+            ),
+            (r#"{"endpoints":["a:0"]}"#, r#"settings: endpoints[0]: "a:0" has port 0"#),
+            (r#"{"endpoints":["10.0.0.1:0"]}"#, r#""10.0.0.1:0" has port 0"#),
+            (r#"{"endpoints":["[fe80::1]:80"]}"#, r#"settings: endpoints[0]: "[fe80::1]:80" is link-local"#),
+            (
+                r#"{"endpoints":["tcp@[::ffff:169.254.169.254]:80"]}"#,
+                "is where a cloud keeps the credentials",
+            ),
+        ] {
+            let lists: Lists = settings::read(text).unwrap();
+            let error = lists.check_usable().unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+        let lists: Lists = settings::read(r#"{"endpoints":["127.0.0.1:9901","a:1"]}"#).unwrap();
+        assert_eq!(lists.check_usable(), Ok(()));
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Guest for Static {
     type Subscription = List;
 
     fn check(settings: String) -> Result<(), String> {
-        guest::settings::read::<Lists>(&settings).map(drop)
+        guest::settings::read::<Lists>(&settings)?.check_usable()
     }
 
     fn follow(service: String, settings: String) -> Result<Subscription, Failure> {

@@ -231,3 +231,71 @@ async fn an_idle_gateway_sleeps() {
     }
     println!("wake-ups in each second: {rates:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_no_text_are_instances_of_their_own() {
+    let etcd = Etcd::start_version(Version::V35).await;
+    let gateway = Gateway::start(&config(&etcd.toml(None)));
+    let backends = Backend::several(3).await;
+    let keys = [&b"/services/orders/\xff"[..], b"/services/orders/\xfe", br"/services/orders/\xff"];
+    let mut client = etcd.client().await;
+    for (key, backend) in keys.iter().zip(&backends) {
+        client.put(key.to_vec(), backend.address.to_string(), None).await.unwrap();
+    }
+    until("each is an endpoint", || async { endpoints(&gateway, "plain").await == Some(3) }).await;
+    client.delete(keys[0], None).await.unwrap();
+    until("one is gone", || async { endpoints(&gateway, "plain").await == Some(2) }).await;
+    let upstream = gateway.api("/api/v1/upstreams/plain").await;
+    let left = upstream["endpoints"].as_array().unwrap();
+    assert!(left.iter().all(|endpoint| endpoint["address"] != backends[0].address.to_string()), "{upstream}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_has_no_instance_of_another_that_begins_like_it() {
+    let etcd = Etcd::start_version(Version::V34).await;
+    let gateway = Gateway::start(&config(&etcd.toml(None)));
+    let (one, other) = (Backend::start("one").await, Backend::start("other").await);
+    for layout in ["go-zero", "rpcx", "plain", "json"] {
+        let (key, value) = instance(layout, &other.address.to_string());
+        let (folder, rest) = key.rsplit_once('/').unwrap();
+        for foreign in [
+            format!("{folder}/sub/{rest}"),
+            format!("{folder}/sub/deep/{rest}"),
+            format!("{folder}2/{rest}"),
+            format!("{folder}//{rest}"),
+            format!("{folder}/"),
+            folder.to_owned(),
+            format!("{key}/"),
+        ] {
+            put(&etcd, &foreign, &value).await;
+        }
+        let (key, value) = instance(layout, &one.address.to_string());
+        put(&etcd, &key, &value).await;
+        until("its own is there", || async { endpoints(&gateway, layout).await >= Some(1) }).await;
+        let upstream = gateway.api(&format!("/api/v1/upstreams/{layout}")).await;
+        let list = upstream["endpoints"].as_array().unwrap();
+        assert!(list.len() == 1 && list[0]["address"] == one.address.to_string(), "{layout}: {upstream}");
+        assert_eq!(upstream["sources"][0]["left_out"]["count"], 0, "{layout}: {upstream}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_at_a_listener_of_the_gateway_is_left_out_of_every_layout() {
+    let etcd = Etcd::start_version(Version::V35).await;
+    let gateway = Gateway::start(&config(&etcd.toml(None)));
+    let one = Backend::start("one").await;
+    for layout in ["go-zero", "rpcx", "plain", "json"] {
+        for address in [gateway.admin, gateway.address(), one.address] {
+            let (key, value) = instance(layout, &address.to_string());
+            put(&etcd, &key, &value).await;
+        }
+        until("the two are left out", || async {
+            let source = gateway.api(&format!("/api/v1/upstreams/{layout}")).await["sources"][0].clone();
+            source["left_out"]["count"] == 2
+                && source["left_out"]["instances"][0]["reason"] == "is a listener of this gateway"
+        })
+        .await;
+        until("the rest counts", || async { endpoints(&gateway, layout).await == Some(1) }).await;
+        assert_eq!(gateway.get(&format!("/{layout}")).await.text(), "one");
+    }
+}

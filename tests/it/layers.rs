@@ -48,6 +48,7 @@ fn libraries_stay_where_they_belong() {
         ("hyper", &["client/", "check/", "server/", "http/", "admin/"]),
         ("hyper_util", &["client/", "check/", "server/", "http/", "admin/"]),
         ("etcd_client", &["connector/"]),
+        ("hickory_resolver", &["registry/resolve/"]),
         ("arc_swap", &["upstream/publish.rs"]),
     ] {
         assert_only_in(library, homes);

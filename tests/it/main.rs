@@ -35,6 +35,7 @@ mod operator;
 mod plugins;
 mod process;
 mod registrars;
+mod resolving;
 mod selectors;
 mod source;
 mod swaps;

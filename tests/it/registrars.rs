@@ -292,6 +292,28 @@ async fn an_announcement_waits_for_an_etcd_that_is_down() {
     check(&mut etcd.client().await, &LAYOUTS[2]).await;
 }
 
+/// A user who may be granted leases, and may not write where the instances go.
+#[tokio::test]
+async fn a_lease_of_an_announcement_that_etcd_refuses_is_given_back() {
+    let (mut etcd, fixture) = (Etcd::start().await, start());
+    etcd.lock("gateway", "secret", "elsewhere/").await;
+    let config = config::Etcd {
+        credentials: Some(("gateway".into(), config::Secret("secret".into()))),
+        ..etcd.config()
+    };
+    let registry = Arc::new(config::Registry {
+        name: "main".into(),
+        plugin: "etcd".into(),
+        grants: Grants { etcd: Some(config), ..Grants::default() },
+        settings: r#"{"layout":"plain","ttl_seconds":86400}"#.into(),
+    });
+    let registration = fixture.announce(&registry).await;
+    reaches(&registration, |standing| matches!(standing, Standing::Failing(Failure::Denied(_)))).await;
+    let leases = etcd.client().await.leases().await.unwrap();
+    assert!(leases.leases().is_empty(), "{leases:?}");
+    registration.withdraw().await;
+}
+
 #[tokio::test]
 async fn settings_that_are_wrong_are_told() {
     let (etcd, fixture) = (Etcd::start().await, start());

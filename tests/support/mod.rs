@@ -6,6 +6,7 @@ pub mod certs;
 pub mod client;
 pub mod cluster;
 pub mod component;
+pub mod dns;
 pub mod etcd;
 pub mod gateway;
 pub mod guest;

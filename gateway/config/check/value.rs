@@ -1,6 +1,11 @@
 //! Values on their own: numbers, durations, names, paths, secrets.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::Checker;
 use crate::{
@@ -69,6 +74,21 @@ impl Checker<'_> {
             return None;
         };
         Some(address)
+    }
+
+    /// Servers that answer questions about names, at port 53 where none is given.
+    pub(super) fn dns_servers(&mut self, way: &Way, texts: &[String]) -> Vec<SocketAddr> {
+        let servers = texts.iter().enumerate().filter_map(|(index, text)| {
+            let at_53 = |ip: IpAddr| SocketAddr::new(ip, 53);
+            let server = text.parse().ok().or_else(|| text.parse().ok().map(at_53));
+            let server = server.filter(|server| server.port() != 0 && !server.ip().is_unspecified());
+            if server.is_none() {
+                let hint = "write `IP` or `IP:PORT`, like `10.0.0.53` or `[::1]:5353`";
+                self.wrong(&way.index(index), format!("{text:?} is no DNS server")).hint(hint);
+            }
+            server
+        });
+        servers.collect()
     }
 
     /// The name of a registry, an upstream or a listener. It ends up in file names, metrics and paths of the API.

@@ -47,6 +47,14 @@ fn the_embedded_registry_is_there_unless_another_is_named() {
 }
 
 #[test]
+fn dns_servers_have_port_53_unless_another_is_written() {
+    assert!(running("").dns_servers.is_empty());
+    let config = running("[resolver]\nservers = ['10.0.0.53', '::1', '[::1]:5353', '10.0.0.53:54']");
+    let servers: Vec<_> = config.dns_servers.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["10.0.0.53:53", "[::1]:53", "[::1]:5353", "10.0.0.53:54"]);
+}
+
+#[test]
 fn settings_of_plugins_become_json() {
     let config = running(
         "[upstream.c]

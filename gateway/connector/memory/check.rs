@@ -1,8 +1,7 @@
 //! What may be registered. Whoever registers is another program and may be wrong.
 
-use std::net::SocketAddr;
-
 use super::Registration;
+use crate::registry::{AddressError, HostPort, OwnAddresses, Unusable};
 
 /// Instances of all services together.
 pub(super) const MOST_INSTANCES: usize = 100_000;
@@ -17,7 +16,6 @@ const LABEL_BYTES: usize = 48;
 
 const LONGEST_SERVICE: usize = 128;
 const LONGEST_ID: usize = 255;
-const LONGEST_HOST: usize = 253;
 const MOST_LABELS: usize = 64;
 const LONGEST_LABEL_NAME: usize = 128;
 const LONGEST_LABEL_VALUE: usize = 1024;
@@ -34,8 +32,10 @@ pub enum Rejected {
     Id(String),
     #[error("address {0:?} must be `host:port`: an IPv4 address, an IPv6 address in brackets, or a name")]
     Address(String),
-    #[error("address {0:?} names no host that others could connect to")]
-    UnspecifiedAddress(String),
+    #[error("address {0:?} {1}")]
+    UnusableAddress(String, Unusable),
+    #[error("address {0:?} is a listener of this gateway")]
+    OwnAddress(String),
     #[error("{0} labels are more than {MOST_LABELS}")]
     TooManyLabels(usize),
     #[error("label name {0:?} must be 1 to {LONGEST_LABEL_NAME} bytes without control characters")]
@@ -50,10 +50,15 @@ pub enum Rejected {
     FullOfBytes,
 }
 
-pub(super) fn check(service: &str, id: &str, registration: &Registration) -> Result<(), Rejected> {
+pub(super) fn check(
+    service: &str,
+    id: &str,
+    registration: &Registration,
+    own: &OwnAddresses,
+) -> Result<(), Rejected> {
     self::service(service)?;
     self::id(id)?;
-    address(&registration.address)?;
+    address(&registration.address, own)?;
     labels(&registration.labels)
 }
 
@@ -74,19 +79,14 @@ fn id(id: &str) -> Result<(), Rejected> {
     demand(printable && (1..=LONGEST_ID).contains(&id.len()), || Rejected::Id(shown(id)))
 }
 
-fn address(address: &str) -> Result<(), Rejected> {
-    if let Ok(socket) = address.parse::<SocketAddr>() {
-        let usable = !socket.ip().is_unspecified();
-        demand(usable, || Rejected::UnspecifiedAddress(shown(address)))?;
-        return demand(socket.port() != 0, || Rejected::Address(shown(address)));
+/// What a name comes to is looked at when it is resolved.
+fn address(address: &str, own: &OwnAddresses) -> Result<(), Rejected> {
+    match address.parse() {
+        Ok(HostPort::Ip(ip)) if own.contains(ip) => Err(Rejected::OwnAddress(shown(address))),
+        Ok(_) => Ok(()),
+        Err(AddressError::Unusable(_, why)) => Err(Rejected::UnusableAddress(shown(address), why)),
+        Err(_) => Err(Rejected::Address(shown(address))),
     }
-    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
-    let is_name = (1..=LONGEST_HOST).contains(&host.len())
-        && host.bytes().all(|c| c.is_ascii_alphanumeric() || b".-_".contains(&c))
-        // Otherwise it is an IPv4 address with a mistake in it.
-        && host.bytes().any(|c| !c.is_ascii_digit() && c != b'.');
-    let is_port = port.bytes().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
-    demand(is_name && is_port, || Rejected::Address(shown(address)))
 }
 
 fn labels(labels: &[(String, String)]) -> Result<(), Rejected> {
@@ -117,27 +117,33 @@ mod tests {
         Registration { address: address.into(), weight: 1, labels: vec![], ttl_seconds: 1 }
     }
 
+    fn check(service: &str, id: &str, registration: &Registration) -> Result<(), Rejected> {
+        let own = OwnAddresses::new(["127.0.0.1:9901".parse().unwrap()]);
+        super::check(service, id, registration, &own)
+    }
+
     #[test]
     fn addresses() {
         for good in ["10.0.0.1:80", "[::1]:80", "orders-1.orders.svc:8080", "localhost:1", "1host:9"] {
             assert_eq!(check("orders", "a", &with(good)), Ok(()), "{good}");
         }
-        for bad in [
-            "",
-            "10.0.0.1",
-            "10.0.0.1:0",
-            "10.0.0.1:65536",
-            "10.0.0:80",
-            "::1:80",
-            "a b:80",
-            ":80",
-            "a:+80",
-            "http://a:80",
-        ] {
+        for bad in
+            ["", "10.0.0.1", "10.0.0.1:65536", "10.0.0:80", "::1:80", "a b:80", ":80", "a:+80", "http://a:80"]
+        {
             assert_eq!(check("orders", "a", &with(bad)), Err(Rejected::Address(bad.into())), "{bad}");
         }
-        let nowhere = "0.0.0.0:80";
-        assert_eq!(check("orders", "a", &with(nowhere)), Err(Rejected::UnspecifiedAddress(nowhere.into())));
+        for (bad, why) in [
+            ("10.0.0.1:0", Unusable::NoPort),
+            ("orders:0", Unusable::NoPort),
+            ("0.0.0.0:80", Unusable::Unspecified),
+            ("[::ffff:169.254.169.254]:80", Unusable::Metadata),
+            ("[fe80::1]:80", Unusable::NoScope),
+        ] {
+            assert_eq!(check("orders", "a", &with(bad)), Err(Rejected::UnusableAddress(bad.into(), why)));
+        }
+        for own in ["127.0.0.1:9901", "[::ffff:127.0.0.1]:9901"] {
+            assert_eq!(check("orders", "a", &with(own)), Err(Rejected::OwnAddress(own.into())));
+        }
     }
 
     #[test]

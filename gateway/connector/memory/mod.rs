@@ -36,6 +36,7 @@ use self::{
     state::{Batch, State},
 };
 use super::lock;
+use crate::registry::OwnAddresses;
 
 /// From a write that failed to the next.
 const SAVE_AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -58,6 +59,8 @@ pub struct Memory {
     /// None: nothing is kept.
     writer: Option<Arc<Mutex<Writer>>>,
     saved: watch::Sender<Saved>,
+    /// What nobody may register.
+    own: OwnAddresses,
     /// Something is due earlier than it was.
     sooner: Notify,
 }
@@ -94,8 +97,13 @@ impl Memory {
     /// Every restored instance has its whole TTL again: its heartbeats went nowhere while the gateway was down,
     /// so that their absence says nothing about it. Expiry and saving are done by [`run`](Self::run).
     pub fn open(path: impl Into<PathBuf>) -> (Arc<Self>, Vec<String>) {
+        Self::open_beside(path, OwnAddresses::default())
+    }
+
+    /// The same, where nobody may register one of the gateway's `own` addresses.
+    pub fn open_beside(path: impl Into<PathBuf>, own: OwnAddresses) -> (Arc<Self>, Vec<String>) {
         let (writer, found) = Writer::open(path.into());
-        let memory = Self::new(Some(Arc::new(Mutex::new(writer))));
+        let memory = Self::new(Some(Arc::new(Mutex::new(writer))), own);
         let mut warnings = found.warnings;
         warnings.extend(memory.restore(found.registrations));
         (memory, warnings)
@@ -103,7 +111,7 @@ impl Memory {
 
     /// A registry that keeps nothing.
     pub fn unkept() -> Arc<Self> {
-        Self::new(None)
+        Self::new(None, OwnAddresses::default())
     }
 
     /// What is wrong with the file at `path`, if there is one. Changes nothing.
@@ -111,16 +119,16 @@ impl Memory {
         disk::look(path)
     }
 
-    fn new(writer: Option<Arc<Mutex<Writer>>>) -> Arc<Self> {
+    fn new(writer: Option<Arc<Mutex<Writer>>>, own: OwnAddresses) -> Arc<Self> {
         let failing = writer.is_none().then(|| NOT_KEPT.into());
         let saved = Saved { upto: 0, failing };
         let (state, sooner) = (Mutex::default(), Notify::new());
-        Arc::new(Self { state, writer, saved: watch::Sender::new(saved), sooner })
+        Arc::new(Self { state, writer, saved: watch::Sender::new(saved), own, sooner })
     }
 
     /// Registers an instance, or renews it: the same again is the heartbeat. Followers see what changed.
     pub fn put(&self, service: &str, id: &str, registration: Registration) -> Result<Done, Rejected> {
-        check(service, id, &registration)?;
+        check(service, id, &registration, &self.own)?;
         let (outcome, change) = self.state().put(service, id, registration.normalized(), Instant::now())?;
         // A heartbeat makes nothing due earlier.
         if outcome != Outcome::Renewed {
@@ -293,7 +301,7 @@ impl Memory {
     fn restore(&self, saved: Registrations) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut fine = saved;
-        fine.retain(|(service, id), registration| match check(service, id, registration) {
+        fine.retain(|(service, id), registration| match check(service, id, registration, &self.own) {
             Ok(()) => true,
             Err(rejected) => {
                 warnings.push(format!("left out {id:?} of {service:?}: {rejected}"));

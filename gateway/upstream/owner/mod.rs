@@ -26,11 +26,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::labels::Wanted;
 pub use self::{
     order::{Command, Order, OrderError},
-    status::{Pinned, Reserved, SourceName, SourceStatus, Status},
+    status::{LeftOut, LeftOuts, Pinned, Reserved, SourceName, SourceStatus, Status},
 };
 use super::{
-    Cause, Changed, Endpoint, Evidence, Health, HealthInput, HealthPolicy, Input, Judged, Merge, News,
-    Origin, Publisher, Reader, Recorded, Saved, SavedList, Source, TrustPolicy, UpstreamName,
+    Cause, Changed, ClaimChange, Endpoint, Evidence, Health, HealthInput, HealthPolicy, Input, Judged, Merge,
+    News, Origin, Publisher, Reader, Recorded, Saved, SavedList, Source, TrustPolicy, UpstreamName,
 };
 
 /// A list is written so long after it changed, so that a burst of changes is one write.
@@ -59,6 +59,16 @@ pub enum Event {
         source: usize,
         kind: &'static str,
         text: String,
+    },
+    /// Names came to other addresses, whether the registry answers or not.
+    Resolved {
+        source: usize,
+        changes: Vec<ClaimChange>,
+    },
+    /// What of the source cannot be used is not what it was.
+    LeftOut {
+        source: usize,
+        left_out: LeftOuts,
     },
     Checked {
         address: SocketAddr,
@@ -251,6 +261,13 @@ impl Owner {
                 self.step(source, Input::Failed, Cause::News);
                 self.tell(source, None, Some((kind, text)));
             }
+            Event::Resolved { source, changes } => {
+                let changes = self.wanted.filter(News::Changes(changes));
+                self.step(source, Input::Resolved(changes), Cause::News);
+            }
+            Event::LeftOut { source, left_out } => self.status.send_modify(|status| {
+                Arc::make_mut(status).sources[source].left_out = Arc::new(left_out);
+            }),
             Event::Checked { address, passed } => {
                 if self.knows(address) {
                     self.judge(HealthInput::Checked(address, passed));

@@ -23,6 +23,30 @@ pub struct Reserved {
     pub since: SystemTime,
 }
 
+/// An instance that a registry names and that is no endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    pub id: String,
+    /// As the registry says it.
+    pub address: String,
+    pub reason: String,
+}
+
+/// What of a source cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LeftOuts {
+    pub count: usize,
+    /// The first of them, by id.
+    pub first: Vec<LeftOut>,
+    /// Names that could not be resolved the last time they were asked about, with or without an older answer.
+    pub unresolved_names: usize,
+}
+
+impl LeftOuts {
+    /// So many are named, the rest is counted.
+    pub const NAMED: usize = 20;
+}
+
 /// How a source stands.
 #[derive(Debug, Clone)]
 pub struct SourceStatus {
@@ -36,6 +60,7 @@ pub struct SourceStatus {
     pub failure: Option<(&'static str, String)>,
     /// Instances it claims.
     pub claims: usize,
+    pub left_out: Arc<LeftOuts>,
     /// By address.
     pub reserve: Arc<[Reserved]>,
     /// Whether the reserve gets requests.
@@ -53,6 +78,7 @@ impl SourceStatus {
             heard: None,
             failure: None,
             claims: 0,
+            left_out: Arc::default(),
             reserve: Arc::default(),
             reserve_offered: false,
             max_stale: Duration::MAX,

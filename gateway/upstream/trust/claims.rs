@@ -12,7 +12,8 @@ use crate::upstream::{Endpoint, Labels, Weight};
 pub struct Claim {
     /// The key of the claim inside its source.
     pub id: String,
-    /// More than one when a host name has several addresses.
+    /// More than one when a host name has several addresses. None while its name was never resolved: what the same id
+    /// claimed before stays then.
     pub addresses: Vec<SocketAddr>,
     /// None: registered but drained, no new requests.
     pub weight: Option<Weight>,
@@ -96,7 +97,12 @@ impl Claims {
         self.ids.contains_key(&address)
     }
 
-    fn put(&mut self, claim: Claim, touched: &mut BTreeSet<SocketAddr>) {
+    fn put(&mut self, mut claim: Claim, touched: &mut BTreeSet<SocketAddr>) {
+        if claim.addresses.is_empty()
+            && let Some(known) = self.by_id.get(&claim.id)
+        {
+            claim.addresses.clone_from(&known.addresses);
+        }
         if self.by_id.get(&claim.id) == Some(&claim) {
             return;
         }
@@ -120,5 +126,29 @@ impl Claims {
             }
             touched.insert(address);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(id: &str, addresses: &[&str]) -> Claim {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Claim { id: id.into(), addresses, weight: Some(Weight::ONE), labels: Labels::default() }
+    }
+
+    #[test]
+    fn a_claim_whose_name_is_not_resolved_yet_stays_where_it_was() {
+        let mut claims = Claims::default();
+        // As it was on disk.
+        claims.take(News::Complete(vec![claim("a", &["10.0.0.1:80"]), claim("b", &["10.0.0.2:80"])]));
+        let touched = claims.take(News::Complete(vec![claim("a", &[]), claim("c", &[])]));
+        assert_eq!(touched, BTreeSet::from(["10.0.0.2:80".parse().unwrap()]));
+        assert!(claims.name("10.0.0.1:80".parse().unwrap()));
+        assert_eq!(claims.len(), 2);
+        claims.take(News::Changes(vec![ClaimChange::Put(claim("a", &["10.0.0.3:80"]))]));
+        assert!(!claims.name("10.0.0.1:80".parse().unwrap()));
+        assert!(claims.name("10.0.0.3:80".parse().unwrap()));
     }
 }

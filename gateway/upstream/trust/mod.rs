@@ -95,6 +95,8 @@ pub enum HealthState {
 #[derive(Debug, Clone)]
 pub enum Input {
     News(News),
+    /// Names in what the registry said last have other addresses. That is no word of the registry.
+    Resolved(News),
     /// The registry failed.
     Failed,
     /// What an earlier gateway, or an earlier owner, believed. Only before anything was heard.
@@ -204,6 +206,7 @@ impl Source {
                 self.origin = Origin::Live;
                 held = self.hear(news, policy, now, &mut touched);
             }
+            Input::Resolved(news) => held = self.hear(news, policy, now, &mut touched),
             Input::Failed if self.origin == Origin::Live => self.origin = Origin::Frozen,
             Input::Failed => self.reserve.interrupt(),
             Input::Tick => {}

@@ -47,6 +47,13 @@ impl SourceState {
         ages.for_each(|ago| *ago = ago.saturating_add(by));
     }
 
+    /// Leaves out the addresses that may not be endpoints any more.
+    pub fn retain_addresses(&mut self, kept: impl Fn(std::net::SocketAddr) -> bool) {
+        self.claims.iter_mut().for_each(|claim| claim.addresses.retain(|address| kept(*address)));
+        self.reserve.held.retain(|held| kept(held.endpoint.address));
+        self.left.retain(|left| kept(left.endpoint.address));
+    }
+
     /// Leaves out the instances that are not wanted.
     pub fn retain(&mut self, wanted: impl Fn(&crate::upstream::Labels) -> bool) {
         self.claims.retain(|claim| wanted(&claim.labels));

@@ -1,0 +1,283 @@
+//! How this machine resolves names: `/etc/hosts` first, then the servers of `/etc/resolv.conf` or of the configuration.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::fs::MetadataExt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use hickory_resolver::{
+    TokioResolver,
+    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    proto::{
+        op::ResponseCode,
+        rr::{Name, RData, RecordType},
+    },
+    system_conf::read_system_conf,
+};
+
+use super::{Answer, Outcome};
+
+const HOSTS: &str = "/etc/hosts";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// How long the servers together may take for one name and family.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// How long one question waits for its answer before it is asked again.
+const ONE_QUESTION: Duration = Duration::from_secs(2);
+
+/// How long the other family may take once one has addresses: many servers answer for only one of them.
+const GRACE: Duration = Duration::from_millis(500);
+
+#[derive(Default)]
+pub(super) struct System {
+    servers: Mutex<Vec<SocketAddr>>,
+    read: Mutex<Option<Arc<Read>>>,
+}
+
+/// What the files say.
+struct Read {
+    stamps: [Option<Stamp>; 2],
+    wanted: Vec<SocketAddr>,
+    hosts: HashMap<String, Vec<IpAddr>>,
+    /// What `/etc/resolv.conf` said.
+    system: (ResolverConfig, ResolverOpts),
+    /// One per server, so that one that is silent or refuses does not speak for the others.
+    resolvers: Vec<TokioResolver>,
+    /// The server to ask first: the one that answered last.
+    first: AtomicUsize,
+}
+
+/// What changes when a file does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp(u64, u64, i64, i64, u64);
+
+impl System {
+    pub(super) fn set_servers(&self, servers: &[SocketAddr]) {
+        servers.clone_into(&mut self.servers.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(super) async fn lookup(&self, name: &str) -> Answer {
+        let read = match self.read() {
+            Ok(read) => read,
+            Err(error) => {
+                let failed = Outcome::Failed(format!("the resolver cannot be set up: {error}"));
+                return Answer { v4: failed.clone(), v6: failed };
+            }
+        };
+        if let Some(ips) = read.hosts.get(name.trim_end_matches('.')) {
+            let (v4, v6) = ips.iter().copied().partition(IpAddr::is_ipv4);
+            return Answer { v4: written(v4), v6: written(v6) };
+        }
+        let (v4, v6) = (read.ask(name, RecordType::A), read.ask(name, RecordType::AAAA));
+        tokio::pin!(v4, v6);
+        tokio::select! {
+            first = &mut v4 => Answer { v6: after(&first, v6).await, v4: first },
+            first = &mut v6 => Answer { v4: after(&first, v4).await, v6: first },
+        }
+    }
+
+    /// What the files say now. Looks at them without reading them when they are as they were.
+    fn read(&self) -> Result<Arc<Read>, NetError> {
+        let wanted = self.servers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let stamps = [HOSTS, RESOLV_CONF].map(|path| fs::metadata(path).ok().map(|of| Stamp::new(&of)));
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*read {
+            Some(read) if read.stamps == stamps && read.wanted == wanted => Ok(read.clone()),
+            before => {
+                let new = Arc::new(Read::new(stamps, wanted, before.as_deref())?);
+                *read = Some(new.clone());
+                Ok(new)
+            }
+        }
+    }
+}
+
+fn written(ips: Vec<IpAddr>) -> Outcome {
+    match ips.is_empty() {
+        true => Outcome::Nothing(format!("{HOSTS} has no such address")),
+        false => Outcome::Found { ips, good_for: Duration::MAX },
+    }
+}
+
+/// The other family, which may not hold up for long what the first has found.
+async fn after(first: &Outcome, other: impl Future<Output = Outcome>) -> Outcome {
+    match first {
+        Outcome::Found { .. } => {
+            let late =
+                |_| Outcome::Failed(format!("no answer within {GRACE:?} after that of the other family"));
+            tokio::time::timeout(GRACE, other).await.unwrap_or_else(late)
+        }
+        _ => other.await,
+    }
+}
+
+impl Stamp {
+    fn new(of: &fs::Metadata) -> Self {
+        Self(of.ino(), of.len(), of.mtime(), of.mtime_nsec(), of.dev())
+    }
+}
+
+impl Read {
+    fn new(
+        stamps: [Option<Stamp>; 2],
+        wanted: Vec<SocketAddr>,
+        before: Option<&Self>,
+    ) -> Result<Self, NetError> {
+        let system = match (read_system_conf(), before) {
+            (Ok(system), _) => system,
+            // A file that is being replaced is gone or empty for a moment.
+            (Err(_), Some(before)) => before.system.clone(),
+            (Err(error), None) => {
+                tracing::info!(path = RESOLV_CONF, %error, "No servers there, asking the one of this machine");
+                let local = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
+                (ResolverConfig::from_parts(None, Vec::new(), vec![local]), ResolverOpts::default())
+            }
+        };
+        let (config, written) = &system;
+        let mut options = options();
+        (options.ndots, options.edns0) = (written.ndots, written.edns0);
+        let servers = match wanted.is_empty() {
+            true => config.name_servers().to_vec(),
+            false => wanted.iter().map(server).collect(),
+        };
+        let of_server = |server: &NameServerConfig| {
+            let (domain, search) = (config.domain().cloned(), config.search().to_vec());
+            let config = ResolverConfig::from_parts(domain, search, vec![server.clone()]);
+            let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+            *builder.options_mut() = options.clone();
+            builder.build()
+        };
+        let resolvers = servers.iter().map(of_server).collect::<Result<_, _>>()?;
+        let hosts = match fs::read(HOSTS) {
+            Ok(text) => hosts(&String::from_utf8_lossy(&text)),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!(path = HOSTS, %error, "Names in it are not known");
+                }
+                HashMap::new()
+            }
+        };
+        Ok(Self { stamps, wanted, hosts, system, resolvers, first: AtomicUsize::new(0) })
+    }
+
+    /// Asks one server after the other until one knows.
+    async fn ask(&self, name: &str, family: RecordType) -> Outcome {
+        let Ok(name) = Name::from_ascii(name) else {
+            return Outcome::Failed("it cannot be asked for".into());
+        };
+        let servers = self.resolvers.len();
+        let limit = LIMIT / u32::try_from(servers).unwrap_or(u32::MAX).max(1);
+        let first = self.first.load(Relaxed);
+        let mut failed = Outcome::Failed("there is no server to ask".into());
+        for turn in 0..servers {
+            let number = (first + turn) % servers;
+            let asked =
+                tokio::time::timeout(limit, self.resolvers[number].lookup(name.clone(), family)).await;
+            let known = match asked {
+                Ok(Ok(lookup)) => {
+                    let ips = lookup.answers().iter().filter_map(|record| match &record.data {
+                        RData::A(ip) => Some(IpAddr::V4(ip.0)),
+                        RData::AAAA(ip) => Some(IpAddr::V6(ip.0)),
+                        _ => None,
+                    });
+                    let good_for = lookup.valid_until().saturating_duration_since(Instant::now());
+                    found(ips.collect(), good_for)
+                }
+                Ok(Err(NetError::Dns(DnsError::NoRecordsFound(nothing)))) => match nothing.response_code {
+                    ResponseCode::NXDomain => Outcome::Nothing("there is no such name".into()),
+                    ResponseCode::NoError => found(Vec::new(), Duration::ZERO),
+                    code => Outcome::Failed(format!("the answer was {code}")),
+                },
+                Ok(Err(error)) => Outcome::Failed(error.to_string()),
+                Err(_) => Outcome::Failed(format!("no answer within {limit:?}")),
+            };
+            match known {
+                Outcome::Failed(_) => failed = known,
+                known => {
+                    self.first.store(number, Relaxed);
+                    return known;
+                }
+            }
+        }
+        failed
+    }
+}
+
+fn found(ips: Vec<IpAddr>, good_for: Duration) -> Outcome {
+    match ips.is_empty() {
+        true => Outcome::Nothing("the name has no address".into()),
+        false => Outcome::Found { ips, good_for },
+    }
+}
+
+/// What is kept and for how long is decided for each name of a source, so nothing is kept here.
+fn options() -> ResolverOpts {
+    let mut options = ResolverOpts::default();
+    options.timeout = ONE_QUESTION;
+    options.attempts = 2;
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Never;
+    // The library refuses further questions above it. How many are asked is bounded already.
+    options.max_active_requests = 4_096;
+    options
+}
+
+fn server(address: &SocketAddr) -> NameServerConfig {
+    let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+    connections.iter_mut().for_each(|connection| connection.port = address.port());
+    NameServerConfig::new(address.ip(), true, connections)
+}
+
+/// `ADDRESS NAME NAME ...  # comment`, names in any case.
+fn hosts(text: &str) -> HashMap<String, Vec<IpAddr>> {
+    let mut hosts = HashMap::<String, Vec<IpAddr>>::new();
+    for line in text.lines() {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let Some(Ok(ip)) = words.next().map(str::parse::<IpAddr>) else { continue };
+        for name in words {
+            let ips = hosts.entry(name.trim_end_matches('.').to_ascii_lowercase()).or_default();
+            if !ips.contains(&ip) {
+                ips.push(ip);
+            }
+        }
+    }
+    hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_read_as_they_are_written() {
+        let text = "127.0.0.1 localhost\n::1\tLocalHost ip6 # not this\n#10.0.0.1 no\nnonsense no\n\n10.0.0.2 DB db. db\n";
+        let hosts = hosts(text);
+        let of = |name: &str| {
+            hosts.get(name).map(|ips| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(of("localhost").as_deref(), Some("127.0.0.1 ::1"));
+        assert_eq!(of("ip6").as_deref(), Some("::1"));
+        assert_eq!(of("db").as_deref(), Some("10.0.0.2"));
+        assert_eq!((of("no"), of("not")), (None, None));
+    }
+
+    #[tokio::test]
+    async fn this_machine_is_found_without_a_server() {
+        let system = System::default();
+        // Nobody listens there.
+        system.set_servers(&["127.0.0.1:1".parse().unwrap()]);
+        let Answer { v4, .. } = system.lookup("localhost").await;
+        assert!(matches!(&v4, Outcome::Found { ips, .. } if ips.iter().all(IpAddr::is_loopback)), "{v4:?}");
+        let Answer { v4, .. } = system.lookup("no-such-host.example.com").await;
+        assert!(matches!(v4, Outcome::Failed(_)), "{v4:?}");
+    }
+}
