@@ -7,8 +7,9 @@
 use std::{
     fs::{self, Metadata},
     io::{self, ErrorKind, Read as _},
-    os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _},
+    os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
+    time::{Duration, SystemTime},
 };
 
 use rustix::fs::OFlags;
@@ -80,6 +81,13 @@ pub fn read_text(path: &Path, most: u64) -> Result<String, ReadError> {
     String::from_utf8(read(path, most)?).map_err(|_| ReadError::NoText)
 }
 
+/// What the system says of a path that leads to a file. Opens nothing.
+pub fn metadata(path: &Path) -> Result<Metadata, ReadError> {
+    let metadata = fs::metadata(path)?;
+    is_file(&metadata)?;
+    Ok(metadata)
+}
+
 /// A file that was opened and is one.
 #[derive(Debug)]
 pub struct Opened {
@@ -91,7 +99,7 @@ impl Opened {
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         // Opening a device or a pipe is felt at its other end, so what is none is not opened. What counts is what
         // was opened in the end: something else may stand there by then.
-        is_file(&fs::metadata(path)?)?;
+        metadata(path)?;
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = fs::File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
         let metadata = file.metadata()?;
@@ -131,6 +139,38 @@ impl Opened {
             true => Err(ReadError::TooLong { has: None, most }),
             false => Ok(bytes),
         }
+    }
+}
+
+/// What changes when a file does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+impl Stamp {
+    /// The later of the times at which it was written and at which anything about it changed: a copy may be given the
+    /// time of its original.
+    pub fn written_at(&self) -> Option<SystemTime> {
+        let (seconds, nanos) = self.modified.max(self.changed);
+        let since = Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?);
+        SystemTime::UNIX_EPOCH.checked_add(since)
     }
 }
 

@@ -88,6 +88,7 @@ pub(super) fn state(state: State) -> &'static str {
     match state {
         State::Running => "running",
         State::Loaded => "loaded",
+        State::Compiling => "compiling",
         State::Quarantined => "quarantined",
         State::Missing => "missing",
         State::Unused => "unused",

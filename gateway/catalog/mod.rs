@@ -119,6 +119,13 @@ impl Catalog {
         table
     }
 
+    /// Waits until every configured upstream has its first list, or had its chance.
+    pub async fn first_lists(&self) {
+        let waits = self.table().upstreams.values().map(|upstream| upstream.first_list()).collect::<Vec<_>>();
+        let mut waits: tokio::task::JoinSet<()> = waits.into_iter().collect();
+        while waits.join_next().await.is_some() {}
+    }
+
     /// The upstreams that exist because a request asked for them.
     pub fn found(&self) -> Arc<HashMap<UpstreamName, Arc<Upstream>>> {
         self.found.borrow().clone()

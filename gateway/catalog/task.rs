@@ -15,7 +15,7 @@ const WANTED: usize = 1_024;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// How long new upstreams may take to have their first list before routes point at them.
-const FIRST_LISTS: Duration = Duration::from_secs(5);
+pub(super) const FIRST_LISTS: Duration = Duration::from_secs(5);
 
 /// The right to change what runs. Dropping it, and all catalogs, ends the task and every watch.
 pub struct Control {

@@ -10,6 +10,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::{feed, task::FIRST_LISTS};
 use crate::{
     config, selector,
     telemetry::UpstreamMetrics,
@@ -77,6 +78,11 @@ impl Upstream {
     /// How its sources stand, and what changed last.
     pub fn status(&self) -> Arc<Status> {
         self.owner.status.borrow().clone()
+    }
+
+    /// Waits for its first list, a few seconds at most.
+    pub(super) fn first_list(&self) -> impl Future<Output = ()> + Send + 'static {
+        feed::first_list(self.owner.status.clone(), FIRST_LISTS)
     }
 
     /// Tells what a request learned of an endpoint. Called once for every request sent to it; `trial` is what it was

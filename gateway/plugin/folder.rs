@@ -1,18 +1,20 @@
 //! The plugins folder: what is in it, and what has changed since it was looked at last.
+//!
+//! A look asks the system about each file and opens none: what is in them is read by whoever is to load them.
 
 use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use super::load::{Digest, LoadError};
-use crate::files;
-
-/// The largest file that is loaded. Components that carry an interpreter have tens of megabytes.
-const LARGEST: u64 = 256 << 20;
+use super::{
+    lasting::{Lasting, Report},
+    load::LoadError,
+};
+use crate::files::{self, Stamp};
 
 /// A file younger than this may still be written.
 pub(super) const SETTLED: Duration = Duration::from_millis(100);
@@ -20,30 +22,26 @@ pub(super) const SETTLED: Duration = Duration::from_millis(100);
 /// The folder as it was when it was looked at last.
 pub(super) struct Folder {
     directory: PathBuf,
-    seen: BTreeMap<Arc<str>, Seen>,
-    refused: BTreeMap<PathBuf, SystemTime>,
-}
-
-struct Seen {
-    path: PathBuf,
-    size: u64,
-    modified: SystemTime,
-    digest: Digest,
+    seen: BTreeMap<Arc<str>, Stamp>,
+    /// Names under which there is something that cannot be a plugin.
+    unfit: BTreeMap<Arc<str>, Lasting>,
+    unreadable: Option<Lasting>,
 }
 
 /// What a look at the folder has found.
+#[derive(Debug)]
 pub(super) enum Finding {
-    /// A file is new or has other content.
+    /// A file is new, or another than before.
     File {
         name: Arc<str>,
         path: PathBuf,
-        bytes: Vec<u8>,
     },
-    /// A file is there and cannot be taken, whatever is in it.
-    Refused {
+    /// What is there cannot be taken, whatever is in it.
+    Unfit {
         name: Arc<str>,
         path: PathBuf,
         refusal: LoadError,
+        report: Report,
     },
     Removed {
         name: Arc<str>,
@@ -51,6 +49,7 @@ pub(super) enum Finding {
 }
 
 /// What came of a look.
+#[derive(Debug, Default)]
 pub(super) struct Look {
     pub findings: Vec<Finding>,
     /// Files are still being written: look again soon.
@@ -59,70 +58,76 @@ pub(super) struct Look {
 
 impl Folder {
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory, seen: BTreeMap::new(), refused: BTreeMap::new() }
-    }
-
-    pub fn directory(&self) -> &Path {
-        &self.directory
+        Self { directory, seen: BTreeMap::new(), unfit: BTreeMap::new(), unreadable: None }
     }
 
     /// Looks at every `*.wasm`, in the order of their names. A folder that is not there is an empty one; one that
-    /// cannot be read is left as it was.
+    /// cannot be read is left as it was. Takes as long as the file system does.
     pub fn look(&mut self, now: SystemTime) -> Look {
-        let mut look = Look { findings: Vec::new(), unsettled: false };
+        let mut look = Look::default();
         let files = match files(&self.directory) {
             Ok(files) => files,
             Err(error) => {
-                let directory = self.directory.display();
-                tracing::warn!(%directory, %error, "Plugins folder cannot be read, nothing changes");
+                self.cannot_be_read(&error);
                 return look;
             }
         };
-        let gone = self.seen.keys().filter(|name| !files.contains_key(&**name)).cloned().collect::<Vec<_>>();
+        self.unreadable = None;
+        let known = self.seen.keys().chain(self.unfit.keys());
+        let gone: Vec<_> = known.filter(|name| !files.contains_key(&**name)).cloned().collect();
         for name in gone {
             self.seen.remove(&name);
+            self.unfit.remove(&name);
             look.findings.push(Finding::Removed { name });
         }
-        self.refused.retain(|path, _| files.values().any(|file| file == path));
         for (name, path) in files {
             match self.look_at(&name, &path, now) {
-                Ok(Some(bytes)) => look.findings.push(Finding::File { name, path, bytes }),
-                Ok(None) => {}
+                Ok(false) => {}
+                Ok(true) => look.findings.push(Finding::File { name, path }),
                 Err(Unfit::Unsettled) => look.unsettled = true,
                 Err(Unfit::Refused(refusal)) => {
-                    look.findings.push(Finding::Refused { name, path, refusal });
+                    look.findings.extend(self.unfit(name, path, refusal));
                 }
             }
         }
         look
     }
 
-    /// The content of a file, if it is another than before.
-    fn look_at(&mut self, name: &Arc<str>, path: &Path, now: SystemTime) -> Result<Option<Vec<u8>>, Unfit> {
-        let unreadable = |error: io::Error| Unfit::Refused(LoadError::Unreadable(error.to_string()));
-        let metadata = fs::metadata(path).map_err(unreadable)?;
-        let (size, modified) = (metadata.len(), metadata.modified().map_err(unreadable)?);
-        let known = self.seen.get(name);
-        if known.is_some_and(|seen| seen.size == size && seen.modified == modified && seen.path == path)
-            || self.refused.get(path) == Some(&modified)
-        {
-            return Ok(None);
+    /// Whether there is another file than before.
+    fn look_at(&mut self, name: &Arc<str>, path: &Path, now: SystemTime) -> Result<bool, Unfit> {
+        check_name(name)?;
+        let metadata = files::metadata(path).map_err(|error| Unfit::Refused(error.into()))?;
+        let stamp = Stamp::from(&metadata);
+        if self.seen.get(name) == Some(&stamp) {
+            return Ok(false);
         }
-        if now.duration_since(modified).is_ok_and(|age| age < SETTLED) {
+        if stamp.written_at().is_some_and(|at| now.duration_since(at).is_ok_and(|age| age < SETTLED)) {
             return Err(Unfit::Unsettled);
         }
-        let content = match size > LARGEST {
-            true => Err(Unfit::Refused(LoadError::TooLarge { bytes: size, most: LARGEST })),
-            false => check_name(name)
-                .and_then(|()| files::read(path, LARGEST).map_err(|error| unreadable(error.into()))),
-        };
-        let bytes = content.inspect_err(|_| {
-            self.refused.insert(path.to_owned(), modified);
-        })?;
-        let digest = Digest::of(&bytes);
-        let same = known.is_some_and(|seen| seen.digest == digest);
-        self.seen.insert(name.clone(), Seen { path: path.to_owned(), size, modified, digest });
-        Ok((!same).then_some(bytes))
+        self.unfit.remove(name);
+        self.seen.insert(name.clone(), stamp);
+        Ok(true)
+    }
+
+    fn unfit(&mut self, name: Arc<str>, path: PathBuf, refusal: LoadError) -> Option<Finding> {
+        self.seen.remove(&name);
+        let mut known = self.unfit.remove(&name);
+        let report = Lasting::note(&mut known, refusal.to_string(), Instant::now());
+        self.unfit.extend(known.map(|known| (name.clone(), known)));
+        report.map(|report| Finding::Unfit { name, path, refusal, report })
+    }
+
+    fn cannot_be_read(&mut self, error: &io::Error) {
+        let directory = self.directory.display();
+        match Lasting::note(&mut self.unreadable, error.to_string(), Instant::now()) {
+            Some(Report::New) => {
+                tracing::warn!(%directory, %error, "Plugins folder cannot be read, nothing changes");
+            }
+            Some(Report::Lasting(for_)) => {
+                tracing::warn!(%directory, %error, ?for_, "Plugins folder still cannot be read");
+            }
+            None => {}
+        }
     }
 }
 
@@ -131,7 +136,7 @@ enum Unfit {
     Refused(LoadError),
 }
 
-/// By name of the plugin. What is a folder, or hidden, is none.
+/// By name of the plugin. What is hidden is none.
 fn files(directory: &Path) -> io::Result<BTreeMap<Arc<str>, PathBuf>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -142,7 +147,7 @@ fn files(directory: &Path) -> io::Result<BTreeMap<Arc<str>, PathBuf>> {
         let path = entry?.path();
         let (Some(name), Some(extension)) = (path.file_stem(), path.extension()) else { continue };
         let name = name.to_string_lossy();
-        if extension == "wasm" && !name.starts_with('.') && !path.is_dir() {
+        if extension == "wasm" && !name.starts_with('.') {
             files.insert(name.into(), path);
         }
     }
@@ -159,6 +164,10 @@ fn check_name(name: &str) -> Result<(), Unfit> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
 
     /// A moment at which everything has settled.
@@ -170,8 +179,8 @@ mod tests {
         look.findings
             .into_iter()
             .map(|finding| match finding {
-                Finding::File { name, bytes, .. } => format!("{name}={}", String::from_utf8_lossy(&bytes)),
-                Finding::Refused { name, refusal, .. } => format!("{name}: {refusal}"),
+                Finding::File { name, .. } => name.to_string(),
+                Finding::Unfit { name, refusal, .. } => format!("{name}: {refusal}"),
                 Finding::Removed { name } => format!("{name} removed"),
             })
             .collect()
@@ -188,24 +197,12 @@ mod tests {
         for (name, content) in [("b.wasm", "2"), ("a.wasm", "1"), ("a.toml", "x"), (".c.wasm", "x")] {
             fs::write(directory.join(name), content).unwrap();
         }
-        fs::create_dir(directory.join("d.wasm")).unwrap();
-        assert_eq!(found(folder.look(later())), ["a=1", "b=2"]);
+        assert_eq!(found(folder.look(later())), ["a", "b"]);
         assert!(found(folder.look(later())).is_empty());
 
         fs::write(directory.join("a.wasm"), "11").unwrap();
         fs::remove_file(directory.join("b.wasm")).unwrap();
-        assert_eq!(found(folder.look(later())), ["b removed", "a=11"]);
-    }
-
-    #[test]
-    fn a_file_that_is_only_touched_is_no_change() {
-        let temp = tempfile::tempdir().unwrap();
-        let path = temp.path().join("a.wasm");
-        fs::write(&path, "1").unwrap();
-        let mut folder = Folder::new(temp.path().to_owned());
-        assert_eq!(found(folder.look(later())), ["a=1"]);
-        fs::File::options().write(true).open(&path).unwrap().set_modified(later()).unwrap();
-        assert!(found(folder.look(later() + SETTLED)).is_empty());
+        assert_eq!(found(folder.look(later())), ["b removed", "a"]);
     }
 
     #[test]
@@ -215,15 +212,40 @@ mod tests {
         let mut folder = Folder::new(temp.path().to_owned());
         let look = folder.look(fs::metadata(temp.path().join("a.wasm")).unwrap().modified().unwrap());
         assert!(look.unsettled && look.findings.is_empty());
-        assert_eq!(found(folder.look(later())), ["a=1"]);
+        assert_eq!(found(folder.look(later())), ["a"]);
     }
 
     #[test]
-    fn a_name_that_no_configuration_can_hold_is_refused_once() {
+    fn what_can_be_no_plugin_is_told_once_and_again_when_it_is_something_else() {
         let temp = tempfile::tempdir().unwrap();
-        fs::write(temp.path().join("a b.wasm"), "1").unwrap();
+        let at = |name: &str| temp.path().join(name);
+        fs::write(at("a b.wasm"), "1").unwrap();
+        mknodat(CWD, at("pipe.wasm"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        fs::create_dir(at("folder.wasm")).unwrap();
+        symlink("/dev/zero", at("zero.wasm")).unwrap();
+        symlink("nowhere", at("dangling.wasm")).unwrap();
         let mut folder = Folder::new(temp.path().to_owned());
-        assert_eq!(found(folder.look(later())).len(), 1);
+        assert_eq!(
+            found(folder.look(later())),
+            [
+                "a b: its name \"a b\" is no plugin name: letters, digits, - and _",
+                "dangling: cannot be read: No such file or directory (os error 2)",
+                "folder: cannot be read: it is a folder, not a file",
+                "pipe: cannot be read: it is a pipe, not a file",
+                "zero: cannot be read: it is a device, not a file",
+            ]
+        );
         assert!(found(folder.look(later())).is_empty());
+        fs::write(at("nowhere"), "1").unwrap();
+        fs::remove_dir(at("folder.wasm")).unwrap();
+        symlink("nowhere", at("folder.wasm")).unwrap();
+        assert_eq!(found(folder.look(later())), ["dangling", "folder"]);
+        fs::remove_file(at("nowhere")).unwrap();
+        fs::remove_file(at("pipe.wasm")).unwrap();
+        let gone = "cannot be read: No such file or directory (os error 2)";
+        assert_eq!(
+            found(folder.look(later())),
+            ["pipe removed".to_owned(), format!("dangling: {gone}"), format!("folder: {gone}")]
+        );
     }
 }

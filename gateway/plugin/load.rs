@@ -1,14 +1,26 @@
 //! From the bytes of a file to a component that is known to be a plugin, or the reason why it is none.
 
-use std::fmt;
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
 
 use sha2::{Digest as _, Sha256};
+use wasmparser::{Parser, Payload};
 use wasmtime::component::Component;
 
 use super::{engine::Engine, runtime};
+use crate::files::{Opened, ReadError};
+
+/// The largest file that is loaded, in bytes. Components that carry an interpreter have tens of megabytes.
+const LARGEST: u64 = 256 << 20;
 
 /// The package whose interfaces plugins import and export.
 const PACKAGE: &str = "witgate:plugin/";
+
+/// How native code that was compiled in advance begins.
+const ELF: &[u8] = b"\x7fELF";
 
 /// The version of it that this gateway has: later patches may have functions that are not here.
 const VERSION: (&str, u64) = ("0.1.", 0);
@@ -71,6 +83,24 @@ pub enum LoadError {
     Test(String),
 }
 
+impl From<ReadError> for LoadError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::TooLong { has: Some(bytes), most } => Self::TooLarge { bytes, most },
+            error => Self::Unreadable(error.to_string()),
+        }
+    }
+}
+
+/// What a file holds.
+pub(super) enum Content {
+    /// What it held before.
+    Same,
+    Loaded(Loaded),
+    /// With its digest, if it could be read at all.
+    Refused(LoadError, Option<Digest>),
+}
+
 /// A component that is a plugin.
 #[derive(Clone)]
 pub(super) struct Loaded {
@@ -97,20 +127,70 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Compiles a plugin and checks what it imports and exports. Takes up to seconds: never on the request path.
+/// Loads a file, unless it holds what it held before.
+pub(super) fn load_file(engine: &Engine, path: &Path, known: Option<Digest>) -> Content {
+    let bytes = match read(path) {
+        Ok(bytes) => bytes,
+        Err(refusal) => return Content::Refused(refusal, None),
+    };
+    let digest = Digest::of(&bytes);
+    if known == Some(digest) {
+        return Content::Same;
+    }
+    match load(engine, &bytes) {
+        Ok(loaded) => Content::Loaded(loaded),
+        Err(refusal) => Content::Refused(refusal, Some(digest)),
+    }
+}
+
+/// Reads a file that begins like something that could be loaded; of any other the beginning is enough.
+fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+    let file = Opened::open(path)?;
+    let mut head = [0; 8];
+    let length = file.head(&mut head)?;
+    if !head.starts_with(ELF) {
+        check_format(&head[..length])?;
+    }
+    Ok(file.read(LARGEST)?)
+}
+
+/// Checks what a plugin imports and exports, and compiles it. Takes seconds, or minutes where the machine is busy:
+/// on a thread that nobody waits for.
 pub(super) fn load(engine: &Engine, bytes: &[u8]) -> Result<Loaded, LoadError> {
     check_format(bytes)?;
-    let component = Component::from_binary(engine.inner(), bytes)
-        .map_err(|error| LoadError::Invalid(first_line(&format!("{error:#}"))))?;
-    let ty = component.component_type();
-    let exports: Vec<&str> = ty.exports(engine.inner()).map(|(name, _)| name).collect();
+    let (imports, exports) = interfaces(bytes)?;
     let kind = kind(&exports)?;
-    for (import, _) in ty.imports(engine.inner()) {
-        check_import(import, kind)?;
-    }
+    imports.into_iter().try_for_each(|import| check_import(import, kind))?;
     let announces = exports.iter().any(|name| is_ours(name, "registrar"));
-    drop(exports);
+    // A compiler that is wrong about one file costs that file.
+    let compiled = catch_unwind(AssertUnwindSafe(|| Component::from_binary(engine.inner(), bytes)));
+    let compiled = compiled.map_err(|_| LoadError::Invalid("the compiler failed".to_owned()))?;
+    let component = compiled.map_err(|error| LoadError::Invalid(first_line(&format!("{error:#}"))))?;
     Ok(Loaded { kind, announces, component, digest: Digest::of(bytes) })
+}
+
+/// The names of what a component itself imports and exports; of those inside it, nothing.
+fn interfaces(bytes: &[u8]) -> Result<(Vec<&str>, Vec<&str>), LoadError> {
+    let (mut imports, mut exports, mut depth) = (Vec::new(), Vec::new(), 0);
+    let invalid = |error: wasmparser::BinaryReaderError| LoadError::Invalid(error.to_string());
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(invalid)? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth -= 1,
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    imports.push(import.map_err(invalid)?.name.name);
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    exports.push(export.map_err(invalid)?.name.name);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok((imports, exports))
 }
 
 fn check_format(bytes: &[u8]) -> Result<(), LoadError> {

@@ -8,6 +8,7 @@ mod engine;
 mod faults;
 mod folder;
 mod instance;
+mod lasting;
 mod supervisor;
 mod limits;
 mod load;
@@ -28,7 +29,7 @@ mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::{
     engine::EngineError,
@@ -52,8 +53,7 @@ pub struct Plugins {
 }
 
 impl Plugins {
-    /// Looks at the folder and follows it from then on. Nothing is compiled before it returns; [`Self::set_uses`]
-    /// waits for what is needed.
+    /// Looks at the folder and follows it from then on. Waits for nothing.
     pub fn start(config: &Config, lent: Arc<Lent>) -> Result<Self, EngineError> {
         Self::start_with(config, lent, true)
     }
@@ -83,13 +83,23 @@ impl Plugins {
         Registration::start(registry.clone(), self.lent.clone(), current, announcement)
     }
 
-    /// Says what plugins are used for from now on: a new version is tested with it. Waits until every plugin that
-    /// is named is loaded, or could not be.
+    /// Says what plugins are used for from now on: a new version is tested with it. Waits until every shipped plugin
+    /// that is named is loaded, and for no file.
     pub async fn set_uses(&self, uses: Uses) {
         self.ask(|done| Command::Uses(uses, done)).await;
     }
 
-    /// Tests the plugins with uses that are not in force yet, and tells what is wrong.
+    /// Waits until no plugin of these uses is being loaded that has no version in force: each has one, or cannot.
+    pub async fn settled(&self, uses: Uses) {
+        self.ask(|done| Command::Settle(uses, done)).await;
+    }
+
+    /// Tells when a version has come into force, gone, or been refused.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.names.news()
+    }
+
+    /// Tests the plugins with uses that are not in force yet, and tells what is wrong. Waits for no file.
     pub async fn check(&self, uses: Uses) -> Vec<Problem> {
         self.ask(|done| Command::Check(uses, done)).await.unwrap_or_default()
     }
@@ -150,6 +160,8 @@ pub enum State {
     Running,
     /// In force, and used by nothing.
     Loaded,
+    /// A file is being compiled or tested. What `version` names, if any, is in force until then.
+    Compiling,
     /// It failed too often; the native round robin stands in.
     Quarantined,
     /// Used or refused, and no version is in force.

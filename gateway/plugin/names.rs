@@ -20,12 +20,18 @@ use crate::selector::Selector;
 
 /// All names, each with its entry. Locked for a few lines and never on the request path: workers hold receivers.
 #[derive(Default)]
-pub(super) struct Names(Mutex<BTreeMap<Arc<str>, Entry>>);
+pub(super) struct Names {
+    entries: Mutex<BTreeMap<Arc<str>, Entry>>,
+    /// Counts the versions that came into force, went, or were refused.
+    news: watch::Sender<u64>,
+}
 
 /// One name. A kind that is not in force has none in its channel.
 pub(super) struct Entry {
     pub selector: watch::Sender<Option<Arc<dyn Selector>>>,
     pub registry: watch::Sender<Option<Arc<RegistryPlugin>>>,
+    /// A version is being loaded or tested.
+    pub compiling: bool,
     running: Option<Running>,
     /// Of versions that are no longer in force.
     past_faults: u64,
@@ -80,7 +86,7 @@ impl Plugin {
 impl Names {
     /// Lends the entry of a name, making one if there is none.
     pub fn with<R>(&self, name: &str, act: impl FnOnce(&mut Entry) -> R) -> R {
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         match names.get_mut(name) {
             Some(entry) => act(entry),
             None => act(names.entry(name.into()).or_insert_with(Entry::new)),
@@ -91,8 +97,24 @@ impl Names {
         self.with(name, |entry| entry.running.clone())
     }
 
+    /// Puts another version in force, or none. One store per channel: on all workers or on none.
+    pub fn exchange(&self, name: &str, running: Option<Running>) {
+        self.with(name, |entry| entry.exchange(running));
+        self.news.send_modify(|count| *count += 1);
+    }
+
+    pub fn refuse(&self, name: &str, file: Option<&Path>, reason: LoadError) {
+        self.with(name, |entry| entry.refuse(file, reason));
+        self.news.send_modify(|count| *count += 1);
+    }
+
+    /// Tells when a version has come into force, gone, or been refused.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
     pub fn list(&self) -> Vec<PluginInfo> {
-        let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let unused = SHIPPED.iter().filter(|(name, _)| !names.contains_key(*name));
         let mut list: Vec<PluginInfo> = unused.map(|(name, _)| Entry::new().info((*name).into())).collect();
         list.extend(names.iter().map(|(name, entry)| entry.info(name.clone())));
@@ -106,6 +128,7 @@ impl Entry {
         Self {
             selector: watch::Sender::new(None),
             registry: watch::Sender::new(None),
+            compiling: false,
             running: None,
             past_faults: 0,
             refusals: 0,
@@ -113,8 +136,7 @@ impl Entry {
         }
     }
 
-    /// Puts another version in force, or none. One store per channel: on all workers or on none.
-    pub fn exchange(&mut self, running: Option<Running>) {
+    fn exchange(&mut self, running: Option<Running>) {
         self.past_faults += self.running.as_ref().map_or(0, |running| running.plugin.faults());
         let (selector, registry) = match running.as_ref().map(|running| &running.plugin) {
             Some(Plugin::Selector(selector)) => (Some(selector.clone() as Arc<dyn Selector>), None),
@@ -131,7 +153,7 @@ impl Entry {
         self.last_refusal.as_ref().map(|refused| &refused.reason)
     }
 
-    pub fn refuse(&mut self, file: Option<&Path>, reason: LoadError) {
+    fn refuse(&mut self, file: Option<&Path>, reason: LoadError) {
         self.refusals += 1;
         self.last_refusal = Some(Refused { at: SystemTime::now(), file: file.map(PathBuf::from), reason });
     }
@@ -139,6 +161,7 @@ impl Entry {
     fn info(&self, name: Arc<str>) -> PluginInfo {
         let running = self.running.as_ref();
         let state = match running {
+            _ if self.compiling => State::Compiling,
             Some(running) if running.plugin.quarantined() => State::Quarantined,
             Some(_) if self.wanted() => State::Running,
             Some(_) => State::Loaded,

@@ -169,7 +169,7 @@ async fn a_name_that_is_not_shipped_comes_and_goes_with_its_file() {
 #[tokio::test]
 async fn files_that_are_there_at_the_start_are_in_force_with_the_first_uses() {
     let fixture = start_with(|folder| fs::write(folder.join("mine.wasm"), guest("first")).unwrap());
-    fixture.plugins.set_uses(uses_selector("mine", "{}")).await;
+    fixture.plugins.settled(uses_selector("mine", "{}")).await;
     assert_eq!(pick(&fixture.plugins.selector("mine")), 0);
 }
 
@@ -235,7 +235,7 @@ async fn a_selector_that_nobody_uses_is_loaded_and_its_trial_is_told() {
 #[tokio::test]
 async fn a_bad_file_from_the_beginning_leaves_the_shipped_plugin() {
     let fixture = start_with(|folder| fs::write(folder.join("random.wasm"), "garbage").unwrap());
-    fixture.plugins.set_uses(uses_selector("random", "{}")).await;
+    fixture.plugins.settled(uses_selector("random", "{}")).await;
     let info = fixture.info("random");
     assert_eq!((info.origin, info.refusals), (Some(Origin::Shipped), 1));
 }
@@ -318,8 +318,10 @@ async fn instances_registered_over_a_connector_are_found() {
 /// The failure of the first `next` that fails.
 async fn failure(name: &str, settings: &str) -> String {
     let fixture = start_with(|folder| fs::write(folder.join("mine.wasm"), guest(name)).unwrap());
-    fixture.plugins.set_uses(Uses::default()).await;
-    let mut subscription = fixture.registry("mine", settings).follow("orders").await.unwrap();
+    fixture.plugins.settled(Uses::default()).await;
+    let registry = fixture.registry("mine", settings);
+    registry.changed().await;
+    let mut subscription = registry.follow("orders").await.unwrap();
     for _ in 0..1_000 {
         match subscription.next().await {
             Ok(_) => {}

@@ -24,7 +24,7 @@ pub struct SelectorUse {
 }
 
 /// A registry that is read with a registry plugin.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RegistryUse {
     pub registry: Arc<str>,
     /// A JSON object, as text.
@@ -47,6 +47,8 @@ pub enum Cause {
     NoSelector,
     /// There is no registry plugin of that name. It may be on its way; until then lists come from disk.
     NoRegistry,
+    /// There is a file, and it is being compiled or tested. Until then it is as if there was none.
+    Compiling,
     /// There is a file, and it cannot be used.
     Refused,
     /// The plugin runs, and refuses the settings.
@@ -54,6 +56,31 @@ pub enum Cause {
 }
 
 impl Uses {
+    /// What is not among `known` in the same way.
+    pub fn without(mut self, known: &Self) -> Self {
+        self.selectors.retain(|plugin, uses| {
+            let same = |one: &SelectorUse, other: &SelectorUse| {
+                one.upstream == other.upstream && one.settings == other.settings
+            };
+            uses.retain(|one| !known.selectors(plugin).iter().any(|other| same(one, other)));
+            !uses.is_empty()
+        });
+        self.registries.retain(|plugin, uses| {
+            uses.retain(|one| !known.registries(plugin).contains(one));
+            !uses.is_empty()
+        });
+        self
+    }
+
+    /// Whether a plugin is used as it was before.
+    pub(super) fn are_same_for(&self, before: &Self, plugin: &str) -> bool {
+        let settings = |uses: &Self| -> Vec<_> {
+            let selectors = uses.selectors(plugin).iter();
+            selectors.map(|one| (one.upstream.clone(), one.settings.clone())).collect()
+        };
+        settings(self) == settings(before) && self.registries(plugin) == before.registries(plugin)
+    }
+
     /// Each plugin that is used, and as what.
     pub(super) fn names(&self) -> impl Iterator<Item = (&str, Kind)> {
         let selectors = self.selectors.keys().map(|name| (name.as_str(), Kind::Selector));

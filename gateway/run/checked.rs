@@ -1,8 +1,13 @@
 //! `witgate check`: all mistakes of a configuration, or what it would run.
 
-use std::{fmt::Write as _, os::unix::fs::MetadataExt, path::Path, sync::Arc};
+use std::{
+    fmt::Write as _,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use super::{StartError, uses::uses};
+use super::{PluginsError, Signals, StartError, blocking, uses::uses};
 use crate::{
     config::{self, Config, NameFrom, Target},
     connector::{Lent, Memory},
@@ -14,36 +19,52 @@ use crate::{
 ///
 /// Binds nothing, contacts no registry, writes nothing but the cache of compiled plugins, and that only in a state
 /// directory of its own user: what root leaves in the one of a service, or makes for it, the service cannot write.
+///
+/// Waits until every plugin is compiled; SIGTERM and SIGINT end it before.
 pub fn check(path: &Path) -> Result<String, StartError> {
-    let config = config::load(path)?;
     let runtime = tokio::runtime::Runtime::new().map_err(StartError::Threads)?;
-    let warnings = runtime.block_on(async {
-        let lent = Arc::new(Lent::new(Memory::unkept()));
-        let plugins = Plugins::start_with(&config, lent, is_own(&config.state))?;
-        let problems = plugins.check(uses(&config, None)).await;
-        let line = |problem: &Problem| format!("{}: {}", shown(&problem.used_by), shown(&problem.text));
-        // A selector may be dropped into the folder later, and its upstream is served meanwhile.
-        let (warnings, mistakes): (Vec<_>, Vec<_>) =
-            problems.iter().partition(|problem| problem.cause == Cause::NoSelector);
-        match mistakes.is_empty() {
-            true => Ok(warnings.into_iter().map(line).collect::<Vec<_>>()),
-            false => Err(StartError::Settings(
-                mistakes
-                    .into_iter()
-                    .map(|problem| format!("  {}", line(problem)))
-                    .collect::<Vec<_>>()
-                    .join("\n"),
-            )),
-        }
-    })?;
-    let mut text = describe(&config);
-    for warning in warnings {
-        let _ = writeln!(text, "warning   {warning}; the native round robin picks");
+    let own = path.to_owned();
+    let outcome = runtime.block_on(async {
+        let mut signals = Signals::new().map_err(StartError::Threads)?;
+        signals.unless_stopped(problems(own)).await.unwrap_or(Err(StartError::Stopped))
+    });
+    // What still runs then is of no use to anybody.
+    runtime.shutdown_background();
+    let (config, problems, damaged) = outcome?;
+    // A plugin may be dropped into the folder later, and the gateway serves meanwhile.
+    let (warnings, mistakes): (Vec<_>, Vec<_>) = problems
+        .into_iter()
+        .partition(|problem| matches!(problem.cause, Cause::NoSelector | Cause::NoRegistry));
+    if !mistakes.is_empty() {
+        return Err(PluginsError::new(&mistakes).into());
     }
-    if let Some(warning) = Memory::look(&config.state.join(super::REGISTRY)) {
+    let warning = |Problem { cause, used_by, text, .. }: &Problem| {
+        let meanwhile = match cause {
+            Cause::NoRegistry => "lists come from disk until it comes",
+            _ => "the native round robin picks until it comes",
+        };
+        format!("warning   {}: {}; {meanwhile}\n", shown(used_by), shown(text))
+    };
+    let mut text = warnings.iter().fold(describe(&config), |text, problem| text + &warning(problem));
+    if let Some(warning) = damaged {
         let _ = writeln!(text, "warning   {warning}");
     }
     Ok(text)
+}
+
+/// With what is wrong with the file of the embedded registry.
+async fn problems(path: PathBuf) -> Result<(Config, Vec<Problem>, Option<String>), StartError> {
+    let (config, keep_code, damaged) = blocking(move || {
+        let config = config::load(&path)?;
+        let damaged = Memory::look(&config.state.join(super::REGISTRY));
+        let keep_code = is_own(&config.state);
+        Ok::<_, StartError>((config, keep_code, damaged))
+    })
+    .await?;
+    let plugins = Plugins::start_with(&config, Arc::new(Lent::new(Memory::unkept())), keep_code)?;
+    plugins.settled(uses(&config, None)).await;
+    let problems = plugins.check(uses(&config, None)).await;
+    Ok((config, problems, damaged))
 }
 
 /// Whether a folder is there and belongs to whoever runs this.

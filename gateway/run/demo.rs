@@ -67,11 +67,15 @@ registry = "memory"
     let config = config::parse(&text, &here)?;
     let plugins = config.plugins.directory.clone();
     let (closer, shutdown) = server::shutdown();
-    let outcome = super::start(config, None, |started| {
-        let backends = start_backends(&shutdown)?;
-        tokio::spawn(live(backends, started, plugins));
-        Ok(())
-    });
+    let outcome = super::start(
+        move || Ok(config),
+        None,
+        |started| {
+            let backends = start_backends(&shutdown)?;
+            tokio::spawn(live(backends, started, plugins));
+            Ok(())
+        },
+    );
     closer.close(Duration::ZERO);
     // What is left in the temporary folder harms nobody.
     let _ = std::fs::remove_dir_all(&state);

@@ -44,6 +44,9 @@ use crate::{
 /// Threads of the control plane. Nothing that runs there is on the way of a request.
 const CONTROL_THREADS: usize = 2;
 
+/// How long a gateway that has just started may wait for plugins to be compiled before it is ready.
+const FIRST_PLUGINS: Duration = Duration::from_secs(60);
+
 /// How long what still runs at the end may take.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
 
@@ -65,14 +68,34 @@ pub enum StartError {
     Engine(#[from] EngineError),
     #[error("cannot use the folder {folder}")]
     Folder { folder: PathBuf, source: io::Error },
-    #[error("plugins refuse their settings:\n{0}")]
-    Settings(String),
+    #[error(transparent)]
+    Plugins(#[from] PluginsError),
+    #[error("stopped before it was done")]
+    Stopped,
+}
+
+/// What is wrong between a configuration and its plugins, a line each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the plugins are not what the configuration asks for:\n{0}")]
+pub struct PluginsError(String);
+
+impl PluginsError {
+    fn new(problems: &[Problem]) -> Self {
+        let line = |problem: &Problem| format!("  {}: {}", shown(&problem.used_by), shown(&problem.text));
+        Self(problems.iter().map(line).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Each with its head, for the log.
+    fn lines(&self) -> impl Iterator<Item = String> {
+        let head = "the plugins are not what the configuration asks for";
+        self.0.lines().map(move |line| format!("{head}: {}", line.trim_start()))
+    }
 }
 
 /// Runs the gateway with a configuration file, which is followed, until SIGTERM or SIGINT.
 pub fn run(path: &Path) -> Result<(), StartError> {
-    let config = config::load(path)?;
-    start(config, Some(path), |_| Ok(()))
+    let own = path.to_owned();
+    start(move || config::load(&own), Some(path), |_| Ok(()))
 }
 
 /// The gateway with everything bound and nothing running yet.
@@ -90,7 +113,7 @@ pub(crate) struct Started {
 }
 
 fn start(
-    config: Config,
+    load: impl FnOnce() -> Result<Config, config::Problems> + Send + 'static,
     follow: Option<&Path>,
     join: impl FnOnce(Started) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
@@ -100,30 +123,53 @@ fn start(
         .enable_all()
         .build()
         .map_err(StartError::Threads)?;
-    let outcome = runtime.block_on(gateway(Arc::new(config), follow, join));
+    let outcome = runtime.block_on(async {
+        // Before anything that takes time: each of these would end the process. Where no file is followed SIGHUP keeps
+        // its meaning: the terminal is gone.
+        ignore_signals().map_err(StartError::Threads)?;
+        let mut signals = Signals::new().map_err(StartError::Threads)?;
+        let followed =
+            |path| Ok::<_, StartError>((path, signal(SignalKind::hangup()).map_err(StartError::Threads)?));
+        let follow = follow.map(followed).transpose()?;
+        match signals.unless_stopped(blocking(load)).await {
+            Some(config) => gateway(Arc::new(config?), follow, join, &mut signals).await,
+            None => Ok(()),
+        }
+    });
     // Whoever asked twice to stop does not wait for connections that are still open.
     runtime.shutdown_timeout(LAST_MOMENT);
     outcome
 }
 
+/// Does something that may wait for a disk where it holds up nothing, signals included.
+async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(act).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down, and with it whoever asked.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 async fn gateway(
     config: Arc<Config>,
-    follow: Option<&Path>,
+    follow: Option<(&Path, Signal)>,
     join: impl FnOnce(Started) -> Result<(), StartError>,
+    signals: &mut Signals,
 ) -> Result<(), StartError> {
-    // Before anything that takes time: each of these would end the process. Where no file is followed SIGHUP keeps its
-    // meaning: the terminal is gone.
-    ignore_signals().map_err(StartError::Threads)?;
-    let hangup = follow.map(|_| signal(SignalKind::hangup())).transpose().map_err(StartError::Threads)?;
     descriptors::provide(&config);
     // Then sockets: a port in use is told before anything else happens.
     let metrics = Arc::new(ProcessMetrics::new(config.workers));
     let sockets = bind(&config, &metrics).await?;
     let own = own_addresses(&sockets);
-    let mut signals = Signals::new().map_err(StartError::Threads)?;
-
-    // The control plane.
-    let (memory, warnings) = Memory::open_beside(config.state.join(REGISTRY), own.clone());
+    let registry = config.state.join(REGISTRY);
+    let (memory, warnings) =
+        match signals.unless_stopped(blocking(move || Memory::open_beside(registry, own))).await {
+            Some(opened) => opened,
+            None => return Ok(()),
+        };
     for warning in warnings {
         tracing::warn!(%warning, "Embedded registry not as it was left");
     }
@@ -132,15 +178,32 @@ async fn gateway(
         let memory = memory.clone();
         async move { memory.run(async { enough.await.unwrap_or_default() }).await }
     });
+    let outcome = serve(config, follow, join, signals, sockets, memory, metrics).await;
+    drop(remember);
+    // A panic there has been reported where it happened.
+    let _ = remembering.await;
+    tracing::info!("Stopped");
+    outcome
+}
+
+async fn serve(
+    config: Arc<Config>,
+    follow: Option<(&Path, Signal)>,
+    join: impl FnOnce(Started) -> Result<(), StartError>,
+    signals: &mut Signals,
+    sockets: Sockets,
+    memory: Arc<Memory>,
+    metrics: Arc<ProcessMetrics>,
+) -> Result<(), StartError> {
+    // The control plane. The admin API first: whoever asks how the start goes is answered while it does.
     let plugins = Plugins::start(&config, Arc::new(Lent::new(memory.clone())))?;
-    check_settings(&plugins, &config, &[Cause::Settings]).await.map_err(StartError::Settings)?;
-    plugins.set_uses(uses(&config, None)).await;
-    let (catalog, control) = Catalog::start(parts(&config, &plugins, own), config.clone());
+    let (catalog, control) =
+        Catalog::start(parts(&config, &plugins, own_addresses(&sockets)), config.clone());
     let readiness = Readiness::default();
     let admin = Arc::new(admin::Parts {
         catalog: catalog.clone(),
         plugins: plugins.clone(),
-        memory: memory.clone(),
+        memory,
         metrics: metrics.clone(),
         readiness: readiness.clone(),
     });
@@ -148,34 +211,59 @@ async fn gateway(
     serve_admin(&config, sockets.admin, sockets.registrations, admin)?;
 
     // The data plane, once every upstream has its first list or had its chance.
-    control.apply(config.clone()).await;
-    plugins.set_uses(uses(&config, Some(&catalog))).await;
+    let prepared = signals.unless_stopped(async {
+        check_settings(&plugins, &config, None, &[Cause::Settings]).await?;
+        plugins.set_uses(uses(&config, None)).await;
+        control.apply(config.clone()).await;
+        plugins.set_uses(uses(&config, Some(&catalog))).await;
+        Ok::<(), PluginsError>(())
+    });
+    match prepared.await {
+        Some(prepared) => prepared?,
+        None => {
+            control.close().await;
+            return Ok(());
+        }
+    }
     let (closer, shutdown) = server::shutdown();
     let workers = start_workers(sockets.workers, &catalog, &metrics, shutdown)?;
-    readiness.ready();
-    say("ready");
     join(started)?;
+    let ready =
+        tokio::spawn(become_ready(config.clone(), plugins.clone(), catalog.clone(), readiness.clone()));
 
     // Until it is time to stop.
+    let (path, hangup) = follow.unzip();
     let reload = Reload {
-        path: follow,
+        path,
         running: config.clone(),
         control: &control,
         plugins: &plugins,
         catalog,
         metrics,
+        lacking: None,
     };
     let config = reload.until(signals.stop(), hangup).await;
+    ready.abort();
 
     // Readiness goes first, so that balancers in front have the delay to notice.
     readiness.draining();
-    drain(config.shutdown, &mut signals, &closer, workers).await;
+    drain(config.shutdown, signals, &closer, workers).await;
     control.close().await;
-    drop(remember);
-    // A panic there has been reported where it happened.
-    let _ = remembering.await;
-    tracing::info!("Stopped");
     Ok(())
+}
+
+/// Says that the gateway is ready once it picks as it was configured to: until a file that it needs for that is
+/// compiled, the native round robin picks, which breaks the affinity of clients. Some time later it is better than
+/// nothing.
+async fn become_ready(config: Arc<Config>, plugins: Plugins, catalog: Catalog, readiness: Readiness) {
+    let settled = plugins.settled(uses(&config, None));
+    if tokio::time::timeout(FIRST_PLUGINS, settled).await.is_err() {
+        tracing::warn!(waited = ?FIRST_PLUGINS, "Plugins are still being compiled, going on without them");
+    }
+    // Those of a registry whose plugin has just come.
+    catalog.first_lists().await;
+    readiness.ready();
+    say("ready");
 }
 
 fn start_workers(
@@ -235,20 +323,31 @@ async fn bind_admin(address: Option<SocketAddr>) -> Result<Option<tokio::net::Tc
     }
 }
 
-/// Asks every plugin about the settings it is to be used with. What is wrong and one of `fatal` is the error, the
-/// rest is logged: a gateway that can serve does.
-async fn check_settings(plugins: &Plugins, config: &Config, fatal: &[Cause]) -> Result<(), String> {
-    let problems = plugins.check(uses(config, None)).await;
+/// Asks every plugin about the settings it is to be used with, as far as they are others than those in force. What is
+/// wrong and one of `fatal` is the error, the rest is logged: a gateway that can serve does.
+async fn check_settings(
+    plugins: &Plugins,
+    config: &Config,
+    running: Option<&Config>,
+    fatal: &[Cause],
+) -> Result<(), PluginsError> {
+    let mut asked = uses(config, None);
+    if let Some(running) = running {
+        // What the running configuration does without is no reason against another.
+        asked = asked.without(&uses(running, None));
+    }
+    let problems = plugins.check(asked).await;
     let (fatal, bearable): (Vec<_>, Vec<_>) =
         problems.into_iter().partition(|problem| fatal.contains(&problem.cause));
-    for Problem { used_by, text, .. } in bearable {
-        tracing::error!(%used_by, error = %text, "Plugin not ready, going on without it");
+    for Problem { cause, used_by, text, .. } in bearable {
+        match cause {
+            Cause::Compiling => {
+                tracing::info!(%used_by, reason = %text, "Plugin not ready yet, going on without it")
+            }
+            _ => tracing::error!(%used_by, error = %text, "Plugin not ready, going on without it"),
+        }
     }
-    let line = |problem: &Problem| format!("  {}: {}", shown(&problem.used_by), shown(&problem.text));
-    match fatal.is_empty() {
-        true => Ok(()),
-        false => Err(fatal.iter().map(line).collect::<Vec<_>>().join("\n")),
-    }
+    if fatal.is_empty() { Ok(()) } else { Err(PluginsError::new(&fatal)) }
 }
 
 fn parts(config: &Config, plugins: &Plugins, own: OwnAddresses) -> catalog::Parts {
@@ -329,6 +428,14 @@ struct Signals {
 impl Signals {
     fn new() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// What comes of `phase`; none if it is time to stop before.
+    async fn unless_stopped<T>(&mut self, phase: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = phase => Some(done),
+            () = self.stop() => None,
+        }
     }
 
     async fn stop(&mut self) {

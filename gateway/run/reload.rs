@@ -4,7 +4,7 @@ use std::{future::Future, path::Path, sync::Arc};
 
 use tokio::signal::unix::Signal;
 
-use super::uses;
+use super::{PluginsError, uses};
 use crate::{
     catalog::{Catalog, Control},
     config::{self, Config},
@@ -22,6 +22,8 @@ pub(super) struct Reload<'a> {
     pub plugins: &'a Plugins,
     pub catalog: Catalog,
     pub metrics: Arc<ProcessMetrics>,
+    /// What is wrong with the plugins of a configuration that was refused for it.
+    pub lacking: Option<PluginsError>,
 }
 
 /// Why a changed file was not taken.
@@ -31,8 +33,8 @@ enum ReloadError {
     Unreadable(#[from] Failure),
     #[error("{0}")]
     Invalid(#[from] config::Problems),
-    #[error("plugins refuse their settings:\n{0}")]
-    Settings(String),
+    #[error(transparent)]
+    Plugins(#[from] PluginsError),
     #[error("only a restart can change this:\n  {}", .0.join("\n  "))]
     NeedsRestart(Vec<String>),
 }
@@ -42,10 +44,7 @@ impl ReloadError {
         match self {
             Self::Unreadable(failure) => vec![failure.to_string()],
             Self::Invalid(problems) => problems.lines().collect(),
-            Self::Settings(texts) => texts
-                .lines()
-                .map(|text| format!("plugins refuse their settings: {}", text.trim_start()))
-                .collect(),
+            Self::Plugins(error) => error.lines().collect(),
             Self::NeedsRestart(keys) => {
                 keys.iter().map(|key| format!("only a restart can change this: {key}")).collect()
             }
@@ -65,21 +64,37 @@ impl Reload<'_> {
     }
 
     async fn follow(&mut self, stop: impl Future<Output = ()>, hangup: Option<Signal>) {
-        tokio::pin!(stop);
-        let Some((path, mut hangup)) = self.path.zip(hangup) else { return stop.await };
+        // A file that takes long, or a plugin that does, holds up no stop.
+        tokio::select! {
+            () = stop => {}
+            () = self.follow_for_ever(hangup) => {}
+        }
+    }
+
+    async fn follow_for_ever(&mut self, hangup: Option<Signal>) {
+        let Some((path, mut hangup)) = self.path.zip(hangup) else { return std::future::pending().await };
+        let mut news = self.plugins.news();
         let mut feed = match file::follow(path, None, Arc::default()) {
-            Ok(feed) => feed,
+            Ok(feed) => Some(feed),
             Err(error) => {
                 tracing::error!(%error, "Configuration file not followed, send SIGHUP after a change");
-                return self.by_signal(path, stop, hangup).await;
+                None
             }
         };
         loop {
-            let changed = tokio::select! {
-                () = &mut stop => return,
-                content = feed.next() => content.map(drop),
-                _ = hangup.recv() => Ok(()),
+            let changed = async {
+                match &mut feed {
+                    Some(feed) => feed.next().await.map(drop),
+                    None => std::future::pending().await,
+                }
             };
+            let changed = tokio::select! {
+                changed = changed => changed,
+                _ = hangup.recv() => Ok(()),
+                // What was missing may have come.
+                Ok(()) = news.changed(), if self.lacking.is_some() => Ok(()),
+            };
+            news.mark_unchanged();
             let result = match changed {
                 Ok(()) => self.read(path).await,
                 Err(error) => Err(error.into()),
@@ -88,26 +103,10 @@ impl Reload<'_> {
         }
     }
 
-    async fn by_signal(
-        &mut self,
-        path: &Path,
-        mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
-        mut hangup: Signal,
-    ) {
-        loop {
-            tokio::select! {
-                () = &mut stop => return,
-                _ = hangup.recv() => {
-                    let result = self.read(path).await;
-                    self.report(result);
-                }
-            }
-        }
-    }
-
     /// Says whether anything changed.
     async fn read(&mut self, path: &Path) -> Result<bool, ReloadError> {
-        let config = Arc::new(config::load(path)?);
+        let own = path.to_owned();
+        let config = Arc::new(super::blocking(move || config::load(&own)).await?);
         if *config == *self.running {
             return Ok(false);
         }
@@ -115,17 +114,23 @@ impl Reload<'_> {
         if !restart.is_empty() {
             return Err(ReloadError::NeedsRestart(restart));
         }
-        let fatal = [Cause::NoRegistry, Cause::Refused, Cause::Settings];
-        super::check_settings(self.plugins, &config, &fatal).await.map_err(ReloadError::Settings)?;
+        let fatal = [Cause::NoSelector, Cause::NoRegistry, Cause::Compiling, Cause::Refused, Cause::Settings];
+        super::check_settings(self.plugins, &config, Some(&self.running), &fatal).await?;
         self.control.apply(config.clone()).await;
         self.plugins.set_uses(uses(&config, Some(&self.catalog))).await;
         self.running = config;
         Ok(true)
     }
 
-    fn report(&self, result: Result<bool, ReloadError>) {
+    fn report(&mut self, result: Result<bool, ReloadError>) {
+        let lacked = match &result {
+            Err(ReloadError::Plugins(lacking)) => self.lacking.replace(lacking.clone()),
+            _ => self.lacking.take(),
+        };
         let outcome = match result {
             Ok(false) => return,
+            // It was read again because of another plugin.
+            Err(ReloadError::Plugins(lacking)) if lacked.as_ref() == Some(&lacking) => return,
             Ok(true) => {
                 tracing::info!("Configuration applied");
                 Outcome::Applied

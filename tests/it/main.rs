@@ -32,6 +32,7 @@ mod http_upgrade;
 mod layers;
 mod names;
 mod operator;
+mod plugin_files;
 mod plugins;
 mod process;
 mod registrars;

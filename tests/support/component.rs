@@ -12,6 +12,37 @@ pub fn with_custom_section(component: &[u8], number: usize) -> Vec<u8> {
     [component, &section].concat()
 }
 
+/// The same component with so many functions more, which nobody calls and which are compiled all the same: a hundred
+/// take about as long as a megabyte of an interpreter.
+pub fn with_functions(component: &[u8], functions: usize) -> Vec<u8> {
+    // A local and a few hundred steps on it: x = (x * k) ^ x.
+    let mut body = vec![1, 1, 0x7e];
+    for step in 0..400u32 {
+        body.extend([0x20, 0, 0x42, (step % 63) as u8, 0x7e, 0x20, 0, 0x85, 0x21, 0]);
+    }
+    body.push(0x0b);
+    let body = [number(body.len()), body].concat();
+    let types = [1, 0x60, 0, 0].to_vec();
+    let declared = [number(functions), vec![0; functions]].concat();
+    let code = [number(functions), body.repeat(functions)].concat();
+    let mut module = b"\0asm\x01\0\0\0".to_vec();
+    for (id, content) in [(1, types), (3, declared), (10, code)] {
+        module.extend([vec![id], number(content.len()), content].concat());
+    }
+    [component, &[1], &number(module.len()), &module].concat()
+}
+
+/// As WebAssembly writes it: seven bits a byte, the least first.
+fn number(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
 /// The component of the plugin crate inside an example, built as its README says.
 pub fn of_example(example: &str, library: &str) -> Vec<u8> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -43,6 +43,15 @@ impl Gateway {
         Self::run(folder)
     }
 
+    /// The same, and waits only until it listens.
+    pub fn start_early(folder: tempfile::TempDir, text: &str) -> Self {
+        Self::write_config(folder.path(), text);
+        let config = folder.path().join("witgate.toml").display().to_string();
+        let mut gateway = Self::launch(folder, &["run", "--config", &config]);
+        gateway.until_said(|line| line.starts_with("listening http"));
+        gateway
+    }
+
     /// Starts the demo with its plugins in `folder`.
     pub fn demo(folder: tempfile::TempDir) -> Self {
         let plugins = folder.path().join("plugins").display().to_string();
@@ -111,7 +120,11 @@ impl Gateway {
         Self { process, folder, said: Mutex::new(said), log, listeners: vec![], admin: nowhere }
     }
 
-    fn until_ready(&mut self) {
+    pub fn until_ready(&mut self) {
+        self.until_said(|line| line == "ready");
+    }
+
+    fn until_said(&mut self, wanted: impl Fn(&str) -> bool) {
         loop {
             let Ok(line) = self.said.lock().unwrap().recv_timeout(PATIENCE) else {
                 panic!("the gateway did not become ready; its log:\n{}", self.log());
@@ -119,8 +132,10 @@ impl Gateway {
             match line.split(' ').collect::<Vec<_>>()[..] {
                 ["listening", "http", address] => self.listeners.push(address.parse().unwrap()),
                 ["listening", "admin", address] => self.admin = address.parse().unwrap(),
-                ["ready"] => return,
                 _ => {}
+            }
+            if wanted(&line) {
+                return;
             }
         }
     }

@@ -3,8 +3,6 @@
 mod folders;
 
 use std::{
-    fs::Metadata,
-    os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -15,7 +13,7 @@ use sha2::{Digest, Sha256};
 pub use self::folders::Folders;
 use self::folders::Subscription;
 use crate::{
-    files::{self, Opened, ReadError},
+    files::{self, Opened, ReadError, Stamp},
     registry::Failure,
 };
 
@@ -109,28 +107,6 @@ struct File {
     path: PathBuf,
     /// The folder that it must not lead out of, by a link either.
     inside: Option<PathBuf>,
-}
-
-/// What changes when a file does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl From<&Metadata> for Stamp {
-    fn from(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
 }
 
 impl File {
