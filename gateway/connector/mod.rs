@@ -78,6 +78,13 @@ pub struct Connectors {
     file: Option<(PathBuf, Arc<file::Folders>)>,
 }
 
+impl Connectors {
+    /// The registry whose table grants them.
+    pub fn registry(&self) -> &Arc<str> {
+        &self.registry
+    }
+}
+
 /// A panic elsewhere does not make what is guarded here wrong: every change is complete before it can panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

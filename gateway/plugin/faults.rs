@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wasmtime::Trap;
+use wasmtime::{Trap, WasmBacktrace};
 
 use super::{
     engine::{Deadline, Passed},
@@ -79,8 +79,11 @@ pub(super) fn describe(
         (Some(Passed::Cpu(limit)), _) => format!("{call} took longer than {limit:?}"),
         (Some(Passed::Wall(limit)), _) => format!("{call} was not done after {limit:?}"),
         (None, Some(trap)) => format!("{call}: {trap}"),
-        (None, None) => format!("{call}: {error:#}"),
+        (None, None) => format!("{call}: {}", causes(error)),
     };
+    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
+        runtime.backtrace(&frames(backtrace));
+    }
     if let Some(limit) = limits.hit() {
         text = format!("{text}; {limit}");
     }
@@ -88,6 +91,21 @@ pub(super) fn describe(
         text = format!("{text}; last words: {words}");
     }
     text.into()
+}
+
+/// What went wrong and why, without where: that is logged once and by itself.
+fn causes(error: &wasmtime::Error) -> String {
+    let all = error.chain().map(ToString::to_string);
+    let causes: Vec<String> =
+        all.filter(|cause| !cause.starts_with("error while executing at wasm backtrace")).collect();
+    causes.join(": ")
+}
+
+/// The functions that the plugin was in, the innermost first, by name where it has names.
+fn frames(backtrace: &WasmBacktrace) -> String {
+    let text = backtrace.to_string();
+    let names = text.lines().filter_map(|line| line.split_once(" - ")).map(|(_, name)| name.trim());
+    names.collect::<Vec<_>>().join(" < ")
 }
 
 #[cfg(test)]

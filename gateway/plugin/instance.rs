@@ -20,7 +20,7 @@ use super::{
     faults::{self, Faults},
     limits::Limits,
     load::{LoadError, Loaded},
-    runtime::{self, HasRuntime, Runtime},
+    runtime::{self, HasRuntime, Runtime, Who},
 };
 use crate::{
     bindings::registry::{
@@ -105,9 +105,10 @@ pub(super) struct Instance {
 
 impl Instance {
     pub async fn new(plugin: Arc<RegistryPlugin>, connectors: Connectors) -> Result<Self, Failure> {
+        let who = Who { registry: Some(connectors.registry().clone()), ..Who::new(plugin.name.clone()) };
         let limits = &plugin.limits;
         let data = Data {
-            runtime: Runtime::new(plugin.name.clone()),
+            runtime: Runtime::new(who),
             limits: Limits::new(limits.memory_bytes, limits.table_elements),
             connectors,
         };
@@ -140,6 +141,7 @@ impl Instance {
     }
 
     pub async fn follow(&mut self, service: &str, settings: &str) -> Result<ResourceAny, Failure> {
+        self.store.data_mut().runtime.who().service = Some(service.into());
         self.store.set_epoch_deadline(1);
         let call = self.registry.call_follow(&mut self.store, service, settings);
         let result = self.budget.bound(call).await;
@@ -162,6 +164,7 @@ impl Instance {
         let registrar = self.registrar.as_ref().ok_or_else(|| {
             Failure::Invalid(format!("registry plugin {:?} cannot announce", self.plugin.name))
         })?;
+        self.store.data_mut().runtime.who().service = Some(announcement.service.as_str().into());
         self.store.set_epoch_deadline(1);
         let call = registrar.call_register(&mut self.store, announcement, settings);
         let result = self.budget.bound(call).await;

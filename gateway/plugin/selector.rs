@@ -25,7 +25,7 @@ use super::{
     faults::{self, Faults},
     limits::Limits,
     load::{LoadError, Loaded},
-    runtime::{self, HasRuntime, Runtime},
+    runtime::{self, HasRuntime, Runtime, Who},
 };
 use crate::{
     bindings::selector::{
@@ -38,7 +38,7 @@ use crate::{
     },
     config::SelectorLimits,
     selector::{Balancer, CreateError, Fault, Key, KeyError, Needs, PickRequest, Selector, WorkerSelector},
-    upstream::{Change, Member, Slot, Snapshot},
+    upstream::{Change, Member, Slot, Snapshot, UpstreamName},
 };
 
 /// A selector plugin in one version, for the whole process.
@@ -119,24 +119,40 @@ struct Worker {
 
 impl WorkerSelector for Worker {
     fn create(&self, settings: &str) -> Result<(Box<dyn Balancer>, Needs), CreateError> {
+        self.make(None, settings)
+    }
+
+    fn create_for(
+        &self,
+        upstream: &UpstreamName,
+        settings: &str,
+    ) -> Result<(Box<dyn Balancer>, Needs), CreateError> {
+        self.make(Some(upstream.as_str().into()), settings)
+    }
+}
+
+impl Worker {
+    fn make(
+        &self,
+        upstream: Option<Arc<str>>,
+        settings: &str,
+    ) -> Result<(Box<dyn Balancer>, Needs), CreateError> {
         if self.selector.quarantined() {
             let text = format!("selector plugin {:?} is quarantined", self.selector.name);
             return Err(CreateError::Unavailable(text));
         }
         let instance = self.instance()?;
         let bound = instance.selector.update;
-        let created = instance.call("create", bound, None, |plugin, store| {
+        let created = instance.call("create", bound, &upstream, None, |plugin, store| {
             plugin.witgate_plugin_selector().call_create(store, settings)
         })?;
         let Created { balancer, hash_on, attributes } = created.map_err(CreateError::Refused)?;
         // Made before the needs are read, so that it is dropped properly when they are wrong.
-        let balancer = Box::new(WasmBalancer { instance, balancer });
+        let balancer = Box::new(WasmBalancer { instance, balancer, upstream });
         let needs = needs(hash_on, &attributes).map_err(|error| CreateError::Refused(error.to_string()))?;
         Ok((balancer, needs))
     }
-}
 
-impl Worker {
     /// The instance in use, or a fresh one if there is none or it is poisoned.
     fn instance(&self) -> Result<Rc<Instance>, Fault> {
         let mut slot = self.instance.borrow_mut();
@@ -170,7 +186,7 @@ impl Instance {
     fn new(selector: Arc<WasmSelector>) -> Result<Self, Fault> {
         let limits = &selector.limits;
         let data = Data {
-            runtime: Runtime::new(selector.name.clone()),
+            runtime: Runtime::new(Who::new(selector.name.clone())),
             limits: Limits::new(limits.memory_bytes, limits.table_elements),
             deadline: Deadline::default(),
             clock: selector.clock.clone(),
@@ -199,6 +215,7 @@ impl Instance {
         &self,
         name: &'static str,
         bound: Bound,
+        upstream: &Option<Arc<str>>,
         snapshot: Option<Rc<Arc<Snapshot>>>,
         call: impl FnOnce(&SelectorPlugin, &mut Store<Data>) -> wasmtime::Result<R>,
     ) -> Result<R, Fault> {
@@ -206,6 +223,7 @@ impl Instance {
             return Err(fault.clone());
         }
         let mut store = self.store.borrow_mut();
+        store.data_mut().runtime.who().serves(upstream);
         store.data_mut().snapshot = snapshot;
         bound.start(&mut store);
         let result = call(&self.plugin, &mut store);
@@ -224,13 +242,15 @@ impl Instance {
 struct WasmBalancer {
     instance: Rc<Instance>,
     balancer: ResourceAny,
+    /// For log lines.
+    upstream: Option<Arc<str>>,
 }
 
 impl Balancer for WasmBalancer {
     fn update(&mut self, reset: bool, changes: &[Change], snapshot: &Rc<Arc<Snapshot>>) -> Result<(), Fault> {
         let changes = candidate_changes(reset, changes);
         let bound = self.instance.selector.update;
-        self.instance.call("update", bound, Some(snapshot.clone()), |plugin, store| {
+        self.instance.call("update", bound, &self.upstream, Some(snapshot.clone()), |plugin, store| {
             plugin.witgate_plugin_selector().balancer().call_update(store, self.balancer, &changes)
         })
     }
@@ -249,9 +269,10 @@ impl Balancer for WasmBalancer {
                 .then(|| attributes.iter().map(|value| value.map(str::to_owned)).collect()),
         };
         let bound = self.instance.selector.pick;
-        let slot = self.instance.call("pick", bound, Some(snapshot.clone()), |plugin, store| {
-            plugin.witgate_plugin_selector().balancer().call_pick(store, self.balancer, &request)
-        })?;
+        let slot =
+            self.instance.call("pick", bound, &self.upstream, Some(snapshot.clone()), |plugin, store| {
+                plugin.witgate_plugin_selector().balancer().call_pick(store, self.balancer, &request)
+            })?;
         Ok(slot.map(Slot))
     }
 }
@@ -260,7 +281,9 @@ impl Drop for WasmBalancer {
     fn drop(&mut self) {
         let bound = self.instance.selector.update;
         // A fault is counted, and there is nobody left to tell.
-        let _ = self.instance.call("drop", bound, None, |_, store| self.balancer.resource_drop(store));
+        let _ = self
+            .instance
+            .call("drop", bound, &self.upstream, None, |_, store| self.balancer.resource_drop(store));
     }
 }
 
@@ -348,7 +371,7 @@ mod tests {
     use super::*;
     use crate::{
         plugin::{load::load, shipped::shipped, testing::guest},
-        upstream::{Endpoint, Labels, Offer, Publisher, Reader, UpstreamName, Weight},
+        upstream::{Endpoint, Labels, Offer, Publisher, Reader, Weight},
     };
 
     const LIMITS: SelectorLimits = SelectorLimits {

@@ -69,7 +69,7 @@ pub(super) fn selector(selector: &Arc<WasmSelector>, uses: &[SelectorUse]) -> Tr
     let serve = |one: &SelectorUse| {
         let list = one.reader.as_ref().map(|reader| reader.snapshot()).filter(|list| !list.is_empty());
         let list = list.as_ref().unwrap_or(&ANY_LIST);
-        let made = worker.create(&one.settings);
+        let made = worker.create_for(&one.upstream, &one.settings);
         let error = made.and_then(|made| serve(made, list).map_err(CreateError::from)).err()?;
         Some(failed(Some(format!("upstream {}", one.upstream)), error.to_string()))
     };

@@ -16,7 +16,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::upstream::{Change, Slot, Snapshot};
+use crate::upstream::{Change, Slot, Snapshot, UpstreamName};
 
 /// What a pick may depend on.
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +76,16 @@ pub trait Balancer {
 pub trait WorkerSelector {
     /// Makes a balancer for one upstream. Calls into the plugin, bounded by its deadline.
     fn create(&self, settings: &str) -> Result<(Box<dyn Balancer>, Needs), CreateError>;
+
+    /// The same for an upstream with a name, which log lines carry.
+    fn create_for(
+        &self,
+        upstream: &UpstreamName,
+        settings: &str,
+    ) -> Result<(Box<dyn Balancer>, Needs), CreateError> {
+        let _ = upstream;
+        self.create(settings)
+    }
 }
 
 /// A selector as the whole process knows it, in one version.

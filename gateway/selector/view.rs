@@ -340,7 +340,7 @@ impl Maker {
             CreateError::Unavailable(format!("no selector plugin {:?}", self.settings.plugin))
         })?;
         let worker = self.selectors.get(&selector);
-        let (balancer, needs) = worker.create(&self.settings.settings)?;
+        let (balancer, needs) = worker.create_for(self.reader.name(), &self.settings.settings)?;
         Ok(Active { selector, balancer, needs, _worker: worker })
     }
 }

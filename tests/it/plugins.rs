@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 /// Every folder of `plugins/testing` and the test that uses it.
-const GUESTS: [(&str, &str); 19] = [
+const GUESTS: [(&str, &str); 20] = [
     ("bad-create", "a_file_that_cannot_be_used_changes_nothing"),
     ("chatty", "what_a_plugin_prints_becomes_log_lines"),
     ("first", "a_dropped_selector_changes_the_next_picks"),
@@ -21,6 +21,7 @@ const GUESTS: [(&str, &str); 19] = [
     ("loop", "a_selector_that_fails_costs_no_request_and_is_quarantined"),
     ("none", "a_selector_that_finds_nothing_is_believed"),
     ("out-of-range", "a_selector_that_fails_costs_no_request_and_is_quarantined"),
+    ("reaching", "what_a_plugin_may_not_do_is_named_and_what_it_said_last_is_told"),
     ("registry-echo", "a_new_registry_plugin_takes_over_without_a_gap"),
     ("registry-empty-storm", "a_registry_plugin_that_fails_changes_no_list"),
     ("registry-garbage", "nonsense_in_a_list_is_left_out"),
@@ -204,6 +205,40 @@ async fn what_a_plugin_prints_becomes_log_lines() {
         gateway.log().contains("plugin=mine")
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_plugin_may_not_do_is_named_and_what_it_said_last_is_told() {
+    for (does, reasons, log) in [
+        (
+            "lookup",
+            &["was told", "was told"][..],
+            &["wasi:sockets/ip-name-lookup", "upstream=orders", "[registry.NAME]"][..],
+        ),
+        ("socket", &["was told"], &["wasi:sockets/udp-create-socket", "plugin=mine"]),
+        ("exit", &["exit with failure"], &["Plugin failed here"]),
+        ("trap", &["unreachable"], &["stumble"]),
+        (
+            "traceback",
+            &["Traceback (most recent call last): | File", "ZeroDivisionError: division by zero"],
+            &["ZeroDivisionError"],
+        ),
+    ] {
+        let text = CONFIG.replace("after = 100", &format!("does = \"{does}\""));
+        let gateway = Gateway::start_in(tempfile::tempdir().unwrap(), &text);
+        gateway.drop_plugin("mine", &guest("reaching"));
+        until("it is refused", || async { gateway.plugin("mine").await["refusals"] == 1 }).await;
+        let reason = gateway.plugin("mine").await["last_refusal"]["reason"].to_string();
+        for part in reasons {
+            assert!(reason.contains(part), "{does}: {part}: {reason}");
+        }
+        assert!(!reason.contains("borrow handles") && !reason.contains("wasm backtrace"), "{does}: {reason}");
+        until("the log says so", || async { log.iter().all(|part| gateway.log().contains(part)) }).await;
+        assert_eq!(
+            gateway.log().matches("Plugin was refused").count(),
+            usize::from(log[0].contains("wasi:"))
+        );
+    }
 }
 
 /// An upstream whose registry adapter is the file `adapter` in the plugins folder.

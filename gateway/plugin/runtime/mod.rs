@@ -20,8 +20,8 @@ use wasmtime::{
     },
 };
 
-pub(super) use self::lines::Lines;
 use self::lines::Stream;
+pub(super) use self::lines::{Lines, Who};
 
 /// Sleeps that a guest may hold at once.
 const POLLABLES: usize = 1_000;
@@ -37,13 +37,23 @@ pub(super) struct Runtime {
 }
 
 impl Runtime {
-    pub fn new(plugin: std::sync::Arc<str>) -> Self {
+    pub fn new(who: Who) -> Self {
         let mut pollables = ResourceTable::new();
         pollables.set_max_capacity(POLLABLES);
-        Self { start: Instant::now(), pollables, lines: Lines::new(plugin) }
+        Self { start: Instant::now(), pollables, lines: Lines::new(who) }
     }
 
-    /// What the plugin wrote last to its standard error.
+    /// On whose behalf the instance runs.
+    pub fn who(&mut self) -> &mut Who {
+        &mut self.lines.who
+    }
+
+    /// Logs where the plugin was when it failed.
+    pub fn backtrace(&self, frames: &str) {
+        self.lines.backtrace(frames);
+    }
+
+    /// What the plugin wrote last.
     pub fn last_words(&self) -> Option<String> {
         self.lines.last_words()
     }
@@ -201,7 +211,7 @@ fn define_interface<T: HasRuntime>(
         }
         "sockets/ip-name-lookup" => {
             never(linker, "resolve-address-stream")?;
-            constant(linker, "resolve-addresses", refused)
+            refuse(linker, "resolve-addresses", "wasi:sockets/ip-name-lookup")
         }
         "sockets/tcp" => never(linker, "tcp-socket"),
         "sockets/udp" => {
@@ -209,14 +219,14 @@ fn define_interface<T: HasRuntime>(
             never(linker, "incoming-datagram-stream")?;
             never(linker, "outgoing-datagram-stream")
         }
-        "sockets/tcp-create-socket" => constant(linker, "create-tcp-socket", refused),
-        "sockets/udp-create-socket" => constant(linker, "create-udp-socket", refused),
+        "sockets/tcp-create-socket" => refuse(linker, "create-tcp-socket", "wasi:sockets/tcp-create-socket"),
+        "sockets/udp-create-socket" => refuse(linker, "create-udp-socket", "wasi:sockets/udp-create-socket"),
         // The time zone: unstable, and imported by nothing yet.
         _ => Ok(()),
     }
 }
 
-fn refused() -> Val {
+fn access_denied() -> Val {
     Val::Result(Err(Some(Box::new(Val::Enum("access-denied".into())))))
 }
 
@@ -224,6 +234,21 @@ fn refused() -> Val {
 fn constant<T: 'static>(linker: &mut LinkerInstance<'_, T>, name: &str, value: fn() -> Val) -> Result<()> {
     linker.func_new(name, move |_, _, _, results| {
         results.fill_with(value);
+        Ok(())
+    })
+}
+
+/// A function that always denies, and says so in the log.
+fn refuse<T: HasRuntime>(linker: &mut LinkerInstance<'_, T>, name: &str, what: &'static str) -> Result<()> {
+    linker.func_new(name, move |mut store, _, parameters, results| {
+        // A network that was lent for the call is given back; a call that ends with something lent traps.
+        for parameter in parameters {
+            if let Val::Resource(network) = parameter {
+                network.try_into_resource::<Network>(&mut store)?;
+            }
+        }
+        store.data_mut().runtime().lines.refused(what);
+        results.fill_with(access_denied);
         Ok(())
     })
 }
@@ -239,11 +264,11 @@ fn never<T: 'static>(linker: &mut LinkerInstance<'_, T>, name: &str) -> Result<(
 
 fn exit<T: 'static>(linker: &mut LinkerInstance<'_, T>) -> Result<()> {
     linker.func_wrap("exit", |_, (status,): (Result<(), ()>,)| -> Result<()> {
-        let code = status.is_err() as u8;
-        Err(wasmtime::format_err!("the plugin called exit({code})"))
+        let how = if status.is_ok() { "success" } else { "failure" };
+        Err(wasmtime::format_err!("the plugin called exit with {how}"))
     })?;
     linker.func_wrap("exit-with-code", |_, (code,): (u8,)| -> Result<()> {
-        Err(wasmtime::format_err!("the plugin called exit({code})"))
+        Err(wasmtime::format_err!("the plugin called exit with code {code}"))
     })
 }
 
