@@ -55,6 +55,11 @@ impl Lent {
         }
     }
 
+    /// Tells of changes of the file that a registry grants, from now on; none if it grants none.
+    pub fn file_changes(&self, registry: &config::Registry) -> Option<file::Subscription> {
+        registry.grants.file.as_deref().map(|path| file::changes(path, &self.folders))
+    }
+
     /// A client holds no connection unless something follows, so that those of removed registries cost nothing.
     fn client(&self, registry: &Arc<str>, config: &config::Etcd) -> Arc<etcd::Client> {
         let mut clients = lock(&self.etcd);

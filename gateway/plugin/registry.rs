@@ -1,7 +1,7 @@
 //! Registries by WebAssembly: an instance per follow, of the version that is in force then.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -11,7 +11,7 @@ use wasmtime::component::ResourceAny;
 use super::instance::{Instance, RegistryPlugin};
 use crate::{
     config,
-    connector::Lent,
+    connector::{Lent, file},
     registry::{BoxFuture, Failure, RawNews, Registry, Subscription},
 };
 
@@ -25,20 +25,28 @@ pub(super) struct WasmRegistry {
     current: Current,
     /// The version that the last follow used, 0 for none.
     used: AtomicU64,
+    invalid: Invalid,
 }
+
+/// What the last follow read was invalid: tells when that has changed. None while nothing is wrong with it.
+type Invalid = Arc<Mutex<Option<Arc<file::Subscription>>>>;
 
 impl WasmRegistry {
     pub fn new(config: Arc<config::Registry>, lent: Arc<Lent>, current: Current) -> Self {
-        Self { config, lent, current, used: AtomicU64::new(0) }
+        Self { config, lent, current, used: AtomicU64::new(0), invalid: Invalid::default() }
     }
 
     async fn start(&self, service: &str) -> Result<Box<dyn Subscription>, Failure> {
         let current = self.current.borrow().clone();
         self.used.store(version(&current), Relaxed);
+        set(&self.invalid, None);
         let plugin = current.ok_or_else(|| missing(&self.config.plugin))?;
+        // From before anything is read, so that no change after it is missed.
+        let changes = self.lent.file_changes(&self.config).map(Arc::new);
         let mut instance = Instance::new(plugin, self.lent.connectors(&self.config)).await?;
-        let subscription = instance.follow(service, &self.config.settings).await?;
-        Ok(Box::new(WasmSubscription { instance, subscription }))
+        let subscription = instance.follow(service, &self.config.settings).await;
+        let subscription = subscription.inspect_err(|failure| note(&self.invalid, failure, &changes))?;
+        Ok(Box::new(WasmSubscription { instance, subscription, changes, invalid: self.invalid.clone() }))
     }
 }
 
@@ -49,12 +57,25 @@ impl Registry for WasmRegistry {
 
     fn changed(&self) -> BoxFuture<'_, ()> {
         let mut current = self.current.clone();
+        let invalid = self.invalid.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Box::pin(async move {
-            while version(&current.borrow_and_update()) == self.used.load(Relaxed) {
-                if current.changed().await.is_err() {
-                    // The plugins are gone, and the process is about to be.
-                    std::future::pending::<()>().await;
+            let another_version = async {
+                while version(&current.borrow_and_update()) == self.used.load(Relaxed) {
+                    if current.changed().await.is_err() {
+                        // The plugins are gone, and the process is about to be.
+                        std::future::pending::<()>().await;
+                    }
                 }
+            };
+            let another_file = async {
+                match &invalid {
+                    Some(changes) => changes.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = another_version => {}
+                () = another_file => {}
             }
         })
     }
@@ -64,12 +85,27 @@ impl Registry for WasmRegistry {
 struct WasmSubscription {
     instance: Instance,
     subscription: ResourceAny,
+    changes: Option<Arc<file::Subscription>>,
+    invalid: Invalid,
 }
 
 impl Subscription for WasmSubscription {
     fn next(&mut self) -> BoxFuture<'_, Result<RawNews, Failure>> {
-        Box::pin(self.instance.next(self.subscription))
+        Box::pin(async {
+            let news = self.instance.next(self.subscription).await;
+            news.inspect_err(|failure| note(&self.invalid, failure, &self.changes))
+        })
     }
+}
+
+fn note(invalid: &Invalid, failure: &Failure, changes: &Option<Arc<file::Subscription>>) {
+    if let Failure::Invalid(_) = failure {
+        set(invalid, changes.clone());
+    }
+}
+
+fn set(invalid: &Invalid, changes: Option<Arc<file::Subscription>>) {
+    *invalid.lock().unwrap_or_else(PoisonError::into_inner) = changes;
 }
 
 pub(super) fn version(plugin: &Option<Arc<RegistryPlugin>>) -> u64 {

@@ -346,6 +346,24 @@ async fn a_registry_plugin_that_misbehaves_fails_as_a_plugin() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_invalid_is_worth_an_attempt_when_it_changes() {
+    let fixture = start();
+    fixture.plugins.set_uses(uses_registry("file", "{}")).await;
+    let path = fixture.temp.path().join("services.json");
+    fs::write(&path, "{").unwrap();
+    let grants = Grants { file: Some(path.clone()), ..Grants::default() };
+    let registry = fixture.plugins.registry(&Arc::new(config::Registry { grants, ..registry("file", "{}") }));
+    let failure = registry.follow("orders").await.unwrap().next().await.unwrap_err();
+    assert_eq!(failure.kind(), "invalid", "{failure}");
+    fs::write(&path, r#"{"services":{"orders":["127.0.0.1:1"]}}"#).unwrap();
+    tokio::time::timeout(Duration::from_secs(30), registry.changed()).await.expect("the change is told");
+    let mut subscription = registry.follow("orders").await.unwrap();
+    assert_eq!(addresses(subscription.next().await.unwrap()), ["127.0.0.1:1"]);
+    let quiet = tokio::time::timeout(Duration::from_millis(50), registry.changed()).await;
+    assert!(quiet.is_err(), "a file that is followed is no reason for another attempt");
+}
+
+#[tokio::test]
 async fn a_new_version_of_a_registry_plugin_is_told() {
     let fixture = start();
     let settings = r#"{"endpoints":["127.0.0.1:1"]}"#;

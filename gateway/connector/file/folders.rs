@@ -27,7 +27,7 @@ pub struct Folders {
 }
 
 /// Dropping it ends the watching of folders that nobody else watches.
-pub(super) struct Subscription {
+pub struct Subscription {
     folders: Arc<Folders>,
     paths: Vec<PathBuf>,
     changed: Arc<Notify>,

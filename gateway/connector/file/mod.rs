@@ -10,8 +10,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-pub use self::folders::Folders;
-use self::folders::Subscription;
+pub use self::folders::{Folders, Subscription};
 use crate::{
     files::{self, Opened, ReadError, Stamp},
     registry::Failure,
@@ -38,6 +37,15 @@ pub fn follow(path: &Path, name: Option<&str>, folders: Arc<Folders>) -> Result<
         }
     };
     Ok(Feed { file, folders, subscription: None, due: true, read: None, given: None })
+}
+
+/// Tells of changes at `path`, be it a file or a folder of them, from now on.
+pub fn changes(path: &Path, folders: &Arc<Folders>) -> Subscription {
+    // Folders are watched: that of a file, or the one that is meant.
+    match path.is_dir() {
+        true => folders.subscribe(&path.join("any")),
+        false => folders.subscribe(path),
+    }
 }
 
 /// Dropping it ends the following.
