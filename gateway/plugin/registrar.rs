@@ -13,11 +13,7 @@ use super::{
     registry::{self, Current},
 };
 pub use crate::bindings::registry::exports::witgate::plugin::registrar::Announcement;
-use crate::{
-    config,
-    connector::Lent,
-    registry::{Backoff, Failure},
-};
+use crate::{backoff::Backoff, config, connector::Lent, registry::Failure};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

@@ -11,7 +11,6 @@ mod watch;
 pub use check::{AddressError, HostPort};
 pub use claims::Intake;
 pub use own::OwnAddresses;
-pub use pace::Backoff;
 pub use resolve::{Answer, Outcome, Resolver};
 pub use usable::{Unusable, usable};
 pub use watch::{Watch, watch};

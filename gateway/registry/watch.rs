@@ -8,8 +8,8 @@ use std::{
 
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{Backoff, Failure, Intake, Registry, claims::ClaimReader, pace::Ceiling};
-use crate::{telemetry::text::shown, upstream::Event};
+use super::{Failure, Intake, Registry, claims::ClaimReader, pace::Ceiling};
+use crate::{backoff::Backoff, telemetry::text::shown, upstream::Event};
 
 /// Pauses between attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
