@@ -119,6 +119,14 @@ impl Lasting {
         std::mem::take(&mut self.open).then(|| self.report(now))
     }
 
+    /// It happened, and is over at once. Reported each time, unless it happens again and again.
+    pub fn happened(&mut self, text: &str) -> Option<Report> {
+        let report = self.met(text);
+        self.ended = Some(Instant::now());
+        self.open = false;
+        report
+    }
+
     fn is_new(&mut self, text: &str) -> bool {
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
@@ -210,6 +218,22 @@ mod tests {
         assert!((2..=6).contains(&reports), "{reports} within a minute");
         advance(STEADY).await;
         assert_eq!(lasting.met("gone"), Some(Report { for_seconds: 0, times: 1 }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_is_reported_unless_it_happens_all_the_time() {
+        let mut lasting = Lasting::default();
+        for _ in 0..10 {
+            assert!(lasting.happened("connected").is_some());
+            assert_eq!(lasting.over(), None);
+            advance(STEADY).await;
+        }
+        let mut reports = 0;
+        for _ in 0..60 {
+            reports += usize::from(lasting.happened("connected").is_some());
+            advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(reports, 3);
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub use self::{
 use self::{reload::Reload, uses::uses};
 use crate::{
     admin,
+    backoff::Lasting,
     catalog::{self, Catalog},
     check,
     config::{self, Config},
@@ -164,6 +165,7 @@ async fn gateway(
         plugins: &plugins,
         catalog,
         metrics,
+        unreadable: Lasting::default(),
     };
     let config = reload.until(signals.stop(), hangup).await;
 

@@ -6,6 +6,7 @@ use tokio::signal::unix::Signal;
 
 use super::uses;
 use crate::{
+    backoff::Lasting,
     catalog::{Catalog, Control},
     config::{self, Config},
     connector::file,
@@ -22,13 +23,13 @@ pub(super) struct Reload<'a> {
     pub plugins: &'a Plugins,
     pub catalog: Catalog,
     pub metrics: Arc<ProcessMetrics>,
+    /// That the file cannot be read.
+    pub unreadable: Lasting,
 }
 
 /// Why a changed file was not taken.
 #[derive(Debug, thiserror::Error)]
 enum ReloadError {
-    #[error("{0}")]
-    Unreadable(#[from] Failure),
     #[error("{0}")]
     Invalid(#[from] config::Problems),
     #[error("plugins refuse their settings:\n{0}")]
@@ -40,7 +41,6 @@ enum ReloadError {
 impl ReloadError {
     fn lines(&self) -> Vec<String> {
         match self {
-            Self::Unreadable(failure) => vec![failure.to_string()],
             Self::Invalid(problems) => problems.lines().collect(),
             Self::Settings(texts) => texts
                 .lines()
@@ -67,41 +67,41 @@ impl Reload<'_> {
     async fn follow(&mut self, stop: impl Future<Output = ()>, hangup: Option<Signal>) {
         tokio::pin!(stop);
         let Some((path, mut hangup)) = self.path.zip(hangup) else { return stop.await };
-        let mut feed = match file::follow(path, None, Arc::default()) {
-            Ok(feed) => feed,
-            Err(error) => {
-                tracing::error!(%error, "Configuration file not followed, send SIGHUP after a change");
-                return self.by_signal(path, stop, hangup).await;
-            }
-        };
+        let mut feed = file::follow(path, Arc::default());
         loop {
-            let changed = tokio::select! {
+            let content = tokio::select! {
                 () = &mut stop => return,
-                content = feed.next() => content.map(drop),
-                _ = hangup.recv() => Ok(()),
+                content = feed.next() => Some(content),
+                _ = hangup.recv() => None,
             };
-            let result = match changed {
-                Ok(()) => self.read(path).await,
-                Err(error) => Err(error.into()),
-            };
-            self.report(result);
+            match content {
+                Some(Err(failure)) => self.unreadable(&failure),
+                Some(Ok(_)) => {
+                    self.readable();
+                    self.take(path).await;
+                }
+                None => self.take(path).await,
+            }
         }
     }
 
-    async fn by_signal(
-        &mut self,
-        path: &Path,
-        mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
-        mut hangup: Signal,
-    ) {
-        loop {
-            tokio::select! {
-                () = &mut stop => return,
-                _ = hangup.recv() => {
-                    let result = self.read(path).await;
-                    self.report(result);
-                }
-            }
+    async fn take(&mut self, path: &Path) {
+        let result = self.read(path).await;
+        self.report(result);
+    }
+
+    /// Tried again by the feed, with pauses.
+    fn unreadable(&mut self, failure: &Failure) {
+        if let Some(lasts) = self.unreadable.met(&failure.to_string()) {
+            tracing::error!(error = %failure, for_seconds = lasts.for_seconds, times = lasts.times,
+                "Configuration file cannot be read, the running one stays");
+            self.metrics.reloaded(Outcome::Invalid);
+        }
+    }
+
+    fn readable(&mut self) {
+        if let Some(lasted) = self.unreadable.over() {
+            tracing::info!(for_seconds = lasted.for_seconds, "Configuration file can be read again");
         }
     }
 
