@@ -92,9 +92,13 @@ impl Reload<'_> {
 
     /// Tried again by the feed, with pauses.
     fn unreadable(&mut self, failure: &Failure) {
-        if let Some(lasts) = self.unreadable.met(&failure.to_string()) {
-            tracing::error!(error = %failure, for_seconds = lasts.for_seconds, times = lasts.times,
-                "Configuration file cannot be read, the running one stays");
+        if let Some(lasts) = self.unreadable.met(failure.text()) {
+            tracing::error!(
+                error = failure.text(),
+                for_seconds = lasts.for_seconds,
+                times = lasts.times,
+                "Configuration file cannot be read, the running one stays"
+            );
             self.metrics.reloaded(Outcome::Invalid);
         }
     }
