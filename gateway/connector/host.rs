@@ -372,6 +372,25 @@ mod tests {
         }
     }
 
+    /// A file that is not there: each attempt takes the guest no computing time at all.
+    #[tokio::test]
+    async fn a_guest_that_asks_again_at_once_hears_of_failures_ever_later() {
+        let nowhere = Some("/nowhere/at/all".into());
+        let mut connectors = connectors(config::Grants { file: nowhere, ..Default::default() });
+        let mut attempts = 0;
+        let asks = async {
+            loop {
+                let feed = wit_file::Host::follow(&mut connectors, None).await.unwrap().unwrap();
+                let (used, owned) = (Resource::new_borrow(feed.rep()), feed);
+                wit_file::HostFeed::next(&mut connectors, used).await.unwrap().unwrap_err();
+                wit_file::HostFeed::drop(&mut connectors, owned).await.unwrap();
+                attempts += 1;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(2), asks).await.unwrap_err();
+        assert!((2..=12).contains(&attempts), "{attempts} attempts");
+    }
+
     #[tokio::test]
     async fn a_guest_that_holds_too_much_is_told_so() {
         let mut connectors = connectors(config::Grants { memory: true, ..Default::default() });
