@@ -133,17 +133,21 @@ pub async fn silent_resolver() -> Outcome {
     let with = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", resolver.display());
     let program = ["unshare", "--mount", "sh", "-c", &with, "sh"];
     let config = service::config(&etcd.toml(None), "");
+    let started = Instant::now();
     let gateway = crate::support::gateway::Gateway::start_by(&program, folder, &config);
     until("what needs no resolver is there", || async {
         let upstream = gateway.api("/api/v1/upstreams/orders?endpoints=false").await;
         upstream["endpoint_count"].as_u64() >= Some(2)
     })
     .await;
+    assert!(started.elapsed() < ROOM * 3, "the first list after {:?}", started.elapsed());
     let traffic = Traffic::mixed(gateway.address(), "/", service::CLIENTS);
     let mut right = Duration::ZERO;
     let mut all = backends;
     for number in 0..3 {
         let name = format!("new{number}");
+        let later = format!("/services/orders/later{number}");
+        client.put(later, format!("later{number}.example:80"), None).await.unwrap();
         let new = Backend::start(&name).await;
         service::register(&mut client, &name, new.address).await;
         right = right.max(traffic.reaches(&name, Instant::now()).await);
