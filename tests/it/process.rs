@@ -293,10 +293,11 @@ async fn a_valid_change_of_the_file_takes_effect_and_an_invalid_one_changes_noth
 /// Whatever stands where the file should: it is no reason to read without a pause, nor to say so again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_file_that_is_gone_costs_nothing_and_its_return_is_noticed_soon() {
+    type Place = fn(&Path);
     let gateway = Gateway::start(ROUTE);
     let path = gateway.folder().join("witgate.toml");
     let away = gateway.folder().join("away.toml");
-    let in_the_way: [(&str, fn(&Path)); 4] = [
+    let in_the_way: [(&str, Place); 4] = [
         ("nothing", |_| {}),
         ("a folder", |path| std::fs::create_dir(path).unwrap()),
         ("a dangling link", |path| std::os::unix::fs::symlink("nowhere", path).unwrap()),

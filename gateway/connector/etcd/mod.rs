@@ -138,25 +138,23 @@ impl Client {
     /// one means that the data was exchanged: a restored backup, an emptied disk, another cluster.
     fn observe(&self, before: Option<Position>, now: Position) {
         match before {
-            Some(before) if before.cluster != now.cluster => {
-                if self.odd("another").is_some() {
-                    tracing::warn!(
-                        registry = %self.registry,
-                        before = format_args!("{:x}", before.cluster),
-                        now = format_args!("{:x}", now.cluster),
-                        "Another etcd cluster answers"
-                    );
-                }
-            }
-            Some(before) if before.revision > now.revision => {
-                if self.odd("older").is_some() {
-                    tracing::warn!(
-                        registry = %self.registry,
-                        before = before.revision,
-                        now = now.revision,
-                        "The revision of etcd went back: was it restored?"
-                    );
-                }
+            Some(before) if before.cluster != now.cluster && self.odd("another").is_some() => tracing::warn!(
+                registry = %self.registry,
+                before = format_args!("{:x}", before.cluster),
+                now = format_args!("{:x}", now.cluster),
+                "Another etcd cluster answers"
+            ),
+            Some(before)
+                if before.cluster == now.cluster
+                    && before.revision > now.revision
+                    && self.odd("older").is_some() =>
+            {
+                tracing::warn!(
+                    registry = %self.registry,
+                    before = before.revision,
+                    now = now.revision,
+                    "The revision of etcd went back: was it restored?"
+                );
             }
             _ => {}
         }

@@ -287,9 +287,10 @@ mod tests {
     /// Everything that may stand where a file should, and how often it is tried within a few seconds.
     #[tokio::test]
     async fn what_cannot_be_read_is_tried_seldom_and_its_return_is_noticed_soon() {
+        type Place = fn(&Path);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("witgate.toml");
-        let in_the_way: [(&str, fn(&Path)); 4] = [
+        let in_the_way: [(&str, Place); 4] = [
             ("nothing", |_| {}),
             ("a folder", |path| fs::create_dir(path).unwrap()),
             ("a dangling link", |path| symlink("nowhere", path).unwrap()),
