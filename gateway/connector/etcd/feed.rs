@@ -100,7 +100,7 @@ impl Pump {
     }
 
     async fn watch(&mut self, session: &Session, mut at: Position) -> Result<End, Failure> {
-        let (mut requests, mut responses) = self.open(session, at).await?;
+        let (mut requests, mut responses) = self.begin(session, at).await?;
         let answers = self.answers.clone();
         let mut batch = Batch::default();
         let mut quiet = Quiet::new(self.client.config().silence);
@@ -140,7 +140,7 @@ impl Pump {
         }
     }
 
-    async fn open(
+    async fn begin(
         &self,
         session: &Session,
         at: Position,
