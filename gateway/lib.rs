@@ -3,6 +3,7 @@
 //! The order of the modules is the architecture: a module uses only modules above it.
 //! `docs/architecture.md` tells the whole story.
 
+pub mod backoff;
 pub mod files;
 pub mod upstream;
 pub mod telemetry;

@@ -20,7 +20,7 @@ use super::{
     io::Io,
     roster::{Place, Roster},
 };
-use crate::server::pause_after;
+use crate::server::AcceptErrors;
 
 /// How long a client may take to send a request's head, and stay silent between requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -65,9 +65,10 @@ pub(super) async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: im
     let closing = watch::Sender::new(false);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
+    let mut errors = AcceptErrors::default();
     loop {
         let (stream, peer) = tokio::select! {
-            accepted = accept(&listener) => accepted,
+            accepted = accept(&listener, &mut errors) => accepted,
             () = &mut shutdown => break,
         };
         while connections.try_join_next().is_some() {}
@@ -91,11 +92,14 @@ pub(super) async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: im
 }
 
 /// The next connection. An error is the kernel's or the client's, and passes.
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+async fn accept(listener: &TcpListener, errors: &mut AcceptErrors) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok(accepted) => return accepted,
-            Err(error) => pause_after(&error).await,
+            Ok(accepted) => {
+                errors.accepted();
+                return accepted;
+            }
+            Err(error) => errors.pause_after(&error).await,
         }
     }
 }

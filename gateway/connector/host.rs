@@ -45,6 +45,26 @@ impl Connectors {
     }
 }
 
+impl Connectors {
+    /// What a guest is told of what it has waited for. One that asks again at once after each failure is told ever
+    /// later, up to a second: its waits cost it no computing time, so that nothing else would stop it.
+    async fn told<T>(
+        &mut self,
+        outcome: std::result::Result<T, registry::Failure>,
+    ) -> std::result::Result<T, Failure> {
+        match outcome {
+            Ok(told) => {
+                self.failing.works();
+                Ok(told)
+            }
+            Err(failure) => {
+                tokio::time::sleep(self.failing.pause()).await;
+                Err(failure.into())
+            }
+        }
+    }
+}
+
 /// A guest that holds too many resources is told so; it is not trapped, since it may let go of some.
 fn keep<R: Send + 'static, W: 'static>(
     table: &mut ResourceTable,
@@ -78,8 +98,11 @@ impl wit_etcd::Host for Connectors {
     }
 
     async fn get(&mut self, key: Vec<u8>) -> Result<std::result::Result<Option<wit_etcd::Entry>, Failure>> {
-        Ok(match self.etcd() {
-            Ok(client) => client.get(key).await.map(|entry| entry.map(Into::into)).map_err(Failure::from),
+        Ok(match self.etcd().cloned() {
+            Ok(client) => {
+                let entry = client.get(key).await;
+                self.told(entry).await.map(|entry| entry.map(Into::into))
+            }
             Err(denied) => Err(denied),
         })
     }
@@ -97,7 +120,8 @@ impl wit_etcd::Host for Connectors {
             Ok(room) => room,
             Err(full) => return Ok(Err(full)),
         };
-        let lease = client.grant(ttl_seconds).await.map_err(Failure::from);
+        let lease = client.grant(ttl_seconds).await;
+        let lease = self.told(lease).await;
         drop_kept::<(), _>(&mut self.table, room)?;
         Ok(lease.and_then(|lease| keep(&mut self.table, lease)))
     }
@@ -109,7 +133,8 @@ impl wit_etcd::HostFeed for Connectors {
         feed: Resource<wit_etcd::Feed>,
     ) -> Result<std::result::Result<wit_etcd::Answer, Failure>> {
         let feed: &mut EtcdFeed = kept(&mut self.table, feed)?;
-        Ok(feed.next().await.map(Into::into).map_err(Into::into))
+        let answer = feed.next().await;
+        Ok(self.told(answer).await.map(Into::into))
     }
 
     async fn drop(&mut self, feed: Resource<wit_etcd::Feed>) -> Result<()> {
@@ -129,7 +154,8 @@ impl wit_etcd::HostLease for Connectors {
         value: Vec<u8>,
     ) -> Result<std::result::Result<(), Failure>> {
         let lease: &mut EtcdLease = kept(&mut self.table, lease)?;
-        Ok(lease.put(key, value).await.map_err(Into::into))
+        let put = lease.put(key, value).await;
+        Ok(self.told(put).await)
     }
 
     async fn keep_alive(
@@ -137,12 +163,14 @@ impl wit_etcd::HostLease for Connectors {
         lease: Resource<wit_etcd::Lease>,
     ) -> Result<std::result::Result<u32, Failure>> {
         let lease: &mut EtcdLease = kept(&mut self.table, lease)?;
-        Ok(lease.keep_alive().await.map_err(Into::into))
+        let seconds = lease.keep_alive().await;
+        Ok(self.told(seconds).await)
     }
 
     async fn revoke(&mut self, lease: Resource<wit_etcd::Lease>) -> Result<std::result::Result<(), Failure>> {
         let lease: &mut EtcdLease = kept(&mut self.table, lease)?;
-        Ok(lease.revoke().await.map_err(Into::into))
+        let revoked = lease.revoke().await;
+        Ok(self.told(revoked).await)
     }
 
     async fn drop(&mut self, lease: Resource<wit_etcd::Lease>) -> Result<()> {
@@ -203,11 +231,12 @@ impl wit_file::Host for Connectors {
         &mut self,
         name: Option<String>,
     ) -> Result<std::result::Result<Resource<wit_file::Feed>, Failure>> {
-        let feed = match &self.file {
-            Some((path, folders)) => {
-                file::follow(path, name.as_deref(), folders.clone()).map_err(Failure::from)
+        let feed = match (&self.file, name) {
+            (Some((path, folders)), None) => Ok(file::follow(path, folders.clone())),
+            (Some((path, folders)), Some(name)) => {
+                file::follow_inside(path, &name, folders.clone()).map_err(Failure::from)
             }
-            None => Err(self.ungranted("file", "file = \"PATH\"")),
+            (None, _) => Err(self.ungranted("file", "file = \"PATH\"")),
         };
         Ok(feed.and_then(|feed| keep(&mut self.table, feed)))
     }
@@ -219,7 +248,8 @@ impl wit_file::HostFeed for Connectors {
         feed: Resource<wit_file::Feed>,
     ) -> Result<std::result::Result<Vec<u8>, Failure>> {
         let feed: &mut FileFeed = kept(&mut self.table, feed)?;
-        Ok(feed.next().await.map_err(Into::into))
+        let content = feed.next().await;
+        Ok(self.told(content).await)
     }
 
     async fn drop(&mut self, feed: Resource<wit_file::Feed>) -> Result<()> {
@@ -340,6 +370,25 @@ mod tests {
         ] {
             assert!(text.contains(&format!("`{setting}` in [registry.main]")), "{text}");
         }
+    }
+
+    /// A file that is not there: each attempt takes the guest no computing time at all.
+    #[tokio::test]
+    async fn a_guest_that_asks_again_at_once_hears_of_failures_ever_later() {
+        let nowhere = Some("/nowhere/at/all".into());
+        let mut connectors = connectors(config::Grants { file: nowhere, ..Default::default() });
+        let mut attempts = 0;
+        let asks = async {
+            loop {
+                let feed = wit_file::Host::follow(&mut connectors, None).await.unwrap().unwrap();
+                let (used, owned) = (Resource::new_borrow(feed.rep()), feed);
+                wit_file::HostFeed::next(&mut connectors, used).await.unwrap().unwrap_err();
+                wit_file::HostFeed::drop(&mut connectors, owned).await.unwrap();
+                attempts += 1;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(2), asks).await.unwrap_err();
+        assert!((2..=12).contains(&attempts), "{attempts} attempts");
     }
 
     #[tokio::test]

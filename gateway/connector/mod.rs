@@ -12,6 +12,7 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use wasmtime::component::ResourceTable;
@@ -22,10 +23,14 @@ pub use self::{
     host::add_to_linker,
     memory::{Feed as MemoryFeed, Memory},
 };
-use crate::config;
+use crate::{backoff::Backoff, config};
 
 /// Feeds and leases one instance may hold at once.
 const MOST_RESOURCES: usize = 256;
+
+/// How much later an instance hears of a failure, which it may answer by asking again at once.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the process has to lend: one per process.
 pub struct Lent {
@@ -52,6 +57,7 @@ impl Lent {
             memory: grants.memory.then(|| self.memory.clone()),
             file: grants.file.clone().map(|path| (path, self.folders.clone())),
             registry: registry.name.clone(),
+            failing: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
         }
     }
 
@@ -81,6 +87,8 @@ pub struct Connectors {
     etcd: Option<Arc<etcd::Client>>,
     memory: Option<Arc<Memory>>,
     file: Option<(PathBuf, Arc<file::Folders>)>,
+    /// Failures that the instance was told of.
+    failing: Backoff,
 }
 
 impl Connectors {

@@ -7,14 +7,14 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
-use super::{
-    lasting::{Lasting, Report},
-    load::LoadError,
+use super::load::LoadError;
+use crate::{
+    backoff::{Lasting, Report},
+    files::{self, Stamp},
 };
-use crate::files::{self, Stamp};
 
 /// A file younger than this may still be written.
 pub(super) const SETTLED: Duration = Duration::from_millis(100);
@@ -24,8 +24,8 @@ pub(super) struct Folder {
     directory: PathBuf,
     seen: BTreeMap<Arc<str>, Stamp>,
     /// Names under which there is something that cannot be a plugin.
-    unfit: BTreeMap<Arc<str>, Lasting>,
-    unreadable: Option<Lasting>,
+    unfit: BTreeMap<Arc<str>, Refused>,
+    unreadable: Lasting,
 }
 
 /// What a look at the folder has found.
@@ -38,6 +38,12 @@ pub(super) enum Finding {
     },
     /// What is there cannot be taken, whatever is in it.
     Unfit {
+        name: Arc<str>,
+        path: PathBuf,
+        refusal: LoadError,
+    },
+    /// The same still stands there, and it is time to say so again.
+    StillUnfit {
         name: Arc<str>,
         path: PathBuf,
         refusal: LoadError,
@@ -58,7 +64,7 @@ pub(super) struct Look {
 
 impl Folder {
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory, seen: BTreeMap::new(), unfit: BTreeMap::new(), unreadable: None }
+        Self { directory, seen: BTreeMap::new(), unfit: BTreeMap::new(), unreadable: Lasting::default() }
     }
 
     /// Looks at every `*.wasm`, in the order of their names. A folder that is not there is an empty one; one that
@@ -72,7 +78,10 @@ impl Folder {
                 return look;
             }
         };
-        self.unreadable = None;
+        if let Some(lasted) = self.unreadable.over() {
+            let directory = self.directory.display();
+            tracing::info!(%directory, for_seconds = lasted.for_seconds, "Plugins folder can be read again");
+        }
         let known = self.seen.keys().chain(self.unfit.keys());
         let gone: Vec<_> = known.filter(|name| !files.contains_key(&**name)).cloned().collect();
         for name in gone {
@@ -111,24 +120,30 @@ impl Folder {
 
     fn unfit(&mut self, name: Arc<str>, path: PathBuf, refusal: LoadError) -> Option<Finding> {
         self.seen.remove(&name);
-        let mut known = self.unfit.remove(&name);
-        let report = Lasting::note(&mut known, refusal.to_string(), Instant::now());
-        self.unfit.extend(known.map(|known| (name.clone(), known)));
-        report.map(|report| Finding::Unfit { name, path, refusal, report })
+        let known = self.unfit.entry(name.clone()).or_default();
+        let why = refusal.to_string();
+        let report = known.lasting.met(&why);
+        if known.why == why {
+            return report.map(|report| Finding::StillUnfit { name, path, refusal, report });
+        }
+        known.why = why;
+        Some(Finding::Unfit { name, path, refusal })
     }
 
     fn cannot_be_read(&mut self, error: &io::Error) {
         let directory = self.directory.display();
-        match Lasting::note(&mut self.unreadable, error.to_string(), Instant::now()) {
-            Some(Report::New) => {
-                tracing::warn!(%directory, %error, "Plugins folder cannot be read, nothing changes");
-            }
-            Some(Report::Lasting(for_)) => {
-                tracing::warn!(%directory, %error, ?for_, "Plugins folder still cannot be read");
-            }
-            None => {}
+        if let Some(lasts) = self.unreadable.met(&error.to_string()) {
+            tracing::warn!(%directory, %error, for_seconds = lasts.for_seconds,
+                "Plugins folder cannot be read, nothing changes");
         }
     }
+}
+
+/// A file that is refused as it stands there.
+#[derive(Debug, Default)]
+struct Refused {
+    why: String,
+    lasting: Lasting,
 }
 
 enum Unfit {
@@ -181,6 +196,7 @@ mod tests {
             .map(|finding| match finding {
                 Finding::File { name, .. } => name.to_string(),
                 Finding::Unfit { name, refusal, .. } => format!("{name}: {refusal}"),
+                Finding::StillUnfit { name, .. } => format!("still {name}"),
                 Finding::Removed { name } => format!("{name} removed"),
             })
             .collect()

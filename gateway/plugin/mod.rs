@@ -8,7 +8,6 @@ mod engine;
 mod faults;
 mod folder;
 mod instance;
-mod lasting;
 mod supervisor;
 mod limits;
 mod load;

@@ -14,9 +14,10 @@ use super::{
 };
 pub use crate::bindings::registry::exports::witgate::plugin::registrar::Announcement;
 use crate::{
+    backoff::{Backoff, Lasting},
     config,
     connector::Lent,
-    registry::{Backoff, Failure},
+    registry::Failure,
 };
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -54,7 +55,8 @@ impl Registration {
     ) -> Self {
         let (tell, standing) = watch::channel(Standing::Starting);
         let (withdraw, withdrawn) = oneshot::channel();
-        let announcer = Announcer { config, lent, current, announcement, tell };
+        let failing = Lasting::default();
+        let announcer = Announcer { config, lent, current, announcement, tell, failing };
         let task = tokio::spawn(announcer.run(withdrawn));
         Self { standing, withdraw, task }
     }
@@ -85,6 +87,7 @@ struct Announcer {
     current: Current,
     announcement: Announcement,
     tell: watch::Sender<Standing>,
+    failing: Lasting,
 }
 
 impl Announcer {
@@ -118,8 +121,8 @@ impl Announcer {
         loop {
             let pause = match instance.renew(registration).await {
                 Ok(next) => {
-                    backoff.reset();
-                    self.tell.send_replace(Standing::Announced);
+                    backoff.works();
+                    self.announced();
                     next.max(SHORTEST_INTERVAL)
                 }
                 Err(failure @ Failure::Plugin(_)) => return Err(failure),
@@ -147,9 +150,20 @@ impl Announcer {
         }
     }
 
-    fn failed(&self, failure: Failure) {
+    fn announced(&mut self) {
         let (registry, service) = (&self.config.name, &self.announcement.service);
-        tracing::warn!(%registry, service, error = %failure, "Announcement failed, trying again");
+        if let Some(lasted) = self.failing.over() {
+            tracing::info!(%registry, service, for_seconds = lasted.for_seconds, "Announced again");
+        }
+        self.tell.send_replace(Standing::Announced);
+    }
+
+    fn failed(&mut self, failure: Failure) {
+        let (registry, service) = (&self.config.name, &self.announcement.service);
+        if let Some(lasts) = self.failing.met(&failure.to_string()) {
+            tracing::warn!(%registry, service, error = %failure, for_seconds = lasts.for_seconds,
+                times = lasts.times, "Announcement failed, trying again");
+        }
         self.tell.send_replace(Standing::Failing(failure));
     }
 }

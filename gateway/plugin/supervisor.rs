@@ -26,7 +26,6 @@ use super::{
     engine::{Engine, EngineError},
     folder::{Finding, Folder, Look, SETTLED},
     instance::RegistryPlugin,
-    lasting::Report,
     load::{self, Content, Digest, Kind, LoadError, Loaded},
     names::{Names, Plugin, Running},
     selector::{self, WasmSelector},
@@ -332,7 +331,14 @@ impl Supervisor {
         for finding in look.findings {
             match finding {
                 Finding::File { name, path } => self.file(name, path),
-                Finding::Unfit { name, path, refusal, report } => self.unfit(name, path, refusal, report),
+                Finding::Unfit { name, path, refusal } => {
+                    self.supersede(&name, path.clone());
+                    self.refuse(&name, &path, refusal, None);
+                }
+                Finding::StillUnfit { name, path, refusal, report } => {
+                    tracing::warn!(plugin = &*name, file = %path.display(), error = %refusal,
+                        for_seconds = report.for_seconds, "Plugin still refused");
+                }
                 Finding::Removed { name } => self.removed(&name),
             }
         }
@@ -358,20 +364,6 @@ impl Supervisor {
         let ticket = self.supersede(&name, path.clone());
         self.names.with(&name, |entry| entry.compiling = true);
         self.files.waiting.push_back(FileJob { name, path, ticket });
-    }
-
-    fn unfit(&mut self, name: Arc<str>, path: PathBuf, refusal: LoadError, report: Report) {
-        match report {
-            Report::New => {
-                self.supersede(&name, path.clone());
-                self.refuse(&name, &path, refusal, None);
-            }
-            Report::Lasting(for_) => {
-                let reason = refusal.to_string();
-                tracing::warn!(plugin = &*name, file = %path.display(), error = %reason, ?for_,
-                    "Plugin still refused");
-            }
-        }
     }
 
     fn loaded(&mut self, job: FileJob, content: Content) {

@@ -11,7 +11,6 @@ mod watch;
 pub use check::{AddressError, HostPort};
 pub use claims::Intake;
 pub use own::OwnAddresses;
-pub use pace::Backoff;
 pub use resolve::{Answer, Outcome, Resolver};
 pub use usable::{Unusable, usable};
 pub use watch::{Watch, watch};
@@ -63,6 +62,17 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// What happened, without its kind.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Unavailable(text)
+            | Self::Denied(text)
+            | Self::Invalid(text)
+            | Self::Other(text)
+            | Self::Plugin(text) => text,
+        }
+    }
+
     /// The word for logs, metrics and the API.
     pub fn kind(&self) -> &'static str {
         match self {

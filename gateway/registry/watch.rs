@@ -8,8 +8,12 @@ use std::{
 
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{Backoff, Failure, Intake, Registry, claims::ClaimReader, pace::Ceiling};
-use crate::{telemetry::text::shown, upstream::Event};
+use super::{Failure, Intake, Registry, claims::ClaimReader, pace::Ceiling};
+use crate::{
+    backoff::{Backoff, Lasting},
+    telemetry::text::shown,
+    upstream::Event,
+};
 
 /// Pauses between attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -46,6 +50,7 @@ pub fn watch(
         service,
         events,
         backoff: Backoff::new(FIRST_PAUSE, GREATEST_PAUSE),
+        failing: Lasting::default(),
         ceiling: Ceiling::new(NEWS_PER_SECOND, NEWS_AT_ONCE, Instant::now()),
     };
     Watch(tokio::spawn(task.run()))
@@ -58,6 +63,7 @@ struct Task {
     events: mpsc::Sender<Event>,
     reader: ClaimReader,
     backoff: Backoff,
+    failing: Lasting,
     ceiling: Ceiling,
 }
 
@@ -79,8 +85,11 @@ impl Task {
                 Ok(End::Changed) => self.backoff.reset(),
                 Ok(End::Failed(failure)) => {
                     let pause = self.backoff.pause();
-                    tracing::warn!(service = %self.service, error = %failure, ?pause, "Registry failed, list kept");
                     let (kind, text) = (failure.kind(), shown(&failure).to_string());
+                    if let Some(lasts) = self.failing.met(&text) {
+                        tracing::warn!(service = %self.service, error = %failure, for_seconds = lasts.for_seconds,
+                            times = lasts.times, "Registry failed, list kept");
+                    }
                     if self.send(Event::Failed { source: self.source, kind, text }).await.is_err() {
                         return;
                     }
@@ -129,7 +138,7 @@ impl Task {
                 None => return Ok(End::Changed),
                 Some(Err(failure)) => return Ok(End::Failed(failure)),
                 Some(Ok(news)) => {
-                    self.backoff.reset();
+                    self.works();
                     let news = self.reader.read(news).await;
                     self.send(Event::News { source: self.source, news }).await?;
                     self.tell_left_out().await?;
@@ -156,6 +165,13 @@ impl Task {
                 self.send(Event::Resolved { source: self.source, changes }).await?;
             }
             self.tell_left_out().await?;
+        }
+    }
+
+    fn works(&mut self) {
+        self.backoff.works();
+        if let Some(lasted) = self.failing.over() {
+            tracing::info!(service = %self.service, for_seconds = lasted.for_seconds, "Registry answers again");
         }
     }
 
@@ -328,6 +344,32 @@ mod tests {
         }
         let passed = start.elapsed();
         assert!(passed > GREATEST_PAUSE * 5 && passed < GREATEST_PAUSE * 20, "{passed:?}");
+    }
+
+    /// A registry whose list can be had and which fails after it, for ever.
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_fails_after_each_list_is_asked_less_and_less_often() {
+        struct Short(bool);
+        impl Registry for Short {
+            fn follow<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Box<dyn Subscription>, Failure>> {
+                Box::pin(async { Ok(Box::new(Short(true)) as Box<dyn Subscription>) })
+            }
+        }
+        impl Subscription for Short {
+            fn next(&mut self) -> BoxFuture<'_, Result<RawNews, Failure>> {
+                let first = std::mem::take(&mut self.0);
+                Box::pin(async move {
+                    if first { Ok(one("10.0.0.1:80")) } else { Err(Failure::Other("".into())) }
+                })
+            }
+        }
+        let (events, mut told) = mpsc::channel(16);
+        let _watch = watch(0, Arc::new(Short(true)), "orders".into(), Intake::default(), events);
+        let start = tokio::time::Instant::now();
+        for _ in 0..2 * 20 {
+            told.recv().await.unwrap();
+        }
+        assert!(start.elapsed() > GREATEST_PAUSE * 5, "{:?}", start.elapsed());
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{StartError, Started};
 use crate::{
+    backoff::Lasting,
     config,
     server::{self, Workers},
     telemetry::ProcessMetrics,
@@ -121,10 +122,14 @@ fn hello(name: &str, address: SocketAddr) -> Response<Full<Bytes>> {
 async fn live(backends: Vec<(&'static str, SocketAddr)>, started: Started, plugins: PathBuf) {
     let Some(admin) = started.admin else { return };
     let mut introduction = Some(introduction(&started, &plugins));
+    let mut failing = Lasting::default();
     loop {
         for (name, address) in &backends {
-            if let Err(error) = register(admin, name, *address).await {
-                tracing::warn!(backend = name, %error, "Sample backend not registered");
+            if let Err(error) = register(admin, name, *address).await
+                && let Some(lasts) = failing.met(&error.to_string())
+            {
+                tracing::warn!(backend = name, %error, for_seconds = lasts.for_seconds, times = lasts.times,
+                    "Sample backend not registered");
             }
         }
         if let Some(text) = introduction.take() {

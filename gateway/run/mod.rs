@@ -29,6 +29,7 @@ pub use self::{
 use self::{reload::Reload, uses::uses};
 use crate::{
     admin,
+    backoff::Lasting,
     catalog::{self, Catalog},
     check,
     config::{self, Config},
@@ -241,6 +242,7 @@ async fn serve(
         catalog,
         metrics,
         lacking: None,
+        unreadable: Lasting::default(),
     };
     let config = reload.until(signals.stop(), hangup).await;
     ready.abort();

@@ -6,6 +6,7 @@ use tokio::signal::unix::Signal;
 
 use super::{PluginsError, uses};
 use crate::{
+    backoff::Lasting,
     catalog::{Catalog, Control},
     config::{self, Config},
     connector::file,
@@ -24,13 +25,13 @@ pub(super) struct Reload<'a> {
     pub metrics: Arc<ProcessMetrics>,
     /// What is wrong with the plugins of a configuration that was refused for it.
     pub lacking: Option<PluginsError>,
+    /// That the file cannot be read.
+    pub unreadable: Lasting,
 }
 
 /// Why a changed file was not taken.
 #[derive(Debug, thiserror::Error)]
 enum ReloadError {
-    #[error("{0}")]
-    Unreadable(#[from] Failure),
     #[error("{0}")]
     Invalid(#[from] config::Problems),
     #[error(transparent)]
@@ -42,7 +43,6 @@ enum ReloadError {
 impl ReloadError {
     fn lines(&self) -> Vec<String> {
         match self {
-            Self::Unreadable(failure) => vec![failure.to_string()],
             Self::Invalid(problems) => problems.lines().collect(),
             Self::Plugins(error) => error.lines().collect(),
             Self::NeedsRestart(keys) => {
@@ -74,32 +74,47 @@ impl Reload<'_> {
     async fn follow_for_ever(&mut self, hangup: Option<Signal>) {
         let Some((path, mut hangup)) = self.path.zip(hangup) else { return std::future::pending().await };
         let mut news = self.plugins.news();
-        let mut feed = match file::follow(path, None, Arc::default()) {
-            Ok(feed) => Some(feed),
-            Err(error) => {
-                tracing::error!(%error, "Configuration file not followed, send SIGHUP after a change");
-                None
-            }
-        };
+        let mut feed = file::follow(path, Arc::default());
         loop {
-            let changed = async {
-                match &mut feed {
-                    Some(feed) => feed.next().await.map(drop),
-                    None => std::future::pending().await,
-                }
-            };
-            let changed = tokio::select! {
-                changed = changed => changed,
-                _ = hangup.recv() => Ok(()),
+            let content = tokio::select! {
+                content = feed.next() => Some(content),
+                _ = hangup.recv() => None,
                 // What was missing may have come.
-                Ok(()) = news.changed(), if self.lacking.is_some() => Ok(()),
+                Ok(()) = news.changed(), if self.lacking.is_some() => None,
             };
             news.mark_unchanged();
-            let result = match changed {
-                Ok(()) => self.read(path).await,
-                Err(error) => Err(error.into()),
-            };
-            self.report(result);
+            match content {
+                Some(Err(failure)) => self.unreadable(&failure),
+                Some(Ok(_)) => {
+                    self.readable();
+                    self.take(path).await;
+                }
+                None => self.take(path).await,
+            }
+        }
+    }
+
+    async fn take(&mut self, path: &Path) {
+        let result = self.read(path).await;
+        self.report(result);
+    }
+
+    /// Tried again by the feed, with pauses.
+    fn unreadable(&mut self, failure: &Failure) {
+        if let Some(lasts) = self.unreadable.met(failure.text()) {
+            tracing::error!(
+                error = failure.text(),
+                for_seconds = lasts.for_seconds,
+                times = lasts.times,
+                "Configuration file cannot be read, the running one stays"
+            );
+            self.metrics.reloaded(Outcome::Invalid);
+        }
+    }
+
+    fn readable(&mut self) {
+        if let Some(lasted) = self.unreadable.over() {
+            tracing::info!(for_seconds = lasted.for_seconds, "Configuration file can be read again");
         }
     }
 

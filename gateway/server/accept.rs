@@ -9,9 +9,11 @@ use hyper::{
 use tokio::net::TcpStream;
 
 use super::{Arrival, Link, connection, listen::Accepting, roster::Roster};
+use crate::backoff::{Backoff, Lasting};
 
-/// The pause after an error that will not go away by itself, such as no file descriptors being left.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Pauses after an error that will not go away by itself, such as no file descriptors being left.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Accepts for ever. Dropping it closes the listener and leaves the connections alone.
 pub(super) async fn accept<A, C, F, B>(listening: Accepting, roster: Rc<Roster>, answers: A)
@@ -22,6 +24,7 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let mut errors = AcceptErrors::default();
     loop {
         // The permit comes before accept, so a full gateway leaves new clients in the kernel's queue instead of
         // closing them. Nobody closes the semaphore.
@@ -29,10 +32,11 @@ where
         let (stream, peer) = match listening.socket.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                pause_after(&error).await;
+                errors.pause_after(&error).await;
                 continue;
             }
         };
+        errors.accepted();
         let link = Rc::new(Link::new(peer, local(&stream, &listening)));
         let counted = listening.counters.accepted();
         let place = roster.enter(&link, &listening.settings);
@@ -52,12 +56,61 @@ fn local(stream: &TcpStream, listening: &Accepting) -> std::net::SocketAddr {
     stream.local_addr().unwrap_or(listening.address)
 }
 
-/// Waits before the next `accept` where an error would come again at once. A client that went away while it waited
-/// concerns nobody.
-pub async fn pause_after(error: &io::Error) {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
-        tracing::warn!(%error, "Accept failed");
-        tokio::time::sleep(PAUSE).await;
+/// What a listener makes of errors of `accept`: they end no loop, and are no reason to go round at once.
+pub struct AcceptErrors {
+    backoff: Backoff,
+    failing: Lasting,
+}
+
+impl Default for AcceptErrors {
+    fn default() -> Self {
+        Self { backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), failing: Lasting::default() }
+    }
+}
+
+impl AcceptErrors {
+    /// Waits before the next `accept` where an error would come again at once. A client that went away while it
+    /// waited concerns nobody.
+    pub async fn pause_after(&mut self, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+        if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+            return;
+        }
+        if let Some(lasts) = self.failing.met(&error.to_string()) {
+            tracing::warn!(%error, for_seconds = lasts.for_seconds, times = lasts.times, "Accept failed");
+        }
+        tokio::time::sleep(self.backoff.pause()).await;
+    }
+
+    pub fn accepted(&mut self) {
+        self.backoff.works();
+        if let Some(lasted) = self.failing.over() {
+            tracing::info!(for_seconds = lasted.for_seconds, "Accepting again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn without_descriptors_the_next_attempt_comes_ever_later() {
+        let mut errors = AcceptErrors::default();
+        let none_left = io::Error::from_raw_os_error(24);
+        let start = tokio::time::Instant::now();
+        for _ in 0..100 {
+            errors.pause_after(&none_left).await;
+            // One connection ends, another takes its place.
+            errors.accepted();
+        }
+        assert!(start.elapsed() > LONGEST_PAUSE * 40, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_went_away_delays_nobody() {
+        let start = tokio::time::Instant::now();
+        AcceptErrors::default().pause_after(&io::ErrorKind::ConnectionAborted.into()).await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }

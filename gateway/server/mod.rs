@@ -12,7 +12,7 @@ mod roster;
 mod shutdown;
 mod worker;
 
-pub use accept::pause_after;
+pub use accept::AcceptErrors;
 pub use connection::Arrival;
 pub use framing::Refusal;
 pub use link::{Link, Takeover};

@@ -17,6 +17,7 @@ use std::{
 use tracing_subscriber::{EnvFilter, fmt, fmt::MakeWriter};
 
 use super::line;
+use crate::backoff::Lasting;
 
 /// The variable that says what is logged, when no flag does.
 pub const VARIABLE: &str = "WITGATE_LOG";
@@ -120,12 +121,20 @@ impl Lines {
 
 fn write_all(output: &mut impl Write, lines: &Receiver<Message>) {
     let mut told = LOST.load(Relaxed);
+    let mut losing = Lasting::default();
     while let Ok(Message::Line(line)) = lines.recv() {
         // Whoever closed standard error does not want to hear of it.
         let _ = output.write_all(&line);
         let lost = LOST.load(Relaxed);
-        if lost != told {
-            tracing::warn!(lines = lost - told, "Log lines lost: standard error is not read fast enough");
+        // Each report is a line, too, and may take the place of another.
+        if lost == told {
+            losing.over();
+        } else if let Some(lasts) = losing.met("") {
+            tracing::warn!(
+                lines = lost - told,
+                for_seconds = lasts.for_seconds,
+                "Log lines lost: standard error is not read fast enough"
+            );
             told = lost;
         }
     }

@@ -43,7 +43,7 @@ pub async fn killed_while_etcd_is_down() -> Outcome {
     let Stage { mut etcd, gateway, backends: _backends, before } = start().await;
     etcd.kill9();
     let gateway = gateway.restart().await;
-    let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
+    let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
     traffic.more(2_000).await;
     assert_eq!(service::source(&gateway).await["origin"], "restored");
     etcd.restart().await;
@@ -66,7 +66,7 @@ pub async fn killed_while_etcd_is_silent() -> Outcome {
     let gateway = gateway.restart().await;
     let took = killed.elapsed();
     assert!(took < Duration::from_secs(5), "ready after {took:?}");
-    let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
+    let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
     traffic.more(2_000).await;
     assert_eq!(service::source(&gateway).await["origin"], "restored");
     network.heal();
@@ -88,9 +88,48 @@ pub async fn killed_while_the_data_changes() -> Outcome {
     service::register(&mut client, "new", new.address).await;
     let gateway = gateway.restart().await;
     let ready = Instant::now();
-    let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
+    let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
     let right = traffic.reaches("new", ready).await;
     traffic.more(500).await;
+    Outcome::without_failure(before + traffic.stop().await, right)
+}
+
+/// The instances were replaced one by one, and the old ones still answer. They get nothing, before and after.
+pub async fn killed_after_all_were_replaced() -> Outcome {
+    // Twice, so that more was removed than is believed at once.
+    const OLD: [&str; 4] = ["b0", "b1", "n0", "n1"];
+    let Stage { mut etcd, gateway, backends, before } = start().await;
+    let mut client = etcd.client().await;
+    let mut new = Vec::new();
+    for (id, old) in ["n0", "n1", "m0", "m1"].into_iter().zip(OLD) {
+        let backend = Backend::start(id).await;
+        service::register(&mut client, id, backend.address).await;
+        new.push(backend);
+        service::withdraw(&mut client, old).await;
+    }
+    let last = Backend::start("last").await;
+    service::register(&mut client, "last", last.address).await;
+    // The last to come is in the list after the last that went.
+    until("the list is on disk", || async {
+        fs::read_to_string(list(&gateway)).is_ok_and(|list| list.contains(&last.address.to_string()))
+    })
+    .await;
+    let met = |traffic: &Traffic| OLD.map(|old| traffic.answered_by(old));
+    let live = Traffic::mixed(gateway.address(), "/", CLIENTS);
+    live.more(200).await;
+    assert_eq!(met(&live), [0; 4], "the old are in use");
+    let before = before + live.stop().await;
+    etcd.kill9();
+    let gateway = gateway.restart().await;
+    let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
+    traffic.more(1_000).await;
+    assert_eq!(service::source(&gateway).await["origin"], "restored");
+    assert_eq!(met(&traffic), [0; 4], "requests to the old after a restart");
+    etcd.restart().await;
+    let newest = Backend::start("newest").await;
+    service::register(&mut etcd.client().await, "newest", newest.address).await;
+    let right = traffic.reaches("newest", Instant::now()).await;
+    drop(backends);
     Outcome::without_failure(before + traffic.stop().await, right)
 }
 
@@ -109,7 +148,7 @@ pub async fn killed_and_its_state_damaged() -> Outcome {
         gateway.signal("STOP");
         fs::write(&file, damaged).unwrap();
         gateway = gateway.restart().await;
-        let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
+        let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
         traffic.more(200).await;
         let (name, new) = (format!("new{number}"), Backend::start("new").await);
         service::register(&mut etcd.client().await, &name, new.address).await;

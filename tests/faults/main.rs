@@ -9,8 +9,10 @@
 )]
 
 mod backends;
+mod config;
 mod etcd;
 mod flapping;
+mod found;
 mod gateway;
 mod network;
 mod plugin;
@@ -28,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 type Run = fn() -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-const CASES: [(&str, Run); 39] = [
+const CASES: [(&str, Run); 46] = [
     ("etcd: killed", || Box::pin(etcd::killed())),
     ("etcd: down for 60 s", || Box::pin(etcd::down_for_a_minute())),
     ("etcd: stopped with SIGSTOP", || Box::pin(etcd::stopped())),
@@ -50,6 +52,11 @@ const CASES: [(&str, Run); 39] = [
     ("gateway: killed, etcd silent", || Box::pin(gateway::killed_while_etcd_is_silent())),
     ("gateway: killed, data changed", || Box::pin(gateway::killed_while_the_data_changes())),
     ("gateway: killed, state damaged", || Box::pin(gateway::killed_and_its_state_damaged())),
+    ("gateway: killed, all instances replaced", || Box::pin(gateway::killed_after_all_were_replaced())),
+    ("gateway: killed, strangers ask first", || Box::pin(found::strangers_come_first())),
+    ("gateway: lists change while workers take them up", || Box::pin(found::changed_while_taken_up())),
+    ("gateway: configuration gone", || Box::pin(config::gone())),
+    ("gateway: resolver silent", || Box::pin(config::silent_resolver())),
     ("gateway: state directory full", || Box::pin(state::full())),
     ("gateway: state directory read-only", || Box::pin(state::read_only())),
     ("gateway: state directory of another user", || Box::pin(state::wrong_owner())),
@@ -61,6 +68,8 @@ const CASES: [(&str, Run); 39] = [
     ("plugin: names a hundred dead addresses", || Box::pin(plugin::dead())),
     ("plugin: names instances twice", || Box::pin(plugin::duplicates())),
     ("plugin: 100,000 endpoints at once", || Box::pin(plugin::many())),
+    ("plugin: files without end beside it", || Box::pin(config::odd_plugins())),
+    ("plugin: a selector traps, the list changes", || Box::pin(plugin::selector_traps())),
     ("plugin: exchanged in an outage", || Box::pin(plugin::exchanged())),
     ("backends: one hangs", || Box::pin(backends::hangs())),
     ("backends: one answers 500", || Box::pin(backends::answers_500())),

@@ -60,7 +60,7 @@ async fn start() -> Service {
     let backends = Backend::several(2).await;
     let gateway = run("registry-echo", &settings(&[backends[0].address, backends[1].address]));
     service::endpoints(&gateway, 2).await;
-    let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
+    let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
     traffic.more(50).await;
     Service { gateway, backends, traffic }
 }
@@ -102,7 +102,7 @@ pub async fn traps() -> Outcome {
     let told = settings(&[backends[0].address, backends[1].address]).replace(" }", ", n = 3 }");
     let gateway = run("registry-trap", &told);
     service::endpoints(&gateway, 2).await;
-    let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
+    let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
     until("it has trapped", || async { gateway.plugin("adapter").await["faults"].as_u64() > Some(3) }).await;
     traffic.more(2_000).await;
     let new = Backend::start("new").await;
@@ -178,7 +178,7 @@ pub async fn many() -> Outcome {
     let gateway = Gateway::start_in(folder, &text);
     gateway.register("small", "1", small.address).await;
     until("it is there", || async { gateway.get("/small").await.status.is_success() }).await;
-    let traffic = Traffic::start(gateway.address(), "/small", CLIENTS);
+    let traffic = Traffic::mixed(gateway.address(), "/small", CLIENTS);
     exchange(&gateway, &guest("registry-many")).await;
     let since = Instant::now();
     let on_all_workers = || async {
@@ -197,6 +197,47 @@ pub async fn many() -> Outcome {
     // A worker is away for a tenth of a second at most; the rest is room for a busy machine.
     assert!(tally.slowest < Duration::from_secs(2), "{tally}");
     Outcome::without_failure(tally, right)
+}
+
+/// Its balancers fail again and again. What is registered meanwhile gets requests as soon as ever.
+pub async fn selector_traps() -> Outcome {
+    const ROUNDS: usize = 8;
+    let etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    let backends = Backend::several(2).await;
+    for (number, backend) in backends.iter().enumerate() {
+        service::register(&mut client, &format!("b{number}"), backend.address).await;
+    }
+    // It passes its test and some requests. Never quarantined, so that it goes on failing.
+    let config = service::config(&etcd.toml(None), "")
+        .replace("\"round-robin\"", "{ plugin = \"mine\", settings = { after = 20 } }");
+    let config = format!("[plugins]\nselector = {{ faults_per_minute = 1000000 }}\n{config}");
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("plugins")).unwrap();
+    fs::write(folder.path().join("plugins/mine.wasm"), guest("trap")).unwrap();
+    let gateway = Gateway::start_in(folder, &config);
+    service::endpoints(&gateway, 2).await;
+    let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
+    until("it has trapped", || async { gateway.plugin("mine").await["faults"].as_u64() > Some(12) }).await;
+    let mut right = Duration::ZERO;
+    let mut all = backends;
+    for number in 0..ROUNDS {
+        let name = format!("new{number}");
+        let new = Backend::start(&name).await;
+        service::register(&mut client, &name, new.address).await;
+        let since = Instant::now();
+        let known = || async {
+            let upstream = gateway.api("/api/v1/upstreams/orders?endpoints=false").await;
+            let workers = upstream["workers"].as_array().unwrap();
+            upstream["endpoint_count"] == all.len() + 1
+                && workers.iter().all(|worker| worker["generation"] == upstream["generation"])
+        };
+        until("every worker knows it", known).await;
+        right = right.max(since.elapsed());
+        all.push(new);
+    }
+    assert!(right < Duration::from_secs(2), "a list waited {right:?} for a selector");
+    Outcome::without_failure(traffic.stop().await, right)
 }
 
 pub async fn exchanged() -> Outcome {

@@ -67,7 +67,7 @@ impl Stage {
 
     /// It serves, and says `why` the list is not saved. Then somebody does what the operator should, and it is saved.
     async fn serves(self, gateway: &Gateway, state: &Path, why: &str, repair: impl FnOnce()) -> Outcome {
-        let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
+        let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
         // What the gateway may have found there is not the list any more.
         service::register(&mut self.etcd.client().await, "b2", self.backends[2].address).await;
         service::endpoints(gateway, 3).await;

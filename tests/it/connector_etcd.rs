@@ -264,6 +264,42 @@ async fn a_renewed_certificate_counts_for_the_next_connection() {
     assert!(next(&mut client.follow(b"s/".into())).await.is_ok());
 }
 
+/// However many ask, and however soon again.
+#[tokio::test]
+async fn an_etcd_that_ends_every_connection_is_connected_to_seldom() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let made = Arc::new(AtomicUsize::new(0));
+    let counted = made.clone();
+    tokio::spawn(async move {
+        loop {
+            drop(listener.accept().await.unwrap());
+            counted.fetch_add(1, Relaxed);
+        }
+    });
+    let config = config::Etcd {
+        endpoints: vec![address.to_string()],
+        connect_timeout: Duration::from_millis(200),
+        silence: Duration::from_secs(1),
+        credentials: None,
+        tls: None,
+    };
+    let client = client(config);
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let client = client.clone();
+        asking.spawn(async move {
+            loop {
+                next(&mut client.follow(b"s/".into())).await.unwrap_err();
+            }
+        });
+    }
+    // Connections are made by attempts that each last until their limit, at first with short pauses between.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let attempts = made.load(Relaxed);
+    assert!((1..=60).contains(&attempts), "{attempts} connections in 3 s");
+}
+
 #[tokio::test]
 async fn a_killed_etcd_is_unavailable_at_once_and_back_with_a_new_feed() {
     for version in Version::ALL {

@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use http::StatusCode;
@@ -287,6 +288,50 @@ async fn a_valid_change_of_the_file_takes_effect_and_an_invalid_one_changes_noth
     // Routes never point at an upstream whose list is on its way.
     assert_eq!(session.get("/users").await.text(), "one");
     assert_eq!(session.get("/").await.text(), "one");
+}
+
+/// Whatever stands where the file should: it is no reason to read without a pause, nor to say so again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_file_that_is_gone_costs_nothing_and_its_return_is_noticed_soon() {
+    type Place = fn(&Path);
+    let gateway = Gateway::start(ROUTE);
+    let path = gateway.folder().join("witgate.toml");
+    let away = gateway.folder().join("away.toml");
+    let in_the_way: [(&str, Place); 4] = [
+        ("nothing", |_| {}),
+        ("a folder", |path| std::fs::create_dir(path).unwrap()),
+        ("a dangling link", |path| std::os::unix::fs::symlink("nowhere", path).unwrap()),
+        ("a file beyond the limit", |path| std::fs::File::create(path).unwrap().set_len(17 << 20).unwrap()),
+    ];
+    for (round, (what, place)) in in_the_way.into_iter().enumerate() {
+        let (lines, ticks) = (gateway.log().lines().count(), gateway.cpu());
+        std::fs::rename(&path, &away).unwrap();
+        place(&path);
+        let start = Instant::now();
+        // What happens is nothing, so there is no fact to wait for.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let (lines, ticks) = (gateway.log().lines().count() - lines, gateway.cpu() - ticks);
+        // Each reason is a line, and the first of them a second one after ten seconds.
+        assert!(lines <= 4, "{what}: {lines} lines in {:?}: {}", start.elapsed(), gateway.log());
+        assert!(ticks < 100, "{what}: {ticks} hundredths of a second of computing");
+        if path.is_dir() {
+            std::fs::remove_dir(&path).unwrap();
+        } else if path.is_symlink() || path.exists() {
+            std::fs::remove_file(&path).unwrap();
+        }
+        let upstream = format!("new{round}");
+        let text = format!("{ROUTE}\n[upstream.{upstream}]\nservice = \"new\"\nregistry = \"memory\"\n");
+        gateway.reconfigure(&text);
+        let took = until("the new file is in force", || async {
+            let upstreams = gateway.api("/api/v1/upstreams").await;
+            upstreams["upstreams"].as_array().unwrap().iter().any(|known| known["name"] == upstream)
+        })
+        .await;
+        // A second until it is read, and room for a busy machine.
+        assert!(took < Duration::from_secs(5), "{what}: in force after {took:?}");
+    }
+    let log = gateway.log();
+    assert!(log.contains("Configuration file cannot be read") && log.contains("can be read again"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

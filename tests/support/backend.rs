@@ -1,7 +1,6 @@
-//! Backends that answer with their name.
+//! Backends that answer with their name, and with as much more as they are asked for.
 
 use std::{
-    convert::Infallible,
     net::SocketAddr,
     sync::{
         Arc,
@@ -11,10 +10,17 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, task::JoinHandle};
+
+/// The header of a request that asks for an answer of so many bytes in place of the name.
+pub const WANTED: &str = "x-wanted";
+
+/// The headers of an answer that say who made it, and how many bytes it has received.
+pub const NAME: &str = "x-backend";
+pub const RECEIVED: &str = "x-received";
 
 /// A backend on a free port. Gone when dropped; answers on their way break off.
 pub struct Backend {
@@ -34,10 +40,9 @@ impl Backend {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (name, counted) = (name.clone(), counted.clone());
-                let answer = service_fn(move |_: Request<Incoming>| {
+                let answer = service_fn(move |request| {
                     counted.fetch_add(1, Relaxed);
-                    let answer = Response::new(Full::new(name.clone()));
-                    async move { Ok::<_, Infallible>(answer) }
+                    answer(name.clone(), request)
                 });
                 connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
             }
@@ -58,6 +63,13 @@ impl Backend {
     pub fn requests(&self) -> usize {
         self.requests.load(Relaxed)
     }
+}
+
+async fn answer(name: Bytes, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let wanted = request.headers().get(WANTED).map(|wanted| wanted.to_str().unwrap().parse().unwrap());
+    let received = request.into_body().collect().await?.to_bytes().len();
+    let answer = Response::builder().header(NAME, &*name).header(RECEIVED, received);
+    Ok(answer.body(Full::new(wanted.map_or(name, |wanted| vec![b'x'; wanted].into()))).unwrap())
 }
 
 impl Drop for Backend {

@@ -187,6 +187,14 @@ impl Gateway {
         tasks.filter_map(wake_ups).sum()
     }
 
+    /// The computing time that it has taken, in ticks of a hundredth of a second.
+    pub fn cpu(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // After the name, which is in brackets and may hold anything: the state, and from the 12th on the times.
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
     pub fn session(&self) -> Session {
         Session::new(self.address())
     }

@@ -77,7 +77,7 @@ impl Service {
         let gateway = Gateway::start(config);
         let count = backends.len();
         endpoints(&gateway, count).await;
-        let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
+        let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
         traffic.more(50).await;
         Self { gateway, backends, traffic }
     }

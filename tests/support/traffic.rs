@@ -16,7 +16,11 @@ use bytes::Bytes;
 use http::Request;
 use tokio::task::JoinSet;
 
-use super::{gateway::PATIENCE, session::Session};
+use super::{
+    backend,
+    gateway::PATIENCE,
+    session::{Answer, Session, Upload},
+};
 
 /// Between the requests of one client: enough of them for any fault to be met, and time for everybody else.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -58,9 +62,21 @@ pub struct Tally {
 impl Traffic {
     /// So many clients, each with a connection that it keeps, ask for `path` again and again.
     pub fn start(address: SocketAddr, path: &str, clients: usize) -> Self {
+        Self::sending(address, path, clients, |_| Kind::Get)
+    }
+
+    /// So many clients that send what clients send: mostly GET, bodies from nothing to 1 MB whose length is said or
+    /// not, and answers of up to 1 MB. Backends that say what they have received are held to it.
+    pub fn mixed(address: SocketAddr, path: &str, clients: usize) -> Self {
+        Self::sending(address, path, clients, Kind::of)
+    }
+
+    fn sending(address: SocketAddr, path: &str, clients: usize, kind: fn(u64) -> Kind) -> Self {
         let shared = Arc::new(Shared::default());
         let path: Arc<str> = path.into();
-        let client = |_| send(shared.clone(), Session::new(address), path.clone());
+        // Not all of them with the same at the same time.
+        let client =
+            |number| send(shared.clone(), Session::new(address), path.clone(), kind, 7 * number as u64);
         Self { clients: (0..clients).map(client).collect(), shared }
     }
 
@@ -140,20 +156,88 @@ impl Shared {
     }
 }
 
-async fn send(shared: Arc<Shared>, mut session: Session, path: Arc<str>) {
-    while !shared.stop.load(Relaxed) {
-        let start = Instant::now();
-        let answer = tokio::time::timeout(LIMIT, session.try_send(Request::get(&*path), Bytes::new())).await;
-        let failure = match answer {
-            Ok(Ok(answer)) if answer.status.is_success() => {
-                let mut answered = shared.answered.lock().unwrap();
-                let entry = answered.entry(answer.text()).or_insert((start, 0));
-                *entry = (entry.0.max(start), entry.1 + 1);
-                None
+/// What a request is.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Get,
+    /// A body of so many bytes, whose length is said.
+    Post(usize),
+    /// A body of so many bytes in chunks.
+    Chunked(usize),
+    /// An answer of so many bytes.
+    Large(usize),
+}
+
+impl Kind {
+    /// The kind of a client's request with this number: a round of 20, of which 14 are GET.
+    fn of(number: u64) -> Self {
+        const KB: usize = 1 << 10;
+        match number % 20 {
+            3 => Self::Post(0),
+            5 => Self::Post(KB),
+            9 => Self::Post(if number % 60 == 9 { KB * KB } else { 100 * KB }),
+            12 => Self::Chunked(10 * KB),
+            15 => Self::Chunked(if number % 60 == 15 { KB * KB } else { 100 * KB }),
+            18 => Self::Large(if number % 60 == 18 { KB * KB } else { 100 * KB }),
+            _ => Self::Get,
+        }
+    }
+
+    fn request(self, path: &str) -> (http::request::Builder, Upload) {
+        const CHUNK: usize = 16 << 10;
+        let body = |bytes: usize| Bytes::from(vec![b'x'; bytes]);
+        match self {
+            Self::Get => (Request::get(path), Upload::whole(Bytes::new())),
+            Self::Post(bytes) => (Request::post(path), Upload::whole(body(bytes))),
+            Self::Chunked(bytes) => {
+                let all = body(bytes);
+                let chunks = (0..bytes).step_by(CHUNK).map(|at| all.slice(at..bytes.min(at + CHUNK)));
+                (Request::post(path), Upload::chunks(chunks.collect::<Vec<_>>()))
             }
+            Self::Large(bytes) => {
+                (Request::get(path).header(backend::WANTED, bytes), Upload::whole(Bytes::new()))
+            }
+        }
+    }
+
+    /// Who has answered; or what is wrong with the answer, though it is one.
+    fn answered_by(self, answer: &Answer) -> Result<String, String> {
+        let Some(name) = answer.headers.get(backend::NAME) else { return Ok(answer.text()) };
+        let (sent, wanted) = match self {
+            Self::Get => (0, name.len()),
+            Self::Post(bytes) | Self::Chunked(bytes) => (bytes, name.len()),
+            Self::Large(bytes) => (0, bytes),
+        };
+        if answer.headers[backend::RECEIVED] != *sent.to_string() || answer.body.len() != wanted {
+            let (received, body) = (&answer.headers[backend::RECEIVED], answer.body.len());
+            return Err(format!("{self:?}: {received:?} bytes of it arrived, and {body} came back"));
+        }
+        Ok(name.to_str().unwrap().to_owned())
+    }
+}
+
+async fn send(shared: Arc<Shared>, mut session: Session, path: Arc<str>, kind: fn(u64) -> Kind, first: u64) {
+    for number in first.. {
+        if shared.stop.load(Relaxed) {
+            return;
+        }
+        let start = Instant::now();
+        let kind = kind(number);
+        let (request, body) = kind.request(&path);
+        let answer = tokio::time::timeout(LIMIT, session.try_upload(request, body)).await;
+        let failure = match answer {
+            Ok(Ok(answer)) if answer.status.is_success() => match kind.answered_by(&answer) {
+                Ok(name) => {
+                    let mut answered = shared.answered.lock().unwrap();
+                    let entry = answered.entry(name).or_insert((start, 0));
+                    *entry = (entry.0.max(start), entry.1 + 1);
+                    None
+                }
+                wrong => wrong.err(),
+            },
             Ok(Ok(answer)) => Some(format!("{}: {}", answer.status, answer.text())),
-            Ok(Err(error)) => Some(format!("no answer: {error}")),
-            Err(_) => Some(format!("no answer within {LIMIT:?}")),
+            Ok(Err(error)) => Some(format!("{kind:?}: no answer: {error}")),
+            Err(_) => Some(format!("{kind:?}: no answer within {LIMIT:?}")),
         };
         shared.sent.fetch_add(1, Relaxed);
         if let Some(failure) = failure {

@@ -3,17 +3,21 @@
 //! A task reads what etcd sends whether or not somebody asks for it. If it did not, a plugin that never asks
 //! would fill the connection that it shares with all others.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use etcd_client::{EventType, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{Answer, Client, Content, Entry, Event, Position, Session, list};
-use crate::registry::Failure;
+use crate::{backoff::Backoff, registry::Failure};
 
 /// What waits for a reader before it is thrown away and read anew, in events and in bytes.
 const MOST_EVENTS: usize = 100_000;
 const MOST_BYTES: usize = 32 << 20;
+
+/// Pauses before everything is read again because changes were missed.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Lists in a row that were out of date before their watch said anything.
 const MOST_RESTARTS: usize = 5;
@@ -31,7 +35,8 @@ impl Feed {
     pub(super) fn start(client: Arc<Client>, prefix: Vec<u8>) -> Self {
         let (sender, answers) = mpsc::channel(1);
         let mut pump = JoinSet::new();
-        pump.spawn(Pump { client, prefix, answers: sender, restarts: 0 }.run());
+        let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        pump.spawn(Pump { client, prefix, answers: sender, restarts: 0, backoff }.run());
         Self { answers, _pump: pump }
     }
 
@@ -49,6 +54,7 @@ struct Pump {
     prefix: Vec<u8>,
     answers: mpsc::Sender<Result<Answer, Failure>>,
     restarts: usize,
+    backoff: Backoff,
 }
 
 /// Why a watch ended without a failure.
@@ -63,7 +69,10 @@ impl Pump {
     async fn run(mut self) {
         loop {
             match self.list_and_watch().await {
-                Ok(End::Missed) => {}
+                Ok(End::Missed) => tokio::select! {
+                    () = tokio::time::sleep(self.backoff.pause()) => {}
+                    () = self.answers.closed() => return,
+                },
                 Ok(End::Unread) => return,
                 Err(failure) => {
                     let _ = self.answers.send(Err(failure)).await;
@@ -91,7 +100,7 @@ impl Pump {
     }
 
     async fn watch(&mut self, session: &Session, mut at: Position) -> Result<End, Failure> {
-        let (mut requests, mut responses) = self.open(session, at).await?;
+        let (mut requests, mut responses) = self.begin(session, at).await?;
         let answers = self.answers.clone();
         let mut batch = Batch::default();
         let mut quiet = Quiet::new(self.client.config().silence);
@@ -131,7 +140,7 @@ impl Pump {
         }
     }
 
-    async fn open(
+    async fn begin(
         &self,
         session: &Session,
         at: Position,
@@ -154,7 +163,9 @@ impl Pump {
     ) -> Result<Option<End>, Failure> {
         if let Some(header) = response.header().map(Position::from) {
             if header.cluster != at.cluster || header.revision < at.revision {
-                tracing::warn!(registry = %self.client.registry, ?at, ?header, "etcd is not what it was");
+                if self.client.odd("not what it was").is_some() {
+                    tracing::warn!(registry = %self.client.registry, ?at, ?header, "etcd is not what it was");
+                }
                 return Ok(Some(End::Missed));
             }
             if response.events().is_empty() && !response.created() {
@@ -169,6 +180,7 @@ impl Pump {
         }
         if !response.created() {
             self.restarts = 0;
+            self.backoff.works();
             batch.add(response, at);
         }
         Ok(None)
@@ -229,13 +241,13 @@ impl Batch {
 
 /// How long nothing has come: after `silence` etcd is asked, after twice as long it counts as gone.
 struct Quiet {
-    silence: std::time::Duration,
+    silence: Duration,
     until: Instant,
     asked: u32,
 }
 
 impl Quiet {
-    fn new(silence: std::time::Duration) -> Self {
+    fn new(silence: Duration) -> Self {
         Self { silence, until: Instant::now() + silence, asked: 0 }
     }
 

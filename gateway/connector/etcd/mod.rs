@@ -16,7 +16,11 @@ use self::{
 };
 pub use self::{feed::Feed, lease::Lease};
 use super::lock;
-use crate::{config, registry::Failure};
+use crate::{
+    backoff::{self, Lasting},
+    config,
+    registry::Failure,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -57,6 +61,8 @@ pub struct Client {
     registry: Arc<str>,
     sessions: Sessions,
     newest: Mutex<Option<Position>>,
+    /// That etcd is not the one it was: two behind one address are each other's successor with every answer.
+    odd: Mutex<Lasting>,
 }
 
 /// Where a cluster was when it answered.
@@ -76,7 +82,7 @@ impl Client {
     /// Contacts nobody yet. `registry` is its name in logs.
     pub fn new(registry: Arc<str>, config: config::Etcd) -> Arc<Self> {
         let sessions = Sessions::new(registry.clone(), config);
-        Arc::new(Self { registry, sessions, newest: Mutex::default() })
+        Arc::new(Self { registry, sessions, newest: Mutex::default(), odd: Mutex::default() })
     }
 
     pub fn config(&self) -> &config::Etcd {
@@ -117,6 +123,11 @@ impl Client {
         failure(error, |text| format!("etcd at {endpoint}: {text}"))
     }
 
+    /// Whether it is worth a line in the log.
+    fn odd(&self, what: &str) -> Option<backoff::Report> {
+        lock(&self.odd).happened(what)
+    }
+
     fn newest(&self) -> Option<Position> {
         *lock(&self.newest)
     }
@@ -127,18 +138,24 @@ impl Client {
     /// one means that the data was exchanged: a restored backup, an emptied disk, another cluster.
     fn observe(&self, before: Option<Position>, now: Position) {
         match before {
-            Some(before) if before.cluster != now.cluster => tracing::warn!(
+            Some(before) if before.cluster != now.cluster && self.odd("another").is_some() => tracing::warn!(
                 registry = %self.registry,
                 before = format_args!("{:x}", before.cluster),
                 now = format_args!("{:x}", now.cluster),
                 "Another etcd cluster answers"
             ),
-            Some(before) if before.revision > now.revision => tracing::warn!(
-                registry = %self.registry,
-                before = before.revision,
-                now = now.revision,
-                "The revision of etcd went back: was it restored?"
-            ),
+            Some(before)
+                if before.cluster == now.cluster
+                    && before.revision > now.revision
+                    && self.odd("older").is_some() =>
+            {
+                tracing::warn!(
+                    registry = %self.registry,
+                    before = before.revision,
+                    now = now.revision,
+                    "The revision of etcd went back: was it restored?"
+                );
+            }
             _ => {}
         }
         let mut newest = lock(&self.newest);

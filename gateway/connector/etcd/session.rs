@@ -23,6 +23,7 @@ use super::{
     error::{failure, is_auth_off},
 };
 use crate::{
+    backoff::{Backoff, Lasting},
     config::{self, ClientTls},
     files,
     registry::Failure,
@@ -34,12 +35,16 @@ const LONGEST_MESSAGE: usize = 64 << 20;
 /// etcd ends a connection that pings more often than every 5 seconds.
 const FASTEST_PING: Duration = Duration::from_secs(6);
 
+/// Pauses between attempts to connect, however many ask: each of them has its own pauses beside.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// A connection to one member.
 pub(super) struct Session {
     client: etcd_client::Client,
     endpoint: String,
     patience: Duration,
-    ended: AtomicBool,
+    ended: Arc<AtomicBool>,
 }
 
 impl Session {
@@ -87,20 +92,41 @@ pub(super) struct Sessions {
     /// Held by those who use it, so that an unused connection closes.
     current: Mutex<Weak<Session>>,
     attempts: tokio::sync::Mutex<Attempts>,
+    /// That etcd has no use for the credentials.
+    auth_off: Mutex<Lasting>,
 }
 
 struct Attempts {
     /// The endpoint to try first.
     first: usize,
+    /// Whether the last session has ended for a reason, and not because nobody needed it.
+    ended: Arc<AtomicBool>,
     failed: Option<(Instant, Failure)>,
+    backoff: Backoff,
+    /// When the next attempt may be made.
+    due: Instant,
+    connected: Lasting,
 }
 
 impl Sessions {
     pub fn new(registry: Arc<str>, config: config::Etcd) -> Self {
         // Many gateways start at once after an outage; not all of them with the first member.
         let first = fastrand::usize(..config.endpoints.len().max(1));
-        let attempts = tokio::sync::Mutex::new(Attempts { first, failed: None });
-        Self { registry, config, current: Mutex::default(), attempts }
+        let attempts = Attempts {
+            first,
+            ended: Arc::default(),
+            failed: None,
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+            due: Instant::now(),
+            connected: Lasting::default(),
+        };
+        Self {
+            registry,
+            config,
+            current: Mutex::default(),
+            attempts: tokio::sync::Mutex::new(attempts),
+            auth_off: Mutex::default(),
+        }
     }
 
     pub fn config(&self) -> &config::Etcd {
@@ -109,7 +135,8 @@ impl Sessions {
 
     /// The session in use, or a new one.
     ///
-    /// Many may ask at once; one connects, and all get its session or its failure.
+    /// Many may ask at once; one connects, and all get its session or its failure. Soon after a failure, and after a
+    /// session that ended soon, that one waits first.
     pub async fn get(&self) -> Result<Arc<Session>, Failure> {
         if let Some(session) = self.current() {
             return Ok(session);
@@ -124,15 +151,24 @@ impl Sessions {
         {
             return Err(failure.clone());
         }
+        if std::mem::take(&mut attempts.ended).load(Relaxed) {
+            attempts.pause();
+        }
+        tokio::time::sleep_until(attempts.due).await;
         match self.connect(&mut attempts.first).await {
             Ok(session) => {
                 let session = Arc::new(session);
                 *lock(&self.current) = Arc::downgrade(&session);
                 attempts.failed = None;
-                tracing::info!(registry = %self.registry, endpoint = session.endpoint(), "Connected to etcd");
+                attempts.ended = session.ended.clone();
+                attempts.backoff.works();
+                if attempts.connected.happened(session.endpoint()).is_some() {
+                    tracing::info!(registry = %self.registry, endpoint = session.endpoint(), "Connected to etcd");
+                }
                 Ok(session)
             }
             Err(failure) => {
+                attempts.pause();
                 attempts.failed = Some((Instant::now(), failure.clone()));
                 Err(failure)
             }
@@ -155,7 +191,7 @@ impl Sessions {
                         client,
                         endpoint: endpoint.clone(),
                         patience: self.config.silence,
-                        ended: AtomicBool::new(false),
+                        ended: Arc::default(),
                     });
                 }
                 Err(Failure::Unavailable(text)) => unavailable.push(text),
@@ -194,7 +230,10 @@ impl Sessions {
         let with_user = options.clone().with_user(user, &password.0);
         match etcd_client::Client::connect([url], Some(with_user)).await {
             Err(error) if is_auth_off(&error) => {
-                tracing::warn!(registry = %self.registry, "Authentication is not enabled in etcd: connecting without");
+                if lock(&self.auth_off).happened("").is_some() {
+                    tracing::warn!(registry = %self.registry,
+                        "Authentication is not enabled in etcd: connecting without");
+                }
                 etcd_client::Client::connect([url], Some(options)).await
             }
             client => client,
@@ -215,6 +254,12 @@ impl Sessions {
             Some(tls) => options.with_tls(tls_options(tls, endpoint).await?),
             None => options,
         })
+    }
+}
+
+impl Attempts {
+    fn pause(&mut self) {
+        self.due = Instant::now() + self.backoff.pause();
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
-use crate::connector::lock;
+use crate::{backoff::Lasting, connector::lock};
 
 /// Who wants to know about which folder.
 type Listeners = Arc<Mutex<HashMap<PathBuf, Vec<Arc<Notify>>>>>;
@@ -23,7 +23,14 @@ pub struct Folders {
     listeners: Listeners,
     /// Held while a folder is added or removed. Never taken by the watcher's own thread, which would wait for
     /// itself.
-    watcher: Mutex<Option<RecommendedWatcher>>,
+    system: Mutex<System>,
+}
+
+/// What the system does for it.
+#[derive(Default)]
+struct System {
+    watcher: Option<RecommendedWatcher>,
+    failing: Lasting,
 }
 
 /// Dropping it ends the watching of folders that nobody else watches.
@@ -64,18 +71,21 @@ impl Folders {
     }
 
     fn add(&self, path: &Path, listener: Arc<Notify>) {
-        let mut watcher = lock(&self.watcher);
-        let is_first = {
-            let mut listeners = lock(&self.listeners);
-            let here = listeners.entry(path.into()).or_default();
-            here.push(listener);
-            here.len() == 1
-        };
-        if !is_first {
-            return;
-        }
-        if let Err(error) = self.watch(&mut watcher, path) {
-            tracing::warn!(folder = %path.display(), %error, "Cannot watch a folder: its files are read now and then");
+        let mut system = lock(&self.system);
+        lock(&self.listeners).entry(path.into()).or_default().push(listener);
+        // For each listener: another folder may have taken the place of the one that is watched for the others.
+        match self.watch(&mut system.watcher, path) {
+            Ok(()) => {
+                if let Some(lasted) = system.failing.over() {
+                    tracing::info!(for_seconds = lasted.for_seconds, "Folders can be watched again");
+                }
+            }
+            Err(error) => {
+                if let Some(lasts) = system.failing.met(&error.to_string()) {
+                    tracing::warn!(folder = %path.display(), %error, for_seconds = lasts.for_seconds,
+                        times = lasts.times, "Cannot watch a folder: its files are read now and then");
+                }
+            }
         }
     }
 
@@ -91,7 +101,7 @@ impl Folders {
     }
 
     fn remove(&self, path: &Path, listener: &Arc<Notify>) {
-        let mut watcher = lock(&self.watcher);
+        let mut system = lock(&self.system);
         let mut listeners = lock(&self.listeners);
         let Some(here) = listeners.get_mut(path) else { return };
         here.retain(|other| !Arc::ptr_eq(other, listener));
@@ -101,7 +111,7 @@ impl Folders {
         listeners.remove(path);
         // The watcher's thread may wait for the listeners before it answers.
         drop(listeners);
-        if let Some(watcher) = &mut *watcher {
+        if let Some(watcher) = &mut system.watcher {
             // An error says that the folder is gone.
             let _ = watcher.unwatch(path);
         }

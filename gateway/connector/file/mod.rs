@@ -9,9 +9,11 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
 pub use self::folders::{Folders, Subscription};
 use crate::{
+    backoff::Backoff,
     files::{self, Opened, ReadError, Stamp},
     registry::Failure,
 };
@@ -23,20 +25,23 @@ const BACKSTOP: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_millis(50);
 const SETTLE_MOST: Duration = Duration::from_millis(500);
 
-/// Follows `path`, or the file called `name` inside it. Nothing is read yet.
-pub fn follow(path: &Path, name: Option<&str>, folders: Arc<Folders>) -> Result<Feed, Failure> {
-    let file = match name {
-        None => File { path: path.into(), inside: None },
-        Some(name) => {
-            let plain = |part| matches!(part, Component::Normal(_));
-            let is_plain = Path::new(name).components().all(plain) && !name.is_empty();
-            if !is_plain || name.contains('\0') {
-                return Err(Failure::Denied(format!("file name {name:?} leads out of the folder")));
-            }
-            File { path: path.join(name), inside: Some(path.into()) }
-        }
-    };
-    Ok(Feed { file, folders, subscription: None, due: true, read: None, given: None })
+/// Pauses between attempts to read a file that cannot be read. The longest is how late its return is noticed.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Follows a file. Nothing is read yet.
+pub fn follow(path: &Path, folders: Arc<Folders>) -> Feed {
+    Feed::new(File { path: path.into(), inside: None }, folders)
+}
+
+/// Follows the file called `name` inside a folder. Nothing is read yet.
+pub fn follow_inside(folder: &Path, name: &str, folders: Arc<Folders>) -> Result<Feed, Failure> {
+    let plain = |part| matches!(part, Component::Normal(_));
+    let is_plain = Path::new(name).components().all(plain) && !name.is_empty();
+    if !is_plain || name.contains('\0') {
+        return Err(Failure::Denied(format!("file name {name:?} leads out of the folder")));
+    }
+    Ok(Feed::new(File { path: folder.join(name), inside: Some(folder.into()) }, folders))
 }
 
 /// Tells of changes at `path`, be it a file or a folder of them, from now on.
@@ -53,8 +58,9 @@ pub struct Feed {
     file: File,
     folders: Arc<Folders>,
     subscription: Option<Subscription>,
-    /// The file may be another than the one that was read.
-    due: bool,
+    /// When the file is to be read because it may be another than the one that was read.
+    due: Option<Instant>,
+    backoff: Backoff,
     /// The file as it was when it was last read.
     read: Option<Stamp>,
     /// The digest of what the reader has.
@@ -62,23 +68,58 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Waits for content that is not what the last call returned. After a failure the feed is of no use.
+    fn new(file: File, folders: Arc<Folders>) -> Self {
+        Self {
+            file,
+            folders,
+            subscription: None,
+            due: Some(Instant::now()),
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+            read: None,
+            given: None,
+        }
+    }
+
+    /// Waits for content that is not what the last call returned. After a failure the next call waits before it reads
+    /// again, longer after each, a second at most; then any content is told.
     ///
     /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Vec<u8>, Failure> {
-        if self.subscription.is_none() {
-            self.subscription = Some(self.folders.subscribe(&self.file.path));
-        }
         loop {
-            if !self.due {
-                self.change().await;
+            let told = match self.due {
+                Some(due) => {
+                    tokio::time::sleep_until(due).await;
+                    true
+                }
+                None => self.change().await,
+            };
+            // Before it is read, so that what happens after that is told.
+            if self.subscription.is_none() {
+                self.subscription = Some(self.folders.subscribe(&self.file.path));
             }
-            let content = self.read().await?;
-            self.due = false;
-            if let Some(content) = content {
-                return Ok(content);
+            let content = self.read().await.inspect_err(|_| self.failed())?;
+            self.backoff.works();
+            self.due = None;
+            let Some(content) = content else { continue };
+            if !told {
+                self.subscribe_anew();
             }
+            return Ok(content);
         }
+    }
+
+    fn failed(&mut self) {
+        self.read = None;
+        self.given = None;
+        self.subscribe_anew();
+        self.due = Some(Instant::now() + self.backoff.pause());
+    }
+
+    /// The folder that is watched may not be the one that is under that path now.
+    fn subscribe_anew(&mut self) {
+        self.subscription = None;
+        // What happens until it is watched is told by nobody.
+        self.due = Some(Instant::now());
     }
 
     /// The content, if it is new.
@@ -95,18 +136,20 @@ impl Feed {
         Ok(is_new.then_some(content))
     }
 
-    /// Waits until the file may be another, and until whoever writes it has paused.
-    async fn change(&mut self) {
-        let Some(subscription) = &self.subscription else { return };
-        let told = tokio::time::timeout(BACKSTOP, subscription.changed()).await;
-        self.due = true;
-        if told.is_err() {
-            return;
+    /// Waits until the file may be another, and until whoever writes it has paused. Says whether somebody told of it,
+    /// or whether it is only time to look.
+    async fn change(&mut self) -> bool {
+        let Some(subscription) = &self.subscription else { return false };
+        let told = tokio::time::timeout(BACKSTOP, subscription.changed()).await.is_ok();
+        self.due = Some(Instant::now());
+        if !told {
+            return false;
         }
         // What was just written has the stamp of what is being written, so that only the content tells.
         self.read = None;
         let settled = async { while tokio::time::timeout(SETTLE, subscription.changed()).await.is_ok() {} };
         let _ = tokio::time::timeout(SETTLE_MOST, settled).await;
+        true
     }
 }
 
@@ -164,7 +207,10 @@ mod tests {
     }
 
     fn open(path: &Path, name: Option<&str>) -> Feed {
-        follow(path, name, Arc::default()).unwrap()
+        match name {
+            None => follow(path, Arc::default()),
+            Some(name) => follow_inside(path, name, Arc::default()).unwrap(),
+        }
     }
 
     fn rename_over(path: &Path, content: &str) {
@@ -222,6 +268,68 @@ mod tests {
         assert_eq!(next(&mut feed).await.unwrap_err().kind(), "unavailable");
     }
 
+    /// Everything that may stand where a file should, and how often it is tried within a few seconds.
+    #[tokio::test]
+    async fn what_cannot_be_read_is_tried_seldom_and_its_return_is_noticed_soon() {
+        type Place = fn(&Path);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("witgate.toml");
+        let in_the_way: [(&str, Place); 4] = [
+            ("nothing", |_| {}),
+            ("a folder", |path| fs::create_dir(path).unwrap()),
+            ("a dangling link", |path| symlink("nowhere", path).unwrap()),
+            ("too long", |path| fs::File::create(path).unwrap().set_len(files::DOCUMENT + 1).unwrap()),
+        ];
+        for (what, place) in in_the_way {
+            let _ = fs::remove_dir(&path);
+            let _ = fs::remove_file(&path);
+            fs::write(&path, what).unwrap();
+            let mut feed = open(&path, None);
+            assert_eq!(next(&mut feed).await, Ok(what.into()));
+            fs::remove_file(&path).unwrap();
+            place(&path);
+            let mut attempts = 0;
+            let lasts = tokio::time::timeout(Duration::from_secs(3), async {
+                loop {
+                    next(&mut feed).await.unwrap_err();
+                    attempts += 1;
+                    // Others write to the folder all the time.
+                    fs::write(folder.path().join("log"), attempts.to_string()).unwrap();
+                }
+            });
+            lasts.await.unwrap_err();
+            assert!((2..=12).contains(&attempts), "{what}: {attempts} attempts");
+            let _ = fs::remove_dir(&path);
+            let _ = fs::remove_file(&path);
+            // The same content as before is told all the same: the reader was told that there is none.
+            fs::write(&path, what).unwrap();
+            let back = Instant::now();
+            while let Err(failure) = next(&mut feed).await {
+                assert!(back.elapsed() < Duration::from_secs(10), "{what}: {failure}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_replaced_is_watched_again() {
+        let outer = tempfile::tempdir().unwrap();
+        let (folder, other) = (outer.path().join("config"), outer.path().join("other"));
+        fs::create_dir(&folder).unwrap();
+        let path = folder.join("witgate.toml");
+        fs::write(&path, "one").unwrap();
+        let mut feed = open(&path, None);
+        assert_eq!(next(&mut feed).await, Ok("one".into()));
+        fs::rename(&folder, &other).unwrap();
+        assert_eq!(next(&mut feed).await.unwrap_err().kind(), "unavailable");
+        fs::create_dir(&folder).unwrap();
+        fs::write(&path, "two").unwrap();
+        while next(&mut feed).await.as_deref() != Ok("two") {}
+        fs::write(&path, "three").unwrap();
+        // Sooner than by looking now and then.
+        let told = tokio::time::timeout(BACKSTOP / 2, feed.next()).await.unwrap();
+        assert_eq!(told.unwrap(), b"three");
+    }
+
     #[tokio::test]
     async fn names_stay_inside_the_folder() {
         let folder = tempfile::tempdir().unwrap();
@@ -233,7 +341,7 @@ mod tests {
 
         assert_eq!(next(&mut open(&inside, Some("deep/file"))).await, Ok("good".into()));
         for name in ["", "..", "../secret", "/etc/passwd", "deep/../../secret", "./deep/file", "a\0b"] {
-            let failure = follow(&inside, Some(name), Arc::default()).err().unwrap();
+            let failure = follow_inside(&inside, name, Arc::default()).err().unwrap();
             assert_eq!(failure.kind(), "denied", "{name:?}");
         }
         assert_eq!(next(&mut open(&inside, Some("link"))).await.unwrap_err().kind(), "denied");
@@ -256,7 +364,7 @@ mod tests {
         let path = folder.path().join("endpoints.json");
         fs::write(&path, "one").unwrap();
         let folders = Arc::new(Folders::default());
-        let mut feeds: Vec<_> = (0..200).map(|_| follow(&path, None, folders.clone()).unwrap()).collect();
+        let mut feeds: Vec<_> = (0..200).map(|_| follow(&path, folders.clone())).collect();
         for feed in &mut feeds {
             assert_eq!(next(feed).await, Ok("one".into()));
         }

@@ -36,10 +36,14 @@ use self::{
     state::{Batch, State},
 };
 use super::lock;
-use crate::registry::OwnAddresses;
+use crate::{
+    backoff::{Backoff, Lasting},
+    registry::OwnAddresses,
+};
 
 /// From a write that failed to the next.
-const SAVE_AGAIN_AFTER: Duration = Duration::from_secs(5);
+const SAVE_AGAIN_FIRST: Duration = Duration::from_secs(1);
+const SAVE_AGAIN_MOST: Duration = Duration::from_secs(10);
 
 /// A power cut takes at most what was written so long before it.
 const FORCE_AFTER: Duration = Duration::from_millis(200);
@@ -196,6 +200,7 @@ impl Memory {
     /// Dropping the future stops both; nothing that was saved before is lost.
     pub async fn run(&self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
+        let mut saving = Saving::default();
         let (mut again, mut force) = (None, None);
         loop {
             let now = Instant::now();
@@ -203,13 +208,13 @@ impl Memory {
                 continue;
             }
             if self.state().is_unsaved() && again.is_none_or(|at| at <= now) {
-                again = self.save().await;
+                again = self.save(&mut saving).await;
                 force = self.is_unforced().then(|| force.unwrap_or(Instant::now() + FORCE_AFTER));
                 continue;
             }
             if force.is_some_and(|at| at <= now) {
                 force = None;
-                self.force().await;
+                self.force(&mut saving).await;
                 continue;
             }
             let end = self.state().next_end();
@@ -221,32 +226,27 @@ impl Memory {
             }
         }
         if self.state().is_unsaved() {
-            self.save().await;
+            self.save(&mut saving).await;
         }
-        self.force().await;
+        self.force(&mut saving).await;
     }
 
     /// Saves what is not saved. When that is not possible, says when to try again.
-    async fn save(&self) -> Option<Instant> {
+    async fn save(&self, saving: &mut Saving) -> Option<Instant> {
         let Batch { upto, changes } = self.state().batch();
         let Err(error) = self.write(changes).await else {
             self.saved.send_modify(|saved| {
                 saved.upto = upto;
-                if saved.failing.take().is_some() {
-                    tracing::info!("Embedded registry saved again");
-                }
+                saved.failing = None;
             });
+            saving.works();
             return None;
         };
         self.state().not_saved();
         let error: Arc<str> = error.into();
-        self.saved.send_modify(|saved| {
-            if saved.failing.as_ref() != Some(&error) {
-                tracing::warn!(%error, "Embedded registry not saved");
-            }
-            saved.failing = Some(error);
-        });
-        Some(Instant::now() + SAVE_AGAIN_AFTER)
+        let pause = saving.failed(&error);
+        self.saved.send_modify(|saved| saved.failing = Some(error));
+        Some(Instant::now() + pause)
     }
 
     async fn write(&self, changes: Option<Vec<Change>>) -> Result<(), String> {
@@ -277,9 +277,11 @@ impl Memory {
         }
     }
 
-    async fn force(&self) {
-        if let Err(error) = self.blocking(Writer::force).await {
-            tracing::warn!(%error, "Embedded registry not forced to the disk");
+    async fn force(&self, saving: &mut Saving) {
+        if let Err(error) = self.blocking(Writer::force).await
+            && let Some(lasts) = saving.unforced.happened(&error)
+        {
+            tracing::warn!(%error, times = lasts.times, "Embedded registry not forced to the disk");
         }
     }
 
@@ -319,6 +321,42 @@ impl Memory {
     }
 }
 
+/// How saving fares.
+struct Saving {
+    backoff: Backoff,
+    failing: Lasting,
+    unforced: Lasting,
+}
+
+impl Default for Saving {
+    fn default() -> Self {
+        let backoff = Backoff::new(SAVE_AGAIN_FIRST, SAVE_AGAIN_MOST);
+        Self { backoff, failing: Lasting::default(), unforced: Lasting::default() }
+    }
+}
+
+impl Saving {
+    fn works(&mut self) {
+        self.backoff.works();
+        if let Some(lasted) = self.failing.over() {
+            tracing::info!(for_seconds = lasted.for_seconds, "Embedded registry saved again");
+        }
+    }
+
+    /// Says how long to wait before the next attempt.
+    fn failed(&mut self, error: &str) -> Duration {
+        if let Some(lasts) = self.failing.met(error) {
+            tracing::warn!(
+                error,
+                for_seconds = lasts.for_seconds,
+                times = lasts.times,
+                "Embedded registry not saved"
+            );
+        }
+        self.backoff.pause()
+    }
+}
+
 async fn at(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
@@ -328,8 +366,6 @@ async fn at(due: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use tokio::{sync::oneshot, task::JoinHandle};
 
     use super::*;

@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{Answer, Outcome};
-use crate::registry::Backoff;
+use crate::backoff::Backoff;
 
 /// An answer is good for as long as it says, but not for less and not for more: a changed address is noticed within
 /// this, the time of one question, and a turn.

@@ -32,6 +32,7 @@ use super::{
     Cause, Changed, ClaimChange, Endpoint, Evidence, Health, HealthInput, HealthPolicy, Input, Judged, Merge,
     News, Origin, Publisher, Reader, Recorded, Saved, SavedList, Source, TrustPolicy, UpstreamName,
 };
+use crate::backoff::{Backoff, Lasting};
 
 /// A list is written so long after it changed, so that a burst of changes is one write.
 const SAVE_AFTER: Duration = Duration::from_millis(500);
@@ -39,8 +40,9 @@ const SAVE_AFTER: Duration = Duration::from_millis(500);
 /// What is known of who answers is written so long after it changed, unless the list changes, too.
 const SAVE_HEALTH_AFTER: Duration = Duration::from_secs(2);
 
-/// A list that could not be written is tried again so long after.
-const SAVE_AGAIN: Duration = Duration::from_secs(30);
+/// Pauses between attempts to write a list that could not be written.
+const SAVE_AGAIN_FIRST: Duration = Duration::from_secs(1);
+const SAVE_AGAIN_MOST: Duration = Duration::from_secs(30);
 
 /// While a removal is on its way to be believed, for how long the registry has stood by it is written so often.
 const SAVE_STANDING: Duration = Duration::from_secs(15);
@@ -131,6 +133,8 @@ pub struct Owner {
     due: Option<tokio::time::Instant>,
     written: tokio::time::Instant,
     unsaved: Option<String>,
+    saving: Backoff,
+    failing: Lasting,
     /// Sources whose age has been an alarm already.
     stale: BTreeSet<usize>,
 }
@@ -174,6 +178,8 @@ impl Owner {
             due: None,
             written: tokio::time::Instant::now(),
             unsaved: None,
+            saving: Backoff::new(SAVE_AGAIN_FIRST, SAVE_AGAIN_MOST),
+            failing: Lasting::default(),
             stale: BTreeSet::new(),
         };
         let handed = known.is_some();

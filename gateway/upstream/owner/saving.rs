@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
-use super::{Owner, Pin, SAVE_AGAIN, SourceName, now};
+use super::{Owner, Pin, SourceName, now};
 use crate::upstream::{
     Cause, HealthRecord, HealthState, Input, Origin, Saved, SavedPin, SavedSource, disk::Written,
 };
@@ -80,21 +80,28 @@ impl Owner {
         let unsaved = match saved {
             Ok(Ok(Written::Yes)) => None,
             Ok(Ok(Written::NotOurs)) => {
-                self.due = Some(self.written + SAVE_AGAIN);
+                self.due = Some(self.written + self.saving.pause());
                 return Err("another configuration of the upstream takes over just now".into());
             }
             Ok(Err(error)) => Some(error.to_string()),
             Err(error) => Some(error.to_string()),
         };
         if unsaved.is_some() {
-            self.due = Some(self.written + SAVE_AGAIN);
+            self.due = Some(self.written + self.saving.pause());
         }
         match &unsaved {
-            Some(error) if self.unsaved != unsaved => {
-                tracing::warn!(upstream = %self.name, error, "List not saved");
+            Some(error) => {
+                if let Some(lasts) = self.failing.met(error) {
+                    tracing::warn!(upstream = %self.name, error, for_seconds = lasts.for_seconds,
+                        times = lasts.times, "List not saved");
+                }
             }
-            None if self.unsaved.is_some() => tracing::info!(upstream = %self.name, "List saved again"),
-            _ => {}
+            None => {
+                self.saving.works();
+                if let Some(lasted) = self.failing.over() {
+                    tracing::info!(upstream = %self.name, for_seconds = lasted.for_seconds, "List saved again");
+                }
+            }
         }
         self.unsaved.clone_from(&unsaved);
         self.refresh();
