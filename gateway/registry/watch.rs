@@ -364,7 +364,7 @@ mod tests {
             }
         }
         let (events, mut told) = mpsc::channel(16);
-        let _watch = watch(0, Arc::new(Short(true)), "orders".into(), events);
+        let _watch = watch(0, Arc::new(Short(true)), "orders".into(), Intake::default(), events);
         let start = tokio::time::Instant::now();
         for _ in 0..2 * 20 {
             told.recv().await.unwrap();
