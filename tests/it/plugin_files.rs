@@ -186,7 +186,7 @@ async fn what_is_no_plugin_file_is_told_once_and_holds_up_nothing() {
     std::fs::remove_file(plugins.join("pipe.wasm")).unwrap();
     std::fs::write(plugins.join("pipe.wasm"), guest("first")).unwrap();
     for name in ["dangling", "pipe", "pipe-link"] {
-        state(&gateway, name, "running").await;
+        state(&gateway, name, "loaded").await;
     }
     ends_promptly(&mut gateway).await;
 }
