@@ -94,6 +94,7 @@ fn files_are_read_in_one_way() {
         let others = [
             "File::open(folder)",
             "OpenOptions::new().create(true).append(true)",
+            "OpenOptions::new().append(true)",
             "OpenOptions,",
             "OpenOptions}",
         ];

@@ -2,9 +2,10 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::MetadataExt,
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -24,6 +25,7 @@ use hickory_resolver::{
 };
 
 use super::{Answer, Outcome};
+use crate::files;
 
 const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -157,10 +159,10 @@ impl Read {
             builder.build()
         };
         let resolvers = servers.iter().map(of_server).collect::<Result<_, _>>()?;
-        let hosts = match fs::read(HOSTS) {
+        let hosts = match files::read(Path::new(HOSTS), files::DOCUMENT) {
             Ok(text) => hosts(&String::from_utf8_lossy(&text)),
             Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
+                if !error.is_missing() {
                     tracing::warn!(path = HOSTS, %error, "Names in it are not known");
                 }
                 HashMap::new()
