@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use witgate::config;
+use witgate::{config, telemetry::text::shown};
 
 fuzz_target!(|text: &str| {
     let lines = text.split('\n').count();
@@ -15,7 +15,8 @@ fuzz_target!(|text: &str| {
             assert!(!problems.list().is_empty());
             let told = problems.to_string();
             for problem in problems.list() {
-                assert!(told.contains(&problem.message), "{problem:?}");
+                let message = shown(&problem.message).to_string();
+                assert!(told.contains(&message), "{problem:?}");
                 let place = problem.place;
                 assert!(
                     place.is_none_or(|(line, column)| (1..=lines).contains(&line) && column >= 1),
