@@ -57,7 +57,7 @@ const REGISTRY: &str = "registry.json";
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] config::Problems),
     #[error(transparent)]
     Bind(#[from] server::BindError),

@@ -32,7 +32,7 @@ pub(super) struct Reload<'a> {
 /// Why a changed file was not taken.
 #[derive(Debug, thiserror::Error)]
 enum ReloadError {
-    #[error("{0}")]
+    #[error(transparent)]
     Invalid(#[from] config::Problems),
     #[error(transparent)]
     Plugins(#[from] PluginsError),

@@ -52,6 +52,7 @@ fn check_tells_all_mistakes_and_exits_with_1() {
     for mistake in ["nowhere", "\"orders\"", "none"] {
         assert!(stderr.contains(mistake), "{mistake}: {stderr}");
     }
+    assert_eq!(stderr.matches("problems in").count(), 1, "told once: {stderr}");
 }
 
 #[test]
