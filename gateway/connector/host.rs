@@ -7,7 +7,9 @@ use wasmtime::{
     component::{HasSelf, Linker, Resource, ResourceTable},
 };
 
-use super::{Connectors, EtcdFeed, EtcdLease, FileFeed, Memory, MemoryFeed, etcd, file, memory};
+use super::{
+    Connectors, EtcdFeed, EtcdLease, FileFeed, Memory, MemoryFeed, etcd, file, memory, refused::Kind,
+};
 use crate::{
     bindings::registry::witgate::plugin::{
         etcd as wit_etcd, file as wit_file, memory as wit_memory,
@@ -30,18 +32,28 @@ pub fn add_to_linker<T: Send + 'static>(
 
 impl Connectors {
     fn etcd(&self) -> std::result::Result<&Arc<etcd::Client>, Failure> {
-        self.etcd.as_ref().ok_or_else(|| self.ungranted("etcd", "etcd = { endpoints = [...] }"))
+        self.etcd.as_ref().ok_or_else(|| self.ungranted(Kind::Etcd, "connector etcd"))
     }
 
     fn memory(&self) -> std::result::Result<&Arc<Memory>, Failure> {
-        self.memory.as_ref().ok_or_else(|| self.ungranted("memory", "memory = true"))
+        self.memory.as_ref().ok_or_else(|| self.ungranted(Kind::Memory, "connector memory"))
     }
 
-    fn ungranted(&self, connector: &str, setting: &str) -> Failure {
-        let registry = &self.registry;
-        Failure::Denied(format!(
-            "registry {registry:?} does not grant the connector {connector}; `{setting}` in [registry.{registry}] does"
-        ))
+    fn ungranted(&self, kind: Kind, what: &str) -> Failure {
+        Failure::Denied(self.asks.refused(kind, &what))
+    }
+
+    /// A file that is not lent is told in the log, like everything else that is not.
+    fn inside<T>(
+        &self,
+        found: std::result::Result<T, registry::Failure>,
+    ) -> std::result::Result<T, registry::Failure> {
+        found.map_err(|failure| match failure {
+            registry::Failure::Denied(text) => {
+                registry::Failure::Denied(self.asks.refused(Kind::Outside, &text))
+            }
+            failure => failure,
+        })
     }
 }
 
@@ -234,9 +246,9 @@ impl wit_file::Host for Connectors {
         let feed = match (&self.file, name) {
             (Some((path, folders)), None) => Ok(file::follow(path, folders.clone())),
             (Some((path, folders)), Some(name)) => {
-                file::follow_inside(path, &name, folders.clone()).map_err(Failure::from)
+                self.inside(file::follow_inside(path, &name, folders.clone())).map_err(Failure::from)
             }
-            (None, _) => Err(self.ungranted("file", "file = \"PATH\"")),
+            (None, _) => Err(self.ungranted(Kind::File, "connector file")),
         };
         Ok(feed.and_then(|feed| keep(&mut self.table, feed)))
     }
@@ -249,6 +261,7 @@ impl wit_file::HostFeed for Connectors {
     ) -> Result<std::result::Result<Vec<u8>, Failure>> {
         let feed: &mut FileFeed = kept(&mut self.table, feed)?;
         let content = feed.next().await;
+        let content = self.inside(content);
         Ok(self.told(content).await)
     }
 
@@ -372,8 +385,28 @@ mod tests {
         }
     }
 
-    /// A file that is not there: each attempt takes the guest no computing time at all.
     #[tokio::test]
+    async fn a_check_of_settings_is_not_told_that_a_setting_would_grant_more() {
+        let mut checks = Lent::new(Memory::unkept()).nothing("any", "main");
+        let text = denied(wit_memory::Host::follow(&mut checks, "a".into()).await);
+        assert!(text.contains("while settings are checked") && !text.contains("[registry"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_file_outside_of_the_folder_is_denied() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc/hosts", folder.path().join("link")).unwrap();
+        let file = Some(folder.path().to_owned());
+        let mut connectors = connectors(config::Grants { file, ..Default::default() });
+        let text = denied(wit_file::Host::follow(&mut connectors, Some("../secret".into())).await);
+        assert!(text.contains("../secret"), "{text}");
+        let feed = wit_file::Host::follow(&mut connectors, Some("link".into())).await.unwrap().unwrap();
+        let text = denied(wit_file::HostFeed::next(&mut connectors, feed).await);
+        assert!(text.contains("leads out of"), "{text}");
+    }
+
+    /// A file that is not there: each attempt takes the guest no computing time at all.
+    #[tokio::test(start_paused = true)]
     async fn a_guest_that_asks_again_at_once_hears_of_failures_ever_later() {
         let nowhere = Some("/nowhere/at/all".into());
         let mut connectors = connectors(config::Grants { file: nowhere, ..Default::default() });

@@ -7,6 +7,7 @@ pub mod etcd;
 pub mod file;
 mod host;
 pub mod memory;
+mod refused;
 
 use std::{
     collections::HashMap,
@@ -17,6 +18,7 @@ use std::{
 
 use wasmtime::component::ResourceTable;
 
+use self::refused::{Asks, Refusals};
 pub use self::{
     etcd::{Feed as EtcdFeed, Lease as EtcdLease},
     file::Feed as FileFeed,
@@ -37,11 +39,12 @@ pub struct Lent {
     memory: Arc<Memory>,
     folders: Arc<file::Folders>,
     etcd: Mutex<HashMap<Arc<str>, Arc<etcd::Client>>>,
+    refusals: Arc<Refusals>,
 }
 
 impl Lent {
     pub fn new(memory: Arc<Memory>) -> Self {
-        Self { memory, folders: Arc::default(), etcd: Mutex::default() }
+        Self { memory, folders: Arc::default(), etcd: Mutex::default(), refusals: Arc::default() }
     }
 
     /// What an instance of `registry`'s plugin may use.
@@ -49,6 +52,7 @@ impl Lent {
     /// Everything that follows the same registry shares one connection to it, until its table changes.
     pub fn connectors(&self, registry: &config::Registry) -> Connectors {
         let grants = &registry.grants;
+        self.refusals.granted(registry);
         let mut table = ResourceTable::new();
         table.set_max_capacity(MOST_RESOURCES);
         Connectors {
@@ -56,9 +60,28 @@ impl Lent {
             etcd: grants.etcd.as_ref().map(|etcd| self.client(&registry.name, etcd)),
             memory: grants.memory.then(|| self.memory.clone()),
             file: grants.file.clone().map(|path| (path, self.folders.clone())),
-            registry: registry.name.clone(),
+            asks: Asks {
+                plugin: registry.plugin.as_str().into(),
+                registry: registry.name.clone(),
+                service: None,
+                only_checks: false,
+                refusals: self.refusals.clone(),
+            },
             failing: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
         }
+    }
+
+    /// What an instance that only checks settings may use: nothing. `registry` is empty when none uses the plugin.
+    pub fn nothing(&self, plugin: &str, registry: &str) -> Connectors {
+        let registry = config::Registry {
+            name: registry.into(),
+            plugin: plugin.into(),
+            grants: config::Grants::default(),
+            settings: "{}".into(),
+        };
+        let mut connectors = self.connectors(&registry);
+        connectors.asks.only_checks = true;
+        connectors
     }
 
     /// Tells of changes of the file that a registry grants, from now on; none if it grants none.
@@ -83,7 +106,7 @@ impl Lent {
 /// What one plugin instance may use. Part of the instance's store.
 pub struct Connectors {
     table: ResourceTable,
-    registry: Arc<str>,
+    asks: Asks,
     etcd: Option<Arc<etcd::Client>>,
     memory: Option<Arc<Memory>>,
     file: Option<(PathBuf, Arc<file::Folders>)>,
@@ -94,7 +117,12 @@ pub struct Connectors {
 impl Connectors {
     /// The registry whose table grants them.
     pub fn registry(&self) -> &Arc<str> {
-        &self.registry
+        &self.asks.registry
+    }
+
+    /// From now on the instance asks for this service.
+    pub fn ask_for(&mut self, service: &str) {
+        self.asks.service = Some(service.into());
     }
 }
 

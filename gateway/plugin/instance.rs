@@ -55,6 +55,14 @@ struct Data {
     connectors: Connectors,
 }
 
+impl Data {
+    /// From now on the log says that the instance is about this service.
+    fn serves(&mut self, service: &str) {
+        self.runtime.who().service = Some(service.into());
+        self.connectors.ask_for(service);
+    }
+}
+
 impl RegistryPlugin {
     pub fn new(
         engine: &Engine,
@@ -141,7 +149,7 @@ impl Instance {
     }
 
     pub async fn follow(&mut self, service: &str, settings: &str) -> Result<ResourceAny, Failure> {
-        self.store.data_mut().runtime.who().service = Some(service.into());
+        self.store.data_mut().serves(service);
         self.store.set_epoch_deadline(1);
         let call = self.registry.call_follow(&mut self.store, service, settings);
         let result = self.budget.bound(call).await;
@@ -164,7 +172,7 @@ impl Instance {
         let registrar = self.registrar.as_ref().ok_or_else(|| {
             Failure::Invalid(format!("registry plugin {:?} cannot announce", self.plugin.name))
         })?;
-        self.store.data_mut().runtime.who().service = Some(announcement.service.as_str().into());
+        self.store.data_mut().serves(&announcement.service);
         self.store.set_epoch_deadline(1);
         let call = registrar.call_register(&mut self.store, announcement, settings);
         let result = self.budget.bound(call).await;

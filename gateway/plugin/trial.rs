@@ -14,7 +14,6 @@ use super::{
     uses::{RegistryUse, SelectorUse},
 };
 use crate::{
-    config,
     connector::Lent,
     selector::{Balancer, CreateError, Fault, Needs, PickRequest, Selector},
     upstream::{Change, Endpoint, Labels, Offer, Publisher, Snapshot, UpstreamName, Weight},
@@ -130,13 +129,8 @@ async fn check(plugin: &Arc<RegistryPlugin>, one: &RegistryUse, lent: &Lent) -> 
 }
 
 async fn instance(plugin: &Arc<RegistryPlugin>, registry: &str, lent: &Lent) -> Result<Instance, String> {
-    let nothing = config::Registry {
-        name: registry.into(),
-        plugin: plugin.name.to_string(),
-        grants: config::Grants::default(),
-        settings: "{}".into(),
-    };
-    Instance::new(plugin.clone(), lent.connectors(&nothing)).await.map_err(|failure| failure.to_string())
+    let nothing = lent.nothing(&plugin.name, registry);
+    Instance::new(plugin.clone(), nothing).await.map_err(|failure| failure.to_string())
 }
 
 /// Three endpoints, for upstreams that have none yet.

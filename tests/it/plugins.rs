@@ -216,7 +216,9 @@ async fn what_a_plugin_may_not_do_is_named_and_what_it_said_last_is_told() {
             &["wasi:sockets/ip-name-lookup", "upstream=orders", "[registry.NAME]"][..],
         ),
         ("socket", &["was told"], &["wasi:sockets/udp-create-socket", "plugin=mine"]),
-        ("exit", &["exit with failure"], &["Plugin failed here"]),
+        ("leave-well", &["exit with success"], &["Plugin failed here", "exit with success"]),
+        ("leave-badly", &["exit with failure"], &["Plugin failed here", "exit with failure"]),
+        ("code-42", &["exit with code 42"], &["Plugin failed here", "exit with code 42"]),
         ("trap", &["unreachable"], &["stumble"]),
         (
             "traceback",
@@ -238,6 +240,53 @@ async fn what_a_plugin_may_not_do_is_named_and_what_it_said_last_is_told() {
             gateway.log().matches("Plugin was refused").count(),
             usize::from(log[0].contains("wasi:"))
         );
+    }
+}
+
+/// Three plugins that ask for connectors which the tables of their registries do not grant, for two services each.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connector_that_is_not_granted_is_named_with_the_setting_that_would() {
+    let cases = [
+        ("etcd", "settings = { layout = \"plain\" }", "`etcd = { endpoints = [...] }`"),
+        ("memory", "", "`memory = true`"),
+        ("file", "", "`file = \"PATH\"`"),
+    ];
+    let table = |(plugin, settings, _): &(&str, &str, &str)| {
+        let upstream = |service: &str| {
+            format!("[upstream.{plugin}-{service}]\nservice = \"{service}\"\nregistry = \"my-{plugin}\"\n\n")
+        };
+        let services = upstream("orders") + &upstream("users");
+        format!("[registry.my-{plugin}]\nplugin = \"own-{plugin}\"\n{settings}\n\n{services}")
+    };
+    let config: String = cases.iter().map(table).collect();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("plugins")).unwrap();
+    // By names of their own, for what the shipped ones need is known, and a configuration without is refused.
+    for (plugin, ..) in &cases {
+        std::fs::write(folder.path().join(format!("plugins/own-{plugin}.wasm")), guest(plugin)).unwrap();
+    }
+    let gateway = Gateway::start_in(folder, &config);
+    let lines = |plugin: &str| -> Vec<String> {
+        let log = gateway.log().replace("\\\"", "\"");
+        let of = log.lines().filter(|line| line.contains("Plugin was refused something"));
+        of.filter(|line| line.contains(&format!("plugin=own-{plugin} "))).map(str::to_owned).collect()
+    };
+    for (plugin, _, setting) in &cases {
+        for service in ["orders", "users"] {
+            until(&format!("{plugin} and {service} are told"), || async {
+                lines(plugin).iter().any(|line| line.contains(&format!("service=\"{service}\"")))
+            })
+            .await;
+        }
+        for line in lines(plugin) {
+            for part in [
+                format!("registry=\"my-{plugin}\""),
+                format!("connector {plugin}"),
+                format!("{setting} in [registry.my-{plugin}]"),
+            ] {
+                assert!(line.contains(&part), "{part}: {line}");
+            }
+        }
     }
 }
 

@@ -1,11 +1,23 @@
-//! Does what its settings say, once, when a balancer is made: `lookup`, `socket`, `exit`, `traceback` or `trap`. What
-//! came of the first two is the reason for which it refuses the settings.
+//! Does what its settings say, once, when a balancer is made: `lookup`, `socket`, `leave-well`, `leave-badly`, `code-42`,
+//! `traceback` or `trap`. What came of the first two is the reason for which it refuses the settings.
 
 use std::net::{ToSocketAddrs, UdpSocket};
 
 use exports::witgate::plugin::selector::{CandidateChange, Created, Guest, GuestBalancer, Request};
 
-wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin" });
+wit_bindgen::generate!({
+    path: "../../../wit",
+    // The standard library knows of no exit with a number.
+    inline: "
+        package witgate:testing;
+        world leaving {
+            include witgate:plugin/selector-plugin@0.1.0;
+            import wasi:cli/exit@0.2.12;
+        }
+    ",
+    world: "witgate:testing/leaving",
+    generate_all,
+});
 
 export!(Plugin);
 
@@ -31,8 +43,14 @@ impl Guest for Plugin {
         if settings.contains("socket") {
             return Err(said(UdpSocket::bind("0.0.0.0:0").map(|socket| format!("{socket:?}"))));
         }
-        if settings.contains("exit") {
+        if settings.contains("leave-well") {
+            std::process::exit(0);
+        }
+        if settings.contains("leave-badly") {
             std::process::exit(3);
+        }
+        if settings.contains("code-42") {
+            wasi::cli::exit::exit_with_code(42);
         }
         if settings.contains("traceback") {
             eprintln!(
