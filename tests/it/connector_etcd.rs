@@ -17,14 +17,28 @@ use witgate::{
     registry::Failure,
 };
 
-use crate::support::etcd::{Etcd, Version};
+use crate::support::{
+    etcd::{Etcd, Version},
+    forgetful::Forgetful,
+};
 
 fn client(config: config::Etcd) -> Arc<Client> {
     Client::new("main".into(), config)
 }
 
+/// Long enough for an etcd that has to wait for a processor, and short enough to be waited for.
+const SILENCE: Duration = Duration::from_secs(3);
+
 fn impatient(etcd: &Etcd) -> config::Etcd {
-    config::Etcd { silence: Duration::from_secs(1), ..etcd.config() }
+    config::Etcd { silence: SILENCE, ..etcd.config() }
+}
+
+/// The same for each version of etcd, side by side.
+async fn of_each_version<F: Future<Output = ()> + Send + 'static>(test: fn(Version) -> F) {
+    let mut running: tokio::task::JoinSet<()> = Version::ALL.into_iter().map(test).collect();
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap();
+    }
 }
 
 async fn next(feed: &mut Feed) -> Result<Answer, Failure> {
@@ -300,6 +314,45 @@ async fn an_etcd_that_ends_every_connection_is_connected_to_seldom() {
     assert!((1..=60).contains(&attempts), "{attempts} connections in 3 s");
 }
 
+/// Each list is told, and each is out of date as soon as it is watched.
+#[tokio::test]
+async fn an_etcd_that_forgets_every_change_is_listed_seldom() {
+    let etcd = Forgetful::start().await;
+    let config = config::Etcd {
+        endpoints: vec![etcd.endpoint.clone()],
+        connect_timeout: Duration::from_secs(10),
+        silence: Duration::from_secs(10),
+        credentials: None,
+        tls: None,
+    };
+    let client = client(config);
+    let mut feed = client.follow(b"s/".into());
+    let reading = async {
+        let (mut lists, mut changes) = (0, 0);
+        loop {
+            match next(&mut feed).await.unwrap().content {
+                Content::All(_) => lists += 1,
+                Content::Changes(_) => changes += 1,
+                Content::Nothing => {}
+            }
+            // It goes on, and what is told between is not lost.
+            if lists >= 3 && changes >= 1 {
+                return;
+            }
+        }
+    };
+    reading.await;
+    let (before, start) = (etcd.lists(), Instant::now());
+    let reading = tokio::time::timeout(Duration::from_secs(3), async {
+        loop {
+            next(&mut feed).await.unwrap();
+        }
+    });
+    assert!(reading.await.is_err());
+    let lists = etcd.lists() - before;
+    assert!(lists <= 8, "{lists} lists in {:?}", start.elapsed());
+}
+
 #[tokio::test]
 async fn a_killed_etcd_is_unavailable_at_once_and_back_with_a_new_feed() {
     for version in Version::ALL {
@@ -312,7 +365,8 @@ async fn a_killed_etcd_is_unavailable_at_once_and_back_with_a_new_feed() {
         let killed = Instant::now();
         assert_eq!(next(&mut feed).await.unwrap_err().kind(), "unavailable");
         assert_eq!(next(&mut client.follow(b"s/".into())).await.unwrap_err().kind(), "unavailable");
-        assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
+        // It would be noticed in any case when it has been silent for long enough.
+        assert!(killed.elapsed() < etcd.config().silence, "{:?}", killed.elapsed());
 
         etcd.restart().await;
         next(&mut client.follow(b"s/".into())).await.unwrap();
@@ -321,43 +375,53 @@ async fn a_killed_etcd_is_unavailable_at_once_and_back_with_a_new_feed() {
 
 #[tokio::test]
 async fn an_etcd_that_hangs_is_unavailable_within_twice_the_silence() {
-    for version in Version::ALL {
+    of_each_version(|version| async move {
         let etcd = Etcd::start_version(version).await;
         let client = client(impatient(&etcd));
-        let mut feed = client.follow(b"s/".into());
-        next(&mut feed).await.unwrap();
-        // By the first sign of life the watch is known to be open.
-        assert_eq!(next(&mut feed).await.unwrap().content, Content::Nothing);
+        let mut tries = Vec::new();
+        // What else the machine does can only make it later: the soonest of some attempts counts.
+        while tries.last().is_none_or(|took| *took > SILENCE * 9 / 4) {
+            assert!(tries.len() < 5, "silent for {tries:?}");
+            let mut feed = client.follow(b"s/".into());
+            next(&mut feed).await.unwrap();
+            // By the first sign of life the watch is known to be open.
+            assert_eq!(next(&mut feed).await.unwrap().content, Content::Nothing);
+
+            etcd.stop();
+            let stopped = Instant::now();
+            let failure = loop {
+                match next(&mut feed).await {
+                    Ok(answer) => assert_eq!(answer.content, Content::Nothing),
+                    Err(failure) => break failure,
+                }
+            };
+            assert_eq!(failure.kind(), "unavailable");
+            // A connection whose pings are not answered is given up as well, later.
+            let told = failure.to_string().contains("silent");
+            tries.push(if told { stopped.elapsed() } else { Duration::MAX });
+            etcd.cont();
+        }
 
         etcd.stop();
-        let stopped = Instant::now();
-        let failure = loop {
-            match next(&mut feed).await {
-                Ok(answer) => assert_eq!(answer.content, Content::Nothing),
-                Err(failure) => break failure,
-            }
-        };
-        assert_eq!(failure.kind(), "unavailable");
-        assert!(failure.to_string().contains("silent"), "{failure}");
-        assert!(stopped.elapsed() < Duration::from_millis(2500), "{:?}", stopped.elapsed());
-
         // A new connection is taken by the kernel of a stopped process, and nobody answers on it.
         assert_eq!(next(&mut client.follow(b"s/".into())).await.unwrap_err().kind(), "unavailable");
         etcd.cont();
         next(&mut client.follow(b"s/".into())).await.unwrap();
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_watch_without_changes_says_that_it_is_alive() {
-    for version in Version::ALL {
+    of_each_version(|version| async move {
         let etcd = Etcd::start_version(version).await;
         let mut feed = client(impatient(&etcd)).follow(b"s/".into());
         next(&mut feed).await.unwrap();
         for _ in 0..3 {
             assert_eq!(next(&mut feed).await.unwrap().content, Content::Nothing);
         }
-    }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod component;
 pub mod dns;
 pub mod etcd;
+pub mod forgetful;
 pub mod gateway;
 pub mod guest;
 pub mod network;

@@ -106,23 +106,13 @@ impl Pump {
         let mut quiet = Quiet::new(self.client.config().silence);
         loop {
             tokio::select! {
+                // What etcd has said counts before how long it said nothing.
+                biased;
+                () = answers.closed() => return Ok(End::Unread),
                 room = answers.reserve(), if !batch.is_empty() => match room {
                     Ok(room) => room.send(Ok(batch.take(at))),
                     Err(_) => return Ok(End::Unread),
                 },
-                () = answers.closed() => return Ok(End::Unread),
-                () = tokio::time::sleep_until(quiet.until) => {
-                    if quiet.is_too_long() {
-                        session.end();
-                        let endpoint = session.endpoint();
-                        return Err(Failure::Unavailable(format!(
-                            "etcd at {endpoint}: silent for {:?}", quiet.silence * 2
-                        )));
-                    }
-                    let asked = requests.request_progress().await;
-                    asked.map_err(|error| self.client.failed(session, &error))?;
-                    quiet.ask();
-                }
                 response = responses.message() => {
                     quiet = Quiet::new(quiet.silence);
                     let response = response.map_err(|error| self.client.failed(session, &error))?;
@@ -135,6 +125,18 @@ impl Pump {
                         None if batch.is_too_long() => return Ok(End::Missed),
                         None => {}
                     }
+                }
+                () = tokio::time::sleep_until(quiet.until) => {
+                    if quiet.is_too_long(Instant::now()) {
+                        session.end();
+                        let endpoint = session.endpoint();
+                        return Err(Failure::Unavailable(format!(
+                            "etcd at {endpoint}: silent for {:?}", quiet.silence * 2
+                        )));
+                    }
+                    let asked = requests.request_progress().await;
+                    asked.map_err(|error| self.client.failed(session, &error))?;
+                    quiet.ask(Instant::now());
                 }
             }
         }
@@ -251,12 +253,59 @@ impl Quiet {
         Self { silence, until: Instant::now() + silence, asked: 0 }
     }
 
-    fn ask(&mut self) {
+    /// Etcd was asked, and has until then to answer.
+    fn ask(&mut self, now: Instant) {
+        if self.was_deaf(now) {
+            self.asked = 0;
+        }
         self.asked += 1;
-        self.until += self.silence / QUESTIONS;
+        self.until = now + self.silence / QUESTIONS;
     }
 
-    fn is_too_long(&self) -> bool {
-        self.asked >= QUESTIONS
+    fn is_too_long(&self, now: Instant) -> bool {
+        self.asked >= QUESTIONS && !self.was_deaf(now)
+    }
+
+    /// Whoever comes to this so late was stopped, or had no processor, and has not listened: that tells nothing of etcd,
+    /// whose answers may not have been read yet.
+    fn was_deaf(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.until) > self.silence / QUESTIONS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(4);
+
+    #[tokio::test(start_paused = true)]
+    async fn etcd_is_asked_after_a_silence_and_gone_after_twice_as_long() {
+        let mut quiet = Quiet::new(SILENCE);
+        let start = Instant::now();
+        for question in 0..QUESTIONS {
+            assert_eq!(quiet.until - start, SILENCE + SILENCE / QUESTIONS * question);
+            assert!(!quiet.is_too_long(quiet.until));
+            quiet.ask(quiet.until);
+        }
+        assert_eq!(quiet.until - start, SILENCE * 2);
+        assert!(quiet.is_too_long(quiet.until));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_stopped_has_heard_nothing_and_asks_again() {
+        for asked_before in 0..=QUESTIONS {
+            let mut quiet = Quiet::new(SILENCE);
+            (0..asked_before).for_each(|_| quiet.ask(quiet.until));
+            let woken = quiet.until + SILENCE * 10;
+            assert!(!quiet.is_too_long(woken), "{asked_before}");
+            quiet.ask(woken);
+            for _ in 1..QUESTIONS {
+                assert!(!quiet.is_too_long(quiet.until), "{asked_before}");
+                quiet.ask(quiet.until);
+            }
+            assert_eq!(quiet.until - woken, SILENCE);
+            assert!(quiet.is_too_long(quiet.until), "{asked_before}");
+        }
     }
 }
