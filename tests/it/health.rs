@@ -117,8 +117,9 @@ async fn a_backend_that_refuses_is_taken_out_and_returns_when_it_listens() {
 async fn a_backend_that_hangs_is_taken_out_after_some_timeouts_and_no_more() {
     let hanging = Origin::replying(|_| Reply::Hang).await;
     let well = [Origin::start("a").await, Origin::start("b").await];
+    // The others answer by then, however busy the machine is.
     let settings =
-        "health = { failures = 3, eject_ms = 60000, grace_ms = 0 }\ntimeouts = { response_ms = 100 }";
+        "health = { failures = 3, eject_ms = 60000, grace_ms = 0 }\ntimeouts = { response_ms = 2000 }";
     let addresses = [well[0].address, well[1].address, hanging.address];
     let gateway = Gateway::start(&upstream(&addresses, settings));
     let (mut session, mut timeouts) = (gateway.session(), 0);
@@ -229,8 +230,9 @@ async fn a_backend_that_returns_is_tried_by_one_request_at_a_time() {
     let odd =
         Origin::replying(move |_| if flag.load(Relaxed) { Reply::text("odd") } else { Reply::Hang }).await;
     let even = Origin::start("even").await;
+    // The other answers by then, however busy the machine is.
     let settings = "health = { failures = 3, eject_ms = 100, max_eject_ms = 100, grace_ms = 0 }\n\
-                    timeouts = { response_ms = 300 }";
+                    timeouts = { response_ms = 1000 }";
     let gateway = Gateway::start(&upstream(&[even.address, odd.address], settings));
     let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
     // It is out for the second time: what was under way when it first went out has arrived long ago.

@@ -8,6 +8,10 @@ use super::{Evidence, Policy};
 /// every second, so that a check has the first word.
 const SOON: Duration = Duration::from_secs(2);
 
+/// A request that tries an endpoint has its outcome by then. Were it forgotten before that the endpoint is half-open,
+/// everybody would go there beside it.
+const LONGEST_TRY: Duration = Duration::from_secs(300);
+
 /// Why an endpoint is out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -178,7 +182,8 @@ impl Condition {
 
     /// Whether there is nothing to remember.
     pub(super) fn is_clean(&self, policy: &Policy, now: Instant) -> bool {
-        let forgiven = |at: Instant| now.saturating_duration_since(at) >= policy.eject_most;
+        let remembered = if self.probation { policy.eject_most.max(LONGEST_TRY) } else { policy.eject_most };
+        let forgiven = |at: Instant| now.saturating_duration_since(at) >= remembered;
         !self.is_unhealthy()
             && (self.failures, self.checks_failed) == (0, 0)
             && self.came_back.is_none_or(forgiven)

@@ -152,6 +152,27 @@ fn a_trial_is_forgotten_with_the_past() {
 }
 
 #[test]
+fn a_trial_outlives_what_is_remembered_for_less_than_a_request_may_take() {
+    let mut bench = Bench::settled(1..=3);
+    bench.policy = Policy {
+        eject_for: Duration::from_millis(100),
+        eject_most: Duration::from_millis(100),
+        ..bench.policy
+    };
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.pass(1);
+    bench.offers(1..=3);
+    (0..60).for_each(|_| bench.pass(1));
+    assert_eq!(bench.half_open, [1].into());
+    bench.tell(1, Evidence::TimedOut, 1);
+    bench.offers(2..=3);
+    bench.pass(1);
+    bench.tell(1, Evidence::Answered, 1);
+    bench.pass(1);
+    assert!(bench.half_open.is_empty() && !bench.health.is_waiting());
+}
+
+#[test]
 fn what_a_check_brings_back_is_not_half_open() {
     let mut bench = Bench::settled(1..=3);
     bench.tell(1, Evidence::ConnectFailed, 2);
