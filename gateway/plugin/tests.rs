@@ -315,6 +315,46 @@ async fn instances_registered_over_a_connector_are_found() {
     assert!(matches!(&news, RawNews::Changes(changes) if changes.len() == 1), "{news:?}");
 }
 
+/// A plugin that cannot even begin, and one whose etcd is not there: its instance is kept and asked again.
+#[tokio::test(start_paused = true)]
+async fn an_announcement_that_keeps_failing_is_tried_less_and_less_often() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let etcd = config::Etcd {
+        endpoints: vec![nobody.to_string()],
+        credentials: None,
+        tls: None,
+        connect_timeout: Duration::from_millis(200),
+        silence: Duration::from_secs(1),
+    };
+    let (denied, unavailable) = (Grants::default(), Grants { etcd: Some(etcd), ..Grants::default() });
+    for (plugin, settings, grants) in
+        [("memory", "{}", denied), ("etcd", r#"{"layout":"plain"}"#, unavailable)]
+    {
+        let fixture = start();
+        fixture.plugins.set_uses(uses_registry(plugin, settings)).await;
+        let registry = Arc::new(config::Registry { grants, ..registry(plugin, settings) });
+        let announcement = Announcement {
+            service: "orders".into(),
+            address: "127.0.0.1:7".into(),
+            weight: 1,
+            labels: Vec::new(),
+        };
+        let registration = fixture.plugins.announce(&registry, announcement);
+        let mut standing = registration.standing();
+        let mut attempts = 0;
+        let ten_minutes = tokio::time::timeout(Duration::from_secs(600), async {
+            loop {
+                standing.changed().await.unwrap();
+                assert!(matches!(*standing.borrow_and_update(), Standing::Failing(_)));
+                attempts += 1;
+            }
+        });
+        assert!(ten_minutes.await.is_err());
+        // Pauses of half a minute, or up to half less.
+        assert!((20..=50).contains(&attempts), "{plugin}: {attempts} attempts in ten minutes");
+    }
+}
+
 /// The failure of the first `next` that fails.
 async fn failure(name: &str, settings: &str) -> String {
     let fixture = start_with(|folder| fs::write(folder.join("mine.wasm"), guest(name)).unwrap());

@@ -68,7 +68,7 @@ pub enum LogError {
 pub fn start(format: Format, filter: Option<&str>) -> Result<Guard, LogError> {
     let from_environment = std::env::var(VARIABLE).ok();
     let filter = read_filter(filter.or(from_environment.as_deref()).unwrap_or("info"))?;
-    let (lines, guard) = Lines::to(io::stderr(), WAITING)?;
+    let (lines, guard) = Lines::to(io::stderr(), WAITING, &LOST)?;
     let (shape, colours) = match format {
         Format::Text => (line::Lines::Text, io::stderr().is_terminal()),
         Format::Json => (line::Lines::Json, false),
@@ -103,29 +103,36 @@ enum Message {
     End,
 }
 
-/// The way to the writing thread.
+/// The way to the writing thread, and the count of what was dropped on it.
 #[derive(Clone)]
-struct Lines(SyncSender<Message>);
+struct Lines {
+    lines: SyncSender<Message>,
+    lost: &'static AtomicU64,
+}
 
 impl Lines {
-    fn to(mut output: impl Write + Send + 'static, waiting: usize) -> io::Result<(Self, Guard)> {
+    fn to(
+        mut output: impl Write + Send + 'static,
+        waiting: usize,
+        lost: &'static AtomicU64,
+    ) -> io::Result<(Self, Guard)> {
         let (sender, receiver) = sync_channel(waiting);
         let (ended, end) = sync_channel(1);
         thread::Builder::new().name("log".into()).spawn(move || {
-            write_all(&mut output, &receiver);
+            write_all(&mut output, &receiver, lost);
             let _ = ended.send(());
         })?;
-        Ok((Self(sender.clone()), Guard { lines: sender, end }))
+        Ok((Self { lines: sender.clone(), lost }, Guard { lines: sender, end }))
     }
 }
 
-fn write_all(output: &mut impl Write, lines: &Receiver<Message>) {
-    let mut told = LOST.load(Relaxed);
+fn write_all(output: &mut impl Write, lines: &Receiver<Message>, all_lost: &AtomicU64) {
+    let mut told = all_lost.load(Relaxed);
     let mut losing = Lasting::default();
     while let Ok(Message::Line(line)) = lines.recv() {
         // Whoever closed standard error does not want to hear of it.
         let _ = output.write_all(&line);
-        let lost = LOST.load(Relaxed);
+        let lost = all_lost.load(Relaxed);
         // Each report is a line, too, and may take the place of another.
         if lost == told {
             losing.over();
@@ -145,13 +152,13 @@ impl<'a> MakeWriter<'a> for Lines {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        Line { lines: &self.0, text: Vec::new() }
+        Line { to: self, text: Vec::new() }
     }
 }
 
 /// One line being made.
 struct Line<'a> {
-    lines: &'a SyncSender<Message>,
+    to: &'a Lines,
     text: Vec<u8>,
 }
 
@@ -169,8 +176,8 @@ impl Write for Line<'_> {
 impl Drop for Line<'_> {
     fn drop(&mut self) {
         let text = std::mem::take(&mut self.text);
-        if self.lines.try_send(Message::Line(text)).is_err() {
-            LOST.fetch_add(1, Relaxed);
+        if self.to.lines.try_send(Message::Line(text)).is_err() {
+            self.to.lost.fetch_add(1, Relaxed);
         }
     }
 }
@@ -228,7 +235,8 @@ mod tests {
     #[test]
     fn the_last_shape_written_before_the_guard_is_gone() {
         let written = Written::default();
-        let (lines, guard) = Lines::to(written.clone(), 100).unwrap();
+        static LOST: AtomicU64 = AtomicU64::new(0);
+        let (lines, guard) = Lines::to(written.clone(), 100, &LOST).unwrap();
         for number in 0..50 {
             writeln!(lines.make_writer(), "line {number}").unwrap();
         }
@@ -241,16 +249,51 @@ mod tests {
     fn who_logs_never_waits_for_an_output_that_nobody_reads() {
         let (reached, reaches) = mpsc::channel();
         let (release, stuck) = mpsc::channel::<()>();
-        let (lines, guard) = Lines::to(Stuck(reached, stuck), 1).unwrap();
+        static LOST: AtomicU64 = AtomicU64::new(0);
+        let (lines, guard) = Lines::to(Stuck(reached, stuck), 1, &LOST).unwrap();
         writeln!(lines.make_writer(), "blocks the output").unwrap();
         reaches.recv().unwrap();
-        let before = lost();
         for _ in 0..100 {
             writeln!(lines.make_writer(), "one waits, the rest is dropped").unwrap();
         }
-        assert_eq!(lost() - before, 99);
+        assert_eq!(LOST.load(Relaxed), 99);
         drop(release);
         drop(guard);
+    }
+
+    /// An output that is so slow that with every second line another one is dropped.
+    struct Slow(&'static AtomicU64, u64);
+
+    impl Write for Slow {
+        fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+            self.1 += 1;
+            self.0.fetch_add(self.1 % 2, Relaxed);
+            Ok(part.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn that_lines_are_lost_all_the_time_is_told_seldom() {
+        static LOST: AtomicU64 = AtomicU64::new(0);
+        const LINES: usize = 10_000;
+        let (sender, receiver) = sync_channel(LINES + 1);
+        for _ in 0..LINES {
+            sender.send(Message::Line(b"line\n".to_vec())).unwrap();
+        }
+        sender.send(Message::End).unwrap();
+        let reports = Written::default();
+        let copy = reports.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || copy.clone()).finish();
+        tracing::subscriber::with_default(log, || write_all(&mut Slow(&LOST, 0), &receiver, &LOST));
+        assert_eq!(LOST.load(Relaxed), LINES as u64 / 2);
+        let reports = String::from_utf8(reports.0.lock().unwrap().clone()).unwrap();
+        assert!(reports.contains("lines=1 for_seconds=0"), "{reports}");
+        // Once, and again when a busy machine takes long for it.
+        assert!(reports.matches("Log lines lost").count() <= 4, "{reports}");
     }
 
     #[test]

@@ -602,6 +602,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_disk_that_refuses_is_tried_seldom_however_much_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        std::fs::write(&state, "in the way").unwrap();
+        let running = Running::start(&state.join("registry.json"));
+        let memory = running.memory.clone();
+        let mut attempts = memory.saved.subscribe();
+        attempts.mark_unchanged();
+        let (mut failed, started) = (0, Instant::now());
+        for port in 1..=6_000 {
+            memory.put("orders", "a", registration(&format!("a:{port}"), 0)).unwrap();
+            let next = timeout(Duration::from_millis(100), attempts.changed()).await;
+            failed += usize::from(next.is_ok());
+        }
+        let passed = started.elapsed();
+        assert!(passed > Duration::from_secs(500), "{passed:?}");
+        let fewest = 600 / SAVE_AGAIN_MOST.as_secs() as usize;
+        assert!((fewest / 2..=2 * fewest + 10).contains(&failed), "{failed} attempts in {passed:?}");
+        std::fs::remove_file(&state).unwrap();
+        memory.saved.subscribe().wait_for(|saved| saved.failing.is_none()).await.unwrap();
+        running.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_folder_of_another_gateway_is_only_read_until_that_has_ended() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("registry.json");

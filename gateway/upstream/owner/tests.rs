@@ -430,6 +430,32 @@ async fn an_order_that_is_refused_leaves_a_save_that_is_due() {
     running.await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_refuses_is_tried_seldom_however_much_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    std::fs::write(&state, "in the way").unwrap();
+    let mut owner = Owner::new(plan(&["a"], Some(Disk::new(&state))));
+    let (mut attempts, started) = (0, tokio::time::Instant::now());
+    // As its loop does.
+    while started.elapsed() < Duration::from_secs(600) {
+        owner.take(news(0, [1, 2, 3 + attempts]));
+        owner.plan_to_write();
+        if owner.due.is_some_and(|due| due <= tokio::time::Instant::now()) {
+            let why = owner.save().await.unwrap_err();
+            assert!(why.contains("make the folder"), "{why}");
+            attempts += 1;
+        }
+        tokio::time::advance(Duration::from_millis(100)).await;
+    }
+    let fewest = 600 / SAVE_AGAIN_MOST.as_secs() as u16;
+    assert!((fewest..=2 * fewest + 10).contains(&attempts), "{attempts} attempts in ten minutes");
+    std::fs::remove_file(&state).unwrap();
+    tokio::time::advance(SAVE_AGAIN_MOST).await;
+    assert!(owner.due.is_some_and(|due| due <= tokio::time::Instant::now()));
+    owner.save().await.unwrap();
+}
+
 #[tokio::test]
 async fn an_owner_that_was_replaced_writes_nothing_any_more() {
     let folder = tempfile::tempdir().unwrap();
