@@ -17,7 +17,14 @@ use crate::{
 
 const THIRD: Duration = Duration::from_secs(20);
 
-/// How much more memory the last third may take than the first, and a request after it than before.
+/// Resident bytes that a change of the list may leave behind, beyond what the control takes more in the same time. A
+/// change that leaks the list of a hundred endpoints leaves more.
+const LEFT_BEHIND: f64 = 8_192.0;
+
+/// What it flaps for longer while growth could be noise: a step of some megabytes that is not taken again.
+const MORE_THIRDS: usize = 6;
+
+/// How much dearer a request may be after it than before.
 const GROWTH: f64 = 1.05;
 
 /// The cost of a request is measured in slices, so many at least and at most.
@@ -54,11 +61,15 @@ pub async fn for_a_minute() -> Outcome {
     for _ in 0..FEWEST {
         before.push(cost(&service, &control).await);
     }
-    let mut memory = Vec::new();
-    for _ in 0..3 {
-        memory.push(flap(&etcd, &service).await);
+    let mut thirds = Vec::new();
+    while thirds.len() < 3 || left_behind(&thirds) > LEFT_BEHIND {
+        assert!(
+            thirds.len() < 3 + MORE_THIRDS,
+            "a change leaves {:.0} bytes behind: {thirds:.0?}",
+            left_behind(&thirds)
+        );
+        thirds.push(flap(&etcd, &service, &control).await);
     }
-    assert!(memory[2] <= memory[0] * GROWTH, "resident bytes: {memory:?}");
     // Noise goes away the longer one looks, and what a request costs more than before stays.
     let (before, mut after) = (median(&mut before), Vec::new());
     while after.len() < FEWEST || median(&mut after) > before * GROWTH {
@@ -69,8 +80,9 @@ pub async fn for_a_minute() -> Outcome {
         after.push(cost(&service, &control).await);
     }
     eprintln!(
-        "flapping: the last third took {:.3} of the memory of the first, a request after it {:.3} of one before",
-        memory[2] / memory[0],
+        "flapping: a change left {:.0} bytes behind after {} s, a request took {:.3} of one before",
+        left_behind(&thirds),
+        thirds.len() * THIRD.as_secs() as usize,
         median(&mut after) / before
     );
     control.traffic.stop().await.none_failed();
@@ -99,11 +111,29 @@ async fn cost(service: &Service, control: &Control) -> f64 {
     cost / of_control
 }
 
-/// All instances go and come, in turn and together, each state for 100 ms. The resident bytes, on average.
-async fn flap(etcd: &Etcd, service: &Service) -> f64 {
+/// Some time in which the service flaps.
+#[derive(Debug)]
+struct Third {
+    /// The least that was resident at any time, of the gateway and of the control. Buffers of requests under way come and
+    /// go, what is left behind stays.
+    resident: [f64; 2],
+    /// Changes of the list until its end.
+    changes: f64,
+}
+
+/// What a change has left behind between the second of these and the last.
+fn left_behind(thirds: &[Third]) -> f64 {
+    // In the first of them what is kept for good is made.
+    let [_, first, .., last] = thirds else { return 0.0 };
+    let [more, of_control] = [0, 1].map(|of| last.resident[of] - first.resident[of]);
+    (more - of_control) / (last.changes - first.changes)
+}
+
+/// All instances go and come, in turn and together, each state for 100 ms.
+async fn flap(etcd: &Etcd, service: &Service, control: &Control) -> Third {
     let mut client = etcd.client().await;
     let mut ticks = tokio::time::interval(Duration::from_millis(100));
-    let mut memory = Vec::new();
+    let mut resident = [f64::INFINITY; 2];
     let start = Instant::now();
     while start.elapsed() < THIRD {
         for together in [false, true] {
@@ -122,9 +152,11 @@ async fn flap(etcd: &Etcd, service: &Service) -> f64 {
         }
         // All are there again.
         service::register(&mut client, "b0", service.backends[0].address).await;
-        memory.push(service.gateway.memory() as f64);
+        let now = [&service.gateway, &control.gateway].map(|gateway| gateway.memory() as f64);
+        resident = [0, 1].map(|of| resident[of].min(now[of]));
     }
-    memory.iter().sum::<f64>() / memory.len() as f64
+    let upstream = service.gateway.api("/api/v1/upstreams/orders?endpoints=false").await;
+    Third { resident, changes: upstream["generation"].as_f64().unwrap() }
 }
 
 /// Nanoseconds of computing of all its threads.

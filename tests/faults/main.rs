@@ -9,6 +9,7 @@
 )]
 
 mod backends;
+mod compiling;
 mod config;
 mod etcd;
 mod flapping;
@@ -30,7 +31,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 type Run = fn() -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-const CASES: [(&str, Run); 46] = [
+const CASES: [(&str, Run); 47] = [
     ("etcd: killed", || Box::pin(etcd::killed())),
     ("etcd: down for 60 s", || Box::pin(etcd::down_for_a_minute())),
     ("etcd: stopped with SIGSTOP", || Box::pin(etcd::stopped())),
@@ -68,6 +69,7 @@ const CASES: [(&str, Run); 46] = [
     ("plugin: names a hundred dead addresses", || Box::pin(plugin::dead())),
     ("plugin: names instances twice", || Box::pin(plugin::duplicates())),
     ("plugin: 100,000 endpoints at once", || Box::pin(plugin::many())),
+    ("plugin: 12 MB are compiled", || Box::pin(compiling::large())),
     ("plugin: files without end beside it", || Box::pin(config::odd_plugins())),
     ("plugin: a selector traps, the list changes", || Box::pin(plugin::selector_traps())),
     ("plugin: exchanged in an outage", || Box::pin(plugin::exchanged())),

@@ -15,13 +15,7 @@ pub fn with_custom_section(component: &[u8], number: usize) -> Vec<u8> {
 /// The same component with so many functions more, which nobody calls and which are compiled all the same: a hundred
 /// take about as long as a megabyte of an interpreter.
 pub fn with_functions(component: &[u8], functions: usize) -> Vec<u8> {
-    // A local and a few hundred steps on it: x = (x * k) ^ x.
-    let mut body = vec![1, 1, 0x7e];
-    for step in 0..400u32 {
-        body.extend([0x20, 0, 0x42, (step % 63) as u8, 0x7e, 0x20, 0, 0x85, 0x21, 0]);
-    }
-    body.push(0x0b);
-    let body = [number(body.len()), body].concat();
+    let body = function();
     let types = [1, 0x60, 0, 0].to_vec();
     let declared = [number(functions), vec![0; functions]].concat();
     let code = [number(functions), body.repeat(functions)].concat();
@@ -30,6 +24,21 @@ pub fn with_functions(component: &[u8], functions: usize) -> Vec<u8> {
         module.extend([vec![id], number(content.len()), content].concat());
     }
     [component, &[1], &number(module.len()), &module].concat()
+}
+
+/// The same, until the component is of this length at least.
+pub fn of_length(component: &[u8], bytes: usize) -> Vec<u8> {
+    with_functions(component, bytes.saturating_sub(component.len()).div_ceil(function().len()))
+}
+
+/// A function with a local and a few hundred steps on it: x = (x * k) ^ x.
+fn function() -> Vec<u8> {
+    let mut body = vec![1, 1, 0x7e];
+    for step in 0..400u32 {
+        body.extend([0x20, 0, 0x42, (step % 63) as u8, 0x7e, 0x20, 0, 0x85, 0x21, 0]);
+    }
+    body.push(0x0b);
+    [number(body.len()), body].concat()
 }
 
 /// As WebAssembly writes it: seven bits a byte, the least first.

@@ -74,7 +74,11 @@ impl Service {
 
     /// Waits until all of these get traffic.
     pub async fn with(backends: Vec<Backend>, config: &str) -> Self {
-        let gateway = Gateway::start(config);
+        Self::on(Gateway::start(config), backends).await
+    }
+
+    /// The same with a gateway that runs already.
+    pub async fn on(gateway: Gateway, backends: Vec<Backend>) -> Self {
         let count = backends.len();
         endpoints(&gateway, count).await;
         let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
