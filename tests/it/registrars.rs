@@ -300,6 +300,24 @@ async fn an_announcement_waits_for_an_etcd_that_is_down() {
     check(&mut etcd.client().await, &LAYOUTS[2]).await;
 }
 
+/// Its instance is kept, and asked to renew again after pauses of a second and more; those of the connection end at a second.
+#[tokio::test]
+async fn an_announcement_whose_etcd_has_gone_is_renewed_less_and_less_often() {
+    let (mut etcd, fixture) = (Etcd::start().await, start());
+    let registration = fixture.announced(&in_etcd(&etcd, LAYOUTS[2].settings)).await;
+    etcd.kill9();
+    reaches(&registration, |standing| matches!(standing, Standing::Failing(_))).await;
+    let (mut standing, mut attempts) = (registration.standing(), 0);
+    let for_a_while = tokio::time::timeout(Duration::from_secs(16), async {
+        loop {
+            standing.changed().await.unwrap();
+            attempts += 1;
+        }
+    });
+    assert!(for_a_while.await.is_err());
+    assert!((1..=6).contains(&attempts), "{attempts} attempts in 16 s");
+}
+
 /// A user who may be granted leases, and may not write where the instances go.
 #[tokio::test]
 async fn a_lease_of_an_announcement_that_etcd_refuses_is_given_back() {

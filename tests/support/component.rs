@@ -41,8 +41,8 @@ fn function() -> Vec<u8> {
     [number(body.len()), body].concat()
 }
 
-/// As WebAssembly writes it: seven bits a byte, the least first.
-fn number(mut number: usize) -> Vec<u8> {
+/// As WebAssembly and protocol buffers write it: seven bits a byte, the least first.
+pub fn number(mut number: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while number >= 0x80 {
         bytes.push(number as u8 | 0x80);

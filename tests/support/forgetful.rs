@@ -11,6 +11,8 @@ use h2::{SendStream, server::SendResponse};
 use http::{HeaderMap, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::component;
+
 /// Runs until the runtime of the test ends.
 pub struct Forgetful {
     pub endpoint: String,
@@ -42,14 +44,14 @@ async fn serve(stream: TcpStream, lists: Arc<AtomicUsize>) {
     while let Some(Ok((request, respond))) = connection.accept().await {
         let is_list = request.uri().path().ends_with("/Range");
         let number = if is_list { lists.fetch_add(1, Relaxed) } else { lists.load(Relaxed) };
-        tokio::spawn(answer(request, respond, 10 * number as u64));
+        tokio::spawn(answer(request, respond, 10 * number));
     }
 }
 
 async fn answer(
     request: Request<h2::RecvStream>,
     mut respond: SendResponse<Bytes>,
-    revision: u64,
+    revision: usize,
 ) -> Option<()> {
     let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
     let mut body = respond.send_response(head, false).ok()?;
@@ -78,26 +80,15 @@ fn send(body: &mut SendStream<Bytes>, message: Vec<u8>) -> Option<()> {
 }
 
 /// A field that is a number.
-fn number(field: u8, value: u64) -> Vec<u8> {
-    [vec![field << 3], varint(value)].concat()
+fn number(field: u8, value: usize) -> Vec<u8> {
+    [vec![field << 3], component::number(value)].concat()
 }
 
 /// A field that is a message.
 fn message(field: u8, value: Vec<u8>) -> Vec<u8> {
-    [vec![field << 3 | 2], varint(value.len() as u64), value].concat()
+    [vec![field << 3 | 2], component::number(value.len()), value].concat()
 }
 
 fn text(field: u8, value: &str) -> Vec<u8> {
     message(field, value.into())
-}
-
-/// Seven bits a byte, the least first.
-fn varint(mut value: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-    bytes
 }
