@@ -16,6 +16,7 @@ use super::{
     limits::Limits,
     runtime::Runtime,
 };
+use crate::backoff::{Lasting, Report};
 
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -25,9 +26,16 @@ pub(super) struct Faults {
     plugin: Arc<str>,
     /// Faults within a minute after which the plugin is quarantined; 0 for never.
     most: u32,
-    recent: Mutex<VecDeque<Instant>>,
+    recent: Mutex<Recent>,
     total: AtomicU64,
     quarantined: AtomicBool,
+}
+
+/// Faults of late.
+#[derive(Debug, Default)]
+struct Recent {
+    times: VecDeque<Instant>,
+    report: Lasting,
 }
 
 impl Faults {
@@ -46,23 +54,29 @@ impl Faults {
 
     pub fn count(&self, text: &str, now: Instant) {
         self.total.fetch_add(1, Relaxed);
-        tracing::warn!(plugin = %self.plugin, error = text, "Plugin failed");
-        if self.too_many(now) && !self.quarantined.swap(true, Relaxed) {
+        let (report, too_many) = self.note(text, now);
+        if let Some(report) = report {
+            tracing::warn!(plugin = %self.plugin, error = text, for_seconds = report.for_seconds,
+                times = report.times, "Plugin failed");
+        }
+        if too_many && !self.quarantined.swap(true, Relaxed) {
             tracing::error!(plugin = %self.plugin, faults = self.most, error = text,
                 "Plugin quarantined, native round robin picks until its file changes");
         }
     }
 
-    fn too_many(&self, now: Instant) -> bool {
+    /// Whether this is worth a report, and whether it is one too many.
+    fn note(&self, text: &str, now: Instant) -> (Option<Report>, bool) {
         // Held for a few lines, and only when a plugin has failed.
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.push_back(now);
-        while recent.front().is_some_and(|first| now.saturating_duration_since(*first) > WINDOW)
-            || recent.len() > self.most as usize
+        let Recent { times, report } = &mut *recent;
+        times.push_back(now);
+        while times.front().is_some_and(|first| now.saturating_duration_since(*first) > WINDOW)
+            || times.len() > self.most as usize
         {
-            recent.pop_front();
+            times.pop_front();
         }
-        self.most > 0 && recent.len() >= self.most as usize
+        (report.happened(text), self.most > 0 && times.len() >= self.most as usize)
     }
 }
 
@@ -123,6 +137,15 @@ mod tests {
         faults.count("trap", start + Duration::from_secs(130));
         assert!(faults.quarantined());
         assert_eq!(faults.total(), 5);
+    }
+
+    #[test]
+    fn a_fault_that_comes_again_and_again_is_reported_seldom_and_counted_each_time() {
+        let faults = Faults::new("p".into(), 0);
+        let told = (0..1_000).filter(|_| faults.note("trap", Instant::now()).0.is_some()).count();
+        // As long as this takes less than ten seconds.
+        assert!((1..=2).contains(&told), "{told}");
+        assert!(faults.note("another trap", Instant::now()).0.is_some(), "another reason is told");
     }
 
     #[test]
