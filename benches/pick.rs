@@ -9,7 +9,7 @@ use witgate::{
     config::Config,
     connector::{Lent, Memory},
     plugin::{Plugins, SelectorUse, Uses},
-    selector::{Balancer, PickRequest, RoundRobin},
+    selector::{Balancer, PickRequest, Place, RoundRobin},
     upstream::{Change, Endpoint, Labels, Offer, Publisher, Snapshot, UpstreamName, Weight},
 };
 
@@ -57,7 +57,7 @@ fn balancer(plugins: &Plugins, name: &str, settings: &str, list: &Rc<Arc<Snapsho
     let (mut balancer, _) = selector.on_worker().create(settings).expect("a balancer");
     let all: Vec<Change> = list.iter().cloned().map(Change::Put).collect();
     for (number, slice) in all.chunks(512).enumerate() {
-        balancer.update(number == 0, slice, list).expect("an update");
+        balancer.update(Place::Beside, number == 0, slice, list).expect("an update");
     }
     balancer
 }

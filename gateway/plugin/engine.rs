@@ -1,6 +1,7 @@
 //! The engine that compiles and runs plugins, and the clock that ends those that loop.
 
 use std::{
+    num::NonZero,
     path::Path,
     sync::{
         Arc, OnceLock, Weak,
@@ -15,6 +16,8 @@ use std::{
 
 use wasmtime::{Cache, CacheConfig, Config, OptLevel, Store, UpdateDeadline};
 
+use crate::selector::Beside;
+
 /// The unit of deadlines.
 const TICK: Duration = Duration::from_millis(5);
 
@@ -28,6 +31,10 @@ const RESTS_AFTER: u64 = 2 * HOLDS_AFTER;
 /// `create` and `update` may take so many times their limit by the wall, on a machine that is short of CPU.
 const WALL: u32 = 10;
 
+/// Selectors that take long are made on as many threads as this is a share of the processors, so that the workers keep
+/// most of them.
+const BESIDE_SHARE: usize = 4;
+
 /// The engine is of no use: this platform cannot run compiled WebAssembly.
 #[derive(Debug, thiserror::Error)]
 #[error("no engine for plugins: {0}")]
@@ -35,7 +42,10 @@ pub struct EngineError(pub(super) String);
 
 /// One engine for all plugins. Cheap to clone; its clock's thread ends by itself when nobody has the clock any more.
 #[derive(Clone)]
-pub struct Engine(Arc<Clock>);
+pub struct Engine {
+    clock: Arc<Clock>,
+    beside: Arc<Beside>,
+}
 
 impl Engine {
     /// Keeps compiled code under `cache`. A folder that cannot be used is only a warning: plugins are then
@@ -56,15 +66,21 @@ impl Engine {
             .map_err(|error| EngineError(error.to_string()))?;
         // Nobody else has the clock yet.
         let _ = clock.ticker.set(ticker.thread().clone());
-        Ok(Self(clock))
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        Ok(Self { clock, beside: Beside::new((processors / BESIDE_SHARE).max(1)) })
     }
 
     pub(super) fn inner(&self) -> &wasmtime::Engine {
-        &self.0.engine
+        &self.clock.engine
     }
 
     pub(super) fn clock(&self) -> &Arc<Clock> {
-        &self.0
+        &self.clock
+    }
+
+    /// Where balancers are made that take long.
+    pub(super) fn beside(&self) -> &Arc<Beside> {
+        &self.beside
     }
 }
 
@@ -210,7 +226,14 @@ pub(super) fn end_loops<T: HasDeadline>(store: &mut Store<T>) {
 pub(super) struct Bound {
     limit: Duration,
     ticks: u64,
-    exact: bool,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Quick,
+    Exact,
+    Brief,
 }
 
 impl Bound {
@@ -220,20 +243,27 @@ impl Bound {
     /// a second account, of the thread's own CPU time, and only when that is used up, too, the call is ended: a
     /// machine that is short of CPU must not quarantine its plugins.
     pub fn quick(limit: Duration) -> Self {
-        Self { limit, ticks: ticks(limit), exact: false }
+        Self { limit, ticks: ticks(limit), kind: Kind::Quick }
     }
 
     /// For calls beside the path of requests: the limit is CPU time from their beginning, and ten times as much is
     /// the limit by the wall.
     pub fn exact(limit: Duration) -> Self {
-        Self { limit, ticks: ticks(limit), exact: true }
+        Self { limit, ticks: ticks(limit), kind: Kind::Exact }
+    }
+
+    /// For calls between requests, which can be made elsewhere: the limit is CPU time from their beginning. A machine
+    /// that is short of CPU is so elsewhere, too.
+    pub fn brief(limit: Duration) -> Self {
+        Self { limit, ticks: ticks(limit), kind: Kind::Brief }
     }
 
     /// Begins a call that ends by itself when this is used up. The store must [`end_loops`].
     pub fn start<T: HasDeadline>(self, store: &mut Store<T>) {
-        let account = match self.exact {
-            true => Account::Exact { cpu: cpu_time(), wall: Instant::now() },
-            false => Account::Quick,
+        let account = match self.kind {
+            Kind::Quick => Account::Quick,
+            Kind::Exact => Account::Exact { cpu: cpu_time(), wall: Some(Instant::now()) },
+            Kind::Brief => Account::Exact { cpu: cpu_time(), wall: None },
         };
         let first = self.ticks.min(HOLDS_AFTER);
         let left = self.ticks - first;
@@ -262,10 +292,8 @@ enum Account {
     Quick,
     /// A quick call whose limit has passed by the wall, and the CPU time of its thread then.
     Overdue(Duration),
-    Exact {
-        cpu: Duration,
-        wall: Instant,
-    },
+    /// What the thread had used when the call began, and when that was if time by the wall counts.
+    Exact { cpu: Duration, wall: Option<Instant> },
 }
 
 /// The limit that ended a call.
@@ -288,6 +316,14 @@ impl Deadline {
         self.passed
     }
 
+    /// What the thread has computed since an exact call began.
+    pub fn used(&self) -> Duration {
+        match self.account {
+            Account::Exact { cpu, .. } => cpu_time().saturating_sub(cpu),
+            _ => Duration::ZERO,
+        }
+    }
+
     /// The call is over, and the clock may rest.
     pub fn end(&mut self) {
         self.held = None;
@@ -306,7 +342,7 @@ impl Deadline {
             Account::Overdue(since) => self.passed_cpu(since),
             Account::Exact { cpu, wall } => self.passed_cpu(cpu).or_else(|| {
                 let most = self.limit.saturating_mul(WALL);
-                (wall.elapsed() >= most).then_some(Passed::Wall(most))
+                wall.is_some_and(|began| began.elapsed() >= most).then_some(Passed::Wall(most))
             }),
         };
         self.passed = passed;
@@ -417,6 +453,7 @@ mod tests {
             deadline.passed()
         };
         assert_eq!(passed(Bound::exact(limit)), Some(Passed::Cpu(limit)));
+        assert_eq!(passed(Bound::brief(limit)), Some(Passed::Cpu(limit)));
         assert_eq!(passed(Bound::quick(limit)), None, "a pick asked no clock when it began");
     }
 
@@ -425,7 +462,7 @@ mod tests {
         let limit = Duration::from_millis(50);
         let judged = |ago: Duration| {
             // All that this thread has used is no more than it had used then.
-            let account = Account::Exact { cpu: Duration::MAX, wall: Instant::now() - ago };
+            let account = Account::Exact { cpu: Duration::MAX, wall: Some(Instant::now() - ago) };
             let mut deadline = Deadline { limit, account, ..Deadline::default() };
             deadline.judge();
             deadline.passed()

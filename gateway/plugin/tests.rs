@@ -7,7 +7,7 @@ use crate::{
     config::{Grants, RegistryLimits},
     connector::{Lent, Memory},
     registry::{Failure, RawNews},
-    selector::PickRequest,
+    selector::{PickRequest, Place},
     upstream::{Change, Endpoint, Labels, Offer, Publisher, Reader, UpstreamName, Weight},
 };
 
@@ -109,7 +109,7 @@ fn pick(current: &crate::selector::Current) -> u32 {
     let (mut balancer, _) = selector.on_worker().create("{}").unwrap();
     let snapshot = Rc::new(list(4).snapshot());
     let all: Vec<Change> = snapshot.iter().cloned().map(Change::Put).collect();
-    balancer.update(true, &all, &snapshot).unwrap();
+    balancer.update(Place::Beside, true, &all, &snapshot).unwrap();
     let request = PickRequest { hash: None, attempt: 0, tried: &[], attributes: &[] };
     balancer.pick(&request, &snapshot).unwrap().unwrap().0
 }

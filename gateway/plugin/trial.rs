@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     connector::Lent,
-    selector::{Balancer, CreateError, Fault, Needs, PickRequest, Selector},
+    selector::{Balancer, CreateError, Fault, Made, PickRequest, Place, Selector, UpdateError},
     upstream::{Change, Endpoint, Labels, Offer, Publisher, Snapshot, UpstreamName, Weight},
 };
 
@@ -62,24 +62,24 @@ pub(super) fn selector(selector: &Arc<WasmSelector>, uses: &[SelectorUse]) -> Tr
             Err(error) => return Tried { failed: Vec::new(), unsettled: Some(error.to_string()) },
         };
         let served = serve(made, &ANY_LIST);
-        let failed = served.err().map(|fault| failed(None, fault.to_string()));
+        let failed = served.err().map(|error| failed(None, error.to_string()));
         return Tried { failed: failed.into_iter().collect(), unsettled: None };
     }
     let serve = |one: &SelectorUse| {
         let list = one.reader.as_ref().map(|reader| reader.snapshot()).filter(|list| !list.is_empty());
         let list = list.as_ref().unwrap_or(&ANY_LIST);
-        let made = worker.create_for(&one.upstream, &one.settings);
+        let made = worker.create_for(Place::Beside, Some(&one.upstream), &one.settings);
         let error = made.and_then(|made| serve(made, list).map_err(CreateError::from)).err()?;
         Some(failed(Some(format!("upstream {}", one.upstream)), error.to_string()))
     };
     Tried { failed: uses.iter().filter_map(serve).collect(), unsettled: None }
 }
 
-fn serve((mut balancer, needs): (Box<dyn Balancer>, Needs), list: &Arc<Snapshot>) -> Result<(), Fault> {
+fn serve((mut balancer, needs): Made, list: &Arc<Snapshot>) -> Result<(), UpdateError> {
     let list = Rc::new(list.clone());
     let changes: Vec<Change> = list.iter().cloned().map(Change::Put).collect();
     for (number, slice) in changes.chunks(SLICE).enumerate() {
-        balancer.update(number == 0, slice, &list)?;
+        balancer.update(Place::Beside, number == 0, slice, &list)?;
     }
     let attributes = vec![None; needs.attributes.len()];
     for attempt in 0..PICKS {

@@ -1,9 +1,11 @@
 //! What a worker picks from: a balancer and the snapshot it has caught up with.
 //!
-//! The view follows its upstream and its selector by itself, between requests. Short changes are applied in place.
-//! A long list, and a new version of the selector, are fed to a fresh balancer in slices and then exchanged, so
-//! that no request waits for them. While there is no balancer the native round robin picks, and it takes every list
-//! at once: what a selector fails at, or takes long for, is done beside the list and never holds it up.
+//! The view follows its upstream and its selector by itself, between requests. Short changes are applied in place, and
+//! a balancer for a short list is made in place, as long as that takes no longer than requests may wait. What takes
+//! longer is given up there, and from then on a fresh balancer is made on a thread beside (`beside`) and exchanged when
+//! it is ready, as for long lists. Meanwhile the old balancer goes on for a moment, without what has left, and then the
+//! native round robin, which takes every list at once: what a selector fails at, or takes long for, holds up neither
+//! requests nor lists.
 
 use std::{
     borrow::Cow,
@@ -25,29 +27,28 @@ use tokio::{
 };
 
 use super::{
-    Balancer, CreateError, Current, Fault, Needs, PickRequest, RequestFacts, RoundRobin, Selector,
-    WorkerSelector, WorkerSelectors,
+    Balancer, CreateError, Current, Fault, Needs, PickRequest, Place, RequestFacts, RoundRobin, Selector,
+    UpdateError, WorkerSelector, WorkerSelectors,
+    beside::{MadeBeside, SLICE, count},
 };
 use crate::{
+    backoff::Lasting,
     config,
-    upstream::{CatchUp, Change, Generation, Member, Reader, Slot, Snapshot, UpstreamName},
+    upstream::{CatchUp, Change, Member, Reader, Slot, Snapshot, UpstreamName},
 };
-
-/// Changes that are applied at once; more go to a fresh balancer, so many at a time.
-const SLICE: usize = 512;
 
 /// After a fault the instance is rebuilt, first at once, then with growing pauses up to this.
 const REBUILD_MOST: Duration = Duration::from_secs(5);
 
 /// The pause after an attempt that failed is so many times as long as the attempt took, up to the same: whoever fails
-/// slowly has a tenth of its worker's time at most.
+/// slowly has a tenth of a processor's time at most.
 const REBUILD_SHARE: u32 = 10;
 
 /// Faults are forgotten after so long without one.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 
-/// How long an older list goes on while a long one is fed to a fresh balancer; then the native round robin takes the
-/// long one.
+/// How long an older list goes on, without what has left it, while a fresh balancer is made for the latest; then the
+/// native round robin takes that.
 const OLD_LIST_MOST: Duration = Duration::from_millis(500);
 
 /// Why no endpoint was picked.
@@ -66,6 +67,8 @@ pub struct Progress {
     views: AtomicU32,
     generation: AtomicU64,
     selector: AtomicU64,
+    /// The version of the selector of which a balancer was made, or could not be made, last.
+    tried: AtomicU64,
 }
 
 impl Progress {
@@ -87,6 +90,11 @@ impl Progress {
         }
     }
 
+    /// Whether the worker has come to an end with the selector that its view is to follow: it picks, or it failed.
+    pub fn has_tried(&self, current: &Current) -> bool {
+        current.borrow().as_ref().is_none_or(|selector| self.tried.load(Relaxed) == selector.version())
+    }
+
     /// Whether the worker picks from a list that is older than this generation.
     pub fn is_behind(&self, generation: u64) -> bool {
         self.views.load(Relaxed) > 0 && self.generation() < generation
@@ -99,14 +107,17 @@ pub struct View {
     progress: Arc<Progress>,
     state: RefCell<State>,
     broken: Rc<Notify>,
-    /// How long the update took that broke the balancer.
-    wasted: Cell<Duration>,
+    /// What broke the balancer.
+    why: Cell<Broken>,
     closed: Cell<bool>,
     task: RefCell<Option<AbortHandle>>,
 }
 
 struct State {
+    /// The list that the balancer has.
     snapshot: Rc<Arc<Snapshot>>,
+    /// The latest list, while that is too much to tell the balancer here. What it does not have is not picked.
+    newer: Option<Rc<Arc<Snapshot>>>,
     /// None: the native round robin picks.
     active: Option<Active>,
     native: RoundRobin,
@@ -116,12 +127,36 @@ struct Active {
     selector: Arc<dyn Selector>,
     balancer: Box<dyn Balancer>,
     needs: Needs,
-    /// Keeps the worker's instance alive.
-    _worker: Rc<dyn WorkerSelector>,
+    /// Keeps the worker's instance alive, if the balancer is in that.
+    _worker: Option<Rc<dyn WorkerSelector>>,
+}
+
+/// Why a balancer is of no use any more.
+#[derive(Debug, Clone, Copy)]
+enum Broken {
+    /// It failed after so long.
+    Failed(Duration),
+    /// It would have taken longer than requests may wait.
+    TakesLong,
+}
+
+impl Default for Broken {
+    fn default() -> Self {
+        Self::Failed(Duration::ZERO)
+    }
+}
+
+/// How far a balancer has been brought, on its worker.
+enum Brought {
+    /// It has this list, the latest.
+    Up(Rc<Arc<Snapshot>>),
+    /// What is missing up to this list is too much.
+    Short(Rc<Arc<Snapshot>>),
 }
 
 impl View {
-    /// Must be called where `spawn_local` works. A list of ordinary length is ready when this returns.
+    /// Must be called where `spawn_local` works. A list of ordinary length, and a selector that does not take long, are
+    /// ready when this returns.
     pub fn new(
         reader: Reader,
         settings: config::Selector,
@@ -134,13 +169,14 @@ impl View {
         progress.views.fetch_add(1, Relaxed);
         progress.generation.store(snapshot.generation(), Relaxed);
         progress.selector.store(0, Relaxed);
-        let state = State { snapshot: snapshot.clone(), active: None, native: RoundRobin::new() };
+        let state =
+            State { snapshot: snapshot.clone(), newer: None, active: None, native: RoundRobin::new() };
         let view = Rc::new(Self {
             reader: reader.clone(),
             progress,
             state: RefCell::new(state),
             broken: Rc::default(),
-            wasted: Cell::default(),
+            why: Cell::default(),
             closed: Cell::new(false),
             task: RefCell::new(None),
         });
@@ -155,13 +191,12 @@ impl View {
             making: None,
             old_list_until: None,
             faults: Faults::default(),
+            not_ready: Lasting::default(),
         };
-        if snapshot.len() <= SLICE {
-            let began = Instant::now();
-            let made = maker.make_at_once(selector, snapshot);
-            follower.made(&view, made, began);
-        } else {
-            follower.make(Duration::ZERO);
+        let (version, began) = (version(&selector), Instant::now());
+        match maker.make_here(selector, snapshot) {
+            Some(made) => follower.made(&view, made, version, began),
+            None => follower.make(Duration::ZERO),
         }
         let task = tokio::task::spawn_local(follower.run());
         *view.task.borrow_mut() = Some(task.abort_handle());
@@ -187,15 +222,22 @@ impl View {
         tried: &[Slot],
     ) -> Result<Arc<Member>, PickError> {
         let mut state = self.state.borrow_mut();
-        let State { snapshot, active, native } = &mut *state;
-        if snapshot.is_empty() {
+        let State { snapshot, newer, active, native } = &mut *state;
+        let latest = newer.as_ref().unwrap_or(snapshot);
+        if latest.is_empty() {
             return Err(PickError::NoEndpoints(self.name().clone()));
         }
         if let Some(ready) = active.as_mut().filter(|active| !active.selector.quarantined()) {
             match ready.pick(facts, attempt, tried, snapshot) {
-                Ok(Some(slot)) => match snapshot.get(slot) {
-                    Some(member) => return Ok(member.clone()),
-                    None => {
+                Ok(Some(slot)) => match (snapshot.get(slot), &newer) {
+                    (Some(member), None) => return Ok(member.clone()),
+                    // As long as the older list is held, nobody else gets a slot of it.
+                    (Some(_), Some(newer)) => {
+                        if let Some(member) = newer.get(slot) {
+                            return Ok(member.clone());
+                        }
+                    }
+                    (None, _) => {
                         let text = format!("picked slot {}, which was not offered", slot.0);
                         ready.selector.count_fault(&Fault(text.into()));
                     }
@@ -208,7 +250,7 @@ impl View {
                 }
             }
         }
-        let member = native.pick(snapshot, tried);
+        let member = native.pick(latest, tried);
         member.cloned().ok_or_else(|| PickError::NoEndpoints(self.name().clone()))
     }
 
@@ -226,6 +268,7 @@ impl View {
         self.progress.generation.store(snapshot.generation(), Relaxed);
         let mut state = self.state.borrow_mut();
         state.snapshot = snapshot;
+        state.newer = None;
         state.active = active;
     }
 
@@ -234,31 +277,53 @@ impl View {
         self.exchange(Rc::new(self.reader.snapshot()), None);
     }
 
-    /// Takes the list as it is now, if that costs little. Says whether it did.
+    /// Takes the list as it is now, if that costs little. Says whether it did; otherwise what has left it is not picked
+    /// any more, and nothing else changes.
     fn catch_up(&self) -> bool {
-        let latest = Rc::new(self.reader.snapshot());
         let mut state = self.state.borrow_mut();
-        let State { snapshot, active, .. } = &mut *state;
-        if let Some(ready) = active.as_mut().filter(|active| !active.selector.quarantined()) {
-            let CatchUp::Changes(generations) = latest.since(snapshot.generation()) else { return false };
-            if !few(&generations) {
-                return false;
-            }
-            let began = Instant::now();
-            if apply(&mut *ready.balancer, &generations, &latest).is_err() {
-                self.wasted.set(began.elapsed());
+        let State { snapshot, newer, active, .. } = &mut *state;
+        *newer = None;
+        let began = Instant::now();
+        let latest = match active.as_mut().filter(|active| !active.selector.quarantined()) {
+            Some(ready) => match ready.bring_up(snapshot, &self.reader) {
+                Ok(Brought::Up(latest)) => latest,
+                Ok(Brought::Short(latest)) => {
+                    *newer = Some(latest);
+                    return false;
+                }
+                Err(error) => {
+                    *active = None;
+                    self.why.set(match error {
+                        UpdateError::Fault(_) => Broken::Failed(began.elapsed()),
+                        UpdateError::TakesLong => Broken::TakesLong,
+                    });
+                    self.broken.notify_one();
+                    Rc::new(self.reader.snapshot())
+                }
+            },
+            None => {
                 *active = None;
-                self.broken.notify_one();
+                Rc::new(self.reader.snapshot())
             }
-        } else {
-            *active = None;
-        }
+        };
         if active.is_none() {
             self.progress.selector.store(0, Relaxed);
         }
         self.progress.generation.store(latest.generation(), Relaxed);
         *snapshot = latest;
         true
+    }
+
+    /// Takes a balancer with the list it was made with, but for a list that is older than what is picked from.
+    fn take(&self, mut snapshot: Rc<Arc<Snapshot>>, mut active: Active) -> Result<(), CreateError> {
+        if snapshot.generation() < self.state.borrow().snapshot.generation() {
+            snapshot = match active.bring_up(&snapshot, &self.reader)? {
+                Brought::Up(latest) => latest,
+                Brought::Short(_) => return Err(CreateError::Overtaken),
+            };
+        }
+        self.exchange(snapshot, Some(active));
+        Ok(())
     }
 }
 
@@ -272,6 +337,23 @@ impl Drop for View {
 }
 
 impl Active {
+    /// Tells the balancer what is missing since it was told of `snapshot`, if that is little.
+    fn bring_up(&mut self, snapshot: &Snapshot, reader: &Reader) -> Result<Brought, UpdateError> {
+        let latest = Rc::new(reader.snapshot());
+        let CatchUp::Changes(generations) = latest.since(snapshot.generation()) else {
+            return Ok(Brought::Short(latest));
+        };
+        let changes = count(&generations);
+        if changes > SLICE || (changes > 0 && !self.selector.is_told_soon(reader.name(), changes)) {
+            return Ok(Brought::Short(latest));
+        }
+        for generation in &generations {
+            self.balancer.update(Place::Worker, false, &generation.changes, &latest)?;
+        }
+        drop(generations);
+        Ok(Brought::Up(latest))
+    }
+
     fn pick(
         &mut self,
         facts: &RequestFacts<'_>,
@@ -290,8 +372,9 @@ impl Active {
     }
 }
 
-/// An attempt to make a balancer, and when it begins.
+/// An attempt to make a balancer of a version, and when it begins.
 struct Making {
+    version: u64,
     from: Instant,
     attempt: Pin<Box<dyn Future<Output = Made>>>,
 }
@@ -307,42 +390,51 @@ struct Maker {
 type Made = Result<(Rc<Arc<Snapshot>>, Active), CreateError>;
 
 impl Maker {
-    /// Gives all of a short list at once.
-    fn make_at_once(&self, selector: Option<Arc<dyn Selector>>, snapshot: Rc<Arc<Snapshot>>) -> Made {
-        let mut active = self.create(selector)?;
-        let all: Vec<Change> = snapshot.iter().cloned().map(Change::Put).collect();
-        active.balancer.update(true, &all, &snapshot)?;
-        Ok((snapshot, active))
-    }
-
-    /// Feeds the list as it is when this ends, a slice between requests. Dropping the future drops the balancer.
-    async fn make(self: Rc<Self>, selector: Option<Arc<dyn Selector>>, from: Instant) -> Made {
-        tokio::time::sleep_until(from).await;
-        let mut active = self.create(selector)?;
-        let mut snapshot = Rc::new(self.reader.snapshot());
-        loop {
-            feed(&snapshot, &mut *active.balancer).await?;
-            // The list may have moved on meanwhile.
-            let latest = Rc::new(self.reader.snapshot());
-            if let CatchUp::Changes(generations) = latest.since(snapshot.generation())
-                && few(&generations)
-            {
-                apply(&mut *active.balancer, &generations, &latest)?;
-                drop(generations);
-                return Ok((latest, active));
-            }
-            snapshot = latest;
+    /// Makes a balancer with this list between requests. None when it is to be made beside them.
+    fn make_here(&self, selector: Option<Arc<dyn Selector>>, snapshot: Rc<Arc<Snapshot>>) -> Option<Made> {
+        let Some(selector) = selector else { return Some(Err(self.unavailable())) };
+        let name = self.reader.name();
+        if snapshot.len() > SLICE || !selector.is_made_soon(name, &self.settings.settings, snapshot.len()) {
+            return None;
+        }
+        let make = || {
+            let worker = self.selectors.get(&selector);
+            let (mut balancer, needs) =
+                worker.create_for(Place::Worker, Some(name), &self.settings.settings)?;
+            let all: Vec<Change> = snapshot.iter().cloned().map(Change::Put).collect();
+            balancer.update(Place::Worker, true, &all, &snapshot)?;
+            Ok(Active { selector, balancer, needs, _worker: Some(worker) })
+        };
+        match make() {
+            Err(CreateError::TakesLong) => None,
+            made => Some(made.map(|active| (snapshot, active))),
         }
     }
 
-    fn create(&self, selector: Option<Arc<dyn Selector>>) -> Result<Active, CreateError> {
-        let selector = selector.ok_or_else(|| {
-            CreateError::Unavailable(format!("no selector plugin {:?}", self.settings.plugin))
-        })?;
-        let worker = self.selectors.get(&selector);
-        let (balancer, needs) = worker.create_for(self.reader.name(), &self.settings.settings)?;
-        Ok(Active { selector, balancer, needs, _worker: worker })
+    /// Makes a balancer with the list as it is when this ends. Dropping the future drops the balancer.
+    async fn make(self: Rc<Self>, selector: Option<Arc<dyn Selector>>, from: Instant) -> Made {
+        tokio::time::sleep_until(from).await;
+        if let Some(selector) = &selector {
+            self.selectors.get(selector).warm_up().await?;
+        }
+        if let Some(made) = self.make_here(selector.clone(), Rc::new(self.reader.snapshot())) {
+            return made;
+        }
+        let selector = selector.ok_or_else(|| self.unavailable())?;
+        let alone = selector.clone().alone(self.reader.name(), &self.settings.settings);
+        let made = selector.beside().make(alone, self.reader.clone()).await?;
+        let MadeBeside { balancer, needs, snapshot } = made;
+        Ok((Rc::new(snapshot), Active { selector, balancer, needs, _worker: None }))
     }
+
+    fn unavailable(&self) -> CreateError {
+        CreateError::Unavailable(format!("no selector plugin {:?}", self.settings.plugin))
+    }
+}
+
+/// 0 for none.
+fn version(selector: &Option<Arc<dyn Selector>>) -> u64 {
+    selector.as_ref().map_or(0, |selector| selector.version())
 }
 
 /// The task of a view. Holds it weakly, so that dropping the view ends the task.
@@ -357,6 +449,7 @@ struct Follower {
     /// When the native round robin takes the list that is being fed to a fresh balancer.
     old_list_until: Option<Instant>,
     faults: Faults,
+    not_ready: Lasting,
 }
 
 enum Event {
@@ -364,7 +457,8 @@ enum Event {
     Generation(bool),
     Version,
     Broken,
-    Made(Made, Instant),
+    /// Of this version, begun then.
+    Made(Made, u64, Instant),
     OldListOver,
 }
 
@@ -375,7 +469,7 @@ impl Follower {
                 changed = self.generations.changed() => Event::Generation(changed.is_ok()),
                 Ok(()) = self.current.changed() => Event::Version,
                 () = self.broken.notified() => Event::Broken,
-                (made, from) = finished(&mut self.making) => Event::Made(made, from),
+                (made, version, from) = finished(&mut self.making) => Event::Made(made, version, from),
                 () = at(self.old_list_until) => Event::OldListOver,
             };
             let Some(view) = self.view.upgrade() else { return };
@@ -383,10 +477,7 @@ impl Follower {
                 Event::Generation(false) => return view.closed.set(true),
                 Event::Generation(true) => {
                     if !view.catch_up() {
-                        self.old_list_until.get_or_insert(Instant::now() + OLD_LIST_MOST);
-                        if self.making.is_none() {
-                            self.make(Duration::ZERO);
-                        }
+                        self.fall_behind();
                     }
                 }
                 Event::Version => {
@@ -396,14 +487,17 @@ impl Follower {
                 }
                 Event::Broken => {
                     view.stand_in();
+                    let pause = match view.why.take() {
+                        Broken::Failed(took) => self.faults.pause(Instant::now(), took),
+                        Broken::TakesLong => Duration::ZERO,
+                    };
                     if self.making.is_none() {
-                        let pause = self.faults.pause(Instant::now(), view.wasted.take());
                         self.make(pause);
                     }
                 }
-                Event::Made(made, from) => {
+                Event::Made(made, version, from) => {
                     self.making = None;
-                    self.made(&view, made, from);
+                    self.made(&view, made, version, from);
                 }
                 Event::OldListOver => {
                     self.old_list_until = None;
@@ -416,21 +510,56 @@ impl Follower {
     /// Begins to make a balancer, in the place of one that is being made.
     fn make(&mut self, pause: Duration) {
         let selector = self.current.borrow().clone();
-        let from = Instant::now() + pause;
+        let (version, from) = (version(&selector), Instant::now() + pause);
         let attempt = Box::pin(self.maker.clone().make(selector, from));
-        self.making = Some(Making { from, attempt });
+        self.making = Some(Making { version, from, attempt });
     }
 
-    fn made(&mut self, view: &View, made: Made, from: Instant) {
+    /// The balancer goes on without the latest list, until there is one that has it, or for too long.
+    fn fall_behind(&mut self) {
+        self.old_list_until.get_or_insert(Instant::now() + OLD_LIST_MOST);
+        if self.making.is_none() {
+            self.make(Duration::ZERO);
+        }
+    }
+
+    fn made(&mut self, view: &View, made: Made, version: u64, from: Instant) {
         self.old_list_until = None;
-        let error = match made {
-            Ok((snapshot, active)) => return view.exchange(snapshot, Some(active)),
-            Err(error) => error,
-        };
-        tracing::warn!(upstream = %view.name(), plugin = %self.maker.settings.plugin, %error,
-            "Selector not ready, native round robin picks");
+        let taken = made.and_then(|(snapshot, active)| view.take(snapshot, active));
+        match taken {
+            Ok(()) => {
+                view.progress.tried.store(version, Relaxed);
+                self.works(view);
+                if !view.catch_up() {
+                    self.fall_behind();
+                }
+            }
+            Err(CreateError::TakesLong) => {
+                view.stand_in();
+                self.make(Duration::ZERO);
+            }
+            Err(error) => {
+                view.progress.tried.store(version, Relaxed);
+                self.failed(view, &error, from);
+            }
+        }
+    }
+
+    fn works(&mut self, view: &View) {
+        if let Some(lasted) = self.not_ready.over() {
+            tracing::info!(upstream = %view.name(), plugin = %self.maker.settings.plugin,
+                for_seconds = lasted.for_seconds, "Selector picks again");
+        }
+    }
+
+    fn failed(&mut self, view: &View, error: &CreateError, from: Instant) {
+        if let Some(report) = self.not_ready.met(&error.to_string()) {
+            tracing::warn!(upstream = %view.name(), plugin = %self.maker.settings.plugin, %error,
+                for_seconds = report.for_seconds, times = report.times,
+                "Selector not ready, native round robin picks");
+        }
         view.stand_in();
-        if matches!(error, CreateError::Fault(_)) {
+        if matches!(error, CreateError::Fault(_) | CreateError::Overtaken) {
             let pause = self.faults.pause(Instant::now(), from.elapsed());
             self.make(pause);
         }
@@ -464,9 +593,9 @@ impl Faults {
 }
 
 /// The balancer when it is made; waits for ever while none is.
-async fn finished(making: &mut Option<Making>) -> (Made, Instant) {
+async fn finished(making: &mut Option<Making>) -> (Made, u64, Instant) {
     match making {
-        Some(Making { from, attempt }) => (attempt.await, *from),
+        Some(Making { version, from, attempt }) => (attempt.await, *version, *from),
         None => pending().await,
     }
 }
@@ -476,34 +605,6 @@ async fn at(moment: Option<Instant>) {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => pending().await,
     }
-}
-
-/// Feeds all of a list, a slice between requests.
-async fn feed(snapshot: &Rc<Arc<Snapshot>>, balancer: &mut dyn Balancer) -> Result<(), Fault> {
-    let mut members = snapshot.iter();
-    let mut reset = true;
-    loop {
-        let slice: Vec<Change> = members.by_ref().take(SLICE).cloned().map(Change::Put).collect();
-        // An empty list is a list, too.
-        if slice.is_empty() && !reset {
-            return Ok(());
-        }
-        balancer.update(reset, &slice, snapshot)?;
-        reset = false;
-        tokio::task::yield_now().await;
-    }
-}
-
-fn few(generations: &[&Generation]) -> bool {
-    generations.iter().map(|generation| generation.changes.len()).sum::<usize>() <= SLICE
-}
-
-fn apply(
-    balancer: &mut dyn Balancer,
-    generations: &[&Generation],
-    snapshot: &Rc<Arc<Snapshot>>,
-) -> Result<(), Fault> {
-    generations.iter().try_for_each(|generation| balancer.update(false, &generation.changes, snapshot))
 }
 
 #[cfg(test)]

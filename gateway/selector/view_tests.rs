@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Mutex,
+        LazyLock, Mutex,
         atomic::{AtomicBool, AtomicU32},
     },
     time::Instant,
@@ -14,8 +14,13 @@ use std::{
 use proptest::prelude::*;
 use tokio::{sync::watch, task::LocalSet};
 
-use super::*;
+use super::{
+    super::{Beside, Made, MadeAlone},
+    *,
+};
 use crate::upstream::{Endpoint, Labels, Offer, Publisher, Weight};
+
+static BESIDE: LazyLock<Arc<Beside>> = LazyLock::new(|| Beside::new(4));
 
 /// A selector that picks the lowest slot it was told of, or does what the test asks for.
 #[derive(Default)]
@@ -26,8 +31,15 @@ struct Lowest {
     /// How many of the next calls of `create`, and of `update`, fail.
     failing_creates: AtomicU32,
     failing_updates: AtomicU32,
-    /// What every update takes of the worker's time.
+    /// What every update takes of its thread's time.
     update_takes: Mutex<Duration>,
+    /// To make a balancer, and to tell it of changes, takes longer than a worker may take.
+    creates_take_long: AtomicBool,
+    changes_take_long: AtomicBool,
+    /// How often that was found out.
+    given_up: AtomicU32,
+    /// What is made beside the worker waits while the test holds this.
+    gate: tokio::sync::Mutex<()>,
     /// What the next picks do instead.
     script: Mutex<Vec<Result<Option<Slot>, Fault>>>,
     /// How many changes each update brought, resets marked.
@@ -44,6 +56,25 @@ impl Selector for Lowest {
     fn on_worker(self: Arc<Self>) -> Rc<dyn WorkerSelector> {
         Rc::new(OnWorker(self))
     }
+    fn alone(
+        self: Arc<Self>,
+        _: &UpstreamName,
+        _: &str,
+    ) -> Box<dyn FnOnce() -> Result<MadeAlone, CreateError> + Send> {
+        Box::new(|| {
+            drop(self.gate.blocking_lock());
+            Ok((Box::new(self.make(Place::Beside)?), Needs::default()))
+        })
+    }
+    fn beside(&self) -> &Arc<Beside> {
+        &BESIDE
+    }
+    fn is_made_soon(&self, _: &UpstreamName, _: &str, _: usize) -> bool {
+        self.given_up.load(Relaxed) == 0 || !self.creates_take_long.load(Relaxed)
+    }
+    fn is_told_soon(&self, _: &UpstreamName, _: usize) -> bool {
+        self.given_up.load(Relaxed) == 0 || !self.changes_take_long.load(Relaxed)
+    }
     fn quarantined(&self) -> bool {
         self.quarantined.load(Relaxed)
     }
@@ -55,10 +86,24 @@ impl Selector for Lowest {
 struct OnWorker(Arc<Lowest>);
 
 impl WorkerSelector for OnWorker {
-    fn create(&self, _: &str) -> Result<(Box<dyn Balancer>, Needs), CreateError> {
-        fails(&self.0.failing_creates)?;
-        let balancer = Told { selector: self.0.clone(), slots: RefCell::default() };
-        Ok((Box::new(balancer), Needs::default()))
+    fn create_for(&self, place: Place, _: Option<&UpstreamName>, _: &str) -> Result<Made, CreateError> {
+        Ok((Box::new(self.0.clone().make(place)?), Needs::default()))
+    }
+}
+
+impl Lowest {
+    fn make(self: Arc<Self>, place: Place) -> Result<Told, CreateError> {
+        self.may_take_long(place, &self.creates_take_long)?;
+        fails(&self.failing_creates)?;
+        Ok(Told { selector: self, slots: RefCell::default() })
+    }
+
+    fn may_take_long(&self, place: Place, takes_long: &AtomicBool) -> Result<(), UpdateError> {
+        if place == Place::Worker && takes_long.load(Relaxed) {
+            self.given_up.fetch_add(1, Relaxed);
+            return Err(UpdateError::TakesLong);
+        }
+        Ok(())
     }
 }
 
@@ -74,8 +119,21 @@ struct Told {
 }
 
 impl Balancer for Told {
-    fn update(&mut self, reset: bool, changes: &[Change], _: &Rc<Arc<Snapshot>>) -> Result<(), Fault> {
-        std::thread::sleep(*self.selector.update_takes.lock().unwrap());
+    fn update(
+        &mut self,
+        place: Place,
+        reset: bool,
+        changes: &[Change],
+        _: &Rc<Arc<Snapshot>>,
+    ) -> Result<(), UpdateError> {
+        if place == Place::Beside {
+            drop(self.selector.gate.blocking_lock());
+        }
+        if !reset {
+            self.selector.may_take_long(place, &self.selector.changes_take_long)?;
+        }
+        let takes = *self.selector.update_takes.lock().unwrap();
+        std::thread::sleep(takes);
         self.selector.updates.lock().unwrap().push((reset, changes.len()));
         fails(&self.selector.failing_updates)?;
         let mut slots = self.slots.borrow_mut();
@@ -169,16 +227,18 @@ async fn a_list_of_ordinary_length_is_ready_at_once_and_changes_come_alone() {
 }
 
 #[tokio::test]
-async fn a_long_list_is_fed_in_slices_while_the_old_one_serves() {
+async fn a_long_list_is_fed_in_slices_beside_the_worker_while_the_old_one_serves() {
     let test = async {
         let mut fixture = start(1);
+        let lowest = fixture.lowest.clone();
+        let gate = lowest.gate.lock().await;
         fixture.publish((1..20_000).map(|n| Offer::Put(endpoint(n))).collect());
-        while fixture.lowest.updates.lock().unwrap().len() < 3 {
-            assert!(fixture.pick().is_ok());
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(fixture.view.len(), 1, "not exchanged before the last slice");
+        yields().await;
+        assert_eq!(fixture.pick().unwrap().address(), endpoint(0).address);
+        assert_eq!((fixture.view.len(), fixture.selector()), (1, 1), "not exchanged before the last slice");
+        drop(gate);
         fixture.reached().await;
+        assert_eq!(fixture.selector(), 1);
         assert_eq!(fixture.view.len(), 20_000);
         let longest = fixture.lowest.updates.lock().unwrap().iter().map(|(_, len)| *len).max();
         assert!(longest <= Some(SLICE));
@@ -232,7 +292,7 @@ async fn a_selector_that_fails_at_a_list_does_not_keep_the_one_before() {
             fixture.lowest.failing_updates.store(10, Relaxed);
             let began = tokio::time::Instant::now();
             fixture.publish(change.map(|number| Offer::Put(endpoint(number))).collect());
-            yields().await;
+            fixture.reached().await;
             assert_eq!(
                 (fixture.view.len(), fixture.selector(), began.elapsed()),
                 (length, 0, Duration::ZERO)
@@ -261,6 +321,161 @@ async fn a_long_list_that_takes_its_selector_long_is_taken_without_it() {
         *fixture.lowest.update_takes.lock().unwrap() = Duration::ZERO;
         fixture.until_selector_is(1).await;
         assert_eq!(fixture.pick().unwrap().address(), endpoint(1).address);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_balancer_that_takes_long_to_make_is_made_beside_its_worker() {
+    let test = async {
+        let mut fixture = start_with(2, |lowest| lowest.creates_take_long.store(true, Relaxed));
+        let lowest = fixture.lowest.clone();
+        let gate = lowest.gate.lock().await;
+        assert_eq!((fixture.selector(), lowest.given_up.load(Relaxed)), (0, 1));
+        for number in 2..50 {
+            fixture.publish(vec![Offer::Put(endpoint(number)), Offer::Remove(endpoint(number - 1).address)]);
+            yields().await;
+            let picked: std::collections::BTreeSet<_> =
+                (0..2).map(|_| fixture.pick().unwrap().address()).collect();
+            assert_eq!(picked, [endpoint(0).address, endpoint(number).address].into(), "the latest list");
+        }
+        assert!(!fixture.view.progress.has_tried(&fixture.versions.subscribe()));
+        drop(gate);
+        fixture.until_selector_is(1).await;
+        assert!(fixture.view.progress.has_tried(&fixture.versions.subscribe()));
+        assert_eq!(fixture.pick().unwrap().address(), endpoint(0).address);
+        // Changes take no time, and are told where it is.
+        fixture.publish(vec![Offer::Remove(endpoint(0).address)]);
+        fixture.reached().await;
+        assert_eq!((fixture.selector(), fixture.pick().unwrap().address()), (1, endpoint(49).address));
+        assert_eq!(lowest.updates.lock().unwrap().last(), Some(&(false, 1)));
+        assert_eq!(lowest.given_up.load(Relaxed), 1, "found out once");
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn changes_that_take_long_go_to_a_fresh_balancer_and_what_has_left_is_not_picked() {
+    let test = async {
+        let mut fixture = start_with(4, |lowest| lowest.changes_take_long.store(true, Relaxed));
+        let lowest = fixture.lowest.clone();
+        assert_eq!(fixture.selector(), 1, "a list is no change");
+        fixture.publish(vec![Offer::Remove(endpoint(0).address)]);
+        fixture.reached().await;
+        assert_eq!(lowest.given_up.load(Relaxed), 1);
+        fixture.until_selector_is(1).await;
+        assert_eq!(fixture.pick().unwrap().address(), endpoint(1).address);
+
+        // Known by now: the balancer goes on until the next is there.
+        let gate = lowest.gate.lock().await;
+        fixture.publish(vec![Offer::Remove(endpoint(1).address), Offer::Put(endpoint(9))]);
+        yields().await;
+        assert_eq!((fixture.selector(), lowest.given_up.load(Relaxed)), (1, 1));
+        for _ in 0..20 {
+            assert_ne!(fixture.pick().unwrap().address(), endpoint(1).address);
+        }
+        assert_eq!(lowest.faults.load(Relaxed), 0, "the balancer could not know");
+        drop(gate);
+        fixture.reached().await;
+        fixture.until_selector_is(1).await;
+        assert_eq!(fixture.pick().unwrap().address(), endpoint(2).address);
+        assert_eq!((lowest.given_up.load(Relaxed), lowest.faults.load(Relaxed)), (1, 0));
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_replaced_while_it_is_made_never_picks() {
+    let test = async {
+        let fixture = start(2);
+        let version = |version| {
+            let lowest = Lowest { version, ..Lowest::default() };
+            lowest.creates_take_long.store(true, Relaxed);
+            Arc::new(lowest)
+        };
+        let (second, third) = (version(2), version(3));
+        let gates = (second.gate.lock().await, third.gate.lock().await);
+        for next in [&second, &third] {
+            fixture.versions.send_replace(Some(next.clone()));
+            yields().await;
+            assert_eq!(fixture.selector(), 1, "what is in force goes on");
+        }
+        drop(gates);
+        fixture.until_selector_is(3).await;
+        assert!(second.updates.lock().unwrap().is_empty(), "given up when it was not wanted any more");
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_fault_beside_the_worker_is_tried_again() {
+    let test = async {
+        let fixture = start_with(2, |lowest| {
+            lowest.creates_take_long.store(true, Relaxed);
+            lowest.failing_creates.store(3, Relaxed);
+        });
+        while fixture.lowest.failing_creates.load(Relaxed) > 0 {
+            assert!(fixture.pick().is_ok() && fixture.selector() == 0);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        fixture.until_selector_is(1).await;
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_view_that_is_gone_wants_no_balancer() {
+    let test = async {
+        let fixture = start_with(2, |lowest| lowest.creates_take_long.store(true, Relaxed));
+        let lowest = fixture.lowest.clone();
+        let gate = lowest.gate.lock().await;
+        yields().await;
+        drop(fixture);
+        drop(gate);
+        while Arc::strong_count(&lowest) > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(lowest.updates.lock().unwrap().is_empty());
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// The lines that are logged while this is there.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl Logged {
+    fn count(&self, text: &str) -> usize {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).matches(text).count()
+    }
+}
+
+impl std::io::Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_selector_that_is_not_ready_is_reported_once_and_then_seldom() {
+    let logged = Logged::default();
+    let writer = logged.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let test = async {
+        let fixture = start_with(1, |lowest| lowest.failing_creates.store(1_000, Relaxed));
+        let since = tokio::time::Instant::now();
+        while fixture.lowest.failing_creates.load(Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(since.elapsed() > Duration::from_secs(600), "a thousand attempts");
+        let told = logged.count("Selector not ready");
+        assert!((5..=12).contains(&told), "{told} lines");
+        fixture.until_selector_is(1).await;
+        assert_eq!(logged.count("Selector picks again"), 1);
     };
     LocalSet::new().run_until(test).await;
 }
@@ -386,11 +601,15 @@ proptest! {
     /// pick (the balancer asserts it), and the last list is reached.
     #[test]
     fn a_view_always_reaches_the_last_list(
-        steps in prop::collection::vec((prop::collection::vec((0u32..1_500, any::<bool>()), 1..700), 0usize..4), 1..12)
+        steps in prop::collection::vec((prop::collection::vec((0u32..1_500, any::<bool>()), 1..700), 0usize..4), 1..12),
+        (creates_take_long, changes_take_long) in any::<(bool, bool)>(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(LocalSet::new().run_until(async {
-            let mut fixture = start(1);
+            let mut fixture = start_with(1, |lowest| {
+                lowest.creates_take_long.store(creates_take_long, Relaxed);
+                lowest.changes_take_long.store(changes_take_long, Relaxed);
+            });
             for (offers, yields) in steps {
                 let offers = offers.into_iter().map(|(number, put)| match put {
                     true => Offer::Put(endpoint(number)),
@@ -405,6 +624,10 @@ proptest! {
             fixture.reached().await;
             let _ = fixture.pick();
             assert_eq!(fixture.view.len(), fixture.view.reader.snapshot().len());
+            // And sooner or later with the selector.
+            fixture.until_selector_is(1).await;
+            fixture.reached().await;
+            let _ = fixture.pick();
         }));
     }
 }

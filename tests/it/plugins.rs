@@ -7,15 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::json;
+
 use crate::support::{
     backend::Backend,
     component::with_custom_section,
     gateway::{Gateway, PATIENCE, until},
     guest::guest,
+    traffic::Traffic,
 };
 
 /// Every folder of `plugins/testing` and the test that uses it.
-const GUESTS: [(&str, &str); 20] = [
+const GUESTS: [(&str, &str); 22] = [
     ("bad-create", "a_file_that_cannot_be_used_changes_nothing"),
     ("chatty", "what_a_plugin_prints_becomes_log_lines"),
     ("first", "a_dropped_selector_changes_the_next_picks"),
@@ -25,6 +28,7 @@ const GUESTS: [(&str, &str); 20] = [
     ("loop", "a_selector_that_fails_costs_no_request_and_is_quarantined"),
     ("none", "a_selector_that_finds_nothing_is_believed"),
     ("out-of-range", "a_selector_that_fails_costs_no_request_and_is_quarantined"),
+    ("ponder", "a_selector_that_computes_for_long_keeps_no_request_waiting"),
     ("reaching", "what_a_plugin_may_not_do_is_named_and_what_it_said_last_is_told"),
     ("registry-echo", "a_new_registry_plugin_takes_over_without_a_gap"),
     ("registry-empty-storm", "a_registry_plugin_that_fails_changes_no_list"),
@@ -33,6 +37,7 @@ const GUESTS: [(&str, &str); 20] = [
     ("registry-loop", "a_registry_plugin_that_fails_changes_no_list"),
     ("registry-many", "a_hundred_thousand_endpoints_at_once_slow_nobody"),
     ("registry-trap", "a_registry_plugin_that_fails_changes_no_list"),
+    ("slow-start", "an_instance_that_is_long_in_the_making_keeps_no_request_waiting"),
     ("slow-update", "a_file_that_cannot_be_used_changes_nothing"),
     ("trap", "a_selector_that_fails_costs_no_request_and_is_quarantined"),
     ("wrong-world", "a_file_that_cannot_be_used_changes_nothing"),
@@ -186,6 +191,110 @@ async fn a_selector_that_fails_costs_no_request_and_is_quarantined() {
         state(&gateway, "mine", "running").await;
         on_all_workers(&gateway).await;
         assert_eq!(answers(&gateway, 20).await, BTreeSet::from(["b0".to_owned()]), "back after {bad}");
+    }
+}
+
+/// How long the guest computes each time, far more than a request takes even on a busy machine.
+const PONDERS: Duration = Duration::from_millis(2_000);
+
+/// Three upstreams: one whose balancer is long in the making, one that is long in taking in a list, one that is long in
+/// taking in a change of it.
+fn pondering() -> String {
+    let upstream = |name: &str, what: &str| {
+        let ms = PONDERS.as_millis();
+        format!(
+            "[upstream.{name}]\nservice = \"orders\"\nregistry = \"memory\"\n\
+             selector = {{ plugin = \"mine\", settings = {{ {what} = {ms} }} }}\n\
+             [[route]]\npath = \"/{name}\"\nupstream = \"{name}\"\n"
+        )
+    };
+    let limits = "[plugins]\nselector = { update_timeout_ms = 20000 }\n";
+    let upstreams = [("create", "create_ms"), ("list", "list_ms"), ("change", "change_ms")];
+    let upstreams = upstreams.map(|(name, what)| upstream(name, what));
+    format!("{limits}{}", upstreams.concat())
+}
+
+/// Waits until all workers use the plugin for the latest list of an upstream.
+async fn settled(gateway: &Gateway, name: &str) {
+    until(&format!("all workers pick with the plugin for {name}"), || async {
+        let version = gateway.plugin("mine").await["version"].clone();
+        let upstream = gateway.api(&format!("/api/v1/upstreams/{name}")).await;
+        let picks = |worker: &serde_json::Value| {
+            worker["selector_version"] == version && worker["generation"] == upstream["generation"]
+        };
+        version.as_u64() > Some(0) && upstream["workers"].as_array().unwrap().iter().all(picks)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selector_that_computes_for_long_keeps_no_request_waiting() {
+    let gateway = Gateway::start(&pondering());
+    let backends = Backend::several(3).await;
+    for (number, backend) in backends.iter().take(2).enumerate() {
+        gateway.register("orders", &format!("b{number}"), backend.address).await;
+    }
+    let paths = ["/create", "/list", "/change"];
+    for path in paths {
+        until("there are endpoints", || async { gateway.get(path).await.status.is_success() }).await;
+    }
+    let clients = paths.map(|path| Traffic::start(gateway.address(), path, 2));
+
+    gateway.drop_plugin("mine", &guest("ponder"));
+    for name in ["create", "list", "change"] {
+        settled(&gateway, name).await;
+    }
+    // Another list while it is in force.
+    let joined = Instant::now();
+    gateway.register("orders", "b2", backends[2].address).await;
+    gateway.withdraw("orders", "b0").await;
+    for (name, clients) in ["create", "list", "change"].into_iter().zip(&clients) {
+        settled(&gateway, name).await;
+        clients.more(50).await;
+    }
+    let left = gateway.api("/api/v1/upstreams/change").await;
+    assert_eq!(left["endpoints"].as_array().unwrap().len(), 2);
+    for (path, clients) in paths.into_iter().zip(clients) {
+        let last = clients.last_wrong(joined, &["b0"]);
+        assert!(last < PONDERS / 2, "{path}: what has left gets nothing, and got it after {last:?}");
+        let tally = clients.stop().await;
+        assert_eq!(tally.failed, 0, "{path}: {tally}");
+        assert!(tally.slowest < PONDERS / 2, "{path}: {tally}");
+    }
+    let plugin = gateway.plugin("mine").await;
+    assert_eq!((&plugin["state"], &plugin["faults"]), (&json!("running"), &json!(0)), "{plugin}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_long_in_the_making_keeps_no_request_waiting() {
+    let limits = "selector = { faults_per_minute = 3, update_timeout_ms = 20000 }";
+    let gateway = Gateway::start(&CONFIG.replace("selector = { faults_per_minute = 3 }", limits));
+    let backend = Backend::start("b0").await;
+    gateway.register("orders", "b0", backend.address).await;
+    until("there is an endpoint", || async { gateway.get("/").await.status.is_success() }).await;
+    let clients = Traffic::start(gateway.address(), "/", 4);
+    gateway.drop_plugin("mine", &guest("slow-start"));
+    settled(&gateway, "orders").await;
+    clients.more(50).await;
+    let tally = clients.stop().await;
+    assert_eq!(tally.failed, 0, "{tally}");
+    assert_eq!(gateway.plugin("mine").await["faults"], 0);
+    let log = gateway.log();
+    let told = log.lines().filter(|line| line.contains("takes longer than requests may wait"));
+    assert!(told.clone().all(|line| line.contains("call=\"instantiation\"")) && told.count() == 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_is_ready_when_its_workers_have_balancers_that_are_long_in_the_making() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("plugins")).unwrap();
+    std::fs::write(folder.path().join("plugins/mine.wasm"), guest("ponder")).unwrap();
+    let gateway = Gateway::start_in(folder, &pondering());
+    let version = gateway.plugin("mine").await["version"].clone();
+    for name in ["create", "list", "change"] {
+        let upstream = gateway.api(&format!("/api/v1/upstreams/{name}")).await;
+        let workers = upstream["workers"].as_array().unwrap();
+        assert!(workers.iter().all(|worker| worker["selector_version"] == version), "{upstream}");
     }
 }
 

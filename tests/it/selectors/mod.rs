@@ -6,6 +6,7 @@ mod hash;
 mod load;
 mod retry;
 mod shares;
+mod slow;
 mod swap;
 
 use std::{
