@@ -63,6 +63,11 @@ impl Upstream {
         }
     }
 
+    /// Whether every worker picks with the selector, or could not.
+    pub fn has_tried_selector(&self) -> bool {
+        self.progress.iter().all(|progress| progress.has_tried(&self.selector))
+    }
+
     /// The same upstream with other settings: its list, its status and its counters go on.
     pub(super) fn with_config(&self, config: Arc<config::Upstream>, selector: selector::Current) -> Self {
         let workers = self.progress.len();

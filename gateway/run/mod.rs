@@ -45,8 +45,11 @@ use crate::{
 /// Threads of the control plane. Nothing that runs there is on the way of a request.
 const CONTROL_THREADS: usize = 2;
 
-/// How long a gateway that has just started may wait for plugins to be compiled before it is ready.
+/// How long a gateway that has just started may wait for plugins, and for balancers of them, before it is ready.
 const FIRST_PLUGINS: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether the workers have the balancers that they begin with.
+const LOOK_FOR_BALANCERS: Duration = Duration::from_millis(20);
 
 /// How long what still runs at the end may take.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
@@ -255,12 +258,18 @@ async fn serve(
 }
 
 /// Says that the gateway is ready once it picks as it was configured to: until a file that it needs for that is
-/// compiled, the native round robin picks, which breaks the affinity of clients. Some time later it is better than
-/// nothing.
+/// compiled, and all workers have their balancers of it, the native round robin picks, which breaks the affinity of
+/// clients. Some time later it is better than nothing.
 async fn become_ready(config: Arc<Config>, plugins: Plugins, catalog: Catalog, readiness: Readiness) {
-    let settled = plugins.settled(uses(&config, None));
+    let settled = async {
+        plugins.settled(uses(&config, None)).await;
+        while !catalog.table().upstreams.values().all(|upstream| upstream.has_tried_selector()) {
+            tokio::time::sleep(LOOK_FOR_BALANCERS).await;
+        }
+    };
     if tokio::time::timeout(FIRST_PLUGINS, settled).await.is_err() {
-        tracing::warn!(waited = ?FIRST_PLUGINS, "Plugins are still being compiled, going on without them");
+        tracing::warn!(waited = ?FIRST_PLUGINS,
+            "Plugins are still being compiled, or balancers made of them, going on without them");
     }
     // Those of a registry whose plugin has just come.
     catalog.first_lists().await;
