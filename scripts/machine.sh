@@ -29,11 +29,12 @@ if ! have "lib/rustlib/$target/lib"; then
 fi
 for component in "$@"; do
   case $component in
-    rustfmt) tool=rustfmt ;;
-    clippy) tool=cargo-clippy ;;
+    rustfmt) tool=bin/rustfmt ;;
+    clippy) tool=bin/cargo-clippy ;;
+    llvm-tools) tool=lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/llvm-profdata ;;
   esac
-  have "bin/$tool" || {
-    command -v rustup >/dev/null || fail "this Rust has no $component"
+  have "$tool" || {
+    command -v rustup >/dev/null || fail "this Rust has no $component, and without rustup nothing adds it; see https://rustup.rs"
     say "Adding $component"
     rustup component add "$component"
   }
