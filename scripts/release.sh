@@ -21,12 +21,12 @@ work=$target/guided handout=$target/handout
 host=$(rustc -vV | sed -n 's/^host: //p')
 profdata=$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata
 
-# build FOLDER FLAG...: a release below $work/FOLDER with more flags for the compiler; `built` is where. With a target named,
+# build FOLDER FLAG: a release below $work/FOLDER with one more flag for the compiler; `built` is where. With a target named,
 # flags do not reach what runs during the build, whose counts would be in the profile, too.
 build() {
   local flags folder=$work/$1
   read -ra flags <<<"${RUSTFLAGS:-}"
-  flags+=("${@:2}")
+  flags+=("$2")
   CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}") \
     $CARGO build --release --locked --bin witgate --target "$host" --target-dir "$folder"
   built=$folder/$host/release
@@ -40,9 +40,7 @@ rm -rf "$work/counts" "$work/with-profile" "$work"/*.profdata
 mkdir -p "$work/counts"
 
 say "1 of 4: the program that counts; ten minutes or more on two cores, and as long again in step 4"
-# Counters are put in before the program is optimised as a whole, which would take half of the time and is left out here.
-# Flags say so: in the settings of the build it would give each function another name, and the counts fit by name.
-build counting "-Cprofile-generate=$work/counts" -Clto=off -Clinker-plugin-lto=off
+build counting "-Cprofile-generate=$work/counts"
 
 say "2 of 4: the load, the rows of ./dev bench proxy; 2 minutes"
 benches/proxy/run.sh --gateway "counting=$built/witgate" --output "$work/load" \
