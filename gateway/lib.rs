@@ -11,7 +11,7 @@ pub mod config;
 pub mod selector;
 pub mod registry;
 pub mod catalog;
-pub mod wire;
+pub mod net;
 pub mod client;
 pub mod check;
 pub mod bindings;

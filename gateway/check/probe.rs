@@ -21,12 +21,11 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use memchr::memmem;
-use tokio::sync::Notify;
+use tokio::{net::TcpStream, sync::Notify};
 
 use crate::{
     client::{self, DialError},
     config::{HttpProbe, Probe},
-    wire::Stream,
 };
 
 /// The part of a body that is looked at, and the longest head.
@@ -90,7 +89,7 @@ pub(super) async fn probe(probe: &Probe, address: SocketAddr, limit: Duration) -
 }
 
 /// Asks over a connection, which is closed after that, however much of an answer is left.
-async fn ask(http: &HttpProbe, stream: Stream, address: SocketAddr) -> Result<(), ProbeError> {
+async fn ask(http: &HttpProbe, stream: TcpStream, address: SocketAddr) -> Result<(), ProbeError> {
     let mut request = request(http, address)?;
     let flood = Arc::new(Notify::new());
     on_informational(&mut request, {

@@ -9,7 +9,11 @@ use std::{
 };
 
 use http::{Request, Response};
-use hyper::{body::Incoming, client::conn::TrySendError};
+use hyper::{
+    body::{Bytes, Incoming},
+    client::conn::TrySendError,
+};
+use tokio::sync::oneshot;
 
 use super::{
     RequestError,
@@ -18,6 +22,7 @@ use super::{
 };
 use crate::{
     client::{Connection, DialError},
+    net::Stream,
     resilience::repeatable,
     upstream::{Evidence, HalfOpenTry, InFlight, Member},
 };
@@ -44,6 +49,8 @@ pub(super) struct Opened {
     pub begun: Instant,
     /// If this request is the one that tries the endpoint.
     pub trial: Option<HalfOpenTry>,
+    /// Of a request that asks for another protocol.
+    pub switched: Option<oneshot::Receiver<(Stream, Bytes)>>,
 }
 
 /// A try that failed, and the request if it can be tried again.
@@ -56,7 +63,7 @@ pub(super) struct Failed {
 
 impl Opened {
     pub(super) fn begin((member, trial): Picked, begun: Instant) -> Self {
-        Self { in_flight: member.begin(begun), member, begun, trial }
+        Self { in_flight: member.begin(begun), member, begun, trial, switched: None }
     }
 
     /// Ends it: the endpoint can be picked again as if this try had not been.

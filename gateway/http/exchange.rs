@@ -216,7 +216,7 @@ impl Exchange {
     /// Sends over a connection. The time for the answer counts from `now`.
     fn attempt(
         &self,
-        opened: Opened,
+        mut opened: Opened,
         connection: Connection<Sending>,
         mut request: Request<Sending>,
         now: Instant,
@@ -226,6 +226,7 @@ impl Exchange {
         {
             request.headers_mut().insert(header::HOST, host);
         }
+        opened.switched = self.upgrading.then(|| connection.switched());
         let limit = self.target.upstream.config.timeouts.response;
         let kept = &self.visitor.kept;
         let timer = kept.timer(now.into(), limit, self.upload.clone());
@@ -293,20 +294,19 @@ impl Exchange {
         connection: Connection<Sending>,
         opened: Opened,
     ) -> Result<Response<Body>, RequestError> {
-        let Opened { member, in_flight, .. } = opened;
+        let Opened { member, in_flight, switched, .. } = opened;
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switching && !self.upgrading {
             return Err(RequestError::BadAnswer("switches protocols unasked".into()));
         }
-        let upgrade = switching.then(|| hyper::upgrade::on(&mut response));
         forward::response(response.headers_mut(), switching);
         *response.version_mut() = Version::HTTP_11;
-        Ok(response.map(|incoming| match upgrade {
-            Some(upgrade) => {
-                self.link.take_over(tunnel(upgrade, in_flight));
+        Ok(response.map(|incoming| match switched {
+            Some(switched) if switching => {
+                self.link.take_over(tunnel(switched, in_flight));
                 Body::Empty
             }
-            None => {
+            _ => {
                 let pool = self.visitor.worker.pool.clone();
                 let (address, keep) = (member.address(), self.target.upstream.config.pool);
                 Body::passing(incoming, Settle { connection, pool, address, keep, in_flight })

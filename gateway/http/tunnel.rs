@@ -2,35 +2,34 @@
 
 use std::io;
 
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use hyper::body::Bytes;
+use tokio::{io::AsyncWriteExt, sync::oneshot};
 
-use crate::{server::Takeover, upstream::InFlight, wire::Stream};
+use crate::{net::Stream, server::Takeover, upstream::InFlight};
 
 /// Passes on bytes until both sides have closed. Counts as one request in flight.
-pub(super) fn tunnel(upgrade: OnUpgrade, in_flight: InFlight) -> Takeover {
+pub(super) fn tunnel(switched: oneshot::Receiver<(Stream, Bytes)>, in_flight: InFlight) -> Takeover {
     Box::new(move |client, early| {
         Box::pin(async move {
             let _in_flight = in_flight;
-            if let Err(error) = carry(client, early, upgrade).await {
+            if let Err(error) = carry(client, early, switched).await {
                 tracing::debug!(%error, "Upgraded connection ended");
             }
         })
     })
 }
 
-async fn carry(mut client: TcpStream, early: Vec<u8>, upgrade: OnUpgrade) -> io::Result<()> {
-    let upgraded = upgrade.await.map_err(io::Error::other)?;
-    let (mut endpoint, late) = match upgraded.downcast::<TokioIo<Stream>>() {
-        Ok(parts) => (parts.io.into_inner().into_inner(), parts.read_buf),
-        Err(_) => return Err(io::Error::other("an upgraded connection that is no TCP stream")),
-    };
+async fn carry(
+    mut client: Stream,
+    early: Vec<u8>,
+    switched: oneshot::Receiver<(Stream, Bytes)>,
+) -> io::Result<()> {
+    let (mut endpoint, late) = switched.await.map_err(io::Error::other)?;
     write(&mut endpoint, &early).await?;
     write(&mut client, &late).await?;
     tokio::io::copy_bidirectional(&mut client, &mut endpoint).await.map(drop)
 }
 
-async fn write(to: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+async fn write(to: &mut Stream, bytes: &[u8]) -> io::Result<()> {
     if bytes.is_empty() { Ok(()) } else { to.write_all(bytes).await }
 }

@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use super::{Link, Refusal, guard::Guard, link::Directive};
+use crate::net::Stream;
 
 /// How long, and for how many bytes, a client that was cut short is listened to, so that it gets to read its answer:
 /// closing with unread bytes would take the answer away from it.
@@ -114,12 +115,12 @@ async fn obeying<T>(link: &Link, mut poll: impl FnMut(Directive, &mut Context<'_
     .await
 }
 
-async fn lingering(stream: TcpStream, link: &Link) {
+async fn lingering(stream: Stream, link: &Link) {
     let mut linger = pin!(linger(stream));
     obeying(link, |_, cx| linger.as_mut().poll(cx)).await;
 }
 
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: Stream) {
     let reading = async {
         let (mut scratch, mut total) = ([0; 4096], 0);
         while let Ok(len @ 1..) = stream.read(&mut scratch).await {

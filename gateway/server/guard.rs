@@ -21,7 +21,7 @@ use super::{
     framing::{Framing, Step},
     link::{Directive, Upgrade},
 };
-use crate::wire::Stream;
+use crate::net::Stream;
 
 /// What the parser gets in the place of a refused head.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\n\r\n";
@@ -63,9 +63,9 @@ impl Guard {
         }
     }
 
-    /// The socket, and what was read of it and not handed on.
-    pub(super) fn into_inner(self) -> (TcpStream, Vec<u8>) {
-        (self.stream.into_inner(), self.held)
+    /// The stream, and what was read of it and not handed on.
+    pub(super) fn into_inner(self) -> (Stream, Vec<u8>) {
+        (self.stream, self.held)
     }
 
     /// Whether the client may be in the middle of sending something.

@@ -8,12 +8,13 @@ use std::{
     task::{Context, Waker},
 };
 
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
 use super::Refusal;
+use crate::net::Stream;
 
 /// Goes on with the bytes of a connection after HTTP. Gets what was read too far.
-pub type Takeover = Box<dyn FnOnce(TcpStream, Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>>>;
+pub type Takeover = Box<dyn FnOnce(Stream, Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// One connection of a client.
 pub struct Link {

@@ -1,0 +1,14 @@
+//! Streams as both sides of the gateway use them, and the one mechanism that bounds every wait on them.
+//!
+//! A [`Stream`] counts what goes through it in its [`Meter`]. Whoever waits for something registers with the worker's
+//! [`Watch`], which looks at it a few times per limit: no request arms a timer, and no read or write asks for the time.
+
+mod meter;
+mod socket;
+mod stream;
+mod watch;
+
+pub use meter::Meter;
+pub use socket::keep_alive;
+pub use stream::Stream;
+pub use watch::{Place, Standstill, Watch, Watched};
