@@ -24,8 +24,9 @@ const LEAST_OFTEN: Duration = Duration::from_millis(250);
 
 /// Something that may wait too long.
 pub trait Watched {
-    /// Is called a few times within the limit that was told. Must neither block nor enter or leave the watch.
-    fn look(&self, now: Instant);
+    /// Is called a few times within the limit that was told, and ends what has waited too long. Says whether it waits
+    /// for anything still; otherwise it is not looked at until [`Place::wait`] says that it waits again.
+    fn look(&self, now: Instant) -> bool;
 }
 
 /// What one worker looks at.
@@ -77,19 +78,26 @@ impl Watch {
 
     /// Looks at all whose time has come, and a little ahead, so that what comes due together is seen together.
     fn look(&self, now: Instant) {
+        // Nothing is borrowed while something looks: what it finds may end others, and that leaves the watch.
         let mut ready = Vec::new();
         let mut due: Option<Instant> = None;
-        for (_, entry) in self.entries.borrow_mut().iter_mut() {
+        for (key, entry) in self.entries.borrow_mut().iter_mut() {
             let Some(every) = entry.every else { continue };
             if entry.next <= now + every / 2 {
                 entry.next = now + every;
-                ready.push(entry.watched.clone());
+                ready.push((key, entry.watched.clone()));
             }
             due = Some(due.map_or(entry.next, |due| due.min(entry.next)));
         }
         self.due.set(due);
-        // What is found may end something, and that leaves the watch: so nothing is borrowed here.
-        ready.iter().for_each(|watched| watched.look(now));
+        for (key, watched) in ready {
+            if !watched.look(now)
+                && let Some(entry) = self.entries.borrow_mut().get_mut(key)
+                && Rc::ptr_eq(&entry.watched, &watched)
+            {
+                entry.every = None;
+            }
+        }
     }
 
     fn wait(&self, key: usize, limit: Option<Duration>) {
@@ -170,10 +178,11 @@ mod tests {
     }
 
     impl Watched for Waiting {
-        fn look(&self, now: Instant) {
-            if self.standstill.lasts(now, (), self.moved.get()) >= LIMIT && self.over.get().is_none() {
-                self.over.set(Some(now));
+        fn look(&self, now: Instant) -> bool {
+            if self.standstill.lasts(now, (), self.moved.get()) >= LIMIT {
+                assert!(self.over.replace(Some(now)).is_none(), "it waits no longer");
             }
+            self.over.get().is_none()
         }
     }
 
