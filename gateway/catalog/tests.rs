@@ -83,7 +83,13 @@ fn settings(name: &str) -> Arc<config::Upstream> {
         sources: vec![config::Source { registry: "main".into(), service: name.into() }],
         labels: vec![],
         selector: config::Selector { plugin: "p2c-ewma".into(), settings: "{}".into() },
-        timeouts: config::Timeouts { connect: Duration::from_secs(1), response: Duration::from_secs(1) },
+        timeouts: config::Timeouts {
+            connect: Duration::from_secs(1),
+            response: Some(Duration::from_secs(1)),
+            idle: None,
+            request: None,
+            write: Duration::from_secs(1),
+        },
         pool: config::Pool { idle_timeout: Duration::from_secs(1), max_idle: 1 },
         retries: 1,
         reliability: config::Reliability::default(),
@@ -113,6 +119,7 @@ fn configured(upstreams: &[&str]) -> Arc<Config> {
     let route = config::Route {
         name: "route[0]".into(),
         matches: config::Matches::default(),
+        timeouts: config::RouteTimeouts::default(),
         strip_prefix: false,
         target: Target::ByName(by_name()),
     };

@@ -22,7 +22,7 @@ pub(super) use self::{
     plugins::{Plugins, RegistryLimits, SelectorLimits},
     registry::{Etcd, FilePath, Registry, Tls},
     reliability::{Check, Health, HttpCheck, Trust},
-    route::Route,
+    route::{Route, RouteTimeouts},
     upstream::{Pool, Selector, Timeouts, Upstream},
 };
 

@@ -75,6 +75,12 @@ pub struct Listener {
     pub header_timeout: Duration,
     /// How long a connection may stay open between requests.
     pub idle_timeout: Duration,
+    /// How long a client may pause while it sends the body of a request.
+    pub body_timeout: Duration,
+    /// How long a client may take none of its answer.
+    pub write_timeout: Duration,
+    /// How long an upgraded connection may be silent.
+    pub tunnel_idle: Duration,
     /// The longest request head that is taken, in bytes.
     pub max_header_bytes: usize,
 }
@@ -278,8 +284,34 @@ pub struct Selector {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Timeouts {
     pub connect: Duration,
-    /// From the request being sent to the head of the answer.
-    pub response: Duration,
+    /// From the last byte of the request to the head of the answer. None: for ever.
+    pub response: Option<Duration>,
+    /// Between two pieces of the answer. None: for ever.
+    pub idle: Option<Duration>,
+    /// From the head of the request to the end of the answer. None: for ever.
+    pub request: Option<Duration>,
+    /// Without the endpoint taking anything of the request.
+    pub write: Duration,
+}
+
+/// What a route says of the times of its upstream. None: nothing; `Some(None)`: for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct RouteTimeouts {
+    pub response: Option<Option<Duration>>,
+    pub idle: Option<Option<Duration>>,
+    pub request: Option<Option<Duration>>,
+}
+
+impl RouteTimeouts {
+    /// What counts for a request of the route that goes to an upstream with these times.
+    pub fn over(&self, upstream: &Timeouts) -> Timeouts {
+        Timeouts {
+            response: self.response.unwrap_or(upstream.response),
+            idle: self.idle.unwrap_or(upstream.idle),
+            request: self.request.unwrap_or(upstream.request),
+            ..*upstream
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -296,6 +328,7 @@ pub struct Route {
     pub matches: Matches,
     /// Take the matched prefix away before forwarding, with the name of the service if that stands in the path.
     pub strip_prefix: bool,
+    pub timeouts: RouteTimeouts,
     pub target: Target,
 }
 

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     client::{self, Connection, DialError},
+    config,
     resilience::Attempts,
     selector::{PickError, RequestFacts},
     server::Link,
@@ -42,6 +43,7 @@ pub(super) struct Routed {
     pub started: Instant,
     /// How many bytes of the path are not forwarded.
     pub strip: usize,
+    pub timeouts: config::RouteTimeouts,
     pub head: Parts,
     pub body: Incoming,
 }
@@ -68,6 +70,7 @@ pub(super) struct Exchange {
     link: Rc<Link>,
     client: IpAddr,
     started: Instant,
+    timeouts: config::RouteTimeouts,
     /// Clients of HTTP/1.0 may name no host; endpoints of 1.1 must be told one.
     nameless: bool,
     upgrading: bool,
@@ -84,7 +87,7 @@ type Next = (Picked, Request<Sending>);
 impl Routed {
     /// Picks an endpoint, and sends the request if one of its connections is idle.
     pub(super) fn send(mut self, target: Rc<Target>) -> Answering {
-        let Self { visitor, link, started, strip, body, .. } = self;
+        let Self { visitor, link, started, strip, timeouts, body, .. } = self;
         // Stays where it is: it is large.
         let head = &mut self.head;
         target.upstream.touch(started);
@@ -97,6 +100,7 @@ impl Routed {
             link,
             client,
             started,
+            timeouts,
             nameless: false,
             upgrading: false,
             upload,
@@ -227,7 +231,7 @@ impl Exchange {
             request.headers_mut().insert(header::HOST, host);
         }
         opened.switched = self.upgrading.then(|| connection.switched());
-        let limit = self.target.upstream.config.timeouts.response;
+        let limit = self.timeouts.over(&self.target.upstream.config.timeouts).response;
         let kept = &self.visitor.kept;
         let timer = kept.timer(now.into(), limit, self.upload.clone());
         Attempt::send(opened, connection, request, timer, kept)

@@ -24,7 +24,8 @@ pub(super) struct Kept {
 impl Kept {
     /// Rings when `limit` has passed since `begun`. While the body of the request is under way every frame of it
     /// counts as a beginning.
-    pub(super) fn timer(&self, begun: Instant, limit: Duration, upload: Option<Rc<Upload>>) -> Timer {
+    pub(super) fn timer(&self, begun: Instant, limit: Option<Duration>, upload: Option<Rc<Upload>>) -> Timer {
+        let limit = limit.unwrap_or(FOR_EVER);
         let due = begun + limit;
         let mut alarm = self.alarm.take().unwrap_or_else(|| Alarm::new(due));
         alarm.no_later_than(due);
@@ -56,6 +57,9 @@ impl Kept {
         }
     }
 }
+
+/// Longer than anybody waits.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Neither a target nor a header has it.
 const SEPARATOR: u8 = b'\n';
@@ -162,19 +166,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_timer_rings_at_its_time_whatever_was_set_before() {
         let (kept, start) = (Kept::default(), Instant::now());
-        let mut first = kept.timer(start, LIMIT, None);
+        let mut first = kept.timer(start, Some(LIMIT), None);
         assert!(poll_fn(|cx| Poll::Ready(first.poll(cx))).await.is_pending());
         kept.keep(first, None);
 
         tokio::time::advance(LIMIT / 2).await;
-        let mut later = kept.timer(Instant::now(), LIMIT, None);
+        let mut later = kept.timer(Instant::now(), Some(LIMIT), None);
         assert_eq!((rings(&mut later).await - start).as_secs(), 15);
         kept.keep(later, None);
 
-        let mut long = kept.timer(Instant::now(), LIMIT * 10, None);
+        let mut long = kept.timer(Instant::now(), Some(LIMIT * 10), None);
         assert!(poll_fn(|cx| Poll::Ready(long.poll(cx))).await.is_pending());
         kept.keep(long, None);
-        let mut short = kept.timer(Instant::now(), LIMIT, None);
+        let mut short = kept.timer(Instant::now(), Some(LIMIT), None);
         assert_eq!((rings(&mut short).await - start).as_secs(), 25);
     }
 
@@ -189,7 +193,7 @@ mod tests {
         };
         let kept = Kept::default();
         let first = kept.spare(&request("/first", &["x-a", "x-b", "x-a"]));
-        kept.keep(kept.timer(Instant::now(), Duration::from_secs(1), None), Some(first));
+        kept.keep(kept.timer(Instant::now(), Some(Duration::from_secs(1)), None), Some(first));
 
         let sent = request("/second", &["x-c", "x-b", "x-c"]);
         let again = kept.spare(&sent).into_request().unwrap();

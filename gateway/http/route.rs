@@ -16,6 +16,7 @@ struct Route<T> {
     matches: config::Matches,
     /// What to take away of the path, if anything.
     strip: bool,
+    timeouts: config::RouteTimeouts,
     goal: Goal<T>,
 }
 
@@ -31,6 +32,7 @@ pub(super) struct RouteMatch<'a, T> {
     pub goal: &'a Goal<T>,
     /// How many bytes of the path are not forwarded.
     pub strip: usize,
+    pub timeouts: config::RouteTimeouts,
 }
 
 impl<T> Routes<T> {
@@ -44,6 +46,7 @@ impl<T> Routes<T> {
         let compile = |route: &config::Route| Route {
             matches: route.matches.clone(),
             strip: route.strip_prefix,
+            timeouts: route.timeouts,
             goal: match &route.target {
                 config::Target::Upstream(name) => Goal::Shares(share((name, 1)).into_iter().collect()),
                 config::Target::Weighted(shares) => {
@@ -60,7 +63,7 @@ impl<T> Routes<T> {
         // Most configurations never ask for the host.
         let (path, host) = (head.uri.path(), LazyCell::new(|| host(head)));
         let route = self.0.iter().find(|route| route.matches(listener, &host, path, head))?;
-        Some(RouteMatch { goal: &route.goal, strip: route.strip(path) })
+        Some(RouteMatch { goal: &route.goal, strip: route.strip(path), timeouts: route.timeouts })
     }
 }
 
@@ -186,6 +189,7 @@ mod tests {
             name: "route".into(),
             matches: config::Matches { path: path.into(), host: host.map(Into::into), ..Default::default() },
             strip_prefix: true,
+            timeouts: config::RouteTimeouts::default(),
             target: config::Target::Upstream(UpstreamName::new(upstream)),
         }
     }
@@ -198,7 +202,7 @@ mod tests {
     }
 
     fn found(routes: &Routes<String>, listener: &str, head: &Parts) -> Option<(String, usize)> {
-        let RouteMatch { goal: Goal::Shares(shares), strip } = routes.find(listener, head)? else {
+        let RouteMatch { goal: Goal::Shares(shares), strip, .. } = routes.find(listener, head)? else {
             return None;
         };
         Some((Goal::draw(shares)?.clone(), strip))

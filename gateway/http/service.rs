@@ -42,11 +42,11 @@ pub(super) fn answer(visitor: &Rc<Visitor>, arrival: Arrival) -> Answering {
         Err(refusal) => return Answering::Known(unrouted(visitor, started, &refusal.into())),
     };
     // What is large is not handed through a result: it would be copied.
-    let (found, strip) = match route(visitor, &head) {
+    let (found, strip, timeouts) = match route(visitor, &head) {
         Ok(found) => found,
         Err(failure) => return Answering::Known(unrouted(visitor, started, &failure)),
     };
-    let routed = Routed { visitor: visitor.clone(), link, started, strip, head, body };
+    let routed = Routed { visitor: visitor.clone(), link, started, strip, timeouts, head, body };
     match found {
         Lookup::Known(target) => routed.send(target),
         Lookup::New(search) => Answering::Long(Box::pin(async move {
@@ -58,11 +58,11 @@ pub(super) fn answer(visitor: &Rc<Visitor>, arrival: Arrival) -> Answering {
     }
 }
 
-/// Where a request goes, and how many bytes of its path are not forwarded.
-fn route(visitor: &Visitor, head: &Parts) -> Result<(Lookup, usize), RequestError> {
+/// Where a request goes, how many bytes of its path are not forwarded, and the route's own times.
+fn route(visitor: &Visitor, head: &Parts) -> Result<(Lookup, usize, config::RouteTimeouts), RequestError> {
     let routes = visitor.worker.routes();
     let route = routes.find(&visitor.listener.name, head).ok_or(RequestError::NoRoute)?;
-    Ok((visitor.worker.target(route.goal, head)?, route.strip))
+    Ok((visitor.worker.target(route.goal, head)?, route.strip, route.timeouts))
 }
 
 /// The answer to a request that leads to no upstream.

@@ -75,6 +75,9 @@ pub fn listener() -> config::Listener {
         max_connections: 1000,
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
+        body_timeout: Duration::from_secs(60),
+        write_timeout: Duration::from_secs(60),
+        tunnel_idle: Duration::from_secs(3600),
         max_header_bytes: 16 * 1024,
     }
 }
@@ -85,7 +88,13 @@ pub fn upstream(name: &str) -> config::Upstream {
         sources: vec![],
         labels: vec![],
         selector: config::Selector { plugin: DEFAULT_SELECTOR.into(), settings: "{}".into() },
-        timeouts: config::Timeouts { connect: Duration::from_secs(2), response: Duration::from_secs(10) },
+        timeouts: config::Timeouts {
+            connect: Duration::from_secs(2),
+            response: Some(Duration::from_secs(10)),
+            idle: None,
+            request: None,
+            write: Duration::from_secs(60),
+        },
         pool: config::Pool { idle_timeout: Duration::from_secs(60), max_idle: 100 },
         retries: 1,
         reliability: config::Reliability::default(),
@@ -97,6 +106,7 @@ pub fn route(path: &str, upstream: &str) -> config::Route {
         name: "route[0]".into(),
         matches: config::Matches { path: path.into(), ..Default::default() },
         strip_prefix: false,
+        timeouts: config::RouteTimeouts::default(),
         target: config::Target::Upstream(UpstreamName::new(upstream)),
     }
 }

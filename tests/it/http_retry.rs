@@ -146,7 +146,7 @@ async fn silence_is_answered_with_504_and_not_retried() {
     let also_hanging = Origin::replying(|_| Reply::Hang).await;
     let gateway = Gateway::start(
         Setup::to(&[&hanging, &also_hanging])
-            .with(|setup| setup.upstream().timeouts.response = Duration::from_millis(100)),
+            .with(|setup| setup.upstream().timeouts.response = Some(Duration::from_millis(100))),
     );
     let mut client = gateway.client().await;
     let answer = client.get("/").await;
@@ -161,7 +161,8 @@ async fn silence_is_answered_with_504_and_not_retried() {
 async fn a_slow_upload_is_no_silence() {
     let origin = Origin::start("got it").await;
     let gateway = Gateway::start(
-        Setup::to(&[&origin]).with(|setup| setup.upstream().timeouts.response = Duration::from_secs(2)),
+        Setup::to(&[&origin])
+            .with(|setup| setup.upstream().timeouts.response = Some(Duration::from_secs(2))),
     );
     let mut client = gateway.client().await;
     client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n").await;

@@ -38,6 +38,9 @@ impl Checker<'_> {
             self.count(&way.key("max_connections"), listener.max_connections, 1..=10_000_000);
         let header_timeout = self.duration_ms(&way.key("header_timeout_ms"), listener.header_timeout_ms);
         let idle_timeout = self.duration_ms(&way.key("idle_timeout_ms"), listener.idle_timeout_ms);
+        let body_timeout = self.duration_ms(&way.key("body_timeout_ms"), listener.body_timeout_ms);
+        let write_timeout = self.duration_ms(&way.key("write_timeout_ms"), listener.write_timeout_ms);
+        let tunnel_idle = self.duration_ms(&way.key("tunnel_idle_ms"), listener.tunnel_idle_ms);
         let bytes = &way.key("max_header_bytes");
         let max_header_bytes = self.count(bytes, listener.max_header_bytes, 8_192..=16_777_216);
         Some(Listener {
@@ -47,6 +50,9 @@ impl Checker<'_> {
             max_connections,
             header_timeout,
             idle_timeout,
+            body_timeout,
+            write_timeout,
+            tunnel_idle,
             max_header_bytes,
         })
     }

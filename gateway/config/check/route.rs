@@ -10,7 +10,7 @@ use crate::{
     config::{
         document::Way,
         file::{self, TextOr},
-        running::{Matches, Route, Target},
+        running::{Matches, Route, RouteTimeouts, Target},
         similar,
     },
     upstream::UpstreamName,
@@ -52,8 +52,19 @@ impl Checker<'_> {
             self.wrong_key(&way.key("strip_prefix"), "there is no prefix to strip")
                 .hint("write the prefix as `path`");
         }
+        let timeouts = self.route_timeouts(&way.key("timeouts"), &route.timeouts);
         let name = way.to_string().into();
-        Some(Route { name, matches: matches?, strip_prefix: route.strip_prefix, target: target? })
+        Some(Route { name, matches: matches?, strip_prefix: route.strip_prefix, timeouts, target: target? })
+    }
+
+    /// The times that a request has however its upstream was found.
+    fn route_timeouts(&mut self, way: &Way, timeouts: &file::RouteTimeouts) -> RouteTimeouts {
+        let mut limit = |key, limit: Option<u64>| limit.map(|limit| self.limit_ms(&way.key(key), limit));
+        RouteTimeouts {
+            response: limit("response_ms", timeouts.response_ms),
+            idle: limit("idle_ms", timeouts.idle_ms),
+            request: limit("request_ms", timeouts.request_ms),
+        }
     }
 
     fn target(&mut self, way: &Way, route: &file::Route) -> Option<Target> {

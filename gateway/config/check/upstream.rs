@@ -126,7 +126,10 @@ impl Checker<'_> {
     fn timeouts(&mut self, way: &Way, timeouts: &file::Timeouts) -> Timeouts {
         Timeouts {
             connect: self.duration_ms(&way.key("connect_ms"), timeouts.connect_ms),
-            response: self.duration_ms(&way.key("response_ms"), timeouts.response_ms),
+            response: self.limit_ms(&way.key("response_ms"), timeouts.response_ms),
+            idle: self.limit_ms(&way.key("idle_ms"), timeouts.idle_ms),
+            request: self.limit_ms(&way.key("request_ms"), timeouts.request_ms),
+            write: self.duration_ms(&way.key("write_ms"), timeouts.write_ms),
         }
     }
 

@@ -48,6 +48,11 @@ impl Checker<'_> {
         self.bounded(way, Duration::from_secs(seconds), seconds)
     }
 
+    /// A time that may be without limit, for which 0 stands.
+    pub(super) fn limit_ms(&mut self, way: &Way, milliseconds: u64) -> Option<Duration> {
+        (milliseconds > 0).then(|| self.delay_ms(way, milliseconds))
+    }
+
     fn positive(&mut self, way: &Way, duration: Duration, number: u64) -> Duration {
         if duration.is_zero() {
             self.wrong(way, "0 leaves no time at all").hint("leave it out for the default");

@@ -16,10 +16,17 @@ pub(in crate::config) struct Listener {
     pub trusted_proxies: Vec<String>,
     /// Connections at once; more wait in the kernel's queue. Default: 10000.
     pub max_connections: u64,
-    /// Milliseconds that a client may take to send a request's head. Default: 10000.
+    /// Milliseconds that a client may take to send a request's head: from the connection on for its first, from the
+    /// first byte on for those after it. Default: 10000.
     pub header_timeout_ms: u64,
-    /// Milliseconds that a connection may stay open between requests. Default: 60000.
+    /// Milliseconds that a connection may stay open between an answer and the next request. Default: 60000.
     pub idle_timeout_ms: u64,
+    /// Milliseconds that a client may pause while it sends the body of a request. Default: 60000.
+    pub body_timeout_ms: u64,
+    /// Milliseconds that a client may take none of its answer while there is something to take. Default: 60000.
+    pub write_timeout_ms: u64,
+    /// Milliseconds after which an upgraded connection that is silent both ways is closed. Default: 3600000.
+    pub tunnel_idle_ms: u64,
     /// The longest request head that is taken, in bytes. Default: 65536.
     pub max_header_bytes: u64,
 }
@@ -33,6 +40,9 @@ impl Default for Listener {
             max_connections: 10_000,
             header_timeout_ms: 10_000,
             idle_timeout_ms: 60_000,
+            body_timeout_ms: 60_000,
+            write_timeout_ms: 60_000,
+            tunnel_idle_ms: 3_600_000,
             max_header_bytes: 65_536,
         }
     }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Check, HeaderIs, Health, OneOrMore, Pool, Selector, TextOr, Timeouts, Trust};
+use super::{Check, HeaderIs, Health, OneOrMore, Pool, Selector, TextOr, Trust};
 
 /// Which requests go where: everything that is given must match.
 ///
 /// A route leads to an `upstream`, or takes the name of a service from the request: from its path
-/// (`path = "/svc/{service}"`) or from a header (`service_header`). The keys after `registry` are for the second
-/// kind.
+/// (`path = "/svc/{service}"`) or from a header (`service_header`). The keys from `registry` on are for the
+/// second kind.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Route {
@@ -26,6 +26,8 @@ pub(in crate::config) struct Route {
     pub header: BTreeMap<String, HeaderIs>,
     /// Take the matched prefix, with the name of the service in it, away before forwarding. Default: false.
     pub strip_prefix: bool,
+    /// Times for the requests of this route, instead of those of its upstream.
+    pub timeouts: RouteTimeouts,
     /// The name of an upstream, or several with their shares: `{ orders = 9, orders-next = 1 }`.
     pub upstream: Option<TextOr<BTreeMap<String, u64>>>,
     /// The header that names the service.
@@ -47,8 +49,6 @@ pub(in crate::config) struct Route {
     /// As in an upstream, for the services found by this route. Default: `p2c-ewma`.
     pub selector: Option<TextOr<Selector>>,
     /// As in an upstream, for the services found by this route.
-    pub timeouts: Option<Timeouts>,
-    /// As in an upstream, for the services found by this route.
     pub pool: Option<Pool>,
     /// As in an upstream, for the services found by this route. Default: 1.
     pub retries: Option<u64>,
@@ -58,4 +58,20 @@ pub(in crate::config) struct Route {
     pub health: Option<Health>,
     /// As in an upstream, for the services found by this route. Default: only those that failed are asked.
     pub check: Option<Check>,
+}
+
+/// Times for the requests of one route. What is left out is as the upstream says.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct RouteTimeouts {
+    /// As in an upstream; for routes that take the name of a service from the request. Default: 1000.
+    pub connect_ms: Option<u64>,
+    /// Milliseconds from the last byte of the request to the head of the answer; 0 is no limit.
+    pub response_ms: Option<u64>,
+    /// Milliseconds that an instance may pause within its answer; 0 is no limit.
+    pub idle_ms: Option<u64>,
+    /// Milliseconds from the head of the request to the end of the answer; 0 is no limit.
+    pub request_ms: Option<u64>,
+    /// As in an upstream; for routes that take the name of a service from the request. Default: 60000.
+    pub write_ms: Option<u64>,
 }

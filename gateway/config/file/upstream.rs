@@ -66,13 +66,19 @@ pub(in crate::config) struct Selector {
 pub(in crate::config) struct Timeouts {
     /// Milliseconds for the connection. Default: 1000.
     pub connect_ms: u64,
-    /// Milliseconds from the request being sent to the head of the answer. Default: 30000.
+    /// Milliseconds from the last byte of the request to the head of the answer; 0 is no limit. Default: 30000.
     pub response_ms: u64,
+    /// Milliseconds that an instance may pause within its answer; 0 is no limit. Default: 0.
+    pub idle_ms: u64,
+    /// Milliseconds from the head of the request to the end of the answer; 0 is no limit. Default: 0.
+    pub request_ms: u64,
+    /// Milliseconds that an instance may take nothing of a request while there is something to take. Default: 60000.
+    pub write_ms: u64,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect_ms: 1_000, response_ms: 30_000 }
+        Self { connect_ms: 1_000, response_ms: 30_000, idle_ms: 0, request_ms: 0, write_ms: 60_000 }
     }
 }
 

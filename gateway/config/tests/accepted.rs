@@ -4,9 +4,20 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use super::{parse, running};
 use crate::{
-    config::{ByName, Grants, HttpProbe, NameFrom, Probe, Reliability, Secret, Target, load},
+    config::{ByName, Grants, HttpProbe, NameFrom, Probe, Reliability, Secret, Target, Timeouts, load},
     upstream::UpstreamName,
 };
+
+/// As documented.
+const TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(1),
+    response: Some(Duration::from_secs(30)),
+    idle: None,
+    request: None,
+    write: Duration::from_secs(60),
+};
+
+const MS_5: Option<Duration> = Some(Duration::from_millis(5));
 
 fn by_name(target: &Target) -> &ByName {
     match target {
@@ -26,11 +37,13 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!(config.plugins.directory, PathBuf::from("plugins"));
     assert_eq!(config.plugins.selector.memory_bytes, 64 << 20);
     assert_eq!(&*config.listeners[0].name, "127.0.0.1:8080");
-    assert_eq!(config.listeners[0].header_timeout, Duration::from_secs(10));
+    let listener = &config.listeners[0];
+    assert_eq!((listener.header_timeout.as_secs(), listener.idle_timeout.as_secs()), (10, 60));
+    assert_eq!((listener.body_timeout.as_secs(), listener.write_timeout.as_secs()), (60, 60));
+    assert_eq!(listener.tunnel_idle, Duration::from_secs(3600));
     let upstream = &config.upstreams[&UpstreamName::new("a")];
     assert_eq!((&*upstream.selector.plugin, &*upstream.selector.settings), ("p2c-ewma", "{}"));
-    assert_eq!(upstream.timeouts.connect, Duration::from_secs(1));
-    assert_eq!(upstream.timeouts.response, Duration::from_secs(30));
+    assert_eq!(upstream.timeouts, TIMEOUTS);
     assert_eq!(upstream.retries, 1);
     assert_eq!(upstream.reliability, Reliability::default());
 }
@@ -185,8 +198,53 @@ fn a_route_by_header_is_for_requests_that_have_it() {
     let template = &route.template;
     assert_eq!(template.labels, [("zone".to_owned(), "x".to_owned())]);
     assert_eq!((&*template.selector.plugin, template.retries, template.pool.max_idle), ("random", 0, 0));
-    assert_eq!(template.timeouts.response, Duration::from_millis(5));
-    assert_eq!(template.timeouts.connect, Duration::from_secs(1));
+    assert_eq!(config.routes[0].timeouts.over(&template.timeouts), Timeouts { response: MS_5, ..TIMEOUTS });
+}
+
+#[test]
+fn every_wait_has_its_time_and_0_is_no_limit_where_there_may_be_none() {
+    let config = running(
+        "[upstream.c]
+         service = 'c'
+         registry = 'memory'
+         timeouts = { connect_ms = 5, response_ms = 0, idle_ms = 5, request_ms = 5, write_ms = 5 }",
+    );
+    let times = config.upstreams[&UpstreamName::new("c")].timeouts;
+    let expected =
+        Timeouts { connect: MS_5.unwrap(), response: None, idle: MS_5, request: MS_5, write: MS_5.unwrap() };
+    assert_eq!(times, expected);
+}
+
+#[test]
+fn times_of_a_route_are_in_the_place_of_those_of_its_upstream() {
+    let upstream = Timeouts { idle: MS_5, ..TIMEOUTS };
+    let check = |timeouts: &str, expected: Timeouts| {
+        let config = running(&format!("[[route]]\nupstream = 'a'\ntimeouts = {timeouts}"));
+        assert_eq!(config.routes[0].timeouts.over(&upstream), expected, "{timeouts}");
+    };
+    check("{}", upstream);
+    check("{ response_ms = 0, idle_ms = 0 }", Timeouts { response: None, idle: None, ..upstream });
+    check("{ request_ms = 5 }", Timeouts { request: MS_5, ..upstream });
+}
+
+#[test]
+fn routes_by_name_to_one_registry_may_differ_in_the_times_of_requests() {
+    let config = running(
+        "[[route]]
+         path = '/svc/{service}'
+         registry = 'memory'
+         timeouts = { connect_ms = 5, write_ms = 5 }
+         [[route]]
+         path = '/poll/{service}'
+         registry = 'memory'
+         timeouts = { connect_ms = 5, write_ms = 5, response_ms = 0 }",
+    );
+    let connections = Timeouts { connect: MS_5.unwrap(), write: MS_5.unwrap(), ..TIMEOUTS };
+    for (route, response) in [("/svc/", TIMEOUTS.response), ("/poll/", None)] {
+        let route = config.routes.iter().find(|found| &*found.matches.path == route).unwrap();
+        let times = route.timeouts.over(&by_name(&route.target).template.timeouts);
+        assert_eq!(times, Timeouts { response, ..connections });
+    }
 }
 
 #[test]

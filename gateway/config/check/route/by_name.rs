@@ -35,7 +35,7 @@ pub(super) fn disagree(one: &Target, other: &Target) -> bool {
 }
 
 /// Keys that say nothing about a route to an upstream.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 13] = [
     "registry",
     "pattern",
     "max_services",
@@ -44,13 +44,15 @@ const KEYS: [&str; 14] = [
     "unknown_for_ms",
     "labels",
     "selector",
-    "timeouts",
     "pool",
     "retries",
     "trust",
     "health",
     "check",
 ];
+
+/// The same, of those in `timeouts`: connections are shared by all routes to an upstream.
+const TIMEOUTS: [&str; 2] = ["connect_ms", "write_ms"];
 
 pub(super) fn in_path(route: &file::Route) -> bool {
     route.path.as_ref().is_some_and(|path| path.contains(SERVICE))
@@ -111,12 +113,12 @@ impl Checker<'_> {
     }
 
     fn template(&mut self, way: &Way, route: &file::Route) -> Option<Upstream> {
-        let (labels, timeouts, pool) = (BTreeMap::new(), file::Timeouts::default(), file::Pool::default());
+        let (labels, timeouts, pool) = (BTreeMap::new(), timeouts(&route.timeouts), file::Pool::default());
         let (trust, health) = (file::Trust::default(), file::Health::default());
         let manner = Manner {
             labels: route.labels.as_ref().unwrap_or(&labels),
             selector: route.selector.as_ref(),
-            timeouts: route.timeouts.as_ref().unwrap_or(&timeouts),
+            timeouts: &timeouts,
             pool: route.pool.as_ref().unwrap_or(&pool),
             retries: route.retries,
             reliability: Written {
@@ -130,8 +132,8 @@ impl Checker<'_> {
 
     /// Records the keys that only routes of this kind have.
     pub(super) fn nothing_of_by_name(&mut self, way: &Way) {
-        for key in KEYS {
-            let way = way.key(key);
+        let timeouts = TIMEOUTS.map(|key| (way.key("timeouts").key(key), key));
+        for (way, key) in KEYS.map(|key| (way.key(key), key)).into_iter().chain(timeouts) {
             if self.document.has(&way) {
                 self.wrong_key(
                     &way,
@@ -140,5 +142,16 @@ impl Checker<'_> {
                 .hint("write it in the table of the upstream");
             }
         }
+    }
+}
+
+/// Those of the upstreams that a route finds. What a route to an upstream has, too, is the route's own, so that two of
+/// them may differ in it.
+fn timeouts(route: &file::RouteTimeouts) -> file::Timeouts {
+    let default = file::Timeouts::default();
+    file::Timeouts {
+        connect_ms: route.connect_ms.unwrap_or(default.connect_ms),
+        write_ms: route.write_ms.unwrap_or(default.write_ms),
+        ..default
     }
 }
