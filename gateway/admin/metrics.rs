@@ -14,7 +14,7 @@ use crate::{
     catalog::Upstream,
     plugin::{PluginInfo, State},
     telemetry::{
-        Exposition, FAILURES, Format, UpstreamCounts, Value, log,
+        Exposition, FAILURES, FAULTS, Format, UpstreamCounts, Value, log,
         names::{self, Metric},
     },
     upstream::{Reason, SourceStatus, Status},
@@ -56,6 +56,11 @@ fn requests(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
         FAILURES.into_iter().zip(counts.failures).map(|(kind, count)| ([*name, kind], count))
     });
     series(exposition, &names::FAILURES, failures);
+    let cut = counts.iter().flat_map(|(name, counts)| {
+        FAULTS.into_iter().zip(counts.cut).map(|(fault, count)| ([*name, fault], count))
+    });
+    series(exposition, &names::CUT, cut);
+    series(exposition, &names::INTERIM, counts.iter().map(|(name, counts)| ([*name], counts.interim)));
     let mut durations = exposition.family(&names::REQUEST_DURATION);
     for (name, counts) in &counts {
         durations.histogram([name], &counts.latencies);

@@ -23,7 +23,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub use self::{fixed::Fixed, task::Control, upstream::Upstream};
+pub use self::{
+    fixed::Fixed,
+    task::Control,
+    upstream::{EvidenceSender, Upstream},
+};
 use crate::{
     config::{self, ByName, Config},
     registry::{Intake, Registry},

@@ -378,12 +378,12 @@ async fn an_endpoint_that_refuses_connections_leaves_by_reports() {
     let (_fixture, upstream) = running(&services).await;
     let member = upstream.reader.snapshot().iter().next().unwrap().clone();
     let mut generations = upstream.reader.follow().1;
-    upstream.report(&member, Evidence::Answered, None);
+    upstream.evidence().send(member.address(), member.stats(), Evidence::Answered, None);
     assert!(!member.stats().is_suspected());
-    upstream.report(&member, Evidence::ConnectFailed, None);
+    upstream.evidence().send(member.address(), member.stats(), Evidence::ConnectFailed, None);
     generations.changed().await.unwrap();
     assert!(upstream.reader.snapshot().iter().all(|other| other.address() != member.address()));
-    upstream.report(&member, Evidence::Answered, None);
+    upstream.evidence().send(member.address(), member.stats(), Evidence::Answered, None);
     generations.changed().await.unwrap();
     assert_eq!(upstream.reader.snapshot().len(), 3);
 }

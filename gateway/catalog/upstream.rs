@@ -1,6 +1,7 @@
 //! One running upstream, as workers and the admin API see it.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -15,8 +16,7 @@ use crate::{
     config, selector,
     telemetry::UpstreamMetrics,
     upstream::{
-        Command, Event, Evidence, HalfOpenTry, Member, Order, OrderError, Reader, Report, Status,
-        UpstreamName,
+        Command, Event, Evidence, HalfOpenTry, Order, OrderError, Reader, Report, Stats, Status, UpstreamName,
     },
 };
 
@@ -27,6 +27,37 @@ pub(super) struct ToOwner {
     pub(super) reports: mpsc::Sender<Report>,
     /// Weak, because the owner ends with its last sender.
     pub(super) events: mpsc::WeakSender<Event>,
+}
+
+/// Takes evidence about endpoints to whoever judges them.
+#[derive(Debug, Clone)]
+pub struct EvidenceSender(mpsc::Sender<Report>);
+
+impl EvidenceSender {
+    /// Tells what a request learned of an endpoint; `trial` is what it was admitted with, if it was the one that tries
+    /// the endpoint.
+    ///
+    /// Never waits. A success costs one load, unless the endpoint failed before; of more failures than can be taken
+    /// in, some are lost.
+    pub fn send(&self, address: SocketAddr, stats: &Stats, evidence: Evidence, trial: Option<HalfOpenTry>) {
+        let failed = evidence != Evidence::Answered;
+        let needless = if failed { stats.is_half_open() } else { !stats.is_suspected() };
+        // Who fails beside a trial began before it, or had no choice: the one that was admitted tells how it is now.
+        if needless && trial.is_none() {
+            return;
+        }
+        stats.suspect(failed);
+        if self.0.try_send(Report { address, evidence }).is_err() {
+            // A lost success is told by the next one, and the next request is the trial.
+            stats.suspect(true);
+            return;
+        }
+        match trial {
+            Some(trial) if failed => trial.fail(),
+            Some(trial) => trial.pass(),
+            None => {}
+        }
+    }
 }
 
 /// One running upstream.
@@ -90,30 +121,9 @@ impl Upstream {
         feed::first_list(self.owner.status.clone(), FIRST_LISTS)
     }
 
-    /// Tells what a request learned of an endpoint. Called once for every request sent to it; `trial` is what it was
-    /// admitted with, if it was the one that tries the endpoint.
-    ///
-    /// Never waits. A success costs one load, unless the endpoint failed before; of more failures than can be taken
-    /// in, some are lost.
-    pub fn report(&self, member: &Member, evidence: Evidence, trial: Option<HalfOpenTry>) {
-        let (stats, failed) = (member.stats(), evidence != Evidence::Answered);
-        let needless = if failed { stats.is_half_open() } else { !stats.is_suspected() };
-        // Who fails beside a trial began before it, or had no choice: the one that was admitted tells how it is now.
-        if needless && trial.is_none() {
-            return;
-        }
-        stats.suspect(failed);
-        let report = Report { address: member.address(), evidence };
-        if self.owner.reports.try_send(report).is_err() {
-            // A lost success is told by the next one, and the next request is the trial.
-            stats.suspect(true);
-            return;
-        }
-        match trial {
-            Some(trial) if failed => trial.fail(),
-            Some(trial) => trial.pass(),
-            None => {}
-        }
+    /// The way for evidence about its endpoints. Whoever holds it holds nothing else of the upstream.
+    pub fn evidence(&self) -> EvidenceSender {
+        EvidenceSender(self.owner.reports.clone())
     }
 
     /// Carries out what the operator wants. Waits until it is in force and on disk; dropping the future does not take

@@ -1,7 +1,11 @@
 //! Connections out: made, kept while idle, handed out again. Never knows what is sent over them.
 
+mod connection;
 mod dial;
+mod interim;
+mod outgoing;
 mod pool;
 
-pub use dial::{Connection, DialError, connect, dial};
+pub use connection::{Connection, dial};
+pub use dial::{DialError, connect};
 pub use pool::Pool;

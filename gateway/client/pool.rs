@@ -1,17 +1,14 @@
 //! Idle connections of one worker, last in, first out: few stay warm instead of many lukewarm.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     net::SocketAddr,
     rc::{Rc, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustc_hash::FxHashMap;
-use tokio::{
-    sync::Notify,
-    time::{Instant, MissedTickBehavior},
-};
+use tokio::{sync::Notify, time::MissedTickBehavior};
 
 use super::Connection;
 
@@ -21,16 +18,18 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Idle connections by address. One per worker, so there is no lock.
 pub struct Pool<B> {
     idle: RefCell<FxHashMap<SocketAddr, Vec<Idle<B>>>>,
-    /// Stands still between sweeps, so that giving back asks no clock.
-    now: Cell<Instant>,
     /// There is something to sweep again.
     used: Rc<Notify>,
 }
 
 struct Idle<B> {
     connection: Connection<B>,
-    until: Instant,
+    since: Instant,
+    keep: Duration,
 }
+
+/// Idle for so long, a connection is looked at before it carries what must not be sent twice.
+const LOOK_AFTER: Duration = Duration::from_millis(20);
 
 impl<B> Drop for Pool<B> {
     fn drop(&mut self) {
@@ -41,34 +40,40 @@ impl<B> Drop for Pool<B> {
 impl<B: 'static> Pool<B> {
     /// Must be called where `spawn_local` works. The task that closes what was idle too long ends with the pool.
     pub fn new() -> Rc<Self> {
-        let (idle, now) = (RefCell::default(), Cell::new(Instant::now()));
-        let pool = Rc::new(Self { idle, now, used: Rc::default() });
+        let pool = Rc::new(Self { idle: RefCell::default(), used: Rc::default() });
         tokio::task::spawn_local(sweep(Rc::downgrade(&pool)));
         pool
     }
 
-    /// An open connection to that address, if there is one: the one that was used last.
-    pub fn take(&self, address: SocketAddr) -> Option<Connection<B>> {
+    /// An open connection to that address, if there is one: the one that was used last. With `careful`, one that has
+    /// been idle for a while is looked at once more.
+    pub fn take(&self, address: SocketAddr, now: Instant, careful: bool) -> Option<Connection<B>> {
         let mut idle = self.idle.borrow_mut();
         let stack = idle.get_mut(&address)?;
-        std::iter::from_fn(|| stack.pop())
-            .map(|idle| idle.connection)
-            .find(|connection| connection.sender.is_ready())
+        let open = |idle: &Idle<B>| {
+            let unsure = careful && now.saturating_duration_since(idle.since) >= LOOK_AFTER;
+            idle.connection.sender.is_ready() && !(unsure && idle.connection.is_stale())
+        };
+        std::iter::from_fn(|| stack.pop()).find(open).map(|idle| idle.connection)
     }
 
     /// Keeps a connection that has carried a request. Closes it instead when there are `most` already.
-    pub fn put(&self, address: SocketAddr, mut connection: Connection<B>, most: usize, keep: Duration) {
+    pub fn put(
+        &self,
+        address: SocketAddr,
+        mut connection: Connection<B>,
+        now: Instant,
+        most: usize,
+        keep: Duration,
+    ) {
         connection.reused = true;
         let mut idle = self.idle.borrow_mut();
         if idle.is_empty() {
-            // Nobody swept, so time has stood still for longer.
-            self.now.set(Instant::now());
             self.used.notify_one();
         }
-        let until = self.now.get() + keep + SWEEP;
         let stack = idle.entry(address).or_default();
         if stack.len() < most {
-            stack.push(Idle { connection, until });
+            stack.push(Idle { connection, since: now, keep });
         }
     }
 
@@ -83,9 +88,10 @@ impl<B: 'static> Pool<B> {
 
     fn sweep(&self) {
         let now = Instant::now();
-        self.now.set(now);
         self.idle.borrow_mut().retain(|_, stack| {
-            stack.retain(|idle| idle.until > now && !idle.connection.sender.is_closed());
+            stack.retain(|idle| {
+                now.saturating_duration_since(idle.since) < idle.keep && !idle.connection.sender.is_closed()
+            });
             !stack.is_empty()
         });
     }

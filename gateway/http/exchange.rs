@@ -1,11 +1,8 @@
-//! One request and its answer: pick, connect, send, and once more on another endpoint where that is safe.
+//! One request until the head of its answer: pick, connect, send, and once more on another endpoint where that is safe.
 
 use std::{
-    future::Future,
     mem,
     net::IpAddr,
-    ops::ControlFlow,
-    pin::Pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -17,20 +14,24 @@ use hyper::body::Incoming;
 
 use super::{
     RequestError,
-    attempt::{Attempt, Failed, Opened, Picked, evidence},
-    body::{Body, Sending, Settle, Upload},
+    attempt::{Attempt, Dialing, Opened, Picked},
     forward,
-    service::Visitor,
+    reply::{Ending, ReplyBody},
+    service::Peer,
     tunnel::tunnel,
+    upload::{Course, RequestBody},
+    verdict::{self, Failed, Progress},
+    waits::{Limits, Waits},
     worker::Target,
 };
 use crate::{
-    client::{self, Connection, DialError},
+    client::{self, Connection},
     config,
-    resilience::Attempts,
+    resilience::{Attempts, repeatable},
     selector::{PickError, RequestFacts},
     server::Link,
-    upstream::{Admission, Member, Slot},
+    telemetry::Record,
+    upstream::{Admission, Evidence, Member, Slot},
 };
 
 /// Endpoints half-open that one request avoids, before it goes where it is sent: each costs another pick.
@@ -38,123 +39,136 @@ const AVOIDED_MOST: usize = 8;
 
 /// A request whose route is known.
 pub(super) struct Routed {
-    pub visitor: Rc<Visitor>,
+    pub peer: Rc<Peer>,
     pub link: Rc<Link>,
-    pub started: Instant,
     /// How many bytes of the path are not forwarded.
     pub strip: usize,
     pub timeouts: config::RouteTimeouts,
+    pub record: Record,
     pub head: Parts,
     pub body: Incoming,
 }
 
-/// Resolves to the answer for the client.
-///
-/// The server moves it about before it is polled, and moving costs: so what most requests need is small and flat, and
-/// what few need is in a box.
-pub(super) enum Answering {
-    /// There was nothing to wait for.
-    Known(Response<Body>),
-    /// Sent at once, because the endpoint had an idle connection.
-    Sent(Exchange, Attempt),
-    /// Everything else.
-    Long(Pin<Box<dyn Future<Output = Response<Body>>>>),
-    /// Has been handed out.
-    Over,
-}
-
-/// Everything a request needs while it is answered.
+/// Everything a request needs until the head of its answer is there.
 pub(super) struct Exchange {
-    visitor: Rc<Visitor>,
+    peer: Rc<Peer>,
     target: Rc<Target>,
     link: Rc<Link>,
     client: IpAddr,
-    started: Instant,
-    timeouts: config::RouteTimeouts,
+    record: Record,
+    waits: Waits,
+    /// Of the request's body, if it has one.
+    upload: Option<Rc<Course>>,
     /// Clients of HTTP/1.0 may name no host; endpoints of 1.1 must be told one.
     nameless: bool,
     upgrading: bool,
-    upload: Option<Rc<Upload>>,
     attempts: Attempts<Arc<Member>>,
+    /// The try that is under way.
+    opened: Option<Opened>,
+    step: Step,
 }
 
-/// How a try ended.
-type Outcome = Result<(Response<Incoming>, Connection<Sending>), Failed>;
+/// Where the try is that is under way.
+enum Step {
+    /// The endpoint has no idle connection.
+    Dialing(Dialing),
+    Sent(Attempt),
+    Over,
+}
 
-/// Another try: on this endpoint, with this request.
-type Next = (Picked, Request<Sending>);
+/// How a try ended: with the head of an answer, or without.
+type Outcome = Result<Response<Incoming>, Failed>;
+
+/// The head of an answer, with what it came over.
+pub(super) struct Headed {
+    response: Response<Incoming>,
+    attempt: Attempt,
+    opened: Opened,
+    at: Instant,
+    /// The first verdict.
+    good: bool,
+}
 
 impl Routed {
-    /// Picks an endpoint, and sends the request if one of its connections is idle.
-    pub(super) fn send(mut self, target: Rc<Target>) -> Answering {
-        let Self { visitor, link, started, strip, timeouts, body, .. } = self;
+    /// Picks an endpoint, and sends the request if one of its connections is idle; otherwise it is sent once there is
+    /// one.
+    pub(super) fn send(mut self, target: Rc<Target>) -> Result<Box<Exchange>, Response<ReplyBody>> {
+        let Self { peer, link, strip, timeouts, mut record, body, .. } = self;
         // Stays where it is: it is large.
         let head = &mut self.head;
-        target.upstream.touch(started);
-        let client = visitor.sender.client(&head.headers, &visitor.listener.trusted_proxies);
-        let (body, upload) = Sending::new(body);
-        let attempts = Attempts::new(target.upstream.config.retries);
-        let mut exchange = Exchange {
-            visitor,
+        target.upstream.touch(record.started);
+        record.account = target.account.clone();
+        let waits = peer.worker.waits(record.started);
+        waits.limit(Limits::new(&peer.listener, &timeouts.over(&target.upstream.config.timeouts)));
+        let (body, upload) = RequestBody::new(body, &waits);
+        let mut exchange = Box::new(Exchange {
+            client: peer.sender.client(&head.headers, &peer.listener.trusted_proxies),
+            attempts: Attempts::new(target.upstream.config.retries),
+            peer,
             target,
             link,
-            client,
-            started,
-            timeouts,
+            record,
+            waits,
+            upload,
             nameless: false,
             upgrading: false,
-            upload,
-            attempts,
-        };
+            opened: None,
+            step: Step::Over,
+        });
         let picked = match exchange.pick(head) {
             Ok(picked) => picked,
-            Err(failure) => return Answering::Known(exchange.answered(Err(failure), Instant::now())),
+            Err(error) => return Err(exchange.fail(&error)),
         };
         let old = head.version != Version::HTTP_11;
-        exchange.upgrading =
-            forward::request(head, &exchange.visitor.sender, strip, exchange.upload.is_some());
+        exchange.upgrading = forward::request(head, &exchange.peer.sender, strip, exchange.upload.is_some());
         exchange.nameless = old && !head.headers.contains_key(header::HOST);
-        let request = Request::from_parts(self.head, body);
-        match exchange.visitor.worker.pool.take(picked.0.address()) {
-            Some(connection) => {
-                let opened = Opened::begin(picked, started);
-                let attempt = exchange.attempt(opened, connection, request, started);
-                Answering::Sent(exchange, attempt)
-            }
-            None => Answering::Long(Box::pin(exchange.go_on(picked, request))),
-        }
-    }
-}
-
-impl Future for Answering {
-    type Output = Response<Body>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<Body>> {
-        let answering = self.get_mut();
-        if let Self::Sent(_, attempt) = answering {
-            let outcome = ready!(Pin::new(attempt).poll(cx));
-            if let Self::Sent(mut exchange, attempt) = mem::replace(answering, Self::Over) {
-                let (opened, outcome) = exchange.end(attempt, outcome);
-                match exchange.conclude(opened, outcome) {
-                    ControlFlow::Break(response) => return Poll::Ready(response),
-                    ControlFlow::Continue((picked, request)) => {
-                        *answering = Self::Long(Box::pin(exchange.go_on(picked, request)));
-                    }
-                }
-            }
-        }
-        if let Self::Long(long) = answering {
-            return long.as_mut().poll(cx);
-        }
-        match mem::replace(answering, Self::Over) {
-            Self::Known(response) => Poll::Ready(response),
-            // Nobody asks twice.
-            _ => Poll::Pending,
-        }
+        let begun = exchange.record.started;
+        exchange.begin(picked, Request::from_parts(self.head, body), begun);
+        Ok(exchange)
     }
 }
 
 impl Exchange {
+    /// Waits for the head of an answer, or for the failure that no other try can mend.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Headed, RequestError>> {
+        self.waits.remember(cx);
+        loop {
+            let outcome = match self.poll_step(cx) {
+                Poll::Ready(outcome) => outcome,
+                Poll::Pending => match self.waits.expired() {
+                    Some(wait) => Err(Failed::sent(RequestError::Expired(wait))),
+                    None => return Poll::Pending,
+                },
+            };
+            match self.conclude(outcome) {
+                Ok(Some(headed)) => return Poll::Ready(Ok(headed)),
+                // Another try has begun.
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// How the try ends that is under way.
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if let Step::Dialing(dialing) = &mut self.step {
+            let connected = ready!(dialing.connection.as_mut().poll(cx));
+            let Step::Dialing(Dialing { request, .. }) = mem::replace(&mut self.step, Step::Over) else {
+                return Poll::Pending;
+            };
+            match connected {
+                Ok(connection) => self.send(connection, request),
+                Err(error) => return Poll::Ready(Err(Failed::to_dial(error, request))),
+            }
+        }
+        let Step::Sent(attempt) = &mut self.step else { return Poll::Pending };
+        Poll::Ready(ready!(attempt.poll(cx)).map_err(|error| {
+            let client = self.upload.as_ref().is_some_and(|upload| upload.has_failed());
+            let spare = attempt.spare.take().and_then(|spare| spare.into_request());
+            Failed::to_send(error, client, attempt.connection.reused, spare)
+        }))
+    }
+
     /// An endpoint that may be sent to. While another request tries one that is half-open, this one goes elsewhere
     /// where it can.
     fn pick(&self, head: &Parts) -> Result<Picked, RequestError> {
@@ -186,148 +200,146 @@ impl Exchange {
         }
     }
 
-    /// Tries until there is an answer or no other try may be made.
-    async fn go_on(mut self, mut picked: Picked, mut request: Request<Sending>) -> Response<Body> {
-        loop {
-            let begun = if self.attempts.number() == 0 { self.started } else { Instant::now() };
-            let opened = Opened::begin(picked, begun);
-            let (opened, outcome) = match self.connect(&opened.member).await {
-                Ok(connection) => {
-                    let mut attempt = self.attempt(opened, connection, request, Instant::now());
-                    let outcome = (&mut attempt).await;
-                    self.end(attempt, outcome)
-                }
-                Err(error) => (opened, Err(Failed::to_dial(error, request))),
-            };
-            match self.conclude(opened, outcome) {
-                ControlFlow::Break(response) => return response,
-                ControlFlow::Continue(next) => (picked, request) = next,
+    /// Begins a try: over an idle connection at once, or over a new one.
+    fn begin(&mut self, picked: Picked, request: Request<RequestBody>, begun: Instant) {
+        let opened = Opened::begin(picked, begun);
+        let member = &opened.member;
+        let (address, limit) = (member.address(), self.target.upstream.config.timeouts.connect);
+        // An endpoint that is tried again had an idle connection die; its others are as old.
+        let again = self.attempts.tried().contains(&member.slot());
+        let careful = !repeatable(request.method(), !request.body().is_empty());
+        let idle = if again { None } else { self.peer.worker.pool.take(address, begun, careful) };
+        self.opened = Some(opened);
+        match idle {
+            Some(connection) => self.send(connection, request),
+            None => {
+                let connection = Box::pin(client::dial(address, limit));
+                self.step = Step::Dialing(Dialing { request, connection });
             }
         }
     }
 
-    /// An idle connection, or a new one.
-    async fn connect(&self, member: &Member) -> Result<Connection<Sending>, DialError> {
-        let (address, limit) = (member.address(), self.target.upstream.config.timeouts.connect);
-        // An endpoint that is tried again had an idle connection die; its others are as old.
-        let again = self.attempts.tried().contains(&member.slot());
-        match if again { None } else { self.visitor.worker.pool.take(address) } {
-            Some(connection) => Ok(connection),
-            None => client::dial(address, limit).await,
-        }
-    }
-
-    /// Sends over a connection. The time for the answer counts from `now`.
-    fn attempt(
-        &self,
-        mut opened: Opened,
-        connection: Connection<Sending>,
-        mut request: Request<Sending>,
-        now: Instant,
-    ) -> Attempt {
+    fn send(&mut self, connection: Connection<RequestBody>, mut request: Request<RequestBody>) {
         if self.nameless
+            && let Some(opened) = &self.opened
             && let Ok(host) = HeaderValue::from_str(&opened.member.address().to_string())
         {
             request.headers_mut().insert(header::HOST, host);
         }
-        opened.switched = self.upgrading.then(|| connection.switched());
-        let limit = self.timeouts.over(&self.target.upstream.config.timeouts).response;
-        let kept = &self.visitor.kept;
-        let timer = kept.timer(now.into(), limit, self.upload.clone());
-        Attempt::send(opened, connection, request, timer, kept)
+        let again = connection.reused && repeatable(request.method(), !request.body().is_empty());
+        let spare = again.then(|| self.peer.worker.spares.copy(&request));
+        self.waits.sent(&connection.meter);
+        self.step = Step::Sent(Attempt::send(connection, request, spare, self.upgrading));
     }
 
-    fn end(&self, attempt: Attempt, outcome: Result<Response<Incoming>, Failed>) -> (Opened, Outcome) {
-        let Attempt { opened, connection, timer, spare, .. } = attempt;
-        self.visitor.kept.keep(timer, spare);
-        (opened, outcome.map(|response| (response, connection)))
+    /// Judges how a try ended. None: another one has begun.
+    fn conclude(&mut self, outcome: Outcome) -> Result<Option<Headed>, RequestError> {
+        let outcome = outcome.and_then(|response| verdict::accept(response, self.upgrading));
+        let step = mem::replace(&mut self.step, Step::Over);
+        let Some(mut opened) = self.opened.take() else { return Ok(None) };
+        let (at, good) = self.learn(&mut opened, &outcome);
+        match (outcome, step) {
+            (Ok(response), Step::Sent(attempt)) => Ok(Some(Headed { response, attempt, opened, at, good })),
+            // There is no answer without a try.
+            (Ok(_), _) => Ok(None),
+            (Err(failed), step) => {
+                drop(step);
+                self.next(opened, failed).map(|()| None)
+            }
+        }
     }
 
-    /// Makes of the outcome of a try the answer for the client, or the next try.
-    fn conclude(&mut self, mut opened: Opened, outcome: Outcome) -> ControlFlow<Response<Body>, Next> {
-        let at = self.learn(&mut opened, &outcome);
-        let response = match outcome {
-            Ok((response, connection)) => self.pass_on(response, connection, opened),
-            Err(failed) => match self.next(opened.end(), failed) {
-                Ok(next) => return ControlFlow::Continue(next),
-                Err(failure) => Err(failure),
-            },
-        };
-        ControlFlow::Break(self.answered(response, at))
-    }
-
-    /// The endpoint's statistics and its upstream's health learn of a try that ended just now.
-    fn learn(&self, opened: &mut Opened, outcome: &Outcome) -> Instant {
+    /// The endpoint's statistics and its upstream's health learn of a try that ended just now. Says when, and whether
+    /// it speaks for the endpoint.
+    fn learn(&self, opened: &mut Opened, outcome: &Outcome) -> (Instant, bool) {
         let Opened { member, begun, trial, .. } = opened;
         let at = Instant::now();
-        let success = match outcome {
-            Ok((response, _)) => Some(!response.status().is_server_error()),
-            Err(failed) => failed.endpoint_failed().then_some(false),
-        };
-        if let Some(success) = success {
+        if let Some(success) = verdict::success(outcome) {
             member.stats().record(at, at.saturating_duration_since(*begun), success);
         }
-        if let Some(evidence) = evidence(outcome) {
-            let upstream = &self.target.upstream;
-            upstream.report(member, evidence, trial.take());
-            upstream.metrics.learned(self.visitor.worker.index, evidence);
+        let evidence = verdict::evidence(outcome);
+        if let Some(evidence) = evidence {
+            self.target.upstream.metrics.learned(self.peer.worker.index, evidence);
+            // That an endpoint answers well is known at the end of the answer, but who waits for a trial waits no
+            // longer than for the head.
+            if evidence != Evidence::Answered || trial.is_some() {
+                self.target.evidence.send(member.address(), member.stats(), evidence, trial.take());
+            }
         }
-        at
+        (at, evidence == Some(Evidence::Answered))
     }
 
-    /// The next try after one that failed, or why there is none.
-    fn next(&mut self, member: Arc<Member>, failed: Failed) -> Result<Next, RequestError> {
-        let Failed { failure, again, stale } = failed;
+    /// Begins another try after one that failed, or says why there is none.
+    fn next(&mut self, opened: Opened, failed: Failed) -> Result<(), RequestError> {
+        self.waits.unsent();
+        let Failed { error, progress, again } = failed;
+        let member = opened.member.clone();
+        drop(opened);
         let more = self.attempts.failed(member.slot(), member);
-        let Some(request) = again.filter(|_| more) else { return Err(failure) };
+        let Some(request) = again.filter(|_| more) else { return Err(error) };
         let (head, body) = request.into_parts();
         match self.pick(&head) {
-            Ok(picked) if stale || !self.attempts.tried().contains(&picked.0.slot()) => {
-                self.target.upstream.metrics.retried(self.visitor.worker.index);
-                Ok((picked, Request::from_parts(head, body)))
+            Ok(picked)
+                if progress == Progress::Stale || !self.attempts.tried().contains(&picked.0.slot()) =>
+            {
+                self.target.upstream.metrics.retried(self.peer.worker.index);
+                self.begin(picked, Request::from_parts(head, body), Instant::now());
+                Ok(())
             }
             // Nobody else is there: the first failure says more.
-            _ => Err(failure),
+            _ => Err(error),
         }
     }
 
     /// Hands the answer on; its body goes by itself.
-    fn pass_on(
-        &self,
-        mut response: Response<Incoming>,
-        connection: Connection<Sending>,
-        opened: Opened,
-    ) -> Result<Response<Body>, RequestError> {
-        let Opened { member, in_flight, switched, .. } = opened;
-        let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if switching && !self.upgrading {
-            return Err(RequestError::BadAnswer("switches protocols unasked".into()));
+    pub(super) fn answer(self, headed: Headed) -> Response<ReplyBody> {
+        let Self { peer, target, link, mut record, waits, upload, .. } = self;
+        let Headed { mut response, attempt, opened, at, good } = headed;
+        let Attempt { connection, spare, switched, .. } = attempt;
+        let interim = connection.interim();
+        if interim > 0 {
+            target.upstream.metrics.interim(peer.worker.index, interim);
         }
+        if let Some(spare) = spare {
+            peer.worker.spares.keep(spare);
+        }
+        let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         forward::response(response.headers_mut(), switching);
         *response.version_mut() = Version::HTTP_11;
-        Ok(response.map(|incoming| match switched {
+        record.answered(response.status().as_u16(), at);
+        let Opened { member, in_flight, .. } = opened;
+        response.map(|incoming| match switched {
             Some(switched) if switching => {
-                self.link.take_over(tunnel(switched, in_flight));
-                Body::Empty
+                record.ended();
+                link.take_over(tunnel(switched, in_flight));
+                ReplyBody::Empty
             }
             _ => {
-                let pool = self.visitor.worker.pool.clone();
-                let (address, keep) = (member.address(), self.target.upstream.config.pool);
-                Body::passing(incoming, Settle { connection, pool, address, keep, in_flight })
+                let ending = Ending {
+                    connection,
+                    pool: peer.worker.pool.clone(),
+                    address: member.address(),
+                    keep: target.upstream.config.pool,
+                    in_flight,
+                    evidence: target.evidence.clone(),
+                    good,
+                    upload,
+                };
+                ReplyBody::passing(incoming, ending, waits, record)
             }
-        }))
+        })
     }
 
-    /// The answer is there: counts it.
-    fn answered(&self, outcome: Result<Response<Body>, RequestError>, at: Instant) -> Response<Body> {
-        let upstream = &self.target.upstream;
-        let response = outcome.unwrap_or_else(|failure| {
-            tracing::debug!(client = %self.visitor.sender.address, upstream = %upstream.name(),
-                error = %failure, "Request failed");
-            failure.response()
-        });
-        let took = at.saturating_duration_since(self.started);
-        upstream.metrics.answered(self.visitor.worker.index, response.status().as_u16(), took);
+    /// Answers in the endpoint's place.
+    pub(super) fn fail(mut self, error: &RequestError) -> Response<ReplyBody> {
+        if let Some(upload) = &self.upload {
+            upload.cut();
+        }
+        tracing::debug!(client = %self.peer.sender.address, upstream = %self.target.upstream.name(), %error,
+            "Request failed");
+        let response = error.response();
+        self.record.answered(response.status().as_u16(), Instant::now());
+        self.record.ended();
         response
     }
 }

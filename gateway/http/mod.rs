@@ -3,15 +3,18 @@
 //! `service` is the path, step by step. Everything that can go wrong on it becomes a status in `respond`.
 
 mod attempt;
-mod body;
 mod exchange;
 mod forward;
-mod kept;
+mod reply;
 mod respond;
 mod route;
 mod service;
+mod spare;
 mod tunnel;
+mod upload;
+mod verdict;
+mod waits;
 mod worker;
 
-pub use respond::RequestError;
+use respond::RequestError;
 pub use worker::run_worker;

@@ -15,7 +15,11 @@
 //! | `connect-timeout` | 504 | no connection within `timeouts.connect` |
 //! | `upstream-reset` | 502 | the connection ended before the head of the answer |
 //! | `bad-upstream-answer` | 502 | what the endpoint sent is no answer to this request |
-//! | `response-timeout` | 504 | no head of an answer within `timeouts.response` |
+//! | `response-timeout` | 504 | no head of an answer within `timeouts.response_ms` after the request was sent |
+//! | `upstream-write-timeout` | 504 | the endpoint took nothing of the request for `timeouts.write_ms` |
+//! | `request-timeout` | 504 | the whole took longer than `timeouts.request_ms` |
+//! | `answer-head-too-large` | 502 | the head of the answer has over 100 lines, or is too long |
+//! | `request-body-timeout` | 408 | nothing of the body of the request came for `body_timeout_ms` |
 //! | `request-aborted` | 400 | the body of the request did not come as announced |
 //! | `shutting-down` | 503 | the gateway is shutting down |
 //! | `connect-not-supported` | 501 | the method is CONNECT |
@@ -33,14 +37,14 @@
 
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
-use super::body::Body;
-use crate::{catalog::FindError, client::DialError, selector::PickError, server::Refusal};
+use super::{reply::ReplyBody, waits::Wait};
+use crate::{catalog::FindError, client::DialError, selector::PickError, server::Refusal, telemetry::Fault};
 
 const REASON: HeaderName = HeaderName::from_static("x-witgate-reason");
 
 /// Why a request got no answer from an endpoint.
 #[derive(Debug, thiserror::Error)]
-pub enum RequestError {
+pub(super) enum RequestError {
     #[error("no route matches this request")]
     NoRoute,
     #[error("no such service")]
@@ -59,10 +63,12 @@ pub enum RequestError {
     Reset(hyper::Error),
     #[error("not an answer: {0}")]
     BadAnswer(String),
-    #[error("no answer in time")]
-    ResponseTimeout,
+    #[error("head of the answer too large")]
+    AnswerHeadTooLarge,
+    #[error("waited too long: {0:?}")]
+    Expired(Wait),
     #[error("request body ended early: {0}")]
-    Aborted(hyper::Error),
+    Aborted(String),
     #[error("request refused: {0}")]
     Refused(#[from] Refusal),
 }
@@ -105,23 +111,62 @@ impl RequestError {
             Self::BadAnswer(_) => {
                 (StatusCode::BAD_GATEWAY, "bad-upstream-answer", "the instance gave no proper answer")
             }
-            Self::ResponseTimeout => {
+            Self::AnswerHeadTooLarge => (
+                StatusCode::BAD_GATEWAY,
+                "answer-head-too-large",
+                "the head of the instance's answer is too large",
+            ),
+            Self::Expired(Wait::Upload) => {
+                (StatusCode::REQUEST_TIMEOUT, "request-body-timeout", "the request's body took too long")
+            }
+            Self::Expired(Wait::Room) => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream-write-timeout",
+                "the instance did not take the request",
+            ),
+            Self::Expired(Wait::Head | Wait::Answer) => {
                 (StatusCode::GATEWAY_TIMEOUT, "response-timeout", "the instance did not answer in time")
+            }
+            Self::Expired(Wait::WholeOfClient | Wait::WholeOfEndpoint) => {
+                (StatusCode::GATEWAY_TIMEOUT, "request-timeout", "the request took too long")
             }
             Self::Aborted(_) => (StatusCode::BAD_REQUEST, "request-aborted", "the request was not complete"),
             Self::Refused(refusal) => refused(*refusal),
         }
     }
 
+    /// Whose failure it is, in one place.
+    pub(super) fn fault(&self) -> Fault {
+        match self {
+            Self::Aborted(_) | Self::Refused(_) | Self::Expired(Wait::Upload | Wait::WholeOfClient) => {
+                Fault::Client
+            }
+            Self::Dial(error) if error.is_own() => Fault::Local,
+            Self::Dial(_)
+            | Self::Reset(_)
+            | Self::BadAnswer(_)
+            | Self::AnswerHeadTooLarge
+            | Self::Expired(Wait::Room | Wait::Head | Wait::Answer | Wait::WholeOfEndpoint) => {
+                Fault::Endpoint
+            }
+            Self::NoRoute
+            | Self::UnknownService
+            | Self::Find(_)
+            | Self::Pick(_)
+            | Self::Drained
+            | Self::NoUpstream => Fault::Local,
+        }
+    }
+
     /// The answer for the client.
-    pub(super) fn response(&self) -> Response<Body> {
+    pub(super) fn response(&self) -> Response<ReplyBody> {
         let (status, reason, text) = self.facts();
-        let mut response = Response::new(Body::text(text));
+        let mut response = Response::new(ReplyBody::Text(text));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(REASON, HeaderValue::from_static(reason));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        if matches!(self, Self::Refused(_)) {
+        if self.fault() == Fault::Client {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -1,75 +1,140 @@
 //! The path of a request, step by step.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    mem,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
 
 use http::request::Parts;
 use hyper::Response;
 
 use super::{
     RequestError,
-    body::Body,
-    exchange::{Answering, Routed},
+    exchange::{Exchange, Routed},
     forward::Sender,
-    kept::Kept,
-    worker::{Lookup, Worker},
+    reply::ReplyBody,
+    worker::{Lookup, Target, Worker},
 };
-use crate::{config, server::Arrival};
+use crate::{
+    config::{self, RouteTimeouts},
+    server::Arrival,
+    telemetry::Record,
+};
 
 /// Whoever is at the other end of one connection.
-pub(super) struct Visitor {
+pub(super) struct Peer {
     pub worker: Rc<Worker>,
     pub listener: Arc<config::Listener>,
     pub sender: Sender,
-    pub kept: Kept,
 }
 
-impl Visitor {
-    pub(super) fn new(worker: Rc<Worker>, listener: Arc<config::Listener>, peer: SocketAddr) -> Self {
-        let sender = Sender::new(peer, &listener.trusted_proxies);
-        Self { worker, listener, sender, kept: Kept::default() }
+impl Peer {
+    pub(super) fn new(worker: Rc<Worker>, listener: Arc<config::Listener>, address: SocketAddr) -> Self {
+        let sender = Sender::new(address, &listener.trusted_proxies);
+        Self { worker, listener, sender }
     }
 }
+
+/// Resolves to the answer for the client. Dropping it ends the request wherever it is.
+///
+/// The server moves it about before it is polled, and moving costs: so it is one pointer.
+pub(super) enum Call {
+    /// There was nothing to wait for.
+    Known(Box<Response<ReplyBody>>),
+    /// Waits for the first list of a service that no request has named here before.
+    Finding(Finding),
+    Going(Box<Exchange>),
+    /// Has been handed out.
+    Over,
+}
+
+type Finding = Pin<Box<dyn Future<Output = (Box<Routed>, Result<Rc<Target>, RequestError>)>>>;
 
 /// Answers a request: with what an endpoint says, or with why none does.
 ///
 /// What can be done without waiting is done before this returns.
-pub(super) fn answer(visitor: &Rc<Visitor>, arrival: Arrival) -> Answering {
-    let started = Instant::now();
+pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
+    let record = Record::new(Instant::now(), peer.worker.unrouted.clone());
     let Arrival { request, link } = arrival;
     // The check has been made: the server refuses what could be understood in two ways.
     let (head, body) = match request {
         Ok(request) => request.into_parts(),
-        Err(refusal) => return Answering::Known(unrouted(visitor, started, &refusal.into())),
+        Err(refusal) => return unrouted(peer, record, &refusal.into()),
     };
     // What is large is not handed through a result: it would be copied.
-    let (found, strip, timeouts) = match route(visitor, &head) {
+    let (found, strip, timeouts) = match route(peer, &head) {
         Ok(found) => found,
-        Err(failure) => return Answering::Known(unrouted(visitor, started, &failure)),
+        Err(error) => return unrouted(peer, record, &error),
     };
-    let routed = Routed { visitor: visitor.clone(), link, started, strip, timeouts, head, body };
+    let routed = Routed { peer: peer.clone(), link, strip, timeouts, record, head, body };
     match found {
-        Lookup::Known(target) => routed.send(target),
-        Lookup::New(search) => Answering::Long(Box::pin(async move {
-            match routed.visitor.worker.find(search).await {
-                Ok(target) => routed.send(target).await,
-                Err(failure) => unrouted(&routed.visitor, started, &failure),
-            }
-        })),
+        Lookup::Known(target) => Call::begin(routed, target),
+        Lookup::New(search) => {
+            let (worker, routed) = (peer.worker.clone(), Box::new(routed));
+            Call::Finding(Box::pin(async move { (routed, worker.find(search).await) }))
+        }
     }
 }
 
-/// Where a request goes, how many bytes of its path are not forwarded, and the route's own times.
-fn route(visitor: &Visitor, head: &Parts) -> Result<(Lookup, usize, config::RouteTimeouts), RequestError> {
-    let routes = visitor.worker.routes();
-    let route = routes.find(&visitor.listener.name, head).ok_or(RequestError::NoRoute)?;
-    Ok((visitor.worker.target(route.goal, head)?, route.strip, route.timeouts))
+/// Where a request goes, how many bytes of its path are not forwarded, and what the route says of times.
+fn route(peer: &Peer, head: &Parts) -> Result<(Lookup, usize, RouteTimeouts), RequestError> {
+    let routes = peer.worker.routes();
+    let route = routes.find(&peer.listener.name, head).ok_or(RequestError::NoRoute)?;
+    Ok((peer.worker.target(route.goal, head)?, route.strip, route.timeouts))
 }
 
 /// The answer to a request that leads to no upstream.
-fn unrouted(visitor: &Visitor, started: Instant, failure: &RequestError) -> Response<Body> {
-    tracing::debug!(client = %visitor.sender.address, error = %failure, "Request failed");
-    let response = failure.response();
-    let Worker { index, metrics, .. } = &*visitor.worker;
-    metrics.unrouted.answered(*index, response.status().as_u16(), started.elapsed());
-    response
+fn unrouted(peer: &Peer, mut record: Record, error: &RequestError) -> Call {
+    tracing::debug!(client = %peer.sender.address, %error, "Request failed");
+    let response = error.response();
+    record.answered(response.status().as_u16(), Instant::now());
+    record.ended();
+    Call::Known(Box::new(response))
+}
+
+impl Call {
+    fn begin(routed: Routed, target: Rc<Target>) -> Self {
+        match routed.send(target) {
+            Ok(exchange) => Self::Going(exchange),
+            Err(response) => Self::Known(Box::new(response)),
+        }
+    }
+}
+
+impl Future for Call {
+    type Output = Response<ReplyBody>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<ReplyBody>> {
+        let call = self.get_mut();
+        if let Self::Finding(finding) = call {
+            let (routed, found) = ready!(finding.as_mut().poll(cx));
+            *call = match found {
+                Ok(target) => Self::begin(*routed, target),
+                Err(error) => {
+                    let Routed { peer, record, .. } = *routed;
+                    unrouted(&peer, record, &error)
+                }
+            };
+        }
+        if let Self::Going(exchange) = call {
+            let headed = ready!(exchange.poll(cx));
+            if let Self::Going(exchange) = mem::replace(call, Self::Over) {
+                return Poll::Ready(match headed {
+                    Ok(headed) => exchange.answer(headed),
+                    Err(error) => exchange.fail(&error),
+                });
+            }
+        }
+        match mem::replace(call, Self::Over) {
+            Self::Known(response) => Poll::Ready(*response),
+            // Nobody asks twice.
+            _ => Poll::Pending,
+        }
+    }
 }

@@ -1,6 +1,13 @@
 //! What one worker knows: its routes, its views of upstreams, its idle connections.
 
-use std::{cell::RefCell, collections::HashMap, io, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::request::Parts;
 use rustc_hash::FxHashMap;
@@ -11,17 +18,20 @@ use tokio::{
 
 use super::{
     RequestError,
-    body::Sending,
     route::{self, Goal, Routes},
-    service::{self, Visitor},
+    service::{self, Peer},
+    spare::Spares,
+    upload::RequestBody,
+    waits::{Unused, Waits},
 };
 use crate::{
-    catalog::{Catalog, Table, Upstream},
+    catalog::{Catalog, EvidenceSender, Table, Upstream},
     client::Pool,
     config::ByName,
+    net::Watch,
     selector::{View, WorkerSelectors},
     server::{self, Listening, Shutdown},
-    telemetry::ProcessMetrics,
+    telemetry::{Account, ProcessMetrics},
     upstream::UpstreamName,
 };
 
@@ -32,6 +42,10 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub(super) struct Target {
     pub upstream: Arc<Upstream>,
     pub view: Rc<View>,
+    /// Where its requests are counted.
+    pub account: Rc<Account>,
+    /// The way for what they learn of endpoints.
+    pub evidence: Rc<EvidenceSender>,
 }
 
 /// Where a request goes.
@@ -49,8 +63,12 @@ pub(super) struct Search {
 /// What one worker knows. Never leaves its thread.
 pub(super) struct Worker {
     pub index: usize,
-    pub pool: Rc<Pool<Sending>>,
-    pub metrics: Arc<ProcessMetrics>,
+    pub pool: Rc<Pool<RequestBody>>,
+    pub spares: Spares,
+    /// Where requests are counted that reach no upstream.
+    pub unrouted: Rc<Account>,
+    watch: Rc<Watch>,
+    unused_waits: Rc<Unused>,
     catalog: Catalog,
     selectors: Rc<WorkerSelectors>,
     routes: RefCell<Rc<Routes<Rc<Target>>>>,
@@ -75,18 +93,23 @@ pub async fn run_worker(
     shutdown: Shutdown,
 ) -> io::Result<()> {
     let tables = catalog.tables();
-    let worker = Rc::new(Worker::new(index, catalog, metrics));
+    let worker = Rc::new(Worker::new(index, catalog, &metrics));
     worker.install(&worker.catalog.table()).await;
     let following = tokio::task::spawn_local(follow(worker.clone(), tables));
     let answers = |listening: &Listening| {
         let (worker, listener) = (worker.clone(), listening.settings.clone());
         move |link: &server::Link| {
-            let visitor = Rc::new(Visitor::new(worker.clone(), listener.clone(), link.peer));
-            move |arrival| service::answer(&visitor, arrival)
+            let peer = Rc::new(Peer::new(worker.clone(), listener.clone(), link.peer));
+            move |arrival| service::answer(&peer, arrival)
         }
     };
+    let watching = tokio::task::spawn_local({
+        let watch = worker.watch.clone();
+        async move { watch.run().await }
+    });
     let served = server::serve(listenings, answers, shutdown).await;
     following.abort();
+    watching.abort();
     served
 }
 
@@ -112,11 +135,14 @@ async fn follow(worker: Rc<Worker>, mut tables: watch::Receiver<Arc<Table>>) {
 }
 
 impl Worker {
-    fn new(index: usize, catalog: Catalog, metrics: Arc<ProcessMetrics>) -> Self {
+    fn new(index: usize, catalog: Catalog, metrics: &ProcessMetrics) -> Self {
         Self {
             index,
             pool: Pool::new(),
-            metrics,
+            spares: Spares::default(),
+            unrouted: Rc::new(Account { metrics: metrics.unrouted.clone(), worker: index }),
+            watch: Rc::default(),
+            unused_waits: Rc::default(),
             catalog,
             selectors: Rc::default(),
             routes: RefCell::new(Rc::new(Routes::empty())),
@@ -124,6 +150,11 @@ impl Worker {
             found: RefCell::default(),
             found_one: Notify::new(),
         }
+    }
+
+    /// The waits of a request that began then.
+    pub(super) fn waits(&self, began: Instant) -> Waits {
+        self.unused_waits.take(&self.watch, began)
     }
 
     /// The routes as they are now; a request keeps them while it needs them.
@@ -202,7 +233,9 @@ impl Worker {
             self.selectors.clone(),
             progress,
         );
-        Rc::new(Target { upstream, view })
+        let account = Rc::new(Account { metrics: upstream.metrics.clone(), worker: self.index });
+        let evidence = Rc::new(upstream.evidence());
+        Rc::new(Target { upstream, view, account, evidence })
     }
 
     /// Drops what the catalog has dropped or replaced.

@@ -10,5 +10,5 @@ mod watch;
 
 pub use meter::Meter;
 pub use socket::keep_alive;
-pub use stream::Stream;
+pub use stream::{Sight, Stream};
 pub use watch::{Place, Standstill, Watch, Watched};

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
+    net::Shutdown,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -23,7 +24,7 @@ const SMALL: usize = 1024;
 
 /// A stream that sends short messages in one piece, leaves longer ones where they are, and counts both ways.
 pub struct Stream {
-    socket: TcpStream,
+    socket: Rc<TcpStream>,
     meter: Rc<Meter>,
     /// Where pieces are put together.
     piece: Vec<u8>,
@@ -33,7 +34,12 @@ pub struct Stream {
 
 impl Stream {
     pub fn new(socket: TcpStream) -> Self {
-        Self { socket, meter: Rc::default(), piece: Vec::new(), hidden: false }
+        Self { socket: Rc::new(socket), meter: Rc::default(), piece: Vec::new(), hidden: false }
+    }
+
+    /// What tells of the socket while the stream is elsewhere.
+    pub fn sight(&self) -> Sight {
+        Sight(self.socket.clone())
     }
 
     pub fn meter(&self) -> &Rc<Meter> {
@@ -42,36 +48,26 @@ impl Stream {
 
     /// Has closing reset the connection, so that the peer cannot take what it has got for whole.
     pub fn reset_on_close(&self) -> io::Result<()> {
-        socket2::SockRef::from(&self.socket).set_linger(Some(std::time::Duration::ZERO))
+        socket2::SockRef::from(&*self.socket).set_linger(Some(std::time::Duration::ZERO))
     }
 
     /// Ready as soon as the peer has closed its sending side or reset the connection, also when bytes that it sent
     /// before are still unread. Reads nothing.
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if ready!(self.socket.poll_read_ready(cx)).is_err() || self.is_closed() {
+            if ready!(self.socket.poll_read_ready(cx)).is_err() || shows(&self.socket, PollFlags::RDHUP) {
                 return Poll::Ready(());
             }
             // There are bytes, and nothing else. The runtime wakes for what comes next only when it believes that
             // there is nothing now.
             self.hidden = true;
-            let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-            let _ = self.socket.try_io(Interest::READABLE, nothing);
-        }
-    }
-
-    /// Asks the kernel, without waiting.
-    fn is_closed(&self) -> bool {
-        let mut asked = [PollFd::new(&self.socket, PollFlags::RDHUP)];
-        match poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
-            Ok(_) => asked[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR),
-            Err(_) => false,
+            forget(&self.socket, Interest::READABLE);
         }
     }
 
     /// Reads what the runtime may not know of.
     fn read_hidden(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match recv(&self.socket, buf.initialize_unfilled(), RecvFlags::DONTWAIT) {
+        match recv(&*self.socket, buf.initialize_unfilled(), RecvFlags::DONTWAIT) {
             Ok((_, len)) => {
                 buf.advance(len);
                 Poll::Ready(Ok(()))
@@ -102,7 +98,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         if !self.hidden || self.read_hidden(buf)?.is_pending() {
-            ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+            ready!(read(&self.socket, cx, buf))?;
         }
         self.meter.count_read(buf.filled().len() - before);
         Poll::Ready(Ok(()))
@@ -110,8 +106,8 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let wrote = Pin::new(&mut self.socket).poll_write(cx, buf);
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let wrote = write(&self.socket, cx, buf.len(), |socket| socket.try_write(buf));
         self.count(wrote)
     }
 
@@ -121,11 +117,15 @@ impl AsyncWrite for Stream {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let Self { socket, piece, .. } = &mut *self;
-        let socket = Pin::new(socket);
+        let whole = bufs.iter().map(|buf| buf.len()).sum();
         let wrote = match bufs {
-            [buf] => socket.poll_write(cx, buf),
-            _ if together(bufs, piece) => socket.poll_write(cx, piece),
-            _ => socket.poll_write_vectored(cx, bufs),
+            [buf] => write(socket, cx, whole, |socket| socket.try_write(buf)),
+            _ if whole <= SMALL => {
+                piece.clear();
+                bufs.iter().for_each(|buf| piece.extend_from_slice(buf));
+                write(socket, cx, whole, |socket| socket.try_write(piece))
+            }
+            _ => write(socket, cx, whole, |socket| socket.try_write_vectored(bufs)),
         };
         self.count(wrote)
     }
@@ -134,23 +134,77 @@ impl AsyncWrite for Stream {
         true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(socket2::SockRef::from(&*self.socket).shutdown(Shutdown::Write))
     }
 }
 
-/// Puts pieces together unless they are too long for that.
-fn together(bufs: &[IoSlice<'_>], piece: &mut Vec<u8>) -> bool {
-    if bufs.iter().map(|buf| buf.len()).sum::<usize>() > SMALL {
-        return false;
+/// What a socket shows of itself while its stream is in other hands.
+pub struct Sight(Rc<TcpStream>);
+
+impl Sight {
+    /// Whether the peer has closed, or has sent what nobody waits for. Asks the kernel, without waiting.
+    pub fn stirs(&self) -> bool {
+        shows(&self.0, PollFlags::RDHUP | PollFlags::IN)
     }
-    piece.clear();
-    bufs.iter().for_each(|buf| piece.extend_from_slice(buf));
-    true
+}
+
+/// Whether any of these, or an end, is to be seen on the socket now.
+fn shows(socket: &TcpStream, what: PollFlags) -> bool {
+    let mut asked = [PollFd::new(socket, what)];
+    match poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+        Ok(_) => asked[0].revents().intersects(what | PollFlags::HUP | PollFlags::ERR),
+        Err(_) => false,
+    }
+}
+
+/// Has the runtime believe that the socket is not ready until the kernel says so again.
+fn forget(socket: &TcpStream, what: Interest) {
+    let _ = socket.try_io(what, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+}
+
+fn read(socket: &TcpStream, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    let room = buf.remaining();
+    loop {
+        ready!(socket.poll_read_ready(cx))?;
+        match socket.try_read_buf(buf) {
+            Ok(len) => {
+                // Less than there was room for: the kernel has no more, and need not be asked once more to say so.
+                // Nothing is lost, since what comes now is told to this thread later.
+                if 0 < len && len < room {
+                    forget(socket, Interest::READABLE);
+                }
+                return Poll::Ready(Ok(()));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
+}
+
+fn write(
+    socket: &TcpStream,
+    cx: &mut Context<'_>,
+    whole: usize,
+    once: impl Fn(&TcpStream) -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(socket.poll_write_ready(cx))?;
+        match once(socket) {
+            Ok(len) => {
+                if 0 < len && len < whole {
+                    forget(socket, Interest::WRITABLE);
+                }
+                return Poll::Ready(Ok(len));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -226,13 +280,40 @@ mod tests {
         reading.await.unwrap();
     }
 
-    #[test]
-    fn pieces_are_put_together_in_order_while_they_are_short() {
-        let (head, body) = ([1; SMALL - 2], [2; 2]);
-        let mut piece = vec![7; 3];
-        assert!(together(&[IoSlice::new(&head), IoSlice::new(&body)], &mut piece));
-        assert_eq!(piece, [&head[..], &body[..]].concat());
-        assert!(!together(&[IoSlice::new(&head), IoSlice::new(&[3; 3])], &mut piece));
-        assert!(together(&[], &mut piece) && piece.is_empty());
+    #[tokio::test]
+    async fn pieces_arrive_in_order_short_or_long() {
+        for lengths in [[1, 2, 3], [SMALL, 1, 0], [100_000, 70_000, 1]] {
+            let (mut peer, mut stream) = pair().await;
+            let pieces: Vec<Vec<u8>> = (1..).zip(lengths).map(|(byte, len)| vec![byte; len]).collect();
+            let whole = pieces.concat();
+            let reading = async {
+                let mut got = vec![0; whole.len()];
+                peer.read_exact(&mut got).await.unwrap();
+                got
+            };
+            let writing = async {
+                let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+                let mut left = &mut slices[..];
+                while !left.is_empty() {
+                    let len = stream.write_vectored(left).await.unwrap();
+                    IoSlice::advance_slices(&mut left, len);
+                }
+            };
+            assert!(tokio::join!(reading, writing).0 == whole);
+            assert_eq!(stream.meter().written(), whole.len() as u64);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_in_other_hands_shows_what_stirs() {
+        let (mut peer, stream) = pair().await;
+        let sight = stream.sight();
+        assert!(!sight.stirs());
+        peer.write_all(b"x").await.unwrap();
+        assert!(sight.stirs());
+        let (peer, stream) = pair().await;
+        let sight = stream.sight();
+        drop(peer);
+        assert!(sight.stirs());
     }
 }

@@ -5,7 +5,11 @@ use std::{
     time::Duration,
 };
 
+use super::Fault;
 use crate::upstream::Evidence;
+
+/// Whose fault it was that a request did not come to its end, as it is counted.
+pub const FAULTS: [&str; 3] = ["client", "endpoint", "gateway"];
 
 /// The failures of tries, by kind, as they are counted.
 pub const FAILURES: [&str; 4] = ["connect", "timeout", "reset", "gateway-error"];
@@ -40,6 +44,9 @@ struct WorkerCounters {
     /// 1xx to 5xx.
     statuses: [AtomicU64; 5],
     retries: AtomicU64,
+    interim: AtomicU64,
+    /// As in [`FAULTS`].
+    cut: [AtomicU64; FAULTS.len()],
     /// As in [`FAILURES`].
     failures: [AtomicU64; FAILURES.len()],
     /// How many answers took at most as long as each bound, and longer than the one before.
@@ -65,6 +72,21 @@ impl UpstreamMetrics {
         add(&self.workers[worker].retries, 1);
     }
 
+    /// A request did not come to the end of its answer.
+    pub fn cut(&self, worker: usize, fault: Fault) {
+        let index = match fault {
+            Fault::Client => 0,
+            Fault::Endpoint => 1,
+            Fault::Local => 2,
+        };
+        add(&self.workers[worker].cut[index], 1);
+    }
+
+    /// An endpoint sent so many interim answers, which were dropped.
+    pub fn interim(&self, worker: usize, answers: u64) {
+        add(&self.workers[worker].interim, answers);
+    }
+
     /// A try told something of an endpoint. Counts failures; a success costs nothing.
     pub fn learned(&self, worker: usize, evidence: Evidence) {
         let kind = match evidence {
@@ -84,7 +106,9 @@ impl UpstreamMetrics {
             collect(&mut counts.statuses, &worker.statuses);
             collect(&mut counts.latencies.buckets, &worker.buckets);
             collect(&mut counts.failures, &worker.failures);
+            collect(&mut counts.cut, &worker.cut);
             counts.retries += worker.retries.load(Relaxed);
+            counts.interim += worker.interim.load(Relaxed);
             counts.latencies.sum += Duration::from_nanos(worker.nanoseconds.load(Relaxed));
         }
         counts
@@ -97,6 +121,9 @@ pub struct UpstreamCounts {
     /// 1xx to 5xx.
     pub statuses: [u64; 5],
     pub retries: u64,
+    pub interim: u64,
+    /// Requests that did not come to their end, as in [`FAULTS`].
+    pub cut: [u64; FAULTS.len()],
     /// Failed tries, as in [`FAILURES`].
     pub failures: [u64; FAILURES.len()],
     pub latencies: Latencies,

@@ -19,9 +19,11 @@ pub mod log;
 pub mod names;
 mod process;
 mod readiness;
+mod record;
 pub mod text;
 
-pub use counters::{FAILURES, Latencies, UpstreamCounts, UpstreamMetrics};
+pub use counters::{FAILURES, FAULTS, Latencies, UpstreamCounts, UpstreamMetrics};
 pub use exposition::{Exposition, Family, Format, Value};
 pub use process::{Connection, ListenerCounters, ListenerCounts, ProcessMetrics, Reload};
 pub use readiness::Readiness;
+pub use record::{Account, Fault, Record};

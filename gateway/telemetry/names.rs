@@ -35,6 +35,10 @@ metrics! {
         "Tries on another endpoint after one failed";
     FAILURES = Counter "witgate_endpoint_failures_total" ["upstream", "kind"]
         "Tries that an endpoint failed, by kind";
+    CUT = Counter "witgate_requests_cut_total" ["upstream", "fault"]
+        "Requests that did not come to the end of their answer, by whose fault that was";
+    INTERIM = Counter "witgate_interim_answers_total" ["upstream"]
+        "Interim answers (1xx) of endpoints, which are dropped";
     UNROUTED = Counter "witgate_unrouted_requests_total" ["code"]
         "Answers to requests that reached no upstream, by class of status";
 

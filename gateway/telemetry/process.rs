@@ -14,7 +14,7 @@ use super::UpstreamMetrics;
 #[derive(Debug)]
 pub struct ProcessMetrics {
     /// Requests that reached no upstream: no route, no such service, malformed.
-    pub unrouted: UpstreamMetrics,
+    pub unrouted: Arc<UpstreamMetrics>,
     reloads: [AtomicU64; Reload::ALL.len()],
     /// Locked to add a listener and to scrape, never for a connection.
     listeners: Mutex<BTreeMap<Arc<str>, Arc<ListenerCounters>>>,
@@ -23,7 +23,7 @@ pub struct ProcessMetrics {
 impl ProcessMetrics {
     pub fn new(workers: usize) -> Self {
         Self {
-            unrouted: UpstreamMetrics::new(workers),
+            unrouted: Arc::new(UpstreamMetrics::new(workers)),
             reloads: Default::default(),
             listeners: Mutex::default(),
         }

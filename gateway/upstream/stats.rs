@@ -15,6 +15,9 @@ use std::{
 /// The time constant of the averages, as in go-zero's `p2c_ewma`.
 const DECAY: Duration = Duration::from_secs(10);
 
+/// What a failure counts as, in time.
+const FAILURE: Duration = Duration::from_secs(5);
+
 /// Statistics of one endpoint.
 #[derive(Debug)]
 pub struct Stats {
@@ -88,8 +91,11 @@ impl Stats {
 
     /// Takes in the outcome of one request: how long the head of the answer took, and whether it was a success.
     ///
-    /// The averages decay as in go-zero: `w = exp(-Δt / 10 s)`, the first sample counts whole.
+    /// The averages decay as in go-zero: `w = exp(-Δt / 10 s)`, the first sample counts whole. A failure counts as a
+    /// slow answer, or an endpoint that fails at once would draw the requests of all others (as Linkerd's load
+    /// biaser has it).
     pub fn record(&self, now: Instant, took: Duration, ok: bool) {
+        let took = if ok { took } else { took.max(FAILURE) };
         let at = self.since_epoch(now);
         let last = self.last_sample.swap(at, Relaxed);
         let keep = match last {
@@ -109,6 +115,11 @@ impl Stats {
             self.consecutive_failures.fetch_add(1, Relaxed);
             self.failures.fetch_add(1, Relaxed);
         }
+    }
+
+    /// What had been recorded as a success was none after all: its answer broke off.
+    pub fn worsen(&self, now: Instant) {
+        self.record(now, FAILURE, false);
     }
 
     /// Whether the owner thinks ill of the endpoint because of a request.
@@ -201,6 +212,13 @@ impl Default for Stats {
 /// A request on its way. Dropping it says that the request is over, however it ended.
 #[derive(Debug)]
 pub struct InFlight(Arc<Stats>);
+
+impl InFlight {
+    /// The statistics of the endpoint that it is sent to.
+    pub fn stats(&self) -> &Stats {
+        &self.0
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {

@@ -1,0 +1,82 @@
+//! Connections to endpoints.
+
+use std::{future::poll_fn, io, net::SocketAddr, rc::Rc, time::Duration};
+
+use hyper::{
+    body::{Body, Bytes},
+    client::conn::http1::{self, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
+
+use super::{
+    DialError, connect,
+    outgoing::{Outgoing, Shared},
+};
+use crate::net::{Meter, Sight, Stream};
+
+/// A connection that can take a request. A task of its own drives it until it closes, which it does when this is
+/// dropped.
+pub struct Connection<B> {
+    pub sender: SendRequest<B>,
+    /// What goes through it.
+    pub meter: Rc<Meter>,
+    /// Whether it has carried a request before: then it may have died unnoticed.
+    pub reused: bool,
+    sight: Sight,
+    shared: Rc<Shared>,
+}
+
+impl<B> Connection<B> {
+    /// Says that a request is about to be sent.
+    pub fn begin(&self) {
+        self.shared.expecting.set(true);
+    }
+
+    /// The stream, once the endpoint has switched protocols. Fails when the connection ends before that. To be asked
+    /// for before the request is sent.
+    pub fn switched(&self) -> oneshot::Receiver<(Stream, Bytes)> {
+        let (sender, receiver) = oneshot::channel();
+        self.shared.switched.replace(Some(sender));
+        receiver
+    }
+
+    /// How many interim answers came since this was asked last.
+    pub fn interim(&self) -> u64 {
+        self.shared.interim.take()
+    }
+
+    /// Looks once more whether an idle connection is still one: the endpoint may have closed it a moment ago. A call
+    /// into the kernel.
+    pub(super) fn is_stale(&self) -> bool {
+        self.sight.stirs()
+    }
+}
+
+/// Connects, for HTTP. Must be called where `spawn_local` works.
+pub async fn dial<B>(address: SocketAddr, limit: Duration) -> Result<Connection<B>, DialError>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let stream = Stream::new(connect(address, limit).await?);
+    let (meter, sight, shared) = (stream.meter().clone(), stream.sight(), Rc::<Shared>::default());
+    let (sender, mut driver) = http1::Builder::new()
+        .handshake(TokioIo::new(Outgoing::new(stream, shared.clone())))
+        .await
+        .map_err(|error| DialError::Failed { address, error: io::Error::other(error) })?;
+    let switching = shared.clone();
+    tokio::task::spawn_local(async move {
+        match poll_fn(|cx| driver.poll_without_shutdown(cx)).await {
+            Ok(()) => {
+                if let Some(switched) = switching.switched.take() {
+                    let parts = driver.into_parts();
+                    // Nobody waits for it any more: it closes.
+                    let _ = switched.send((parts.io.into_inner().into_inner(), parts.read_buf));
+                }
+            }
+            Err(error) => tracing::debug!(endpoint = %address, %error, "Connection ended"),
+        }
+    });
+    Ok(Connection { sender, meter, reused: false, sight, shared })
+}

@@ -1,0 +1,222 @@
+//! The answer on its way to the client, and the second verdict: what becomes known when it has ended.
+
+use std::{
+    error::Error,
+    fmt,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+
+use super::{
+    upload::{Course, RequestBody},
+    waits::{Wait, Waits},
+};
+use crate::{
+    catalog::EvidenceSender,
+    client::{Connection, Pool},
+    config,
+    telemetry::{Fault, Record},
+    upstream::{Evidence, InFlight},
+};
+
+/// How long the rest of a request is taken in after the whole answer to it: the endpoint wanted no more of it.
+const REST: Duration = Duration::from_secs(3);
+
+/// A body for a client.
+pub(super) enum ReplyBody {
+    Empty,
+    Text(&'static str),
+    Passing(Box<Passing>),
+}
+
+/// The body of an endpoint's answer, until its end.
+pub(super) struct Passing {
+    incoming: Incoming,
+    ending: Option<Ending>,
+    waits: Waits,
+    record: Record,
+}
+
+/// What is settled at the end of an answer. Dropped before the end it closes the connection. Holds neither the
+/// upstream nor the endpoint: a stream may go on for hours after both are gone.
+pub(super) struct Ending {
+    pub connection: Connection<RequestBody>,
+    pub pool: Rc<Pool<RequestBody>>,
+    pub address: SocketAddr,
+    pub keep: config::Pool,
+    pub in_flight: InFlight,
+    pub evidence: Rc<EvidenceSender>,
+    /// Whether the verdict at the head was good: then so is that at the end of a whole answer.
+    pub good: bool,
+    /// Of the request's body, if it has one.
+    pub upload: Option<Rc<Course>>,
+}
+
+/// Why an answer does not come to its end.
+#[derive(Debug)]
+pub(super) enum ReplyError {
+    Broken(hyper::Error),
+    Expired(Wait),
+}
+
+impl fmt::Display for ReplyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broken(error) => write!(f, "the answer broke off: {error}"),
+            Self::Expired(wait) => write!(f, "the answer took too long: waited for {wait:?}"),
+        }
+    }
+}
+
+impl Error for ReplyError {}
+
+impl ReplyBody {
+    /// The body of an answer whose head has been judged.
+    pub(super) fn passing(incoming: Incoming, ending: Ending, waits: Waits, mut record: Record) -> Self {
+        if incoming.is_end_stream() {
+            ending.settle();
+            record.ended();
+            return Self::Empty;
+        }
+        waits.answering();
+        Self::Passing(Box::new(Passing { incoming, ending: Some(ending), waits, record }))
+    }
+}
+
+impl Ending {
+    /// The answer is complete: the request is over, and its connection is free for the next.
+    fn settle(self) {
+        let Self { mut connection, pool, address, keep, in_flight, evidence, good, upload } = self;
+        if good {
+            evidence.send(address, in_flight.stats(), Evidence::Answered, None);
+        }
+        drop(in_flight);
+        if connection.sender.is_ready() {
+            pool.put(address, connection, Instant::now(), keep.max_idle, keep.idle_timeout);
+        } else if !connection.sender.is_closed() {
+            // The endpoint answered before it had the whole request: the rest is still being sent.
+            tokio::task::spawn_local(async move {
+                match tokio::time::timeout(REST, connection.sender.ready()).await {
+                    Ok(Ok(())) => {
+                        pool.put(address, connection, Instant::now(), keep.max_idle, keep.idle_timeout);
+                    }
+                    Ok(Err(_)) => {}
+                    Err(_) => {
+                        if let Some(upload) = upload {
+                            upload.cut();
+                        }
+                    }
+                }
+            });
+        }
+    }
+
+    /// The answer has broken off. The verdict at the head becomes worse if that was the endpoint's fault.
+    fn break_off(self, fault: Fault, evidence: Evidence) {
+        if fault == Fault::Endpoint {
+            let stats = self.in_flight.stats();
+            stats.worsen(Instant::now());
+            self.evidence.send(self.address, stats, evidence, None);
+        }
+        if let Some(upload) = &self.upload {
+            upload.cut();
+        }
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        // The client has gone.
+        if let Some(Ending { upload: Some(upload), .. }) = &self.ending {
+            upload.cut();
+        }
+    }
+}
+
+impl Passing {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            if let Some(wait) = self.waits.expired() {
+                let fault = match wait {
+                    Wait::Upload | Wait::WholeOfClient => Fault::Client,
+                    Wait::Room | Wait::Head | Wait::Answer | Wait::WholeOfEndpoint => Fault::Endpoint,
+                };
+                self.break_off(fault, Evidence::TimedOut);
+                return Poll::Ready(Some(Err(ReplyError::Expired(wait))));
+            }
+            self.waits.answer_wanted(true);
+            self.waits.remember(cx);
+            return Poll::Pending;
+        };
+        self.waits.answer_wanted(false);
+        match frame {
+            Some(Err(error)) => {
+                let upload = self.ending.as_ref().and_then(|ending| ending.upload.as_ref());
+                // What the client broke, breaks the connection and with it the answer.
+                let failed = upload.is_some_and(|upload| upload.has_failed());
+                self.break_off(if failed { Fault::Client } else { Fault::Endpoint }, Evidence::Broke);
+                Poll::Ready(Some(Err(ReplyError::Broken(error))))
+            }
+            frame => {
+                if frame.is_none() || self.incoming.is_end_stream() {
+                    self.end();
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(ReplyError::Broken)))
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        self.record.ended();
+        if let Some(ending) = self.ending.take() {
+            ending.settle();
+        }
+    }
+
+    fn break_off(&mut self, fault: Fault, evidence: Evidence) {
+        self.record.cut(fault);
+        if let Some(ending) = self.ending.take() {
+            ending.break_off(fault, evidence);
+        }
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = ReplyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            body @ Self::Text(_) => match std::mem::replace(body, Self::Empty) {
+                Self::Text(text) => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))),
+                _ => Poll::Ready(None),
+            },
+            Self::Passing(passing) => Poll::Ready(ready!(passing.poll_frame(cx))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Text(_) => false,
+            Self::Passing(passing) => passing.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Text(text) => SizeHint::with_exact(text.len() as u64),
+            Self::Passing(passing) => passing.incoming.size_hint(),
+        }
+    }
+}

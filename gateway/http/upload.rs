@@ -1,0 +1,134 @@
+//! The body of a request on its way to an endpoint. Frames are handed on as they come; a slow endpoint slows the
+//! client.
+
+use std::{
+    cell::{Cell, RefCell},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+
+use super::waits::{Upload, UploadWaits, Waits};
+
+/// A body for an endpoint.
+pub(super) enum RequestBody {
+    Empty,
+    Live(Live),
+}
+
+pub(super) struct Live {
+    incoming: Incoming,
+    waits: UploadWaits,
+    course: Rc<Course>,
+}
+
+/// How a body fares, as its request wants to know it after the body has gone its own way.
+#[derive(Default)]
+pub(super) struct Course {
+    state: Cell<State>,
+    waker: RefCell<Option<Waker>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum State {
+    #[default]
+    Going,
+    Over,
+    /// The client went away in the middle, or sent what is no body.
+    Failed,
+    /// Nobody waits for the rest.
+    Cut,
+}
+
+/// Why a body did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UploadError {
+    #[error(transparent)]
+    Client(hyper::Error),
+    #[error("the rest is not wanted any more")]
+    Cut,
+}
+
+impl RequestBody {
+    /// The body, and how it fares if there is one.
+    pub(super) fn new(incoming: Incoming, waits: &Waits) -> (Self, Option<Rc<Course>>) {
+        if incoming.is_end_stream() {
+            return (Self::Empty, None);
+        }
+        let course = Rc::<Course>::default();
+        (Self::Live(Live { incoming, waits: waits.upload(), course: course.clone() }), Some(course))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+}
+
+impl Course {
+    pub(super) fn has_failed(&self) -> bool {
+        self.state.get() == State::Failed
+    }
+
+    /// Ends it where it is: the connection that it is sent over breaks.
+    pub(super) fn cut(&self) {
+        if self.state.get() == State::Going {
+            self.state.set(State::Cut);
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl Live {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let Self { incoming, waits, course } = self;
+        if course.state.get() == State::Cut {
+            return Poll::Ready(Some(Err(UploadError::Cut)));
+        }
+        let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
+            waits.set(Upload::Wanted);
+            course.waker.replace(Some(cx.waker().clone()));
+            return Poll::Pending;
+        };
+        let state = match &frame {
+            Some(Ok(_)) if !incoming.is_end_stream() => State::Going,
+            Some(Err(_)) => State::Failed,
+            _ => State::Over,
+        };
+        course.state.set(state);
+        waits.set(if state == State::Going { Upload::Moving } else { Upload::Over });
+        Poll::Ready(frame.map(|frame| frame.map_err(UploadError::Client)))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Live(live) => Poll::Ready(ready!(live.poll_frame(cx))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Live(live) => live.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Live(live) => live.incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! What one request waits for, and how long it may.
+//!
+//! The worker's watch looks at every request a few times per limit. Whatever has waited too long is told to the
+//! request, which is woken to make of it an answer, or the end of one.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    config,
+    net::{Meter, Place, Standstill, Watch, Watched},
+};
+
+/// What a request can wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// More of the request's body, from the client.
+    Upload,
+    /// The endpoint, to take more of the request.
+    Room,
+    /// The head of the answer; everything is sent.
+    Head,
+    /// More of the answer's body, from the endpoint.
+    Answer,
+    /// The end of it all, while it waited for the client.
+    WholeOfClient,
+    /// The same, while it waited for the endpoint.
+    WholeOfEndpoint,
+}
+
+/// How long a request may wait. None: for ever.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Limits {
+    pub upload: Option<Duration>,
+    pub room: Option<Duration>,
+    pub head: Option<Duration>,
+    pub answer: Option<Duration>,
+    pub whole: Option<Duration>,
+}
+
+impl Limits {
+    pub(super) fn new(listener: &config::Listener, timeouts: &config::Timeouts) -> Self {
+        Self {
+            upload: Some(listener.body_timeout),
+            room: Some(timeouts.write),
+            head: timeouts.response,
+            answer: timeouts.idle,
+            whole: timeouts.request,
+        }
+    }
+
+    fn of(&self, wait: Wait) -> Option<Duration> {
+        match wait {
+            Wait::Upload => self.upload,
+            Wait::Room => self.room,
+            Wait::Head => self.head,
+            Wait::Answer => self.answer,
+            Wait::WholeOfClient | Wait::WholeOfEndpoint => self.whole,
+        }
+    }
+
+    fn shortest(&self) -> Option<Duration> {
+        [self.upload, self.room, self.head, self.answer, self.whole].into_iter().flatten().min()
+    }
+}
+
+/// Where the body of a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Upload {
+    /// There is none, or it is on its way to the endpoint as a whole.
+    #[default]
+    Over,
+    /// The client has sent all that was asked for.
+    Moving,
+    /// More of it is waited for.
+    Wanted,
+}
+
+/// Where the answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Answer {
+    /// Nothing was sent that it could answer.
+    #[default]
+    Unasked,
+    /// Its head is to come.
+    Head,
+    /// The client takes what there is of it.
+    Moving,
+    /// The client waits for more of it.
+    Wanted,
+}
+
+/// The waits of one request. Dropped, they are used for another.
+pub(super) struct Waits {
+    state: Rc<State>,
+    place: Option<Place>,
+    unused: Rc<Unused>,
+}
+
+/// Waits of requests that are over, with their places at the watch, kept by a worker.
+#[derive(Default)]
+pub(super) struct Unused(RefCell<Vec<(Rc<State>, Place)>>);
+
+/// So many are kept: more requests at once are rare.
+const UNUSED_MOST: usize = 1024;
+
+#[derive(Default)]
+struct State {
+    /// Counts the requests that have used this.
+    serial: Cell<u64>,
+    limits: Cell<Limits>,
+    began: Cell<Option<Instant>>,
+    upload: Cell<Upload>,
+    frames: Cell<u64>,
+    answer: Cell<Answer>,
+    /// Of the connection to the endpoint.
+    meter: RefCell<Option<Rc<Meter>>>,
+    expired: Cell<Option<Wait>>,
+    waker: RefCell<Option<Waker>>,
+    standstill: Standstill<(u64, Wait)>,
+}
+
+impl Unused {
+    /// For a request that begins now.
+    pub(super) fn take(self: &Rc<Self>, watch: &Rc<Watch>, began: std::time::Instant) -> Waits {
+        let (state, place) = self.0.borrow_mut().pop().unwrap_or_else(|| {
+            let state = Rc::<State>::default();
+            (state.clone(), watch.enter(state))
+        });
+        state.serial.set(state.serial.get().wrapping_add(1));
+        state.began.set(Some(began.into()));
+        Waits { state, place: Some(place), unused: self.clone() }
+    }
+}
+
+impl Waits {
+    /// These limits count from now on, that of the whole from the beginning.
+    pub(super) fn limit(&self, limits: Limits) {
+        self.state.limits.set(limits);
+        if let Some(place) = &self.place {
+            place.wait(limits.shortest());
+        }
+    }
+
+    /// The request is sent over a connection with this meter.
+    pub(super) fn sent(&self, meter: &Rc<Meter>) {
+        self.state.answer.set(Answer::Head);
+        self.state.meter.replace(Some(meter.clone()));
+    }
+
+    /// It was not, or not with success: what was said of that try does not count any more.
+    pub(super) fn unsent(&self) {
+        self.state.answer.set(Answer::Unasked);
+        self.state.meter.replace(None);
+    }
+
+    /// The head of the answer is there; its body is handed on.
+    pub(super) fn answering(&self) {
+        self.state.answer.set(Answer::Moving);
+    }
+
+    /// More of the answer is waited for, or no longer.
+    pub(super) fn answer_wanted(&self, wanted: bool) {
+        self.state.answer.set(if wanted { Answer::Wanted } else { Answer::Moving });
+    }
+
+    /// What is told to the body of the request, which tells how far it is.
+    pub(super) fn upload(&self) -> UploadWaits {
+        self.state.upload.set(Upload::Moving);
+        UploadWaits { state: self.state.clone(), serial: self.state.serial.get() }
+    }
+
+    /// What has waited too long, if anything.
+    pub(super) fn expired(&self) -> Option<Wait> {
+        self.state.expired.get()
+    }
+
+    /// Remembers whom to wake.
+    pub(super) fn remember(&self, cx: &Context<'_>) {
+        let mut waker = self.state.waker.borrow_mut();
+        match &mut *waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *waker = Some(cx.waker().clone()),
+        }
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        let state = &self.state;
+        state.began.set(None);
+        state.upload.set(Upload::Over);
+        state.unanswered();
+        let mut unused = self.unused.0.borrow_mut();
+        if let Some(place) = self.place.take()
+            && unused.len() < UNUSED_MOST
+        {
+            unused.push((state.clone(), place));
+        }
+    }
+}
+
+/// Through this the body of a request tells how far it is. It may outlive the request: then it tells nobody.
+pub(super) struct UploadWaits {
+    state: Rc<State>,
+    serial: u64,
+}
+
+impl UploadWaits {
+    pub(super) fn set(&self, upload: Upload) {
+        let state = &self.state;
+        if state.serial.get() == self.serial && state.began.get().is_some() {
+            if upload != Upload::Wanted {
+                state.frames.set(state.frames.get().wrapping_add(1));
+            }
+            state.upload.set(upload);
+        }
+    }
+}
+
+impl State {
+    fn unanswered(&self) {
+        self.answer.set(Answer::Unasked);
+        self.frames.set(0);
+        self.expired.set(None);
+        if let Ok(mut meter) = self.meter.try_borrow_mut() {
+            *meter = None;
+        }
+        self.standstill.over();
+    }
+
+    /// What is waited for now, and a count that tells of progress.
+    fn waiting(&self) -> Option<(Wait, u64)> {
+        let meter = self.meter.borrow();
+        let (blocked, read, written) =
+            meter.as_ref().map_or((false, 0, 0), |meter| (meter.is_blocked(), meter.read(), meter.written()));
+        match (self.answer.get(), self.upload.get()) {
+            // How long connecting may take is told to the connection.
+            (Answer::Unasked, _) => None,
+            (Answer::Head, Upload::Wanted) => Some((Wait::Upload, self.frames.get())),
+            (Answer::Head, _) if blocked => Some((Wait::Room, written)),
+            (Answer::Head, Upload::Over) => Some((Wait::Head, 0)),
+            // It has been taken from the client and is on its way to the endpoint.
+            (Answer::Head, Upload::Moving) => Some((Wait::Room, written)),
+            (Answer::Moving, _) => None,
+            (Answer::Wanted, _) => Some((Wait::Answer, read)),
+        }
+    }
+
+    fn is_for_client(&self) -> bool {
+        match self.answer.get() {
+            Answer::Unasked | Answer::Wanted => false,
+            Answer::Head => self.upload.get() == Upload::Wanted,
+            Answer::Moving => true,
+        }
+    }
+
+    fn expire(&self, wait: Wait) -> bool {
+        self.expired.set(Some(wait));
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+        false
+    }
+}
+
+impl Watched for State {
+    fn look(&self, now: Instant) -> bool {
+        let Some(began) = self.began.get() else { return false };
+        if self.expired.get().is_some() {
+            return false;
+        }
+        let limits = self.limits.get();
+        if limits.whole.is_some_and(|limit| now.saturating_duration_since(began) >= limit) {
+            let client = self.is_for_client();
+            return self.expire(if client { Wait::WholeOfClient } else { Wait::WholeOfEndpoint });
+        }
+        let Some((wait, progress)) = self.waiting() else {
+            self.standstill.over();
+            return true;
+        };
+        let lasts = self.standstill.lasts(now, (self.serial.get(), wait), progress);
+        if limits.of(wait).is_some_and(|limit| lasts >= limit) { self.expire(wait) } else { true }
+    }
+}
