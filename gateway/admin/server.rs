@@ -20,7 +20,7 @@ use super::{
     io::Io,
     roster::{Place, Roster},
 };
-use crate::server::AcceptErrors;
+use crate::{net, server::AcceptErrors};
 
 /// How long a client may take to send a request's head, and stay silent between requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -72,6 +72,10 @@ pub(super) async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: im
             () = &mut shutdown => break,
         };
         while connections.try_join_next().is_some() {}
+        if let Err(error) = net::keep_alive(&stream) {
+            tracing::debug!(listener = "admin", client = %peer, %error, "Client was gone before it was served");
+            continue;
+        }
         // Nobody is kept waiting in the kernel's queue, where health could not be told from the rest.
         let Some(place) = roster.enter() else { continue };
         connections.spawn(connection(

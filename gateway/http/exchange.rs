@@ -29,7 +29,7 @@ use crate::{
     config,
     resilience::{Attempts, repeatable},
     selector::{PickError, RequestFacts},
-    server::Link,
+    server::ConnInfo,
     telemetry::Record,
     upstream::{Admission, Evidence, Member, Slot},
 };
@@ -40,7 +40,7 @@ const AVOIDED_MOST: usize = 8;
 /// A request whose route is known.
 pub(super) struct Routed {
     pub peer: Rc<Peer>,
-    pub link: Rc<Link>,
+    pub inbound: Rc<ConnInfo>,
     /// How many bytes of the path are not forwarded.
     pub strip: usize,
     pub timeouts: config::RouteTimeouts,
@@ -53,7 +53,7 @@ pub(super) struct Routed {
 pub(super) struct Exchange {
     peer: Rc<Peer>,
     target: Rc<Target>,
-    link: Rc<Link>,
+    inbound: Rc<ConnInfo>,
     client: IpAddr,
     record: Record,
     waits: Waits,
@@ -93,7 +93,7 @@ impl Routed {
     /// Picks an endpoint, and sends the request if one of its connections is idle; otherwise it is sent once there is
     /// one.
     pub(super) fn send(mut self, target: Rc<Target>) -> Result<Box<Exchange>, Response<ReplyBody>> {
-        let Self { peer, link, strip, timeouts, mut record, body, .. } = self;
+        let Self { peer, inbound, strip, timeouts, mut record, body, .. } = self;
         // Stays where it is: it is large.
         let head = &mut self.head;
         target.upstream.touch(record.started);
@@ -106,7 +106,7 @@ impl Routed {
             attempts: Attempts::new(target.upstream.config.retries),
             peer,
             target,
-            link,
+            inbound,
             record,
             waits,
             upload,
@@ -293,7 +293,7 @@ impl Exchange {
 
     /// Hands the answer on; its body goes by itself.
     pub(super) fn answer(self, headed: Headed) -> Response<ReplyBody> {
-        let Self { peer, target, link, mut record, waits, upload, .. } = self;
+        let Self { peer, target, inbound, mut record, waits, upload, .. } = self;
         let Headed { mut response, attempt, opened, at, good } = headed;
         let Attempt { connection, spare, switched, .. } = attempt;
         let interim = connection.interim();
@@ -311,7 +311,7 @@ impl Exchange {
         response.map(|incoming| match switched {
             Some(switched) if switching => {
                 record.ended();
-                link.take_over(tunnel(switched, in_flight));
+                inbound.take_over(tunnel(switched, in_flight));
                 ReplyBody::Empty
             }
             _ => {

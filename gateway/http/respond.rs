@@ -184,7 +184,7 @@ fn refused(refusal: Refusal) -> (StatusCode, &'static str, &'static str) {
             bad("bad-request-transfer-encoding", "transfer-encoding other than chunked")
         }
         Refusal::BothLengths => bad("bad-request-both-lengths", "both content-length and transfer-encoding"),
-        Refusal::Unvouched => bad("bad-request-framing", "unclear where the request begins"),
+        Refusal::Unclear => bad("bad-request-framing", "unclear where the request begins"),
         Refusal::Connect => {
             (StatusCode::NOT_IMPLEMENTED, "connect-not-supported", "CONNECT is not supported")
         }

@@ -61,7 +61,7 @@ type Finding = Pin<Box<dyn Future<Output = (Box<Routed>, Result<Rc<Target>, Requ
 /// What can be done without waiting is done before this returns.
 pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
     let record = Record::new(Instant::now(), peer.worker.unrouted.clone());
-    let Arrival { request, link } = arrival;
+    let Arrival { request, connection } = arrival;
     // The check has been made: the server refuses what could be understood in two ways.
     let (head, body) = match request {
         Ok(request) => request.into_parts(),
@@ -72,7 +72,7 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
         Ok(found) => found,
         Err(error) => return unrouted(peer, record, &error),
     };
-    let routed = Routed { peer: peer.clone(), link, strip, timeouts, record, head, body };
+    let routed = Routed { peer: peer.clone(), inbound: connection, strip, timeouts, record, head, body };
     match found {
         Lookup::Known(target) => Call::begin(routed, target),
         Lookup::New(search) => {

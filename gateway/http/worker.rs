@@ -95,21 +95,18 @@ pub async fn run_worker(
     let tables = catalog.tables();
     let worker = Rc::new(Worker::new(index, catalog, &metrics));
     worker.install(&worker.catalog.table()).await;
-    let following = tokio::task::spawn_local(follow(worker.clone(), tables));
+    let follower = worker.clone();
+    let follow = move || follow(follower.clone(), tables.clone());
+    let following = tokio::task::spawn_local(server::supervised("tables", follow));
     let answers = |listening: &Listening| {
         let (worker, listener) = (worker.clone(), listening.settings.clone());
-        move |link: &server::Link| {
-            let peer = Rc::new(Peer::new(worker.clone(), listener.clone(), link.peer));
+        move |connection: &Rc<server::ConnInfo>| {
+            let peer = Rc::new(Peer::new(worker.clone(), listener.clone(), connection.peer));
             move |arrival| service::answer(&peer, arrival)
         }
     };
-    let watching = tokio::task::spawn_local({
-        let watch = worker.watch.clone();
-        async move { watch.run().await }
-    });
-    let served = server::serve(listenings, answers, shutdown).await;
+    let served = server::serve(listenings, answers, shutdown, worker.watch.clone()).await;
     following.abort();
-    watching.abort();
     served
 }
 

@@ -65,6 +65,11 @@ impl Stream {
         }
     }
 
+    /// Whether bytes may be there that reading would give at once, and of which nothing wakes.
+    pub fn may_have_bytes(&self) -> bool {
+        self.hidden
+    }
+
     /// Reads what the runtime may not know of.
     fn read_hidden(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match recv(&*self.socket, buf.initialize_unfilled(), RecvFlags::DONTWAIT) {

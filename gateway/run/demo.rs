@@ -6,6 +6,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -99,8 +100,8 @@ fn start_backends(shutdown: &server::Shutdown) -> Result<Vec<(&'static str, Sock
             let shutdown = shutdown.clone();
             async move {
                 let answer = move |_: server::Arrival| std::future::ready(hello(name, address));
-                let answers = |_: &server::Listening| move |_: &server::Link| answer;
-                if let Err(error) = server::serve(vec![listening], answers, shutdown).await {
+                let answers = |_: &server::Listening| move |_: &Rc<server::ConnInfo>| answer;
+                if let Err(error) = server::serve(vec![listening], answers, shutdown, Rc::default()).await {
                     tracing::error!(backend = name, %error, "Sample backend failed");
                 }
             }

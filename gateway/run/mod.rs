@@ -299,6 +299,7 @@ fn start_workers(
 async fn drain(shutdown: config::Shutdown, signals: &mut Signals, closer: &server::Closer, workers: Workers) {
     let config::Shutdown { delay, drain } = shutdown;
     tracing::info!(?delay, ?drain, "Shutting down");
+    closer.leave();
     tokio::select! {
         () = tokio::time::sleep(delay) => {}
         () = signals.stop() => {}

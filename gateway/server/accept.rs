@@ -1,6 +1,6 @@
 //! The accept loop of one listener on one worker.
 
-use std::{future::Future, io, rc::Rc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use hyper::{
     Response,
@@ -8,28 +8,40 @@ use hyper::{
 };
 use tokio::net::TcpStream;
 
-use super::{Arrival, Link, connection, listen::Accepting, roster::Roster};
-use crate::backoff::{Backoff, Lasting};
+use super::{
+    Arrival, ConnInfo,
+    connection::{self, Accepted, Surroundings},
+    listen::Accepting,
+    tasks::Tasks,
+};
+use crate::{
+    backoff::{Backoff, Lasting},
+    net::Stream,
+};
 
 /// Pauses after an error that will not go away by itself, such as no file descriptors being left.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Accepts for ever. Dropping it closes the listener and leaves the connections alone.
-pub(super) async fn accept<A, C, F, B>(listening: Accepting, roster: Rc<Roster>, answers: A)
-where
-    A: Fn(&Link) -> C,
+///
+/// A client is accepted before it has a permit. While it waits for one it is the only one of this worker that does, and
+/// the others are in the kernel's queue.
+pub(super) async fn accept<A, C, F, B>(
+    listening: Rc<Accepting>,
+    surroundings: Rc<Surroundings>,
+    tasks: Rc<Tasks>,
+    answers: Rc<A>,
+) where
+    A: Fn(&Rc<ConnInfo>) -> C,
     C: Fn(Arrival) -> F + 'static,
     F: Future<Output = Response<B>> + Unpin + 'static,
-    B: Body<Data = Bytes> + 'static,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut errors = AcceptErrors::default();
     loop {
-        // The permit comes before accept, so a full gateway leaves new clients in the kernel's queue instead of
-        // closing them. Nobody closes the semaphore.
-        let Ok(permit) = listening.permits.clone().acquire_owned().await else { return };
-        let (stream, peer) = match listening.socket.accept().await {
+        let (socket, peer) = match listening.socket.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 errors.pause_after(&error).await;
@@ -37,25 +49,28 @@ where
             }
         };
         errors.accepted();
-        let link = Rc::new(Link::new(peer, local(&stream, &listening)));
+        let Some(seat) = listening.capacity.enter().await else { return };
         let counted = listening.counters.accepted();
-        let place = roster.enter(&link, &listening.settings);
-        let (answer, max_head) = (answers(&link), listening.settings.max_header_bytes);
-        tokio::task::spawn_local(async move {
-            let _held = (permit, place, counted);
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(client = %peer, %error, "Client was gone before it was served");
-                return;
-            }
-            connection::serve(stream, link, max_head, answer).await;
+        if let Err(error) = connection::prepare(&socket) {
+            tracing::debug!(client = %peer, %error, "Client was gone before it was served");
+            continue;
+        }
+        let local = local(&socket, &listening);
+        let stream = Stream::new(socket);
+        let info = Rc::new(ConnInfo::new(peer, local, stream.meter().clone()));
+        let answer = answers(&info);
+        let accepted = Accepted { stream, info, seat, settings: listening.settings.clone() };
+        let surroundings = surroundings.clone();
+        tasks.spawn(async move {
+            let _counted = counted;
+            connection::run(accepted, surroundings, answer).await;
         });
     }
 }
 
-fn local(stream: &TcpStream, listening: &Accepting) -> std::net::SocketAddr {
-    stream.local_addr().unwrap_or(listening.address)
+fn local(socket: &TcpStream, listening: &Accepting) -> SocketAddr {
+    socket.local_addr().unwrap_or(listening.address)
 }
-
 /// What a listener makes of errors of `accept`: they end no loop, and are no reason to go round at once.
 pub struct AcceptErrors {
     backoff: Backoff,

@@ -22,7 +22,7 @@ pub enum Refusal {
     #[error("missing, repeated or invalid host")]
     Host,
     #[error("the request cannot be told from the one before")]
-    Unvouched,
+    Unclear,
     #[error("CONNECT is not supported")]
     Connect,
     #[error("request head too large")]

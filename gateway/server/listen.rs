@@ -7,8 +7,8 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::Semaphore;
 
+use super::capacity::Capacity;
 use crate::{
     config,
     telemetry::{ListenerCounters, ProcessMetrics},
@@ -46,7 +46,7 @@ pub struct Listening {
     pub address: SocketAddr,
     socket: TcpListener,
     /// Shared by all workers: `max_connections` counts for the listener.
-    permits: Arc<Semaphore>,
+    capacity: Arc<Capacity>,
     counters: Arc<ListenerCounters>,
 }
 
@@ -54,8 +54,8 @@ impl Listening {
     /// The same for the calling worker's runtime.
     pub(super) fn register(self) -> io::Result<Accepting> {
         let socket = tokio::net::TcpListener::from_std(self.socket)?;
-        let Self { settings, address, permits, counters, .. } = self;
-        Ok(Accepting { settings, address, socket, permits, counters })
+        let Self { settings, address, capacity, counters, .. } = self;
+        Ok(Accepting { settings, address, socket, capacity, counters })
     }
 }
 
@@ -64,7 +64,7 @@ pub(super) struct Accepting {
     pub settings: Arc<config::Listener>,
     pub address: SocketAddr,
     pub socket: tokio::net::TcpListener,
-    pub permits: Arc<Semaphore>,
+    pub capacity: Arc<Capacity>,
     pub counters: Arc<ListenerCounters>,
 }
 
@@ -78,13 +78,13 @@ pub fn bind(
 ) -> Result<Vec<Listening>, BindError> {
     let counters = metrics.listener(&settings.name);
     let wanted = settings.address;
-    let permits = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
+    let capacity = Arc::new(Capacity::new(settings.max_connections));
     let address = probe(wanted).map_err(|error| BindError::new(wanted, error))?;
     (0..workers.max(1))
         .map(|_| {
             let socket = open(address).map_err(|error| BindError::new(address, error))?;
-            let (settings, permits, counters) = (settings.clone(), permits.clone(), counters.clone());
-            Ok(Listening { settings, address, socket, permits, counters })
+            let (settings, capacity, counters) = (settings.clone(), capacity.clone(), counters.clone());
+            Ok(Listening { settings, address, socket, capacity, counters })
         })
         .collect()
 }

@@ -1,21 +1,24 @@
-//! Connections in: listen, accept, watch, drain. Takes what answers requests as an argument and never knows it.
-//!
-//! Bytes of a client reach the HTTP parser only through `guard`, which vouches for every request head.
+//! Connections in: listen, accept, stages, drain. Takes what answers requests as an argument and never knows it.
 
 mod accept;
+mod capacity;
 mod connection;
+mod drain;
 mod framing;
-mod guard;
-mod link;
+mod http1;
+mod info;
+mod linger;
 mod listen;
-mod roster;
+mod orders;
 mod shutdown;
+mod tasks;
 mod worker;
 
 pub use accept::AcceptErrors;
-pub use connection::Arrival;
 pub use framing::Refusal;
-pub use link::{Link, Takeover};
+pub use http1::Arrival;
+pub use info::{ConnInfo, Takeover};
 pub use listen::{BindError, Listening, bind};
 pub use shutdown::{Closer, Shutdown, shutdown};
+pub use tasks::supervised;
 pub use worker::{Workers, serve};

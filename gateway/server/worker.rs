@@ -1,14 +1,27 @@
 //! Workers: threads that share nothing on the way of a request.
 
-use std::{future::Future, io, rc::Rc, sync::mpsc, thread, time::Duration};
+use std::{future::Future, io, rc::Rc, sync::mpsc, thread};
 
 use hyper::{
     Response,
     body::{Body, Bytes},
 };
-use tokio::runtime::{self, LocalOptions};
+use tokio::{
+    runtime::{self, LocalOptions},
+    task::JoinSet,
+    time::timeout_at,
+};
 
-use super::{Arrival, Link, Listening, Shutdown, accept::accept, roster::Roster};
+use super::{
+    Arrival, ConnInfo, Listening, Shutdown,
+    accept::accept,
+    connection::Surroundings,
+    drain::Drain,
+    linger::Lingering,
+    orders::Order,
+    tasks::{Tasks, supervised},
+};
+use crate::net::Watch;
 
 /// Threads that each run one future with a runtime of their own.
 pub struct Workers(Vec<thread::JoinHandle<()>>);
@@ -50,7 +63,8 @@ impl Workers {
 }
 
 /// Serves the listeners of one worker until the order to close, and then what is open within the bound given with
-/// it. Must be called where `spawn_local` works, as in `Workers`.
+/// it. Must be called where `spawn_local` works, as in `Workers`. What has waited too long is found by `watch`, which
+/// runs as long as this does.
 ///
 /// `answers` is called once per listener, what it returns once per connection, and what that returns once per request.
 /// Futures of answers are moved about, so they are `Unpin`: small, or in a box.
@@ -60,41 +74,46 @@ pub async fn serve<M, A, C, F, B>(
     listenings: Vec<Listening>,
     answers: M,
     mut shutdown: Shutdown,
+    watch: Rc<Watch>,
 ) -> io::Result<()>
 where
     M: Fn(&Listening) -> A,
-    A: Fn(&Link) -> C + 'static,
+    A: Fn(&Rc<ConnInfo>) -> C + 'static,
     C: Fn(Arrival) -> F + 'static,
     F: Future<Output = Response<B>> + Unpin + 'static,
-    B: Body<Data = Bytes> + 'static,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let roster = Rc::new(Roster::default());
-    let every = tick(&listenings);
-    let mut accepting = Vec::new();
+    let (tasks, drain) = (Rc::<Tasks>::default(), Rc::<Drain>::default());
+    let surroundings =
+        Rc::new(Surroundings { watch: watch.clone(), drain: drain.clone(), lingering: Lingering::default() });
+    // Dropped, they take their tasks with them.
+    let (mut accepting, mut background) = (JoinSet::new(), JoinSet::new());
     for listening in listenings {
-        let answer = answers(&listening);
-        let accepts = accept(listening.register()?, roster.clone(), answer);
-        accepting.push(tokio::task::spawn_local(accepts));
+        let answers = Rc::new(answers(&listening));
+        let listening = Rc::new(listening.register()?);
+        let (surroundings, tasks) = (surroundings.clone(), tasks.clone());
+        let accept = move || accept(listening.clone(), surroundings.clone(), tasks.clone(), answers.clone());
+        accepting.spawn_local(supervised("accept", accept));
     }
-    let watching = tokio::task::spawn_local({
-        let roster = roster.clone();
-        async move { roster.watch(every).await }
-    });
+    background.spawn_local(supervised("watch", move || {
+        let watch = watch.clone();
+        async move { watch.run().await }
+    }));
+    let connections = tasks.clone();
+    background.spawn_local(supervised("connections", move || {
+        let connections = connections.clone();
+        async move { connections.watch().await }
+    }));
+    shutdown.announced().await;
+    drain.order(Order::Leave);
     let deadline = shutdown.ordered().await;
-    roster.finish();
-    for task in accepting {
-        task.abort();
-        let _ = task.await;
+    drain.order(Order::Finish);
+    accepting.shutdown().await;
+    if timeout_at(deadline, tasks.emptied()).await.is_err() {
+        tracing::info!(connections = tasks.len(), "Ending connections that did not finish");
+        drain.order(Order::End);
+        tasks.emptied().await;
     }
-    roster.drain(deadline).await;
-    watching.abort();
     Ok(())
-}
-
-/// How often times are looked at.
-fn tick(listenings: &[Listening]) -> Duration {
-    let times = |l: &Listening| l.settings.header_timeout.min(l.settings.idle_timeout) / 4;
-    let shortest = listenings.iter().map(times).min().unwrap_or(Duration::MAX);
-    shortest.clamp(Duration::from_millis(5), Duration::from_secs(1))
 }

@@ -79,6 +79,77 @@ async fn idle_connections_close_at_once_and_new_ones_are_not_taken() {
 }
 
 #[tokio::test]
+async fn before_it_closes_every_answer_says_that_its_connection_does() {
+    let go_on = Arc::new(Notify::new());
+    let (slow, quick) = (waiting(go_on.clone()).await, Origin::start("quick").await);
+    let mut gateway = Gateway::start(Setup::to(&[&quick]).with(|setup| {
+        setup.upstreams.push((crate::http_harness::upstream("slow"), vec![slow.address]));
+        setup.routes.insert(0, crate::http_harness::route("/slow", "slow"));
+    }));
+    let (mut idle, mut client) = (gateway.client().await, gateway.client().await);
+    assert_eq!(idle.get("/").await.header("connection"), None);
+    client.send("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    until("the request is at the endpoint", || slow.seen().len() == 1).await;
+    gateway.leave();
+    // Each worker hears of it in its own time.
+    let started = Instant::now();
+    let mut closing = 0;
+    while closing < 20 {
+        let mut new = gateway.client().await;
+        match new.get("/").await.header("connection") {
+            Some("close") => {
+                new.closed().await;
+                closing += 1;
+            }
+            _ => closing = 0,
+        }
+        assert!(started.elapsed() < LONG);
+    }
+    go_on.notify_one();
+    assert_eq!(client.answer().await.header("connection"), Some("close"));
+    client.closed().await;
+    // Whoever is idle may still ask.
+    assert_eq!(idle.get("/").await.header("connection"), Some("close"));
+    idle.closed().await;
+    gateway.close(LONG);
+    gateway.ended().await;
+}
+
+#[tokio::test]
+async fn a_head_that_has_begun_is_answered_and_line_ends_are_nothing() {
+    let origin = Origin::start("ok").await;
+    let mut gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut begun = Vec::new();
+    for used in [false, true] {
+        for head in ["\r\n", "GET / HTTP/1.1\r\nho"] {
+            let mut client = gateway.client().await;
+            if used {
+                assert_eq!(client.get("/").await.status, 200);
+            }
+            client.send(head).await;
+            begun.push((client, head.len() > 2));
+        }
+    }
+    until("they are taken", || gateway.open() == 4).await;
+    // What was sent has arrived: other clients that came later are answered.
+    for _ in 0..8 {
+        assert_eq!(gateway.client().await.get("/").await.status, 200);
+    }
+    let started = Instant::now();
+    gateway.close(LONG);
+    for (mut client, is_head) in begun {
+        if is_head {
+            client.send("st: a\r\n\r\n").await;
+            let answer = client.answer().await;
+            assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        }
+        client.closed().await;
+    }
+    gateway.ended().await;
+    assert!(started.elapsed() < LONG / 2);
+}
+
+#[tokio::test]
 async fn draining_ends_with_its_bound() {
     let origin = Origin::replying(|_| Reply::Hang).await;
     let mut gateway = Gateway::start(Setup::to(&[&origin]));
@@ -100,7 +171,7 @@ async fn a_panic_ends_one_connection_and_no_other() {
         let shutdown = shutdown.clone();
         async move {
             let answers = |_: &server::Listening| {
-                |_: &server::Link| {
+                |_: &std::rc::Rc<server::ConnInfo>| {
                     |arrival: Arrival| {
                         let path = arrival.request.unwrap().uri().path().to_owned();
                         assert_ne!(path, "/panic", "as asked");
@@ -108,7 +179,7 @@ async fn a_panic_ends_one_connection_and_no_other() {
                     }
                 }
             };
-            server::serve(sockets, answers, shutdown).await.unwrap();
+            server::serve(sockets, answers, shutdown, std::rc::Rc::default()).await.unwrap();
         }
     })
     .unwrap();

@@ -188,6 +188,16 @@ impl Gateway {
         self.fixed.publish(self.table.clone());
     }
 
+    /// How many connections of clients there are.
+    pub fn open(&self) -> u64 {
+        self.metrics.listeners()[0].open
+    }
+
+    /// Says that the gateway is about to close.
+    pub fn leave(&mut self) {
+        self.closer.as_ref().unwrap().leave();
+    }
+
     /// Gives the order to close.
     pub fn close(&mut self, drain: Duration) {
         self.closer.as_ref().unwrap().close(drain);

@@ -56,6 +56,94 @@ async fn a_client_that_says_nothing_is_let_go() {
 }
 
 #[tokio::test]
+async fn line_ends_before_a_head_are_nothing() {
+    let origin = Origin::start("ok").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| {
+        setup.listener.header_timeout = SHORT;
+        setup.listener.idle_timeout = SHORT;
+    }));
+    for used in [false, true] {
+        for line_ends in ["\r\n", "\r\n\r\n\r\n", "\r"] {
+            let mut client = gateway.client().await;
+            if used {
+                assert_eq!(client.get("/").await.status, 200);
+            }
+            client.send(line_ends).await;
+            client.closed().await;
+        }
+        // Again and again.
+        let mut client = gateway.client().await;
+        if used {
+            client.send("\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            assert_eq!(client.answer().await.status, 200);
+        }
+        let trickle = async {
+            while tokio::io::AsyncWriteExt::write_all(&mut client.stream, b"\r\n").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), trickle).await.expect("the gateway closes");
+    }
+    until("all are gone", || gateway.open() == 0).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_pauses_is_not_idle_and_idling_begins_at_its_end() {
+    let origin = Origin::connected(|mut stream, _, _| async move {
+        crate::support::origin::read_head(&mut stream, &mut Vec::new()).await;
+        for piece in ["HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n", "l", "a", "t", "e"] {
+            tokio::io::AsyncWriteExt::write_all(&mut stream, piece.as_bytes()).await.unwrap();
+            tokio::time::sleep(2 * SHORT).await;
+        }
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| {
+        setup.listener.idle_timeout = SHORT;
+        setup.listener.header_timeout = SHORT;
+    }));
+    let mut client = gateway.client().await;
+    assert_eq!(client.get("/").await.text(), "late");
+    let ended = Instant::now();
+    client.closed().await;
+    assert!(ended.elapsed() >= SHORT / 2, "{:?}", ended.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_ended_and_one_that_reads_slowly_is_not() {
+    let (gone, mut going) = tokio::sync::mpsc::unbounded_channel();
+    let origin = Origin::connected(move |mut stream, _, _| {
+        let gone = gone.clone();
+        async move {
+            crate::support::origin::read_head(&mut stream, &mut Vec::new()).await;
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, head).await.unwrap();
+            while tokio::io::AsyncWriteExt::write_all(&mut stream, &[0; 64 * 1024]).await.is_ok() {}
+            gone.send(()).unwrap();
+        }
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| {
+        setup.listener.write_timeout = SHORT;
+        setup.listener.idle_timeout = SHORT;
+    }));
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let begun = Instant::now();
+    let mut buffer = vec![0; 1 << 20];
+    while begun.elapsed() < 8 * SHORT {
+        let len = tokio::io::AsyncReadExt::read(&mut client.stream, &mut buffer).await.unwrap();
+        assert_ne!(len, 0);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(going.try_recv().is_err());
+    // Now it stops.
+    tokio::time::timeout(crate::support::client::LONG, going.recv()).await.expect("it is ended");
+    until("it is gone", || gateway.open() == 0).await;
+    let member = gateway.upstream("main").reader.snapshot().iter().next().unwrap().clone();
+    assert_eq!((member.stats().in_flight(), member.stats().figures().failures), (0, 0));
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_closed() {
     let origin = Origin::start("ok").await;
     let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.listener.idle_timeout = SHORT));
@@ -112,24 +200,6 @@ async fn more_header_lines_than_a_hundred_are_too_many() {
     assert_eq!(client.answer().await.status, 200);
     client.send(head(100)).await;
     assert_eq!(client.answer().await.reason(), Some("head-too-large"));
-}
-
-#[tokio::test]
-async fn more_clients_than_allowed_wait_their_turn() {
-    let origin = Origin::start("ok").await;
-    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| {
-        setup.listener.max_connections = 1;
-        // A worker that waits for a client has a permit already: with two, the only one may be with the other.
-        setup.workers = 1;
-    }));
-    let mut first = gateway.client().await;
-    assert_eq!(first.get("/").await.status, 200);
-    let mut second = gateway.client().await;
-    second.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
-    let waits = tokio::time::timeout(Duration::from_millis(100), second.try_answer(false)).await;
-    assert!(waits.is_err(), "served beside the first");
-    drop(first);
-    assert_eq!(second.answer().await.status, 200);
 }
 
 #[tokio::test]

@@ -117,6 +117,30 @@ async fn an_endpoint_that_switches_unasked_gives_no_answer() {
 }
 
 #[tokio::test]
+async fn a_tunnel_that_is_silent_both_ways_is_closed() {
+    const SHORT: Duration = Duration::from_millis(300);
+    let origin = echo().await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| {
+        setup.listener.tunnel_idle = SHORT;
+        setup.listener.idle_timeout = SHORT / 4;
+        setup.listener.header_timeout = SHORT / 4;
+    }));
+    let mut client = gateway.client().await;
+    client.send(ASK).await;
+    assert_eq!(client.answer().await.status, 101);
+    assert_eq!(read(&mut client, 2).await, "hi");
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < SHORT * 3 {
+        client.send("a").await;
+        assert_eq!(read(&mut client, 1).await, "a");
+        tokio::time::sleep(SHORT / 10).await;
+    }
+    client.closed().await;
+    let member = gateway.upstream("main").reader.snapshot().iter().next().unwrap().clone();
+    until("the tunnel is closed", || member.stats().in_flight() == 0).await;
+}
+
+#[tokio::test]
 async fn draining_ends_tunnels_at_its_bound() {
     let origin = echo().await;
     let mut gateway = Gateway::start(Setup::to(&[&origin]));
