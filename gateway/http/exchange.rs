@@ -85,8 +85,9 @@ pub(super) struct Headed {
     attempt: Attempt,
     opened: Opened,
     at: Instant,
-    /// The first verdict.
-    good: bool,
+    /// The first verdict, for the endpoint's health and for its statistics.
+    well: bool,
+    success: bool,
 }
 
 impl Routed {
@@ -237,9 +238,12 @@ impl Exchange {
         let outcome = outcome.and_then(|response| verdict::accept(response, self.upgrading));
         let step = mem::replace(&mut self.step, Step::Over);
         let Some(mut opened) = self.opened.take() else { return Ok(None) };
-        let (at, good) = self.learn(&mut opened, &outcome);
+        let at = Instant::now();
+        let (well, success) = self.learn(&mut opened, &outcome, at);
         match (outcome, step) {
-            (Ok(response), Step::Sent(attempt)) => Ok(Some(Headed { response, attempt, opened, at, good })),
+            (Ok(response), Step::Sent(attempt)) => {
+                Ok(Some(Headed { response, attempt, opened, at, well, success }))
+            }
             // There is no answer without a try.
             (Ok(_), _) => Ok(None),
             (Err(failed), step) => {
@@ -249,12 +253,12 @@ impl Exchange {
         }
     }
 
-    /// The endpoint's statistics and its upstream's health learn of a try that ended just now. Says when, and whether
-    /// it speaks for the endpoint.
-    fn learn(&self, opened: &mut Opened, outcome: &Outcome) -> (Instant, bool) {
+    /// The endpoint's statistics and its upstream's health learn of a try that ended just now. Says
+    /// whether the one and the other have only good to remember.
+    fn learn(&self, opened: &mut Opened, outcome: &Outcome, at: Instant) -> (bool, bool) {
         let Opened { member, begun, trial, .. } = opened;
-        let at = Instant::now();
-        if let Some(success) = verdict::success(outcome) {
+        let success = verdict::success(outcome);
+        if let Some(success) = success {
             member.stats().record(at, at.saturating_duration_since(*begun), success);
         }
         let evidence = verdict::evidence(outcome);
@@ -266,7 +270,7 @@ impl Exchange {
                 self.target.evidence.send(member.address(), member.stats(), evidence, trial.take());
             }
         }
-        (at, evidence == Some(Evidence::Answered))
+        (evidence == Some(Evidence::Answered), success == Some(true))
     }
 
     /// Begins another try after one that failed, or says why there is none.
@@ -294,7 +298,7 @@ impl Exchange {
     /// Hands the answer on; its body goes by itself.
     pub(super) fn answer(self, headed: Headed) -> Response<ReplyBody> {
         let Self { peer, target, inbound, mut record, waits, upload, .. } = self;
-        let Headed { mut response, attempt, opened, at, good } = headed;
+        let Headed { mut response, attempt, opened, at, well, success } = headed;
         let Attempt { connection, spare, switched, .. } = attempt;
         let interim = connection.interim();
         if interim > 0 {
@@ -311,6 +315,7 @@ impl Exchange {
         response.map(|incoming| match switched {
             Some(switched) if switching => {
                 record.ended();
+                in_flight.stats().confirm();
                 inbound.take_over(tunnel(switched, in_flight));
                 ReplyBody::Empty
             }
@@ -322,7 +327,8 @@ impl Exchange {
                     keep: target.upstream.config.pool,
                     in_flight,
                     evidence: target.evidence.clone(),
-                    good,
+                    well,
+                    success,
                     upload,
                 };
                 ReplyBody::passing(incoming, ending, waits, record)

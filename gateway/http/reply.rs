@@ -20,7 +20,7 @@ use crate::{
     catalog::EvidenceSender,
     client::{Connection, Pool},
     config,
-    telemetry::{Fault, Record},
+    telemetry::{Account, Fault, Record},
     upstream::{Evidence, InFlight},
 };
 
@@ -51,8 +51,10 @@ pub(super) struct Ending {
     pub keep: config::Pool,
     pub in_flight: InFlight,
     pub evidence: Rc<EvidenceSender>,
-    /// Whether the verdict at the head was good: then so is that at the end of a whole answer.
-    pub good: bool,
+    /// The verdict at the head: for the endpoint's health, and for its statistics. That at the end of a whole answer
+    /// is the same.
+    pub well: bool,
+    pub success: bool,
     /// Of the request's body, if it has one.
     pub upload: Option<Rc<Course>>,
 }
@@ -91,8 +93,11 @@ impl ReplyBody {
 impl Ending {
     /// The answer is complete: the request is over, and its connection is free for the next.
     fn settle(self) {
-        let Self { mut connection, pool, address, keep, in_flight, evidence, good, upload } = self;
-        if good {
+        let Self { mut connection, pool, address, keep, in_flight, evidence, well, success, upload } = self;
+        if success {
+            in_flight.stats().confirm();
+        }
+        if well {
             evidence.send(address, in_flight.stats(), Evidence::Answered, None);
         }
         drop(in_flight);
@@ -181,6 +186,10 @@ impl Passing {
     fn break_off(&mut self, fault: Fault, evidence: Evidence) {
         self.record.cut(fault);
         if let Some(ending) = self.ending.take() {
+            if fault == Fault::Endpoint {
+                let Account { metrics, worker } = &*self.record.account;
+                metrics.learned(*worker, evidence);
+            }
             ending.break_off(fault, evidence);
         }
     }

@@ -107,13 +107,17 @@ impl Stats {
         self.latency.store((latency as u64).max(1), Relaxed);
         let success = f64::from_bits(self.success.load(Relaxed)) * keep + if ok { 1.0 - keep } else { 0.0 };
         self.success.store(success.to_bits(), Relaxed);
-        if ok {
-            if self.consecutive_failures.load(Relaxed) != 0 {
-                self.consecutive_failures.store(0, Relaxed);
-            }
-        } else {
+        if !ok {
             self.consecutive_failures.fetch_add(1, Relaxed);
             self.failures.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// What had been recorded as a success is one, now that its answer has ended: failures before it are not in a row
+    /// with those after it.
+    pub fn confirm(&self) {
+        if self.consecutive_failures.load(Relaxed) != 0 {
+            self.consecutive_failures.store(0, Relaxed);
         }
     }
 
@@ -275,12 +279,31 @@ mod tests {
         stats.record(start, Duration::from_millis(10), true);
         assert_eq!(stats.latency_ns(), 10_000_000);
 
-        stats.record(start + DECAY, Duration::from_millis(20), false);
+        stats.record(start + DECAY, Duration::from_millis(20), true);
         let keep = (-1f64).exp();
         let expected = 10e6 * keep + 20e6 * (1.0 - keep);
         assert!((stats.latency_ns() as f64 - expected).abs() < 1e3, "{}", stats.latency_ns());
+        assert_eq!(stats.success(), 1.0);
+    }
+
+    #[test]
+    fn a_failure_counts_as_a_slow_answer_and_ends_a_row_of_successes() {
+        let stats = Stats::new();
+        let start = Instant::now();
+        stats.record(start, Duration::from_millis(10), true);
+        stats.record(start + DECAY, Duration::from_millis(1), false);
+        let keep = (-1f64).exp();
+        let expected = 10e6 * keep + 5e9 * (1.0 - keep);
+        assert!((stats.latency_ns() as f64 - expected).abs() < 1e3, "{}", stats.latency_ns());
         assert!((stats.success() - keep).abs() < 1e-6);
         assert_eq!(stats.figures().consecutive_failures, 1);
+
+        // An answer whose head is there may still break off, and then it is one more in the row.
+        stats.record(start + DECAY, Duration::from_millis(1), true);
+        stats.worsen(start + DECAY);
+        assert_eq!(stats.figures().consecutive_failures, 2);
+        stats.confirm();
+        assert_eq!(stats.figures().consecutive_failures, 0);
     }
 
     #[test]
