@@ -13,7 +13,7 @@ use super::{
     DialError, connect,
     outgoing::{Outgoing, Shared},
 };
-use crate::net::{Meter, Sight, Stream};
+use crate::net::{self, Meter, Sight, Stream};
 
 /// A connection that can take a request. A task of its own drives it until it closes, which it does when this is
 /// dropped.
@@ -66,7 +66,7 @@ where
         .await
         .map_err(|error| DialError::Failed { address, error: io::Error::other(error) })?;
     let switching = shared.clone();
-    tokio::task::spawn_local(async move {
+    tokio::task::spawn_local(net::guarded("connection to an endpoint", async move {
         match poll_fn(|cx| driver.poll_without_shutdown(cx)).await {
             Ok(()) => {
                 if let Some(switched) = switching.switched.take() {
@@ -77,6 +77,6 @@ where
             }
             Err(error) => tracing::debug!(endpoint = %address, %error, "Connection ended"),
         }
-    });
+    }));
     Ok(Connection { sender, meter, reused: false, sight, shared })
 }

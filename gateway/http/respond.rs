@@ -60,7 +60,7 @@ pub(super) enum RequestError {
     #[error("no connection: {0}")]
     Dial(#[from] DialError),
     #[error("connection ended before the answer: {0}")]
-    Reset(hyper::Error),
+    Reset(String),
     #[error("not an answer: {0}")]
     BadAnswer(String),
     #[error("head of the answer too large")]

@@ -2,7 +2,7 @@
 //! The second is in `reply`, when the answer has ended.
 
 use http::{Request, Response, StatusCode};
-use hyper::{body::Incoming, client::conn::TrySendError};
+use hyper::client::conn::TrySendError;
 
 use super::{RequestError, upload::RequestBody};
 use crate::{client::DialError, telemetry::Fault, upstream::Evidence};
@@ -56,7 +56,11 @@ impl Failed {
             return Self::sent(RequestError::BadAnswer(error.to_string()));
         }
         let progress = if reused { Progress::Stale } else { Progress::Sent };
-        Self { error: RequestError::Reset(error), progress, again: unsent.or(spare).map(Box::new) }
+        Self {
+            error: RequestError::Reset(error.to_string()),
+            progress,
+            again: unsent.or(spare).map(Box::new),
+        }
     }
 
     /// Whether it counts against the endpoint.
@@ -66,7 +70,7 @@ impl Failed {
 }
 
 /// What a try says of the endpoint's health; nothing if its failure was the client's or the gateway's own.
-pub(super) fn evidence(outcome: &Result<Response<Incoming>, Failed>) -> Option<Evidence> {
+pub(super) fn evidence<B>(outcome: &Result<Response<B>, Failed>) -> Option<Evidence> {
     let failed = match outcome {
         Ok(response) if matches!(response.status().as_u16(), 502..=504) => {
             return Some(Evidence::GatewayError);
@@ -83,7 +87,7 @@ pub(super) fn evidence(outcome: &Result<Response<Incoming>, Failed>) -> Option<E
 }
 
 /// Whether the statistics take a try for a success; none: it says nothing of the endpoint.
-pub(super) fn success(outcome: &Result<Response<Incoming>, Failed>) -> Option<bool> {
+pub(super) fn success<B>(outcome: &Result<Response<B>, Failed>) -> Option<bool> {
     match outcome {
         Ok(response) => Some(!response.status().is_server_error()),
         Err(failed) => failed.is_of_endpoint().then_some(false),
@@ -91,9 +95,101 @@ pub(super) fn success(outcome: &Result<Response<Incoming>, Failed>) -> Option<bo
 }
 
 /// An answer is one only if it can be handed on as what it is.
-pub(super) fn accept(response: Response<Incoming>, upgrading: bool) -> Result<Response<Incoming>, Failed> {
+pub(super) fn accept<B>(response: Response<B>, upgrading: bool) -> Result<Response<B>, Failed> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrading {
         return Err(Failed::sent(RequestError::BadAnswer("switches protocols unasked".into())));
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, net::SocketAddr, time::Duration};
+
+    use super::*;
+    use crate::{
+        catalog::FindError, http::waits::Wait, selector::PickError, server::Refusal, upstream::UpstreamName,
+    };
+
+    fn refused(error: io::Error) -> RequestError {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        DialError::Failed { address, error }.into()
+    }
+
+    /// The table of faults, one row for each kind of failure: whose it is, and what health is told.
+    #[test]
+    fn every_failure_is_exactly_ones_and_only_the_endpoints_reaches_it() {
+        let (address, limit) = (SocketAddr::from(([127, 0, 0, 1], 1)), Duration::ZERO);
+        let upstream = || UpstreamName::new("main");
+        let no_descriptors = io::Error::from_raw_os_error(24);
+        let no_ports = io::Error::from_raw_os_error(99);
+        for (error, fault, told) in [
+            (RequestError::NoRoute, Fault::Local, None),
+            (RequestError::UnknownService, Fault::Local, None),
+            (FindError::Closing.into(), Fault::Local, None),
+            (PickError::NoEndpoints(upstream()).into(), Fault::Local, None),
+            (PickError::NothingSuits(upstream()).into(), Fault::Local, None),
+            (RequestError::Drained, Fault::Local, None),
+            (RequestError::NoUpstream, Fault::Local, None),
+            (refused(no_descriptors), Fault::Local, None),
+            (refused(no_ports), Fault::Local, None),
+            (
+                refused(io::ErrorKind::ConnectionRefused.into()),
+                Fault::Endpoint,
+                Some(Evidence::ConnectFailed),
+            ),
+            (DialError::TimedOut { address, limit }.into(), Fault::Endpoint, Some(Evidence::ConnectFailed)),
+            (RequestError::Reset(String::new()), Fault::Endpoint, Some(Evidence::Broke)),
+            (RequestError::BadAnswer(String::new()), Fault::Endpoint, Some(Evidence::Broke)),
+            (RequestError::AnswerHeadTooLarge, Fault::Endpoint, Some(Evidence::Broke)),
+            (RequestError::Expired(Wait::Room), Fault::Endpoint, Some(Evidence::TimedOut)),
+            (RequestError::Expired(Wait::Head), Fault::Endpoint, Some(Evidence::TimedOut)),
+            (RequestError::Expired(Wait::Answer), Fault::Endpoint, Some(Evidence::TimedOut)),
+            (RequestError::Expired(Wait::WholeOfEndpoint), Fault::Endpoint, Some(Evidence::TimedOut)),
+            (RequestError::Expired(Wait::WholeOfClient), Fault::Client, None),
+            (RequestError::Expired(Wait::Upload), Fault::Client, None),
+            (RequestError::Aborted(String::new()), Fault::Client, None),
+            (Refusal::Host.into(), Fault::Client, None),
+        ] {
+            assert_eq!(error.fault(), fault, "{error}");
+            let closes = error.response().headers().get("connection").is_some_and(|value| value == "close");
+            assert_eq!(closes, fault == Fault::Client, "{error}");
+            let outcome = Err::<Response<()>, _>(Failed::sent(error));
+            assert_eq!(evidence(&outcome), told);
+            assert_eq!(success(&outcome), told.map(|_| false));
+        }
+    }
+
+    #[test]
+    fn a_connection_that_had_died_while_it_was_idle_says_nothing() {
+        let error = RequestError::Reset(String::new());
+        let outcome = Err::<Response<()>, _>(Failed { error, progress: Progress::Stale, again: None });
+        assert_eq!((evidence(&outcome), success(&outcome)), (None, None));
+    }
+
+    #[test]
+    fn statuses_speak_for_or_against_the_endpoint() {
+        for (status, told, good) in [
+            (200, Evidence::Answered, true),
+            (404, Evidence::Answered, true),
+            (429, Evidence::Answered, true),
+            (500, Evidence::Answered, false),
+            (501, Evidence::Answered, false),
+            (502, Evidence::GatewayError, false),
+            (503, Evidence::GatewayError, false),
+            (504, Evidence::GatewayError, false),
+            (505, Evidence::Answered, false),
+        ] {
+            let outcome = Ok(Response::builder().status(status).body(()).unwrap());
+            assert_eq!((evidence(&outcome), success(&outcome)), (Some(told), Some(good)), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_switch_of_protocols_has_to_be_asked_for() {
+        let switching = || Response::builder().status(101).body(()).unwrap();
+        assert!(accept(switching(), true).is_ok());
+        let outcome = accept(switching(), false);
+        assert_eq!(evidence(&outcome), Some(Evidence::Broke));
+    }
 }

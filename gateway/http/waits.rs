@@ -196,7 +196,7 @@ impl Drop for Waits {
         let state = &self.state;
         state.began.set(None);
         state.upload.set(Upload::Over);
-        state.unanswered();
+        state.reset();
         let mut unused = self.unused.0.borrow_mut();
         if let Some(place) = self.place.take()
             && unused.len() < UNUSED_MOST
@@ -225,7 +225,7 @@ impl UploadWaits {
 }
 
 impl State {
-    fn unanswered(&self) {
+    fn reset(&self) {
         self.answer.set(Answer::Unasked);
         self.frames.set(0);
         self.expired.set(None);

@@ -6,9 +6,11 @@
 mod meter;
 mod socket;
 mod stream;
+mod task;
 mod watch;
 
 pub use meter::Meter;
 pub use socket::keep_alive;
 pub use stream::{Sight, Stream};
+pub use task::guarded;
 pub use watch::{Place, Standstill, Watch, Watched};
