@@ -33,6 +33,8 @@ pub(super) struct HeadFilter {
     held: Vec<u8>,
     /// How many of the held bytes may go.
     cleared: usize,
+    /// What follows is no body, whatever it is.
+    broken: bool,
 }
 
 /// What became of some bytes: so many mean nothing, those up to another place may go, and then what.
@@ -60,7 +62,14 @@ enum Read {
 
 impl HeadFilter {
     pub(super) fn new(stream: Rc<RefCell<Stream>>, state: Rc<State>, longest_head: usize) -> Self {
-        Self { stream, state, framing: Framing::new(longest_head), held: Vec::new(), cleared: 0 }
+        Self {
+            stream,
+            state,
+            framing: Framing::new(longest_head),
+            held: Vec::new(),
+            cleared: 0,
+            broken: false,
+        }
     }
 
     /// What was read and not handed on.
@@ -132,23 +141,21 @@ impl HeadFilter {
     }
 
     /// Looks again at what is held: there is more of it, or its turn has come.
-    fn examine(&mut self) -> io::Result<()> {
+    fn examine(&mut self) {
         let mut held = std::mem::take(&mut self.held);
         let Validated { skip, pass, end } = self.validate(&held);
         held.drain(..skip);
         self.held = held;
         self.cleared = pass - skip;
-        self.settle(end)
+        self.settle(end);
     }
 
-    fn settle(&mut self, end: End) -> io::Result<()> {
+    fn settle(&mut self, end: End) {
         match end {
-            End::Open => Ok(()),
-            End::Refuse(refusal) => {
-                self.refuse(refusal);
-                Ok(())
-            }
-            End::Broken => Err(io::Error::new(io::ErrorKind::InvalidData, "chunked body not framed as one")),
+            End::Open => {}
+            End::Refuse(refusal) => self.refuse(refusal),
+            // What came before it is good, and has to arrive: a head is answered.
+            End::Broken => self.broken = true,
         }
     }
 
@@ -169,7 +176,7 @@ impl HeadFilter {
         self.held.extend_from_slice(&new[skip + stays..]);
         self.cleared = pass - skip - stays;
         buf.set_filled(before + stays);
-        self.settle(end)?;
+        self.settle(end);
         Poll::Ready(Ok(if stays > 0 { Read::Passed } else { Read::Held }))
     }
 }
@@ -192,10 +199,14 @@ impl AsyncRead for HeadFilter {
                 continue;
             }
             if filter.holds() {
-                filter.examine()?;
+                filter.examine();
                 if filter.cleared > 0 {
                     continue;
                 }
+            }
+            if filter.broken {
+                let text = "chunked body not framed as one";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, text)));
             }
             match ready!(filter.read(cx, buf))? {
                 Read::End | Read::Passed => return Poll::Ready(Ok(())),
