@@ -5,6 +5,7 @@
 
 pub mod backoff;
 pub mod files;
+pub mod syntax;
 pub mod upstream;
 pub mod telemetry;
 pub mod config;

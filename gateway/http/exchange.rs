@@ -28,8 +28,9 @@ use crate::{
     client::{self, Connection},
     config,
     resilience::{Attempts, repeatable},
-    selector::{PickError, RequestFacts},
+    selector::{Altered, PickError, RequestFacts},
     server::ConnInfo,
+    syntax::target::HostAndPath,
     telemetry::Record,
     upstream::{Admission, Evidence, Member, Slot},
 };
@@ -41,6 +42,7 @@ const AVOIDED_MOST: usize = 8;
 pub(super) struct Routed {
     pub peer: Rc<Peer>,
     pub inbound: Rc<ConnInfo>,
+    pub asked: HostAndPath,
     /// How many bytes of the path are not forwarded.
     pub strip: usize,
     pub timeouts: config::RouteTimeouts,
@@ -59,8 +61,9 @@ pub(super) struct Exchange {
     waits: Waits,
     /// Of the request's body, if it has one.
     upload: Option<Rc<Course>>,
-    /// Clients of HTTP/1.0 may name no host; endpoints of 1.1 must be told one.
-    nameless: bool,
+    asked: HostAndPath,
+    /// What the client's head was before it became one for an endpoint, which it is not yet.
+    altered: Option<Altered>,
     upgrading: bool,
     attempts: Attempts<Arc<Member>>,
     /// The try that is under way.
@@ -94,7 +97,7 @@ impl Routed {
     /// Picks an endpoint, and sends the request if one of its connections is idle; otherwise it is sent once there is
     /// one.
     pub(super) fn send(mut self, target: Rc<Target>) -> Result<Box<Exchange>, Response<ReplyBody>> {
-        let Self { peer, inbound, strip, timeouts, mut record, body, .. } = self;
+        let Self { peer, inbound, asked, strip, timeouts, mut record, body, .. } = self;
         // Stays where it is: it is large.
         let head = &mut self.head;
         target.upstream.touch(record.started);
@@ -111,7 +114,8 @@ impl Routed {
             record,
             waits,
             upload,
-            nameless: false,
+            asked,
+            altered: None,
             upgrading: false,
             opened: None,
             step: Step::Over,
@@ -120,9 +124,10 @@ impl Routed {
             Ok(picked) => picked,
             Err(error) => return Err(exchange.fail(&error)),
         };
-        let old = head.version != Version::HTTP_11;
-        exchange.upgrading = forward::request(head, &exchange.peer.sender, strip, exchange.upload.is_some());
-        exchange.nameless = old && !head.headers.contains_key(header::HOST);
+        let has_body = exchange.upload.is_some();
+        let (upgrading, altered) =
+            forward::request(head, &exchange.asked, &exchange.peer.sender, strip, has_body);
+        (exchange.upgrading, exchange.altered) = (upgrading, Some(altered));
         let begun = exchange.record.started;
         exchange.begin(picked, Request::from_parts(self.head, body), begun);
         Ok(exchange)
@@ -173,7 +178,8 @@ impl Exchange {
     /// An endpoint that may be sent to. While another request tries one that is half-open, this one goes elsewhere
     /// where it can.
     fn pick(&self, head: &Parts) -> Result<Picked, RequestError> {
-        let facts = RequestFacts { head, client: self.client };
+        let altered = self.altered.as_ref();
+        let facts = RequestFacts { head, asked: &self.asked, client: self.client, altered };
         let pick = |tried: &[Slot]| self.target.view.pick(&facts, self.attempts.number(), tried);
         let mut member = pick(self.attempts.tried()).map_err(|error| self.not_picked(error))?;
         let mut tried = Vec::new();
@@ -221,7 +227,8 @@ impl Exchange {
     }
 
     fn send(&mut self, connection: Connection<RequestBody>, mut request: Request<RequestBody>) {
-        if self.nameless
+        // Clients of HTTP/1.0 may name no host; endpoints of 1.1 must be told one.
+        if self.asked.authority().is_none()
             && let Some(opened) = &self.opened
             && let Ok(host) = HeaderValue::from_str(&opened.member.address().to_string())
         {
@@ -341,7 +348,8 @@ impl Exchange {
         if let Some(upload) = &self.upload {
             upload.cut();
         }
-        tracing::debug!(client = %self.peer.sender.address, upstream = %self.target.upstream.name(), %error,
+        let (host, path) = (self.asked.host(), self.asked.path());
+        tracing::debug!(client = %self.peer.sender.address, upstream = %self.target.upstream.name(), host, path, %error,
             "Request failed");
         let response = error.response();
         self.record.answered(response.status().as_u16(), Instant::now());

@@ -2,22 +2,25 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Version, header,
-    request::Parts,
-    uri::{PathAndQuery, Uri},
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts, uri::Uri};
 use ipnet::IpNet;
+
+use super::{RequestError, cdn_loop};
+use crate::{
+    selector::Altered,
+    syntax::{list, target::HostAndPath, upgrade},
+};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Headers that concern one connection and not the message. The last is answered here, when the endpoint asks for the
 /// body.
-const HOP_BY_HOP: [HeaderName; 8] = [
+const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     KEEP_ALIVE,
     PROXY_CONNECTION,
@@ -25,11 +28,39 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::TE,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
+    HTTP2_SETTINGS,
     header::EXPECT,
 ];
 /// Places in `HOP_BY_HOP`.
 const CONNECTION: usize = 0;
 const TRANSFER_ENCODING: usize = 5;
+const UPGRADE: usize = 6;
+
+/// What every forwarded request has of us, whatever the client sent.
+static OURS: [HeaderName; 4] = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, cdn_loop::NAME];
+
+/// Whether an endpoint believes that a header with this name is ours, or is about the message itself. A client neither
+/// takes such a header away by naming it in `Connection`, nor sends it as a trailer or under a name that some servers
+/// take for the same.
+fn is_ours(name: &str) -> bool {
+    name.starts_with("x-forwarded-")
+        || matches!(name, "forwarded" | "host" | "content-length" | "cdn-loop")
+        || HOP_BY_HOP.iter().any(|ours| name == ours.as_str())
+}
+
+/// Whether a name is that of a header of ours to a server that makes one byte of all that is neither letter nor digit, as
+/// CGI does: `x_forwarded_for`.
+fn is_disguised(name: &str) -> bool {
+    name.bytes().any(is_odd) && {
+        let plain: String = name.bytes().map(|byte| if is_odd(byte) { '-' } else { byte as char }).collect();
+        is_ours(&plain)
+    }
+}
+
+/// Bytes that are not in the name of any header of ours. Names are in lower case.
+fn is_odd(byte: u8) -> bool {
+    !(byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
 
 /// Who sent a request over a connection, as far as the connection says.
 pub(super) struct Sender {
@@ -78,18 +109,76 @@ fn address(text: &str) -> Option<IpAddr> {
     Some(IpAddr::to_canonical(&address))
 }
 
-/// Makes of a client's head the one for an endpoint. Says whether it asks for another protocol.
-pub(super) fn request(head: &mut Parts, sender: &Sender, strip: usize, has_body: bool) -> bool {
-    aim(head, strip);
+/// Makes of a client's head the one for an endpoint. Says whether it asks for another protocol, and what was altered.
+pub(super) fn request(
+    head: &mut Parts,
+    asked: &HostAndPath,
+    sender: &Sender,
+    strip: usize,
+    has_body: bool,
+) -> (bool, Altered) {
+    let mut altered = Altered::new(&OURS);
+    aim(head, asked, strip);
     let seen = Seen::of(&head.headers);
     let keep = if seen.hop_by_hop != 0 { Kept::of(head, has_body) } else { Kept::default() };
-    remove_hop_by_hop(&mut head.headers, &seen);
+    remove_hop_by_hop(&mut head.headers, &seen, |headers, name| altered.remove(headers, name));
+    if seen.odd {
+        remove(&mut head.headers, is_disguised, &mut altered);
+    }
+    if seen.trailer {
+        announce(&mut head.headers, &mut altered);
+    }
     let upgrading = keep.upgrade.is_some();
     keep.restore(&mut head.headers);
-    forwarded(&mut head.headers, sender, seen.forwarded);
+    // Room for all at once: growing one by one sorts the headers anew each time.
+    head.headers.reserve(4);
+    forwarded(&mut head.headers, asked, sender, seen.forwarded, &mut altered);
+    if seen.cdn_loop {
+        altered.remember(&head.headers, &cdn_loop::NAME);
+    }
+    cdn_loop::visit(&mut head.headers, seen.cdn_loop);
     head.version = Version::HTTP_11;
     head.extensions.clear();
-    upgrading
+    (upgrading, altered)
+}
+
+/// Whether what a client expects can be fulfilled: it is asked for its body by everybody, and nothing else is known
+/// (RFC 9110 10.1.1).
+pub(super) fn expectation(headers: &HeaderMap) -> Result<(), RequestError> {
+    let known = |element: &[u8]| element.eq_ignore_ascii_case(b"100-continue");
+    if headers.contains_key(header::EXPECT) && !list::of(headers, &header::EXPECT).all(known) {
+        return Err(RequestError::Expectation);
+    }
+    Ok(())
+}
+
+/// Whether an answer can be understood: its body is chunked or not coded at all. The name of any other coding goes no
+/// further than this connection, so that nobody after it could decode the body.
+pub(super) fn coding(headers: &HeaderMap) -> Result<(), RequestError> {
+    let mut last = None;
+    for line in headers.get_all(header::TRANSFER_ENCODING) {
+        for coding in list::elements(line.as_bytes()) {
+            if last.is_some() || !coding.eq_ignore_ascii_case(b"chunked") {
+                return Err(RequestError::AnswerCoding);
+            }
+            last = Some(line);
+        }
+    }
+    // The parser looks for it behind the last comma of the last line, and else takes the body for one without an end.
+    let end = headers.get_all(header::TRANSFER_ENCODING).into_iter().next_back();
+    let understood = match (end, last) {
+        (None, _) => true,
+        (Some(end), Some(last)) => {
+            std::ptr::eq(end, last) && end.as_bytes().trim_ascii().last() != Some(&b',')
+        }
+        (Some(_), None) => false,
+    };
+    if understood { Ok(()) } else { Err(RequestError::AnswerCoding) }
+}
+
+/// Whether an endpoint goes on with a protocol that it may have been offered.
+pub(super) fn may_switch(headers: &HeaderMap) -> bool {
+    list::of(headers, &header::UPGRADE).all(upgrade::may_pass)
 }
 
 /// Makes of an endpoint's head the one for the client. `switching` keeps what a 101 needs.
@@ -102,46 +191,38 @@ pub(super) fn response(headers: &mut HeaderMap, switching: bool) {
     if seen.has(TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
     }
-    remove_hop_by_hop(headers, &seen);
+    remove_hop_by_hop(headers, &seen, |headers, name| drop(headers.remove(name)));
     if let Some(upgrade) = upgrade {
         headers.insert(header::UPGRADE, upgrade);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
 }
 
-/// Origin-form without the prefix that is stripped; `Host` names what an absolute form named.
-fn aim(head: &mut Parts, strip: usize) {
-    let authority = head.uri.authority().and_then(|name| HeaderValue::from_str(name.as_str()).ok());
-    if authority.is_none() && strip == 0 {
-        return;
+/// Origin-form, and `Host` names what an absolute form named. The bytes of the client, unless something is stripped.
+fn aim(head: &mut Parts, asked: &HostAndPath, strip: usize) {
+    let absolute = head.uri.authority().is_some();
+    if strip > 0 {
+        head.uri = Uri::from(asked.stripped(strip).unwrap_or_else(|| asked.sent().clone()));
+    } else if absolute {
+        head.uri = Uri::from(asked.sent().clone());
     }
-    let path = match head.uri.path_and_query() {
-        Some(path) if strip == 0 => path.clone(),
-        Some(path) => stripped(path, strip).unwrap_or_else(|| path.clone()),
-        None => PathAndQuery::from_static("/"),
-    };
-    head.uri = Uri::from(path);
-    if let Some(authority) = authority {
-        // A user in front of the host is for nobody.
-        let host = authority.as_bytes().rsplit(|byte| *byte == b'@').next();
-        let host = host.and_then(|host| HeaderValue::from_bytes(host).ok()).unwrap_or(authority.clone());
-        head.headers.insert(header::HOST, host);
+    if absolute && let Some(authority) = asked.authority() {
+        head.headers.insert(header::HOST, authority.clone());
     }
-}
-
-fn stripped(path: &PathAndQuery, strip: usize) -> Option<PathAndQuery> {
-    let rest = path.as_str().get(strip..)?;
-    if rest.starts_with('/') { rest.parse().ok() } else { format!("/{rest}").parse().ok() }
 }
 
 /// What kinds of headers there are, found in one pass: most messages have few of them or none.
 #[derive(Default)]
 struct Seen {
     /// One bit for each of `HOP_BY_HOP`.
-    hop_by_hop: u8,
+    hop_by_hop: u16,
     /// A `Connection` header names others.
     names: bool,
     forwarded: bool,
+    cdn_loop: bool,
+    trailer: bool,
+    /// A name has bytes that hardly any has.
+    odd: bool,
 }
 
 impl Seen {
@@ -158,10 +239,17 @@ impl Seen {
                 "proxy-authorization" => seen.hop_by_hop |= 1 << 3,
                 "te" => seen.hop_by_hop |= 1 << 4,
                 "transfer-encoding" => seen.hop_by_hop |= 1 << TRANSFER_ENCODING,
-                "upgrade" => seen.hop_by_hop |= 1 << 6,
-                "expect" => seen.hop_by_hop |= 1 << 7,
+                "upgrade" => seen.hop_by_hop |= 1 << UPGRADE,
+                "http2-settings" => seen.hop_by_hop |= 1 << 7,
+                "expect" => seen.hop_by_hop |= 1 << 8,
                 "forwarded" => seen.forwarded = true,
-                name => seen.forwarded |= name.starts_with("x-forwarded-"),
+                "cdn-loop" => seen.cdn_loop = true,
+                "trailer" => seen.trailer = true,
+                name => {
+                    seen.forwarded |= name.starts_with("x-forwarded-");
+                    // Folded without a short cut, which lets the compiler look at many bytes at once.
+                    seen.odd |= name.bytes().fold(false, |odd, byte| odd | is_odd(byte));
+                }
             }
         }
         seen
@@ -183,16 +271,11 @@ struct Kept {
 impl Kept {
     fn of(head: &Parts, has_body: bool) -> Self {
         let headers = &head.headers;
-        let upgrade = headers.get(header::UPGRADE).filter(|protocol| {
-            let asked =
-                tokens(headers, header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
-            // An upgrade to HTTP/2 would carry requests past the routes.
-            asked && !has_body && !protocol.as_bytes().to_ascii_lowercase().starts_with(b"h2")
-        });
+        let trailers = |element: &[u8]| list::bare(element).eq_ignore_ascii_case(b"trailers");
         Self {
             chunked: has_body && headers.contains_key(header::TRANSFER_ENCODING),
-            trailers: tokens(headers, header::TE).any(|token| token.eq_ignore_ascii_case("trailers")),
-            upgrade: upgrade.cloned(),
+            trailers: list::of(headers, &header::TE).any(trailers),
+            upgrade: if has_body || head.version != Version::HTTP_11 { None } else { offer(headers) },
         }
     }
 
@@ -211,18 +294,57 @@ impl Kept {
     }
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap, seen: &Seen) {
+/// The protocols that a client offers and an endpoint may choose from. The server holds back what follows such a request,
+/// and reads its offers with the same functions.
+fn offer(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asked =
+        headers.get_all(header::CONNECTION).into_iter().any(|line| upgrade::is_asked(line.as_bytes()));
+    let lines = headers.get_all(header::UPGRADE).into_iter().filter(|_| asked);
+    let protocols: Vec<&[u8]> = lines.flat_map(|line| upgrade::offered(line.as_bytes())).collect();
+    if protocols.is_empty() { None } else { HeaderValue::from_bytes(&protocols.join(&b", "[..])).ok() }
+}
+
+fn remove_hop_by_hop(
+    headers: &mut HeaderMap,
+    seen: &Seen,
+    mut remove: impl FnMut(&mut HeaderMap, &HeaderName),
+) {
     if seen.names {
-        let named: Vec<HeaderName> = tokens(headers, header::CONNECTION)
-            .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
-            // Whoever names these wants to change what the message is, not how it travels.
-            .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH))
+        let named: Vec<HeaderName> = list::of(headers, &header::CONNECTION)
+            .filter_map(|token| HeaderName::from_bytes(token).ok())
+            .filter(|name| !is_ours(name.as_str()))
             .collect();
-        named.iter().for_each(|name| drop(headers.remove(name)));
+        named.iter().for_each(|name| remove(headers, name));
     }
     // Looking for a header that is not there costs as much as removing one.
     for (_, name) in HOP_BY_HOP.iter().enumerate().filter(|(place, _)| seen.has(*place)) {
-        headers.remove(name);
+        remove(headers, name);
+    }
+}
+
+/// Removes the headers whose names are like that.
+fn remove(headers: &mut HeaderMap, is_like_that: impl Fn(&str) -> bool, altered: &mut Altered) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| is_like_that(name.as_str())).cloned().collect();
+    names.iter().for_each(|name| altered.remove(headers, name));
+}
+
+/// `Trailer` without the names of headers that an endpoint must not take from a client: trailers that are not announced
+/// are not sent on.
+fn announce(headers: &mut HeaderMap, altered: &mut Altered) {
+    let unsafe_name = |name: &[u8]| {
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        is_ours(&name) || is_disguised(&name)
+    };
+    if !list::of(headers, &header::TRAILER).any(unsafe_name) {
+        return;
+    }
+    let names = list::of(headers, &header::TRAILER).filter(|name| !unsafe_name(name));
+    let rest = names.collect::<Vec<_>>().join(&b", "[..]);
+    altered.remove(headers, &header::TRAILER);
+    if let Ok(rest) = HeaderValue::from_bytes(&rest)
+        && !rest.is_empty()
+    {
+        headers.insert(header::TRAILER, rest);
     }
 }
 
@@ -231,30 +353,31 @@ fn is_common(line: &HeaderValue) -> bool {
     line.as_bytes().eq_ignore_ascii_case(b"keep-alive") || line.as_bytes().eq_ignore_ascii_case(b"close")
 }
 
-fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(str::trim).filter(|token| !token.is_empty())
-}
-
 /// `X-Forwarded-*`: continued when a trusted proxy began it, begun anew otherwise.
-fn forwarded(headers: &mut HeaderMap, sender: &Sender, seen: bool) {
+fn forwarded(
+    headers: &mut HeaderMap,
+    asked: &HostAndPath,
+    sender: &Sender,
+    seen: bool,
+    altered: &mut Altered,
+) {
+    let claims = |name: &str| name.starts_with("x-forwarded-") || name == header::FORWARDED.as_str();
     if seen && !sender.trusted {
-        let claims =
-            |name: &&HeaderName| name.as_str().starts_with("x-forwarded-") || *name == header::FORWARDED;
-        let claims: Vec<HeaderName> = headers.keys().filter(claims).cloned().collect();
-        claims.iter().for_each(|name| drop(headers.remove(name)));
+        remove(headers, claims, altered);
+    }
+    let seen = seen && sender.trusted;
+    if seen {
+        OURS.iter().take(3).for_each(|name| altered.remember(headers, name));
     }
     let chain = if seen { chain(headers, &sender.text) } else { None };
-    // Room for all three at once: growing one by one sorts the headers anew each time.
-    headers.reserve(3);
     headers.insert(FORWARDED_FOR, chain.unwrap_or_else(|| sender.text.clone()));
     if !seen || !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
     if (!seen || !headers.contains_key(FORWARDED_HOST))
-        && let Some(host) = headers.get(header::HOST).cloned()
+        && let Some(host) = asked.authority()
     {
-        headers.insert(FORWARDED_HOST, host);
+        headers.insert(FORWARDED_HOST, host.clone());
     }
 }
 
@@ -310,6 +433,175 @@ mod tests {
         for (index, name) in HOP_BY_HOP.iter().enumerate() {
             let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("x"))]);
             assert_eq!(Seen::of(&headers).hop_by_hop, 1 << index, "{name}");
+            assert!(is_ours(name.as_str()));
+        }
+    }
+
+    /// The head as it is forwarded, whether it asks for another protocol, and what was altered.
+    fn forwarded(
+        target: &str,
+        lines: &[(&str, &str)],
+        strip: usize,
+        has_body: bool,
+    ) -> (Parts, bool, Altered) {
+        let mut request = http::Request::new(());
+        *request.uri_mut() = target.parse().unwrap();
+        for (name, line) in lines {
+            request.headers_mut().append(name.parse::<HeaderName>().unwrap(), line.parse().unwrap());
+        }
+        let (mut head, ()) = request.into_parts();
+        let asked = HostAndPath::read(&head).unwrap();
+        let (upgrading, altered) =
+            super::request(&mut head, &asked, &sender("9.9.9.9", &[]), strip, has_body);
+        (head, upgrading, altered)
+    }
+
+    #[test]
+    fn the_bytes_of_the_client_go_on_unless_something_is_stripped() {
+        let check = |target: &str, strip: usize, expected: &str, host: &str| {
+            let (head, ..) = forwarded(target, &[("host", "a.test")], strip, false);
+            assert_eq!(
+                (head.uri.to_string().as_str(), head.headers["host"].to_str().unwrap()),
+                (expected, host),
+                "{target}"
+            );
+            assert_eq!(head.headers[FORWARDED_HOST], head.headers["host"]);
+        };
+        check("//a/../%6f%2f?%61", 0, "//a/../%6f%2f?%61", "a.test");
+        check("//x/../%6f%2f?%61", 2, "/%2F?%61", "a.test");
+        check("http://B.test:1", 0, "/", "B.test:1");
+        check("http://B.test?x", 0, "/?x", "B.test");
+        check("http://b.test/%6f//x", 0, "/%6f//x", "b.test");
+        check("http://b.test/%6f//x", 2, "/x", "b.test");
+    }
+
+    #[test]
+    fn offers_are_read_as_lists_and_made_without_a_body_only() {
+        let check = |lines: &[(&str, &str)], expected: Option<&str>| {
+            let (head, upgrading, _) = forwarded("/", lines, 0, false);
+            let upgrade = head.headers.get(header::UPGRADE).map(|value| value.to_str().unwrap());
+            assert_eq!((upgrade, upgrading), (expected, expected.is_some()), "{lines:?}");
+            let (head, upgrading, _) = forwarded("/", lines, 0, true);
+            assert!(!upgrading && !head.headers.contains_key(header::UPGRADE), "{lines:?}");
+        };
+        check(&[("connection", "Upgrade"), ("upgrade", "websocket")], Some("websocket"));
+        check(
+            &[("connection", "x, ,upgrade,"), ("upgrade", ",h2c , WebSocket,, irc/6.9")],
+            Some("WebSocket, irc/6.9"),
+        );
+        check(
+            &[("connection", "x"), ("connection", "upgrade"), ("upgrade", "h2c"), ("upgrade", "websocket")],
+            Some("websocket"),
+        );
+        check(&[("upgrade", "websocket")], None);
+        check(&[("connection", "upgrade"), ("upgrade", "h2c, TLS/1.2, HTTP/2.0")], None);
+        check(
+            &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c"), ("http2-settings", "x")],
+            None,
+        );
+    }
+
+    #[test]
+    fn headers_that_would_stand_for_ours_are_dropped() {
+        let names = [
+            "x_forwarded_for",
+            "x-forwarded_proto",
+            "x_forwarded-host",
+            "x_forwarded_port",
+            "x.forwarded.for",
+            "x~forwarded~for",
+            "cdn_loop",
+            "transfer_encoding",
+            "content_length",
+            "proxy_connection",
+        ];
+        let kept = ["x_user", "x-my_forwarded-for", "forwarded_by", "_", "x_real_ip"];
+        let lines: Vec<(&str, &str)> = names.iter().chain(&kept).map(|name| (*name, "1.2.3.4")).collect();
+        let (head, ..) = forwarded("/", &lines, 0, false);
+        for name in names {
+            assert!(!head.headers.contains_key(name), "{name}");
+        }
+        for name in kept {
+            assert!(head.headers.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_ours_is_not_taken_away_by_a_client() {
+        let lines = [
+            ("host", "a"),
+            ("connection", "cdn-loop, x-forwarded-for, host, Content-Length, x-mine\u{e9}, x-yours"),
+            ("cdn-loop", "other"),
+            ("content-length", "5"),
+            ("x-yours", "1"),
+        ];
+        let (head, ..) = forwarded("/", &lines, 0, true);
+        assert!(head.headers["cdn-loop"].to_str().unwrap().starts_with("other, witgate-"));
+        assert_eq!(head.headers["x-forwarded-for"], "9.9.9.9");
+        assert_eq!(head.headers["content-length"], "5");
+        assert!(!head.headers.contains_key("x-yours"));
+    }
+
+    #[test]
+    fn trailers_that_would_stand_for_ours_are_not_announced() {
+        let trailer = |line: &str| {
+            let (head, ..) = forwarded("/", &[("trailer", line)], 0, true);
+            head.headers.get(header::TRAILER).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(trailer("x-sum").as_deref(), Some("x-sum"));
+        assert_eq!(trailer("X-Sum, ,Expires").as_deref(), Some("X-Sum, ,Expires"));
+        assert_eq!(trailer("x-a,X-Forwarded-For, x_forwarded_host ,x-b").as_deref(), Some("x-a, x-b"));
+        assert_eq!(trailer("content-length"), None);
+    }
+
+    #[test]
+    fn answers_are_chunked_or_not_coded() {
+        let check = |lines: &[&str], understood: bool| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::TRANSFER_ENCODING, line.parse().unwrap());
+            }
+            assert_eq!(coding(&headers).is_ok(), understood, "{lines:?}");
+        };
+        for lines in [&[][..], &["chunked"], &["Chunked "], &[", chunked"], &["", "chunked"]] {
+            check(lines, true);
+        }
+        for lines in [
+            &["gzip, chunked"][..],
+            &["gzip"],
+            &["identity"],
+            &["chunked, gzip"],
+            &["chunked, chunked"],
+            &["chunked", "chunked"],
+            &["gzip", "chunked"],
+            &["chunked", ""],
+            &["chunked,"],
+            &[""],
+            &["chunked;a=b"],
+            &["\"chunked\""],
+            &["chunked", "identity"],
+            &["x\u{e9}, chunked"],
+        ] {
+            check(lines, false);
+        }
+    }
+
+    #[test]
+    fn nothing_is_expected_but_to_be_asked_for_the_body() {
+        let check = |lines: &[&str], fulfilled: bool| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::EXPECT, line.parse().unwrap());
+            }
+            assert_eq!(expectation(&headers).is_ok(), fulfilled, "{lines:?}");
+        };
+        for lines in [&[][..], &["100-continue"], &["100-Continue"], &["", "100-continue,"]] {
+            check(lines, true);
+        }
+        for lines in
+            [&["200-ok"][..], &["100-continue, x"], &["100-continue", "x"], &["100-continue;a"], &["\u{e9}"]]
+        {
+            check(lines, false);
         }
     }
 
@@ -319,36 +611,42 @@ mod tests {
         fn no_hop_by_hop_header_is_forwarded(
             names in prop::collection::vec(prop::sample::select(vec![
                 "connection", "Keep-Alive", "proxy-connection", "proxy-authorization", "te", "transfer-encoding",
-                "upgrade", "expect", "x-a", "x-b", "accept", "host", "x-forwarded-for", "forwarded", "cookie",
+                "upgrade", "expect", "x-a", "x-b", "accept", "x-forwarded-for", "forwarded", "cookie", "cdn-loop", "x_forwarded_for",
+                "x-forwarded_proto", "http2-settings",
             ]), 0..20),
             values in prop::collection::vec(prop::sample::select(vec![
                 "close", "x-a", "X-A, keep-alive", "upgrade", "h2c", "websocket", "trailers", "gzip", "host", "1.2.3.4", ",",
             ]), 20),
             has_body in prop::bool::ANY,
         ) {
-            let mut request = http::Request::new(());
-            for (name, value) in names.iter().zip(&values) {
-                request.headers_mut().append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+            let lines: Vec<(&str, &str)> = names.iter().copied().zip(values).collect();
+            let mut before = HeaderMap::new();
+            for (name, value) in &lines {
+                before.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
             }
-            let (mut head, ()) = request.into_parts();
-            let before = head.headers.clone();
-            super::request(&mut head, &sender("9.9.9.9", &[]), 0, has_body);
+            let (head, ..) = forwarded("/", &lines, 0, has_body);
 
-            let named: Vec<String> =
-                tokens(&before, header::CONNECTION).map(str::to_ascii_lowercase).collect();
+            let named: Vec<String> = list::of(&before, &header::CONNECTION)
+                .map(|token| String::from_utf8_lossy(token).to_ascii_lowercase())
+                .collect();
             let after = &head.headers;
-            for name in ["keep-alive", "proxy-connection", "proxy-authorization", "expect", "forwarded"] {
+            for name in [
+                "keep-alive", "proxy-connection", "proxy-authorization", "expect", "forwarded", "x_forwarded_for",
+                "x-forwarded_proto", "http2-settings",
+            ] {
                 prop_assert!(!after.contains_key(name), "{}", name);
             }
-            for token in tokens(after, header::CONNECTION) {
-                prop_assert!(["te", "upgrade"].contains(&token), "{}", token);
-                prop_assert!(after.contains_key(token));
+            for token in list::of(after, &header::CONNECTION) {
+                prop_assert!([&b"te"[..], b"upgrade"].contains(&token), "{:?}", token);
+                prop_assert!(after.contains_key(str::from_utf8(token).unwrap()));
             }
+            let visits = before.get_all("cdn-loop").into_iter().count();
+            prop_assert!(visits == 0 || list::of(after, &cdn_loop::NAME).count() > 1 || list::of(&before, &cdn_loop::NAME).count() == 0);
             prop_assert!(after.get(header::TE).is_none_or(|te| te == "trailers"));
             prop_assert!(after.get(header::UPGRADE).is_none_or(|to| !to.as_bytes().starts_with(b"h2") && !has_body));
             prop_assert!(has_body || !after.contains_key(header::TRANSFER_ENCODING));
-            for name in ["x-a", "x-b", "accept", "cookie", "host"] {
-                let gone = named.contains(&name.to_owned()) && name != "host";
+            for name in ["x-a", "x-b", "accept", "cookie"] {
+                let gone = named.contains(&name.to_owned());
                 let expected: Vec<_> = before.get_all(name).iter().filter(|_| !gone).collect();
                 prop_assert_eq!(after.get_all(name).iter().collect::<Vec<_>>(), expected);
             }

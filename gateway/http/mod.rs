@@ -3,6 +3,7 @@
 //! `service` is the path, step by step. Everything that can go wrong on it becomes a status in `respond`.
 
 mod attempt;
+mod cdn_loop;
 mod exchange;
 mod forward;
 mod reply;

@@ -14,18 +14,24 @@
 //! | `connect-failed` | 502 | an endpoint refused the connection, and so did the one tried after it |
 //! | `connect-timeout` | 504 | no connection within `timeouts.connect` |
 //! | `upstream-reset` | 502 | the connection ended before the head of the answer |
+//! | `upstream-transfer-encoding` | 502 | the answer has a transfer coding other than `chunked` |
+//! | `upstream-head-too-large` | 502 | the head of the answer is too large, or has over 100 lines |
 //! | `bad-upstream-answer` | 502 | what the endpoint sent is no answer to this request |
 //! | `response-timeout` | 504 | no head of an answer within `timeouts.response_ms` after the request was sent |
 //! | `upstream-write-timeout` | 504 | the endpoint took nothing of the request for `timeouts.write_ms` |
 //! | `request-timeout` | 504 | the whole took longer than `timeouts.request_ms` |
-//! | `answer-head-too-large` | 502 | the head of the answer has over 100 lines, or is too long |
 //! | `request-body-timeout` | 408 | nothing of the body of the request came for `body_timeout_ms` |
 //! | `request-aborted` | 400 | the body of the request did not come as announced |
+//! | `expectation-failed` | 417 | the request expects something else than `100-continue` |
+//! | `loop-detected` | 508 | the request has been here three times, as `CDN-Loop` says |
 //! | `shutting-down` | 503 | the gateway is shutting down |
 //! | `connect-not-supported` | 501 | the method is CONNECT |
 //! | `head-too-large` | 431 | the request head is longer than `max_header_bytes` or has over 100 lines |
 //! | `head-timeout` | 408 | the request head did not come within `header_timeout` |
 //! | `bad-request-line` | 400 | the first line is no request line of HTTP/1.0 or 1.1 |
+//! | `version-not-supported` | 505 | neither HTTP/1.0 nor HTTP/1.1; also HTTP/2 |
+//! | `bad-request-target` | 400 | the target is none of `/path`, `http://host/path` and (of OPTIONS) `*`, or has bytes that no target has |
+//! | `target-too-long` | 414 | the target is longer than 65,534 bytes |
 //! | `bad-request-header` | 400 | a header line is malformed: folded, a space before the colon, a bare CR or LF |
 //! | `bad-request-host` | 400 | `Host` is missing, repeated or invalid |
 //! | `bad-request-content-length` | 400 | `Content-Length` is invalid or repeated |
@@ -63,12 +69,18 @@ pub(super) enum RequestError {
     Reset(String),
     #[error("not an answer: {0}")]
     BadAnswer(String),
-    #[error("head of the answer too large")]
-    AnswerHeadTooLarge,
+    #[error("the answer has a transfer coding other than chunked")]
+    AnswerCoding,
+    #[error("the head of the answer is too large, or has over 100 lines")]
+    AnswerTooLarge,
     #[error("waited too long: {0:?}")]
     Expired(Wait),
     #[error("request body ended early: {0}")]
     Aborted(String),
+    #[error("the client expects what cannot be fulfilled")]
+    Expectation,
+    #[error("the request has been here too often")]
+    Loop,
     #[error("request refused: {0}")]
     Refused(#[from] Refusal),
 }
@@ -111,11 +123,12 @@ impl RequestError {
             Self::BadAnswer(_) => {
                 (StatusCode::BAD_GATEWAY, "bad-upstream-answer", "the instance gave no proper answer")
             }
-            Self::AnswerHeadTooLarge => (
-                StatusCode::BAD_GATEWAY,
-                "answer-head-too-large",
-                "the head of the instance's answer is too large",
-            ),
+            Self::AnswerCoding => {
+                (StatusCode::BAD_GATEWAY, "upstream-transfer-encoding", "the instance's answer is coded")
+            }
+            Self::AnswerTooLarge => {
+                (StatusCode::BAD_GATEWAY, "upstream-head-too-large", "the head of the answer is too large")
+            }
             Self::Expired(Wait::Upload) => {
                 (StatusCode::REQUEST_TIMEOUT, "request-body-timeout", "the request's body took too long")
             }
@@ -131,6 +144,10 @@ impl RequestError {
                 (StatusCode::GATEWAY_TIMEOUT, "request-timeout", "the request took too long")
             }
             Self::Aborted(_) => (StatusCode::BAD_REQUEST, "request-aborted", "the request was not complete"),
+            Self::Expectation => {
+                (StatusCode::EXPECTATION_FAILED, "expectation-failed", "only 100-continue can be expected")
+            }
+            Self::Loop => (StatusCode::LOOP_DETECTED, "loop-detected", "the request goes round in a circle"),
             Self::Refused(refusal) => refused(*refusal),
         }
     }
@@ -138,14 +155,16 @@ impl RequestError {
     /// Whose failure it is, in one place.
     pub(super) fn fault(&self) -> Fault {
         match self {
-            Self::Aborted(_) | Self::Refused(_) | Self::Expired(Wait::Upload | Wait::WholeOfClient) => {
-                Fault::Client
-            }
+            Self::Expectation
+            | Self::Aborted(_)
+            | Self::Refused(_)
+            | Self::Expired(Wait::Upload | Wait::WholeOfClient) => Fault::Client,
             Self::Dial(error) if error.is_own() => Fault::Local,
             Self::Dial(_)
             | Self::Reset(_)
             | Self::BadAnswer(_)
-            | Self::AnswerHeadTooLarge
+            | Self::AnswerCoding
+            | Self::AnswerTooLarge
             | Self::Expired(Wait::Room | Wait::Head | Wait::Answer | Wait::WholeOfEndpoint) => {
                 Fault::Endpoint
             }
@@ -154,7 +173,8 @@ impl RequestError {
             | Self::Find(_)
             | Self::Pick(_)
             | Self::Drained
-            | Self::NoUpstream => Fault::Local,
+            | Self::NoUpstream
+            | Self::Loop => Fault::Local,
         }
     }
 
@@ -177,6 +197,12 @@ fn refused(refusal: Refusal) -> (StatusCode, &'static str, &'static str) {
     let bad = |reason, text| (StatusCode::BAD_REQUEST, reason, text);
     match refusal {
         Refusal::RequestLine => bad("bad-request-line", "malformed request line"),
+        Refusal::Target => bad("bad-request-target", "invalid request target"),
+        Refusal::TargetTooLong => (StatusCode::URI_TOO_LONG, "target-too-long", "request target too long"),
+        Refusal::Version => {
+            let text = "only HTTP/1.0 and HTTP/1.1 are supported";
+            (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "version-not-supported", text)
+        }
         Refusal::HeaderLine => bad("bad-request-header", "malformed header line"),
         Refusal::Host => bad("bad-request-host", "missing, repeated or invalid host"),
         Refusal::ContentLength => bad("bad-request-content-length", "invalid or repeated content-length"),

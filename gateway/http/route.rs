@@ -1,11 +1,12 @@
 //! Which route a request takes. Pure.
 
-use std::{cell::LazyCell, sync::Arc};
+use std::sync::Arc;
 
-use http::{header, request::Parts};
+use http::request::Parts;
 
 use crate::{
     config::{self, ByName, NameFrom},
+    syntax::target::HostAndPath,
     upstream::UpstreamName,
 };
 
@@ -30,7 +31,7 @@ pub(super) enum Goal<T> {
 /// A request's route.
 pub(super) struct RouteMatch<'a, T> {
     pub goal: &'a Goal<T>,
-    /// How many bytes of the path are not forwarded.
+    /// How many bytes of the path in its normal form are not forwarded.
     pub strip: usize,
     pub timeouts: config::RouteTimeouts,
 }
@@ -59,30 +60,27 @@ impl<T> Routes<T> {
     }
 
     /// The first route that matches.
-    pub(super) fn find(&self, listener: &str, head: &Parts) -> Option<RouteMatch<'_, T>> {
-        // Most configurations never ask for the host.
-        let (path, host) = (head.uri.path(), LazyCell::new(|| host(head)));
-        let route = self.0.iter().find(|route| route.matches(listener, &host, path, head))?;
-        Some(RouteMatch { goal: &route.goal, strip: route.strip(path), timeouts: route.timeouts })
+    pub(super) fn find(
+        &self,
+        listener: &str,
+        head: &Parts,
+        asked: &HostAndPath,
+    ) -> Option<RouteMatch<'_, T>> {
+        let route = self.0.iter().find(|route| route.matches(listener, head, asked))?;
+        Some(RouteMatch { goal: &route.goal, strip: route.strip(asked.path()), timeouts: route.timeouts })
     }
 }
 
 impl<T> Route<T> {
-    fn matches<'a>(
-        &self,
-        listener: &str,
-        host: &LazyCell<&'a str, impl FnOnce() -> &'a str>,
-        path: &str,
-        head: &Parts,
-    ) -> bool {
+    fn matches(&self, listener: &str, head: &Parts, asked: &HostAndPath) -> bool {
         let Self { matches, goal, .. } = self;
-        under(path, &matches.path)
+        under(asked.path(), &matches.path)
             && (matches.listeners.is_empty() || matches.listeners.iter().any(|name| **name == *listener))
-            && matches.host.as_deref().is_none_or(|pattern| is_host(host, pattern))
+            && matches.host.as_deref().is_none_or(|pattern| is_host(asked.host(), pattern))
             && matches.headers.iter().all(|wanted| has(head, wanted))
             && match goal {
                 Goal::Shares(_) => true,
-                Goal::ByName(by_name) => service(by_name, head).is_some(),
+                Goal::ByName(by_name) => service(by_name, head, asked).is_some(),
             }
     }
 
@@ -117,9 +115,9 @@ impl<T> Goal<T> {
 }
 
 /// The service that a request names, if it names one.
-pub(super) fn service<'a>(by_name: &ByName, head: &'a Parts) -> Option<&'a str> {
+pub(super) fn service<'a>(by_name: &ByName, head: &'a Parts, asked: &'a HostAndPath) -> Option<&'a str> {
     match &by_name.from {
-        NameFrom::Path(prefix) => segment(head.uri.path(), prefix),
+        NameFrom::Path(prefix) => segment(asked.path(), prefix),
         NameFrom::Header(name) => head.headers.get(name)?.to_str().ok().filter(|name| !name.is_empty()),
     }
 }
@@ -144,26 +142,11 @@ fn under(path: &str, prefix: &Arc<str>) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.is_empty())
 }
 
-/// The host that a request is for, without port.
-fn host(head: &Parts) -> &str {
-    let authority = match head.uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(""),
-    };
-    match authority.rfind(':') {
-        Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
-        _ => authority,
-    }
-}
-
+/// Both are in the form in which hosts are compared.
 fn is_host(host: &str, pattern: &str) -> bool {
     match pattern.strip_prefix('*') {
-        None => host.eq_ignore_ascii_case(pattern),
-        Some(suffix) => host
-            .len()
-            .checked_sub(suffix.len())
-            .and_then(|at| host.get(at..))
-            .is_some_and(|end| end.eq_ignore_ascii_case(suffix) && host.len() > suffix.len()),
+        None => host == pattern,
+        Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
     }
 }
 
@@ -202,7 +185,9 @@ mod tests {
     }
 
     fn found(routes: &Routes<String>, listener: &str, head: &Parts) -> Option<(String, usize)> {
-        let RouteMatch { goal: Goal::Shares(shares), strip, .. } = routes.find(listener, head)? else {
+        let asked = HostAndPath::read(head).unwrap();
+        let RouteMatch { goal: Goal::Shares(shares), strip, .. } = routes.find(listener, head, &asked)?
+        else {
             return None;
         };
         Some((Goal::draw(shares)?.clone(), strip))
@@ -221,11 +206,44 @@ mod tests {
         check("/orders", "/orders2", None);
         check("/orders", "/order", None);
         check("/", "/anything", Some(0));
-        check("/", "*", Some(0));
     }
 
     #[test]
-    fn hosts_match_without_port_and_case() {
+    fn paths_match_in_their_normal_form() {
+        let check = |prefix: &str, path: &str, expected: Option<usize>| {
+            let routes = routes(&[route(prefix, None, "a")]);
+            let strip = found(&routes, "web", &head(path, &[])).map(|(_, strip)| strip);
+            assert_eq!(strip, expected, "{prefix} {path}");
+        };
+        for path in
+            ["/%6frders/1", "//orders", "/x/../orders", "/./orders/", "/%2e%2E/orders", "/x/%2e./orders"]
+        {
+            check("/orders", path, Some(7));
+        }
+        for path in [
+            "/orders/../admin",
+            "/orders/%2e%2e",
+            "/x/orders",
+            "/orders%2f1",
+            "/orders%2F..%2Fadmin",
+            "/ordersx",
+        ] {
+            check("/orders", path, None);
+        }
+        check("/a%20b", "/a%20b/c", Some(6));
+        check("/a%2Fb", "/a%2fb", Some(6));
+        check("/a/b", "/a%2Fb", None);
+    }
+
+    #[test]
+    fn the_server_as_a_whole_is_under_the_root_alone() {
+        let head = http::Request::options("*").body(()).unwrap().into_parts().0;
+        assert_eq!(found(&routes(&[route("/", None, "a")]), "web", &head), Some(("a".to_owned(), 0)));
+        assert_eq!(found(&routes(&[route("/a", None, "a")]), "web", &head), None);
+    }
+
+    #[test]
+    fn hosts_match_without_port_case_and_dot_of_the_root() {
         let check = |pattern: &str, host: &str, expected: bool| {
             let routes = routes(&[route("/", Some(pattern), "a")]);
             assert_eq!(
@@ -236,6 +254,9 @@ mod tests {
         };
         check("shop.test", "shop.test", true);
         check("shop.test", "SHOP.test:8080", true);
+        check("shop.test", "shop.test.", true);
+        check("shop.test", "sho%70.test", true);
+        check("shop.test", "shop.test..", false);
         check("shop.test", "www.shop.test", false);
         check("*.shop.test", "www.shop.test:1", true);
         check("*.shop.test", "a.b.shop.test", true);
@@ -243,6 +264,7 @@ mod tests {
         check("*.shop.test", ".shop.test", false);
         check("*.shop.test", "myshop.test", false);
         check("[::1]", "[::1]:80", true);
+        check("[::1]", "[0:0::0001]", true);
         check("[::1]", "[::1]", true);
     }
 

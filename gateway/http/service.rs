@@ -15,15 +15,16 @@ use http::request::Parts;
 use hyper::Response;
 
 use super::{
-    RequestError,
+    RequestError, cdn_loop,
     exchange::{Exchange, Routed},
-    forward::Sender,
+    forward::{self, Sender},
     reply::ReplyBody,
     worker::{Lookup, Target, Worker},
 };
 use crate::{
     config::{self, RouteTimeouts},
-    server::Arrival,
+    server::{Arrival, Refusal},
+    syntax::target::HostAndPath,
     telemetry::Record,
 };
 
@@ -68,11 +69,12 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
         Err(refusal) => return unrouted(peer, record, &refusal.into()),
     };
     // What is large is not handed through a result: it would be copied.
-    let (found, strip, timeouts) = match route(peer, &head) {
+    let (asked, found, strip, timeouts) = match route(peer, &head) {
         Ok(found) => found,
         Err(error) => return unrouted(peer, record, &error),
     };
-    let routed = Routed { peer: peer.clone(), inbound: connection, strip, timeouts, record, head, body };
+    let routed =
+        Routed { peer: peer.clone(), inbound: connection, asked, strip, timeouts, record, head, body };
     match found {
         Lookup::Known(target) => Call::begin(routed, target),
         Lookup::New(search) => {
@@ -82,11 +84,15 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
     }
 }
 
-/// Where a request goes, how many bytes of its path are not forwarded, and what the route says of times.
-fn route(peer: &Peer, head: &Parts) -> Result<(Lookup, usize, RouteTimeouts), RequestError> {
+/// What a request is for, where it goes, how many bytes of its path are not forwarded, and what the route says of times.
+fn route(peer: &Peer, head: &Parts) -> Result<(HostAndPath, Lookup, usize, RouteTimeouts), RequestError> {
+    let asked = HostAndPath::read(head).map_err(Refusal::from)?;
+    forward::expectation(&head.headers)?;
+    cdn_loop::check(&head.headers)?;
     let routes = peer.worker.routes();
-    let route = routes.find(&peer.listener.name, head).ok_or(RequestError::NoRoute)?;
-    Ok((peer.worker.target(route.goal, head)?, route.strip, route.timeouts))
+    let route = routes.find(&peer.listener.name, head, &asked).ok_or(RequestError::NoRoute)?;
+    let found = peer.worker.target(route.goal, head, &asked)?;
+    Ok((asked, found, route.strip, route.timeouts))
 }
 
 /// The answer to a request that leads to no upstream.

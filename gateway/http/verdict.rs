@@ -4,7 +4,7 @@
 use http::{Request, Response, StatusCode};
 use hyper::client::conn::TrySendError;
 
-use super::{RequestError, upload::RequestBody};
+use super::{RequestError, forward, upload::RequestBody};
 use crate::{client::DialError, telemetry::Fault, upstream::Evidence};
 
 /// A try that failed, and the request if it can be tried again.
@@ -50,7 +50,7 @@ impl Failed {
             return Self::sent(RequestError::Aborted(error.to_string()));
         }
         if error.is_parse_too_large() {
-            return Self::sent(RequestError::AnswerHeadTooLarge);
+            return Self::sent(RequestError::AnswerTooLarge);
         }
         if error.is_parse() {
             return Self::sent(RequestError::BadAnswer(error.to_string()));
@@ -96,7 +96,9 @@ pub(super) fn success<B>(outcome: &Result<Response<B>, Failed>) -> Option<bool> 
 
 /// An answer is one only if it can be handed on as what it is.
 pub(super) fn accept<B>(response: Response<B>, upgrading: bool) -> Result<Response<B>, Failed> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrading {
+    forward::coding(response.headers()).map_err(Failed::sent)?;
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if switching && !(upgrading && forward::may_switch(response.headers())) {
         return Err(Failed::sent(RequestError::BadAnswer("switches protocols unasked".into())));
     }
     Ok(response)
@@ -141,7 +143,10 @@ mod tests {
             (DialError::TimedOut { address, limit }.into(), Fault::Endpoint, Some(Evidence::ConnectFailed)),
             (RequestError::Reset(String::new()), Fault::Endpoint, Some(Evidence::Broke)),
             (RequestError::BadAnswer(String::new()), Fault::Endpoint, Some(Evidence::Broke)),
-            (RequestError::AnswerHeadTooLarge, Fault::Endpoint, Some(Evidence::Broke)),
+            (RequestError::AnswerTooLarge, Fault::Endpoint, Some(Evidence::Broke)),
+            (RequestError::AnswerCoding, Fault::Endpoint, Some(Evidence::Broke)),
+            (RequestError::Expectation, Fault::Client, None),
+            (RequestError::Loop, Fault::Local, None),
             (RequestError::Expired(Wait::Room), Fault::Endpoint, Some(Evidence::TimedOut)),
             (RequestError::Expired(Wait::Head), Fault::Endpoint, Some(Evidence::TimedOut)),
             (RequestError::Expired(Wait::Answer), Fault::Endpoint, Some(Evidence::TimedOut)),

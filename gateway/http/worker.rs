@@ -31,6 +31,7 @@ use crate::{
     net::Watch,
     selector::{View, WorkerSelectors},
     server::{self, Listening, Shutdown},
+    syntax::target::HostAndPath,
     telemetry::{Account, ProcessMetrics},
     upstream::UpstreamName,
 };
@@ -160,13 +161,18 @@ impl Worker {
     }
 
     /// The upstream a request goes to, or the search for a service that no request has named here before.
-    pub(super) fn target(&self, goal: &Goal<Rc<Target>>, head: &Parts) -> Result<Lookup, RequestError> {
+    pub(super) fn target(
+        &self,
+        goal: &Goal<Rc<Target>>,
+        head: &Parts,
+        asked: &HostAndPath,
+    ) -> Result<Lookup, RequestError> {
         match goal {
             Goal::Shares(shares) => {
                 Goal::draw(shares).cloned().map(Lookup::Known).ok_or(RequestError::NoUpstream)
             }
             Goal::ByName(by_name) => {
-                let service = route::service(by_name, head).ok_or(RequestError::UnknownService)?;
+                let service = route::service(by_name, head, asked).ok_or(RequestError::UnknownService)?;
                 if let Some(target) = self.known(by_name, service) {
                     return Ok(Lookup::Known(target));
                 }

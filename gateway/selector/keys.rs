@@ -2,7 +2,9 @@
 
 use std::{borrow::Cow, net::IpAddr, str::FromStr};
 
-use http::{HeaderName, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
+
+use crate::syntax::target::HostAndPath;
 
 /// A part of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,33 +49,86 @@ impl FromStr for Key {
 #[derive(Debug, Clone, Copy)]
 pub struct RequestFacts<'a> {
     pub head: &'a Parts,
+    /// What the request was for when it came.
+    pub asked: &'a HostAndPath,
     /// The client, after trusted proxies were believed.
     pub client: IpAddr,
+    /// Where the head has been made one for an endpoint: what it was before.
+    pub altered: Option<&'a Altered>,
+}
+
+/// Headers of a request as they came, as far as others are forwarded in their place. With it a second try has the same
+/// facts as the first.
+#[derive(Debug, Default)]
+pub struct Altered {
+    /// These say nothing of the client in a head that is forwarded.
+    ours: &'static [HeaderName],
+    lines: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Altered {
+    /// Nothing is altered yet but these.
+    pub fn new(ours: &'static [HeaderName]) -> Self {
+        Self { ours, ..Self::default() }
+    }
+
+    /// Removes a header, and remembers it. `Connection`, which most clients send, is nobody's to see.
+    pub fn remove(&mut self, headers: &mut HeaderMap, name: &HeaderName) {
+        if *name != header::CONNECTION {
+            self.remember(headers, name);
+        }
+        headers.remove(name);
+    }
+
+    /// Remembers a header that will be replaced.
+    pub fn remember(&mut self, headers: &HeaderMap, name: &HeaderName) {
+        let lines = headers.get_all(name).into_iter();
+        self.lines.extend(lines.map(|line| (name.clone(), line.clone())));
+    }
+
+    fn holds(&self, name: &HeaderName) -> bool {
+        self.ours.contains(name) || self.lines.iter().any(|(altered, _)| altered == name)
+    }
+
+    fn lines<'a>(&'a self, name: &HeaderName) -> impl Iterator<Item = &'a HeaderValue> + use<'a> {
+        let name = name.clone();
+        let lines = self.lines.iter().filter(move |(altered, _)| *altered == name);
+        lines.map(|(_, line)| line)
+    }
 }
 
 impl<'a> RequestFacts<'a> {
     /// The value of a key, if the request carries it.
     pub fn value(&self, key: &Key) -> Option<Cow<'a, str>> {
-        let text = |name: &HeaderName| self.head.headers.get(name)?.to_str().ok();
         match key {
-            Key::Header(name) => text(name).map(Cow::from),
-            Key::Cookie(name) => {
-                let pairs = self.head.headers.get_all(http::header::COOKIE).into_iter();
-                let mut pairs = pairs.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(';'));
-                pairs.find_map(|pair| {
-                    let value = pair.trim().strip_prefix(name.as_str())?.strip_prefix('=')?;
-                    Some(unquoted(value).into())
-                })
-            }
+            Key::Header(name) => self.header(name)?.to_str().ok().map(Cow::from),
+            Key::Cookie(name) => match self.altered.filter(|altered| altered.holds(&header::COOKIE)) {
+                Some(altered) => cookie(altered.lines(&header::COOKIE), name),
+                None => cookie(self.head.headers.get_all(header::COOKIE).into_iter(), name),
+            },
             Key::Query(name) => {
                 // Copies only what is encoded.
-                let mut pairs = form_urlencoded::parse(self.head.uri.query()?.as_bytes());
+                let mut pairs = form_urlencoded::parse(self.asked.query()?.as_bytes());
                 pairs.find_map(|(key, value)| (key == name.as_str()).then_some(value))
             }
-            Key::Path => Some(self.head.uri.path().into()),
-            Key::Host => text(&http::header::HOST).or(self.head.uri.host()).map(Cow::from),
+            Key::Path => Some(self.asked.path().into()),
+            Key::Host => Some(self.asked.host()).filter(|host| !host.is_empty()).map(Cow::from),
             Key::Method => Some(self.head.method.as_str().into()),
             Key::ClientIp => Some(self.client.to_string().into()),
+        }
+    }
+
+    /// The first line of a header, as the client sent it. `Connection` says nothing of a request.
+    fn header(&self, name: &HeaderName) -> Option<&'a HeaderValue> {
+        if *name == header::CONNECTION {
+            return None;
+        }
+        if *name == header::HOST {
+            return self.asked.authority();
+        }
+        match self.altered.filter(|altered| altered.holds(name)) {
+            Some(altered) => altered.lines(name).next(),
+            None => self.head.headers.get(name),
         }
     }
 
@@ -81,6 +136,14 @@ impl<'a> RequestFacts<'a> {
     pub fn hash(&self, key: &Key) -> Option<u64> {
         self.value(key).map(|value| xxhash_rust::xxh64::xxh64(value.as_bytes(), 0))
     }
+}
+
+fn cookie<'a>(lines: impl Iterator<Item = &'a HeaderValue>, name: &str) -> Option<Cow<'a, str>> {
+    let mut pairs = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(';'));
+    pairs.find_map(|pair| {
+        let value = pair.trim().strip_prefix(name)?.strip_prefix('=')?;
+        Some(unquoted(value).into())
+    })
 }
 
 /// The value of a cookie: quotes around it are no part of it.
@@ -92,19 +155,27 @@ fn unquoted(value: &str) -> &str {
 mod tests {
     use super::*;
 
+    /// The value of a key in a request.
+    fn value(key: &str, request: http::request::Builder, altered: Option<&Altered>) -> Option<String> {
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        let asked = HostAndPath::read(&head).unwrap();
+        let facts = RequestFacts { head: &head, asked: &asked, client: [10, 0, 0, 9].into(), altered };
+        facts.value(&key.parse().unwrap()).map(Cow::into_owned)
+    }
+
     #[test]
     fn keys_name_parts_of_a_request() {
-        let request = http::Request::get("http://shop.test/orders?user=7&x=1")
-            .header("x-user", "anna")
-            .header("cookie", "a=1; sid=s3cret")
-            .header("cookie", "b=2");
-        let (head, ()) = request.body(()).unwrap().into_parts();
-        let facts = RequestFacts { head: &head, client: [10, 0, 0, 9].into() };
         let check = |key: &str, expected: Option<&str>| {
-            assert_eq!(facts.value(&key.parse().unwrap()).as_deref(), expected, "{key}");
+            let request = http::Request::get("http://Shop.test.:80/x/../%6frders?user=7&x=1")
+                .header("host", "other.test")
+                .header("x-user", "anna")
+                .header("cookie", "a=1; sid=s3cret")
+                .header("cookie", "b=2");
+            assert_eq!(value(key, request, None).as_deref(), expected, "{key}");
         };
         check("header:X-User", Some("anna"));
         check("header:x-none", None);
+        check("header:host", Some("Shop.test.:80"));
         check("cookie:sid", Some("s3cret"));
         check("cookie:b", Some("2"));
         check("query:user", Some("7"));
@@ -118,10 +189,7 @@ mod tests {
     #[test]
     fn the_same_value_is_the_same_however_a_client_writes_it() {
         let value = |key: &str, query: &str, cookie: &str| {
-            let request = http::Request::get(format!("/?{query}")).header("cookie", cookie);
-            let (head, ()) = request.body(()).unwrap().into_parts();
-            let facts = RequestFacts { head: &head, client: [10, 0, 0, 9].into() };
-            facts.value(&key.parse().unwrap()).map(Cow::into_owned)
+            value(key, http::Request::get(format!("/?{query}")).header("cookie", cookie), None)
         };
         for query in ["user=a%2Fb%20c", "user=a/b+c", "x=1&us%65r=%61/b%20c&user=2"] {
             assert_eq!(value("query:user", query, "").as_deref(), Some("a/b c"), "{query}");
@@ -133,6 +201,40 @@ mod tests {
         }
         assert_eq!(value("cookie:sid", "", "sid=\"").as_deref(), Some("\""));
         assert_eq!(value("cookie:sid", "", "sid=a%20b").as_deref(), Some("a%20b"), "no rule encodes cookies");
+    }
+
+    #[test]
+    fn what_was_altered_is_seen_as_it_came() {
+        static OURS: [HeaderName; 1] = [HeaderName::from_static("x-ours")];
+        let mut came = HeaderMap::new();
+        for (name, line) in [
+            ("connection", "x-a"),
+            ("connection", "x-b"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("x-a", "first"),
+        ] {
+            came.append(name, line.parse().unwrap());
+        }
+        let mut altered = Altered::new(&OURS);
+        for name in ["connection", "cookie", "x-a"] {
+            altered.remove(&mut came, &name.parse().unwrap());
+        }
+        assert!(came.is_empty());
+        let check = |key: &str, expected: Option<&str>| {
+            let request = http::Request::get("/")
+                .header("connection", "te")
+                .header("cookie", "b=3")
+                .header("x-a", "second")
+                .header("x-ours", "set")
+                .header("x-same", "same");
+            assert_eq!(value(key, request, Some(&altered)).as_deref(), expected, "{key}");
+        };
+        check("header:connection", None);
+        check("cookie:b", Some("2"));
+        check("header:x-a", Some("first"));
+        check("header:x-ours", None);
+        check("header:x-same", Some("same"));
     }
 
     #[test]

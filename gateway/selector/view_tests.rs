@@ -18,7 +18,10 @@ use super::{
     super::{Beside, Made, MadeAlone},
     *,
 };
-use crate::upstream::{Endpoint, Labels, Offer, Publisher, Weight};
+use crate::{
+    syntax::target::HostAndPath,
+    upstream::{Endpoint, Labels, Offer, Publisher, Weight},
+};
 
 static BESIDE: LazyLock<Arc<Beside>> = LazyLock::new(|| Beside::new(4));
 
@@ -188,7 +191,9 @@ fn start_with(endpoints: u32, prepare: impl FnOnce(&Lowest)) -> Fixture {
 impl Fixture {
     fn pick(&self) -> Result<Arc<Member>, PickError> {
         let (head, ()) = http::Request::new(()).into_parts();
-        self.view.pick(&RequestFacts { head: &head, client: [10, 0, 0, 9].into() }, 0, &[])
+        let asked = HostAndPath::read(&head).unwrap();
+        let facts = RequestFacts { head: &head, asked: &asked, client: [10, 0, 0, 9].into(), altered: None };
+        self.view.pick(&facts, 0, &[])
     }
 
     fn publish(&mut self, offers: Vec<Offer>) {

@@ -1,16 +1,30 @@
 //! Where requests begin and end in a stream of bytes, and which shapes of them are refused.
 //!
 //! Stricter than the HTTP parser behind it: two readers of one request who disagree about its length are how requests
-//! are smuggled, so whatever could be read in two ways is refused before the parser sees it. Pure: no IO, no clock.
+//! are smuggled, so whatever could be read in two ways is refused before the parser sees it. So is whatever the parser
+//! would refuse, because its own answers have no reason and are not counted. Pure: no IO, no clock.
+
+use crate::syntax::{
+    is_token,
+    target::{self, Form, TargetError},
+    upgrade,
+};
 
 /// What the parser behind this takes.
 const HEADERS_MOST: u8 = 100;
+const NAME_LONGEST: usize = 65_535;
 
 /// Why a request was refused before anything else looked at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error("malformed request line")]
     RequestLine,
+    #[error("invalid request target")]
+    Target,
+    #[error("request target too long")]
+    TargetTooLong,
+    #[error("version other than HTTP/1.0 and HTTP/1.1")]
+    Version,
     #[error("malformed header line")]
     HeaderLine,
     #[error("both content-length and transfer-encoding")]
@@ -36,7 +50,8 @@ pub enum Refusal {
 pub(super) enum Step {
     /// So many bytes, at least one, belong to a body or precede a head.
     Body(usize),
-    /// A whole head of so many bytes.
+    /// A whole head of so many bytes. `upgrade`: it offers another protocol, so that what the bytes behind it are is not
+    /// known before the answer.
     Head {
         len: usize,
         upgrade: bool,
@@ -52,6 +67,8 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Framing {
     place: Place,
+    /// Bytes of empty lines since the last request.
+    blank: usize,
     /// The longest head, in bytes.
     limit: usize,
 }
@@ -72,8 +89,14 @@ struct Head {
     http_11: bool,
     length: Option<u64>,
     chunked: bool,
-    host: bool,
-    upgrade: bool,
+    /// The target names the host.
+    absolute: bool,
+    /// Whether the `Host` that came names one.
+    host: Option<bool>,
+    /// `Connection` says `upgrade`.
+    asks: bool,
+    /// `Upgrade` names a protocol that an endpoint may be offered.
+    offers: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +124,7 @@ enum Chunk {
 
 impl Framing {
     pub(super) fn new(limit: usize) -> Self {
-        Self { place: Place::Head(Head::default()), limit }
+        Self { place: Place::Head(Head::default()), blank: 0, limit }
     }
 
     /// Whether no request is half read.
@@ -116,12 +139,16 @@ impl Framing {
             Place::Head(head) => {
                 // Some clients end a body with an empty line too many.
                 if head.at == 0 && bytes.starts_with(b"\r\n") {
-                    return Step::Body(2);
+                    self.blank += 2;
+                    // The parser keeps them until it has a head.
+                    let many = self.blank > self.limit;
+                    return if many { Step::Refuse(Refusal::HeadTooLarge) } else { Step::Body(2) };
                 }
                 match head.read(bytes, self.limit) {
                     Ok(Some(len)) => {
-                        let upgrade = head.upgrade;
+                        let upgrade = head.upgrades();
                         self.place = head.body();
+                        self.blank = 0;
                         Step::Head { len, upgrade }
                     }
                     Ok(None) => Step::Partial,
@@ -186,6 +213,10 @@ impl Head {
         self.http_11 = match version {
             b" HTTP/1.1" => true,
             b" HTTP/1.0" => false,
+            // Also the first line of HTTP/2, `PRI * HTTP/2.0`.
+            [b' ', b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => {
+                return Err(Refusal::Version);
+            }
             _ => return Err(Refusal::RequestLine),
         };
         let space = memchr::memchr(b' ', line).ok_or(Refusal::RequestLine)?;
@@ -193,10 +224,11 @@ impl Head {
         if method.is_empty() || !method.iter().all(|byte| is_token(*byte)) {
             return Err(Refusal::RequestLine);
         }
-        if target.is_empty() || !target.iter().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Refusal::RequestLine);
+        if method == b"CONNECT" {
+            return Err(Refusal::Connect);
         }
-        if method == b"CONNECT" { Err(Refusal::Connect) } else { Ok(()) }
+        self.absolute = target::check(method, target)? == Form::Absolute;
+        Ok(())
     }
 
     fn header_line(&mut self, line: &[u8]) -> Result<(), Refusal> {
@@ -204,6 +236,9 @@ impl Head {
         let colon = line.iter().position(|byte| !is_token(*byte)).ok_or(Refusal::HeaderLine)?;
         if colon == 0 || line[colon] != b':' {
             return Err(Refusal::HeaderLine);
+        }
+        if colon > NAME_LONGEST {
+            return Err(Refusal::HeadTooLarge);
         }
         let (name, value) = (&line[..colon], &line[colon + 1..]);
         // Folded without a short cut, which lets the compiler look at many bytes at once.
@@ -215,7 +250,11 @@ impl Head {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.host(value),
             7 if name.eq_ignore_ascii_case(b"upgrade") => {
-                self.upgrade = true;
+                self.offers |= upgrade::offered(value).next().is_some();
+                Ok(())
+            }
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                self.asks |= upgrade::is_asked(value);
                 Ok(())
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => self.content_length(value),
@@ -225,11 +264,8 @@ impl Head {
     }
 
     fn host(&mut self, value: &[u8]) -> Result<(), Refusal> {
-        let sound = !value.is_empty() && value.iter().all(|byte| is_host(*byte));
-        if self.host || !sound {
-            return Err(Refusal::Host);
-        }
-        self.host = true;
+        let named = target::check_host(value).filter(|_| self.host.is_none());
+        self.host = Some(named.ok_or(Refusal::Host)?);
         Ok(())
     }
 
@@ -255,7 +291,16 @@ impl Head {
         if self.chunked && self.length.is_some() {
             return Err(Refusal::BothLengths);
         }
-        if self.http_11 && !self.host { Err(Refusal::Host) } else { Ok(()) }
+        match self.host {
+            None if self.http_11 => Err(Refusal::Host),
+            Some(false) if !self.absolute => Err(Refusal::Host),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is forwarded offers another protocol under the same conditions.
+    fn upgrades(&self) -> bool {
+        self.http_11 && self.asks && self.offers && self.body() == Place::Head(Self::default())
     }
 
     fn body(&self) -> Place {
@@ -319,41 +364,27 @@ impl Chunk {
     }
 }
 
-/// Bytes of methods and header names.
-const fn is_token(byte: u8) -> bool {
-    const TOKEN: [bool; 256] = alphanumeric_or(b"!#$%&'*+-.^_`|~");
-    TOKEN[byte as usize]
-}
-
-/// Bytes of a host with a port: names, IPv4 and IPv6 addresses. No user, no list, no path.
-const fn is_host(byte: u8) -> bool {
-    const HOST: [bool; 256] = alphanumeric_or(b"-._~%:[]");
-    HOST[byte as usize]
-}
-
 const fn is_control(byte: u8) -> bool {
     byte < b' ' && byte != b'\t' || byte == 0x7f
 }
 
-/// Letters, digits and these.
-const fn alphanumeric_or(others: &[u8]) -> [bool; 256] {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < table.len() {
-        table[byte] = (byte as u8).is_ascii_alphanumeric();
-        byte += 1;
+impl From<TargetError> for Refusal {
+    fn from(error: TargetError) -> Self {
+        match error {
+            TargetError::Blank => Self::RequestLine,
+            TargetError::TooLong => Self::TargetTooLong,
+            TargetError::Invalid => Self::Target,
+            TargetError::Host => Self::Host,
+        }
     }
-    let mut other = 0;
-    while other < others.len() {
-        table[others[other] as usize] = true;
-        other += 1;
-    }
-    table
 }
 
 #[cfg(test)]
 #[path = "../../tests/fuzz/heads.rs"]
 mod heads;
+#[cfg(test)]
+#[path = "../../tests/fuzz/parser.rs"]
+mod parser;
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -393,6 +424,207 @@ mod tests {
                 let (_, end) = heads(LIMIT, head.as_bytes(), &[piece]);
                 assert_eq!(end, Some(Step::Refuse(Refusal::HeadTooLarge)), "{head:?} by {piece}");
             }
+        }
+    }
+
+    /// The verdict about one head.
+    fn verdict(head: &[u8]) -> Result<bool, Refusal> {
+        match Framing::new(1 << 20).step(head) {
+            Step::Head { len, upgrade } => {
+                assert_eq!(len, head.len(), "{}", head.escape_ascii());
+                Ok(upgrade)
+            }
+            Step::Refuse(refusal) => Err(refusal),
+            other => panic!("{other:?}: {}", head.escape_ascii()),
+        }
+    }
+
+    #[test]
+    fn hosts_are_read_by_the_rules() {
+        let check = |version: &str, target: &str, lines: &str, expected: Result<bool, Refusal>| {
+            let head = format!("GET {target} HTTP/{version}\r\n{lines}\r\n");
+            assert_eq!(verdict(head.as_bytes()), expected, "{head:?}");
+        };
+        for host in ["a", "a:", "a:80", "A.", "[::1]:80", "a%20b", "_a-b", "  a\t"] {
+            check("1.1", "/", &format!("Host:{host}\r\n"), Ok(false));
+            check("1.0", "/", &format!("Host:{host}\r\n"), Ok(false));
+        }
+        for host in [
+            "",
+            " ",
+            ":80",
+            ".",
+            "a b",
+            "a,b",
+            "a/b",
+            "u@a",
+            "u:p@a",
+            "a:b",
+            "a:65536",
+            "[::1",
+            "::1",
+            "[fe80::1%25a]",
+            "a%2",
+            "a\u{e9}",
+        ] {
+            check("1.1", "/", &format!("Host:{host}\r\n"), Err(Refusal::Host));
+            check("1.0", "/", &format!("Host:{host}\r\n"), Err(Refusal::Host));
+        }
+        check("1.0", "/", "", Ok(false));
+        check("1.1", "/", "", Err(Refusal::Host));
+        check("1.1", "/", "Host: a\r\nhost: a\r\n", Err(Refusal::Host));
+        // It does not count, and must be one.
+        for (host, expected) in [
+            ("Host: b\r\n", Ok(false)),
+            ("Host:\r\n", Ok(false)),
+            ("Host: a b\r\n", Err(Refusal::Host)),
+            ("", Err(Refusal::Host)),
+        ] {
+            check("1.1", "http://a/", host, expected);
+        }
+        check("1.0", "http://a/", "", Ok(false));
+    }
+
+    #[test]
+    fn request_lines_are_refused_for_what_is_wrong() {
+        let check = |line: &str, refusal: Refusal| {
+            assert_eq!(verdict(format!("{line}\r\nHost: a\r\n\r\n").as_bytes()), Err(refusal), "{line}");
+        };
+        for version in ["2.0", "1.2", "0.9", "3.0"] {
+            check(&format!("GET / HTTP/{version}"), Refusal::Version);
+        }
+        check("PRI * HTTP/2.0", Refusal::Version);
+        for line in [
+            "GET / HTTP/1.1 ",
+            "GET / http/1.1",
+            "GET / HTTP/1",
+            "GET / HTTP/11",
+            "GET / HTTP/1.10",
+            "GET /",
+            "",
+            "GET  / HTTP/1.1",
+            " GET / HTTP/1.1",
+            "GET HTTP/1.1",
+            "/ HTTP/1.1",
+            "G T / HTTP/1.1",
+            "G\u{e9}T / HTTP/1.1",
+            "GET /a b HTTP/1.1",
+        ] {
+            if line.is_empty() {
+                continue;
+            }
+            check(line, Refusal::RequestLine);
+        }
+        check("GET a:80 HTTP/1.1", Refusal::Target);
+        check("GET http://u@a/ HTTP/1.1", Refusal::Target);
+        check("GET /< HTTP/1.1", Refusal::Target);
+        check("GET * HTTP/1.1", Refusal::Target);
+        check("CONNECT a:80 HTTP/1.1", Refusal::Connect);
+        check(&format!("GET /{} HTTP/1.1", "a".repeat(65_534)), Refusal::TargetTooLong);
+        let longest = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(65_533));
+        assert!(verdict(longest.as_bytes()).is_ok() && parser::takes(longest.as_bytes()));
+        let name = "a".repeat(65_535);
+        let longest = format!("GET / HTTP/1.1\r\nHost: a\r\n{name}: b\r\n\r\n");
+        assert!(verdict(longest.as_bytes()).is_ok() && parser::takes(longest.as_bytes()));
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{name}a: b\r\n\r\n");
+        assert_eq!(verdict(head.as_bytes()), Err(Refusal::HeadTooLarge));
+    }
+
+    #[test]
+    fn an_offer_counts_where_it_can_be_taken_up() {
+        let check = |version: &str, lines: &str, expected: bool| {
+            let head = format!("GET / HTTP/{version}\r\nhost: a\r\n{lines}\r\n");
+            assert_eq!(verdict(head.as_bytes()), Ok(expected), "{lines}");
+        };
+        let websocket = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n";
+        check("1.1", websocket, true);
+        check("1.1", &format!("{websocket}Content-Length: 0\r\n"), true);
+        check("1.1", &format!("{websocket}Content-Length: 1\r\n"), false);
+        check("1.1", &format!("Transfer-Encoding: chunked\r\n{websocket}"), false);
+        check("1.0", websocket, false);
+        check("1.1", "Upgrade: websocket\r\n", false);
+        check("1.1", "Connection: upgrade\r\nUpgrade: h2c\r\n", false);
+        check("1.1", "Connection: upgrade\r\nUpgrade: TLS/1.2\r\n", false);
+        check("1.1", "Upgrade: h2c, websocket\r\nConnection: x\r\nConnection: ,upgrade\r\n", true);
+    }
+
+    #[test]
+    fn empty_lines_before_a_head_are_nothing_and_not_without_end() {
+        let mut stream = b"\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n\r\n".to_vec();
+        assert_eq!(heads(LIMIT, &stream, &[1]).0, [(4, 27)]);
+        stream.extend(b"\r\n".repeat(LIMIT / 2 - 1));
+        assert_eq!(heads(LIMIT, &stream, &[7]).1, None);
+        stream.extend(b"\r\n");
+        assert_eq!(heads(LIMIT, &stream, &[7]).1, Some(Step::Refuse(Refusal::HeadTooLarge)));
+    }
+
+    /// Methods, targets and lines, of which some are taken and some not.
+    fn line() -> impl Strategy<Value = String> {
+        prop_oneof![
+            Just("Host: a".to_owned()),
+            "[Hh]ost: [a-c%:\\[\\]._@,0-9]{0,6}",
+            "Connection: (close|upgrade|keep-alive|, )(, (upgrade|x))?",
+            "Upgrade: (h2c|websocket|TLS/1.2)(, (h2c|websocket))?",
+            "Content-Length: [0-9+, ]{0,20}",
+            "Transfer-Encoding: (chunked|gzip|,| ){1,3}",
+            "Expect: (100-continue|x|,){1,2}",
+            "[!-~]{0,8}: ?[ -~\t\u{80}-\u{ff}]{0,8}",
+        ]
+    }
+
+    fn target() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "/[!-~]{0,10}",
+            "/(%[0-9a-fz]{2}|[a-z/.?#<>\"`{}|\\\\^]){0,8}",
+            "https?://[a-c:@\\[\\]0-9%.,]{0,8}[/?]?[!-~]{0,4}",
+            "[!-~\u{80}-\u{ff}]{1,10}",
+            Just("*".to_owned()),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// The parser's own refusals have no reason and are not counted: none must be left for it.
+        #[test]
+        fn the_parser_takes_whatever_is_let_through(
+            method in "GET|OPTIONS|POST|[!-~]{1,6}",
+            target in target(),
+            minor in 0..2,
+            lines in prop::collection::vec(line(), 0..6),
+            host in prop::bool::ANY,
+        ) {
+            let host = if host { "Host: a\r\n" } else { "" };
+            let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+            let head = format!("{method} {target} HTTP/1.{minor}\r\n{host}{lines}\r\n");
+            if let (found, None) = heads(1 << 16, head.as_bytes(), &[head.len()])
+                && !found.is_empty()
+            {
+                prop_assert!(parser::takes(head.as_bytes()), "{:?}", head);
+            }
+        }
+
+        /// What clients ordinarily send is let through, and taken.
+        #[test]
+        fn what_is_sound_is_let_through(
+            method in "GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|QUERY|[A-Z]{1,12}",
+            path in "(/(%[2-7][0-9A-Fa-f]|[a-zA-Z0-9._~!$&'()*+,;=:@-]){0,6}){1,4}",
+            query in prop::option::of("(%[2-7][0-9A-F]|[a-zA-Z0-9._~!$&'()*+,;=:@/?|{}^-]){0,12}"),
+            host in "([a-z0-9_-]{1,5}[.]?){1,3}|10[.]0[.]0[.]1|\\[(fd00)?::[0-9a-f]{1,4}\\]",
+            port in prop::option::of(0u16..),
+            absolute in prop::bool::ANY,
+            lines in prop::collection::vec("[a-zA-Z0-9_-]{1,12}:[ \t]{0,2}[!-~]{0,6}( [!-~\u{80}-\u{ff}]{1,5})?[ \t]{0,2}", 0..8),
+        ) {
+            prop_assume!(method != "CONNECT");
+            let special = ["host", "content-length", "transfer-encoding"];
+            let ordinary = |line: &&String| !special.contains(&line.split(':').next().unwrap().to_lowercase().as_str());
+            let lines: String = lines.iter().filter(ordinary).map(|line| format!("{line}\r\n")).collect();
+            let host = host + &port.map_or(String::new(), |port| format!(":{port}"));
+            let target = path + &query.map_or(String::new(), |query| format!("?{query}"));
+            let target = if absolute { format!("http://{host}{target}") } else { target };
+            let head = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{lines}\r\n");
+            prop_assert!(verdict(head.as_bytes()).is_ok(), "{:?}: {:?}", head, verdict(head.as_bytes()));
+            prop_assert!(parser::takes(head.as_bytes()), "{:?}", head);
         }
     }
 

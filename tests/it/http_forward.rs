@@ -1,8 +1,11 @@
 //! Requests on their way to an endpoint and answers on their way back.
 
 use crate::{
-    http_harness::{Gateway, Setup},
-    support::origin::{Origin, Reply, Seen, headers},
+    http_harness::{Gateway, Setup, put},
+    support::{
+        client::until,
+        origin::{Origin, Reply, Seen, headers},
+    },
 };
 
 #[tokio::test]
@@ -77,18 +80,6 @@ async fn the_word_of_trusted_proxies_is_continued() {
 }
 
 #[tokio::test]
-async fn an_absolute_form_names_the_host() {
-    let seen = seen(|_| {}, "GET http://real.test/a?b HTTP/1.1\r\nhost: other.test\r\n\r\n").await;
-    assert_eq!((seen.line(), seen.header("host")), ("GET /a?b HTTP/1.1", Some("real.test")));
-}
-
-#[tokio::test]
-async fn asterisk_form_is_kept() {
-    let seen = seen(|_| {}, "OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n").await;
-    assert_eq!(seen.line(), "OPTIONS * HTTP/1.1");
-}
-
-#[tokio::test]
 async fn clients_of_http_1_0_are_served_in_their_manner() {
     let origin = Origin::replying(|_| {
         Reply::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
@@ -132,6 +123,115 @@ async fn headers_of_answers_are_passed_on_without_what_concerns_the_connection()
         assert_eq!(answer.header(name), None, "{name}");
     }
     assert_eq!(headers(&answer.head, "set-cookie"), ["a=1", "b=2"]);
+}
+
+#[tokio::test]
+async fn an_answer_in_a_coding_that_is_not_spoken_is_none() {
+    let origin = Origin::replying(|seen| {
+        let coding = seen.path()[1..].replace('+', " ").replace('|', "\r\ntransfer-encoding: ");
+        Reply::Close(
+            format!("HTTP/1.1 200 OK\r\ntransfer-encoding: {coding}\r\n\r\n4\r\nbody\r\n0\r\n\r\n").into(),
+        )
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.upstream().retries = 0));
+    let mut client = gateway.client().await;
+    for coding in ["chunked", "Chunked", ",+chunked"] {
+        assert_eq!(client.get(&format!("/{coding}")).await.text(), "body", "{coding}");
+    }
+    for coding in [
+        "gzip,+chunked",
+        "gzip|chunked",
+        "chunked,+gzip",
+        "chunked|chunked",
+        "gzip",
+        "identity",
+        "chunked,",
+        "chunked|,",
+        "chunked;a=b",
+    ] {
+        let answer = client.get(&format!("/{coding}")).await;
+        assert_eq!((answer.status, answer.reason()), (502, Some("upstream-transfer-encoding")), "{coding}");
+    }
+    let stats = gateway.upstream("main").reader.snapshot().iter().next().unwrap().stats().figures();
+    assert_eq!(stats.failures, 9);
+}
+
+#[tokio::test]
+async fn expectations_other_than_to_be_asked_for_the_body_fail() {
+    let origin = Origin::start("ok").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    for line in ["Expect: 200-ok", "Expect: 100-continue, x", "Expect: 100-continue\r\nExpect: x"] {
+        let mut client = gateway.client().await;
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{line}\r\nContent-Length: 5\r\n\r\nhello")).await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.reason()), (417, Some("expectation-failed")), "{line}");
+    }
+    assert!(origin.seen().is_empty());
+    let mut client = gateway.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 5\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 100);
+    client.send("hello").await;
+    assert_eq!(client.answer().await.text(), "ok");
+    assert_eq!(origin.seen().remove(0).header("expect"), None);
+}
+
+#[tokio::test]
+async fn headers_that_would_stand_for_ours_are_dropped() {
+    let request = "GET / HTTP/1.1\r\nhost: a\r\nX_Forwarded_For: 6.6.6.6\r\nX-Forwarded_Proto: https\r\nX_User: anna\r\n\r\n";
+    for trusted in [false, true] {
+        let seen = seen(
+            |setup| {
+                if trusted {
+                    trust(setup)
+                }
+            },
+            request,
+        )
+        .await;
+        assert_eq!((seen.header("x_forwarded_for"), seen.header("x-forwarded_proto")), (None, None));
+        assert_eq!(
+            (seen.header("x-forwarded-for"), seen.header("x_user")),
+            (Some("127.0.0.1"), Some("anna"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_names_itself_behind_those_that_were_before_it() {
+    let request = "GET / HTTP/1.1\r\nhost: a\r\nconnection: cdn-loop\r\ncdn-loop: a.example;x=\"1,2\"\r\ncdn-loop: b\r\n\r\n";
+    let seen = seen(|_| {}, request).await;
+    let all = seen.header("cdn-loop").unwrap();
+    assert!(all.starts_with("a.example;x=\"1,2\", b, witgate-"), "{all}");
+    let own = all.rsplit(' ').next().unwrap().to_owned();
+
+    let origin = Origin::start("ok").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = gateway.client().await;
+    for (visits, status) in [(2, 200), (3, 508)] {
+        let line = [own.as_str()].repeat(visits).join(", ");
+        client.send(format!("GET / HTTP/1.1\r\nhost: a\r\ncdn-loop: {line}\r\n\r\n")).await;
+        assert_eq!(client.answer().await.status, status);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_goes_round_in_a_circle_is_refused() {
+    let mut gateway = Gateway::start(Setup::to(&[]));
+    gateway.offer("main", vec![put(gateway.address)]);
+    let upstream = gateway.upstream("main");
+    let latest = upstream.reader.snapshot().generation();
+    until("the workers know", || upstream.progress.iter().all(|worker| worker.generation() == latest)).await;
+    let mut client = gateway.client().await;
+    for request in [
+        "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: a\r\ncdn-loop: \"\r\nconnection: cdn-loop\r\ncontent-length: 1\r\n\r\na",
+    ] {
+        client.send(request).await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.reason()), (508, Some("loop-detected")));
+    }
+    assert_eq!(gateway.upstream("main").metrics.counts().statuses[4], 6);
 }
 
 #[tokio::test]

@@ -225,8 +225,12 @@ fn selectors() -> &'static Plugins {
     let (plugins, _) = PLUGINS.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let plugins = crate::selectors::plugins(folder.path());
-        let one = SelectorUse { upstream: UpstreamName::new("main"), settings: "{}".into(), reader: None };
-        let uses = Uses { selectors: [(DEFAULT_SELECTOR.into(), vec![one])].into(), ..Uses::default() };
+        let one = |plugin: &str, settings: &str| {
+            let upstream = UpstreamName::new("main");
+            (plugin.into(), vec![SelectorUse { upstream, settings: settings.into(), reader: None }])
+        };
+        let selectors = [one(DEFAULT_SELECTOR, "{}"), one("consistent-hash", "{}")].into();
+        let uses = Uses { selectors, ..Uses::default() };
         // On a thread of its own: the test that comes first is inside a runtime.
         std::thread::scope(|scope| {
             let loading = scope.spawn(|| {
@@ -235,7 +239,9 @@ fn selectors() -> &'static Plugins {
             });
             loading.join().unwrap();
         });
-        assert!(plugins.selector(DEFAULT_SELECTOR).borrow().is_some());
+        for plugin in [DEFAULT_SELECTOR, "consistent-hash"] {
+            assert!(plugins.selector(plugin).borrow().is_some(), "{plugin}");
+        }
         (plugins, folder)
     });
     plugins

@@ -203,6 +203,45 @@ async fn more_header_lines_than_a_hundred_are_too_many() {
 }
 
 #[tokio::test]
+async fn a_target_that_is_too_long_for_the_parser_is_answered_with_414() {
+    let origin = Origin::start("ok").await;
+    let gateway =
+        Gateway::start(Setup::to(&[&origin]).with(|setup| setup.listener.max_header_bytes = 100_000));
+    let mut client = gateway.client().await;
+    let long = "x".repeat(65_533);
+    assert_eq!(client.get(&format!("/{long}")).await.status, 200);
+    let answer = client.get(&format!("/{long}x")).await;
+    assert_eq!((answer.status, answer.reason()), (414, Some("target-too-long")));
+    client.closed().await;
+}
+
+#[tokio::test]
+async fn empty_lines_without_end_are_too_much() {
+    let origin = Origin::start("ok").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.listener.max_header_bytes = 1000));
+    let mut client = gateway.client().await;
+    client.send("\r\n".repeat(500)).await;
+    assert_eq!(client.get("/").await.status, 200);
+    client.send("\r\n".repeat(501)).await;
+    assert_eq!(client.answer().await.reason(), Some("head-too-large"));
+    client.closed().await;
+}
+
+#[tokio::test]
+async fn an_answer_of_more_header_lines_than_a_hundred_is_none() {
+    let origin = Origin::replying(|seen| {
+        let lines: usize = seen.path()[1..].parse().unwrap();
+        Reply::raw(&format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{}\r\n", "x: y\r\n".repeat(lines - 1)))
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = gateway.client().await;
+    assert_eq!(client.get("/100").await.status, 200);
+    let answer = client.get("/101").await;
+    assert_eq!((answer.status, answer.reason()), (502, Some("upstream-head-too-large")));
+}
+
+#[tokio::test]
 async fn idle_connections_to_an_endpoint_are_closed_after_a_while() {
     let open = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counted = open.clone();

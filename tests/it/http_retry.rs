@@ -161,8 +161,7 @@ async fn silence_is_answered_with_504_and_not_retried() {
 async fn a_slow_upload_is_no_silence() {
     let origin = Origin::start("got it").await;
     let gateway = Gateway::start(
-        Setup::to(&[&origin])
-            .with(|setup| setup.upstream().timeouts.response = Some(Duration::from_secs(2))),
+        Setup::to(&[&origin]).with(|setup| setup.upstream().timeouts.response = Some(Duration::from_secs(2))),
     );
     let mut client = gateway.client().await;
     client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n").await;

@@ -97,6 +97,23 @@ async fn unclear_hosts_are_refused() {
         "host: a/b",
         "host: a,b",
         "host: u@a",
+        "host: :80",
+        "host: .",
+        "host: a:b",
+        "host: a:65536",
+        "host: a:80:80",
+        "host: [::1",
+        "host: ::1",
+        "host: [::1]x",
+        "host: [12345::]",
+        "host: [fe80::1%25eth0]",
+        "host: a%2",
+        "host: a%zz",
+        "host: caf\u{e9}",
+        "host: a\"b",
+        "host: a?b",
+        "host: a#b",
+        "host: a\\b",
     ] {
         refused(&format!("GET / HTTP/1.1\r\n{lines}\r\n\r\n"), 400, "bad-request-host").await;
     }
@@ -129,8 +146,8 @@ async fn malformed_request_lines_are_refused() {
         "GET  / HTTP/1.1",
         "GET / HTTP/1.1 ",
         "GET /\tHTTP/1.1",
-        "GET / HTTP/2.0",
-        "GET / HTTP/1.2",
+        "GET / http/1.1",
+        "GET / HTTP/11",
         "GET /",
         "G(T / HTTP/1.1",
         "GET /a b HTTP/1.1",
@@ -138,6 +155,67 @@ async fn malformed_request_lines_are_refused() {
     ] {
         refused(&format!("{line}\r\nhost: a\r\n\r\n"), 400, "bad-request-line").await;
     }
+}
+
+#[tokio::test]
+async fn other_versions_are_refused() {
+    for line in ["GET / HTTP/2.0", "GET / HTTP/1.2", "GET / HTTP/0.9"] {
+        refused(&format!("{line}\r\nhost: a\r\n\r\n"), 505, "version-not-supported").await;
+    }
+    refused("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "version-not-supported").await;
+}
+
+/// Much of this the parser would refuse as well, without a reason and uncounted.
+#[tokio::test]
+async fn invalid_targets_are_refused() {
+    for target in [
+        "a",
+        "a:80",
+        "[::1]:80",
+        "*",
+        "?a",
+        "http:",
+        "http://",
+        "http:///a",
+        "http://:80/",
+        "http://a:x@b/",
+        "http://a@b/",
+        "http://b:x/",
+        "http://b:65536/",
+        "http://[::1/",
+        "http://[::1%25a]/",
+        "http://b%63/",
+        "ftp://b/",
+        "/<",
+        "/a>b",
+        "/a#b",
+        "/?\"",
+        "/`",
+        "/caf\u{e9}",
+        "/?\u{e9}",
+        "/%zz",
+        "/%2",
+    ] {
+        refused(&format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n"), 400, "bad-request-target").await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_is_counted_once() {
+    let gateway = Gateway::start(Setup::to(&[]));
+    let shapes = [
+        "GET /< HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET b:80 HTTP/1.1\r\nhost: a\r\n\r\n",
+        "\r\nGET / HTTP/1.1\r\nhost: [\r\n\r\n",
+    ];
+    for (before, shape) in (0..).zip(shapes) {
+        assert_eq!(gateway.metrics.unrouted.counts().statuses[3], before);
+        let mut client = gateway.client().await;
+        client.send(shape).await;
+        assert_eq!(client.answer().await.status, 400);
+        client.closed().await;
+    }
+    assert_eq!(gateway.metrics.unrouted.counts().statuses[3], 3);
 }
 
 #[tokio::test]

@@ -108,6 +108,83 @@ async fn an_upgrade_to_http_2_is_not_passed_on() {
     }
 }
 
+/// As Java's HttpClient, `curl --http2 -d` and Apache's HttpClient send it: they would wait for ever for an answer that
+/// waits for the body.
+#[tokio::test]
+async fn an_offer_with_a_body_is_ignored_and_the_request_goes_on() {
+    for offer in [
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n",
+        "Connection: Upgrade\r\nUpgrade: TLS/1.2\r\n",
+        "Connection: upgrade\r\nUpgrade: websocket\r\n",
+        "Upgrade: websocket\r\nConnection: keep-alive\r\nConnection: x, ,UPGRADE,\r\n",
+    ] {
+        for (lengths, body) in [
+            ("Content-Length: 5\r\n", "hello"),
+            ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+        ] {
+            let origin = Origin::start("ok").await;
+            let gateway = Gateway::start(Setup::to(&[&origin]));
+            let mut client = gateway.client().await;
+            for (first, second) in [(format!("{offer}{lengths}"), ""), (format!("{lengths}{offer}"), body)] {
+                let now = if second.is_empty() { body } else { "" };
+                client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{first}\r\n{now}")).await;
+                client.send(second).await;
+                assert_eq!(client.answer().await.text(), "ok", "{offer}{lengths}");
+            }
+            assert_eq!(client.get("/next").await.text(), "ok");
+            for seen in &origin.seen()[..2] {
+                assert_eq!(seen.body, b"hello");
+                for name in ["upgrade", "connection", "http2-settings"] {
+                    assert_eq!(seen.header(name), None, "{offer}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_offer_that_leads_nowhere_holds_nothing_back() {
+    for offer in [
+        "Connection: Upgrade\r\nUpgrade: h2c\r\n",
+        "Connection: Upgrade\r\nUpgrade: TLS/1.2, TLS/1.0\r\n",
+        "Upgrade: websocket\r\n",
+        "Connection: upgrade\r\n",
+    ] {
+        let origin = Origin::start("ok").await;
+        let gateway = Gateway::start(Setup::to(&[&origin]));
+        let mut client = gateway.client().await;
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{offer}\r\n");
+        client.send(format!("{request}{request}")).await;
+        for _ in 0..2 {
+            assert_eq!(client.answer().await.text(), "ok", "{offer}");
+        }
+        assert!(origin.seen().iter().all(|seen| seen.header("upgrade").is_none()), "{offer}");
+    }
+}
+
+#[tokio::test]
+async fn offers_are_passed_on_without_those_that_lead_past_the_routes() {
+    let origin = echo().await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = gateway.client().await;
+    client
+        .send("GET / HTTP/1.1\r\nhost: a\r\nconnection: x\r\nconnection: ,Upgrade\r\nupgrade: h2c, websocket,\r\n\r\n")
+        .await;
+    assert_eq!(client.answer().await.status, 101);
+    assert_eq!(origin.seen().remove(0).header("upgrade"), Some("websocket"));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_switches_to_http_2_gives_no_answer() {
+    let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n";
+    let origin = Origin::replying(|_| Reply::raw(answer)).await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = gateway.client().await;
+    client.send(ASK).await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.reason()), (502, Some("bad-upstream-answer")));
+}
+
 #[tokio::test]
 async fn an_endpoint_that_switches_unasked_gives_no_answer() {
     let origin = Origin::replying(|_| Reply::Bytes(AGREE.to_vec())).await;

@@ -47,9 +47,7 @@ async fn workers_of_one_process_agree() {
         let process = Process::start("consistent-hash", BY_USER, &[1; 20]).await;
         let (view, _) = worker(&process.plugins, &process.selector, &process.reader);
         for (number, home) in (0..).zip(homes(&process)) {
-            let head = user(number);
-            let facts = RequestFacts { head: &head, client: CLIENT };
-            assert_eq!(view.pick(&facts, 0, &[]).unwrap().address(), home);
+            assert_eq!(pick(&view, &user(number), CLIENT, &[]).unwrap().address(), home);
         }
     };
     LocalSet::new().run_until(test).await;
@@ -184,8 +182,7 @@ async fn the_bound_counts_what_other_workers_sent() {
             // Half of them want the same.
             let number = if number % 2 == 0 { 7 } else { number };
             load.send(&process, number);
-            let head = user(number);
-            let member = other.pick(&RequestFacts { head: &head, client: CLIENT }, 0, &[]).unwrap();
+            let member = pick(&other, &user(number), CLIENT, &[]).unwrap();
             load.hold(&member);
         }
     };

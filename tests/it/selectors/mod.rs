@@ -24,7 +24,8 @@ use witgate::{
     config::{self, Config},
     connector::{Lent, Memory},
     plugin::{Plugins, SelectorUse, Uses},
-    selector::{Current, Progress, RequestFacts, View},
+    selector::{Current, PickError, Progress, RequestFacts, View},
+    syntax::target::HostAndPath,
     upstream::{Endpoint, Labels, Member, Offer, Publisher, Reader, Slot, UpstreamName, Weight},
 };
 
@@ -78,8 +79,7 @@ impl Process {
     }
 
     fn pick_for(&self, head: &Parts, client: IpAddr, tried: &[Slot]) -> Arc<Member> {
-        let facts = RequestFacts { head, client };
-        let member = self.view.pick(&facts, tried.len() as u32, tried).unwrap();
+        let member = pick(&self.view, head, client, tried).unwrap();
         assert_ne!(self.version(), 0, "the native round robin stood in");
         member
     }
@@ -98,6 +98,13 @@ impl Process {
     fn count(&self, picks: usize) -> BTreeMap<SocketAddr, usize> {
         tally((0..picks).map(|_| self.pick().address()))
     }
+}
+
+/// The endpoint of a view for a request that has just come.
+fn pick(view: &View, head: &Parts, client: IpAddr, tried: &[Slot]) -> Result<Arc<Member>, PickError> {
+    let asked = HostAndPath::read(head).unwrap();
+    let facts = RequestFacts { head, asked: &asked, client, altered: None };
+    view.pick(&facts, tried.len() as u32, tried)
 }
 
 /// Plugins from a folder of their own, compiled once for all tests.

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 
 use super::by_name;
-use crate::config::{
-    check::{Checker, Part, listen},
-    document::Way,
-    file::{self, HeaderIs},
-    running::{HeaderMatch, Matches},
-    similar,
+use crate::{
+    config::{
+        check::{Checker, Part, listen},
+        document::Way,
+        file::{self, HeaderIs},
+        running::{HeaderMatch, Matches},
+        similar,
+    },
+    syntax::{authority, path},
 };
 
 impl Checker<'_> {
@@ -53,7 +56,7 @@ impl Checker<'_> {
         let host = text.to_ascii_lowercase();
         let name = host.strip_prefix("*.").unwrap_or(&host);
         let hint = match (name, name.rsplit_once(':')) {
-            _ if is_host(name) => return Some(host.into()),
+            _ if is_host(name) => return Some(authority::normal(&host).into()),
             ("*", _) => "leave `host` out to match every host".to_owned(),
             (_, Some((name, port))) if is_host(name) && port.parse::<u16>().is_ok() => {
                 format!("write `{name}`: the port does not count")
@@ -64,7 +67,7 @@ impl Checker<'_> {
         None
     }
 
-    /// The prefix that paths are compared with: without the place of a service.
+    /// The prefix that paths are compared with, in the form in which they are: without the place of a service.
     fn prefix(&mut self, way: &Way, text: &str) -> Option<Arc<str>> {
         let prefix = text.strip_suffix(by_name::SERVICE).unwrap_or(text);
         let legal = |c: char| c.is_ascii_graphic() && !"?#{}\"<>\\^`|".contains(c);
@@ -85,7 +88,11 @@ impl Checker<'_> {
                 "has a character that no path has",
                 "write it as it stands in requests, like `%20`".to_owned(),
             ),
-            _ => return Some(prefix.into()),
+            _ if !path::is_encoded_well(prefix.as_bytes()) => (
+                "has a percent sign without two digits behind it",
+                "write a percent sign as `%25`".to_owned(),
+            ),
+            _ => return Some(path::normal(prefix).into()),
         };
         self.wrong(way, format!("the path {text:?} {message}")).hint(hint);
         None
