@@ -111,6 +111,21 @@ pub fn route(path: &str, upstream: &str) -> config::Route {
     }
 }
 
+/// A route that finds services by the name behind `/svc/`.
+pub fn route_by_name(pattern: &str) -> config::Route {
+    let by_name = config::ByName {
+        registry: "main".into(),
+        from: config::NameFrom::Path("/svc/".into()),
+        pattern: config::NamePattern(regex_lite::Regex::new(pattern).unwrap()),
+        template: Arc::new(upstream("template")),
+        max_services: 10,
+        unused_after: Duration::from_secs(60),
+        first_list_timeout: Duration::from_secs(1),
+        unknown_for: Duration::from_secs(1),
+    };
+    config::Route { target: config::Target::ByName(by_name), ..route("/svc/", "main") }
+}
+
 /// A running data plane. Stops when it is dropped.
 pub struct Gateway {
     pub address: SocketAddr,

@@ -1,11 +1,7 @@
 //! Which upstream a request goes to, over the wire. The table of cases is beside the code.
 
-use std::sync::Arc;
-
-use witgate::config::{ByName, NameFrom, NamePattern, Target};
-
 use crate::{
-    http_harness::{Gateway, Setup, route, upstream},
+    http_harness::{Gateway, Setup, route, route_by_name, upstream},
     support::origin::Origin,
 };
 
@@ -36,19 +32,7 @@ async fn requests_without_a_route_are_counted() {
 
 #[tokio::test]
 async fn a_service_name_that_the_pattern_refuses_is_unknown() {
-    let gateway = Gateway::start(Setup::to(&[]).with(|setup| {
-        let by_name = ByName {
-            registry: "main".into(),
-            from: NameFrom::Path("/svc/".into()),
-            pattern: NamePattern(regex_lite::Regex::new("[a-z]+").unwrap()),
-            template: Arc::new(upstream("template")),
-            max_services: 10,
-            unused_after: std::time::Duration::from_secs(60),
-            first_list_timeout: std::time::Duration::from_secs(1),
-            unknown_for: std::time::Duration::from_secs(1),
-        };
-        setup.routes[0].target = Target::ByName(by_name);
-    }));
+    let gateway = Gateway::start(Setup::to(&[]).with(|setup| setup.routes = vec![route_by_name("[a-z]+")]));
     let mut client = gateway.client().await;
     assert_eq!(client.get("/svc/No%2e").await.reason(), Some("unknown-service"));
     assert_eq!(client.get("/svc/").await.reason(), Some("no-route"));

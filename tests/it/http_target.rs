@@ -1,11 +1,9 @@
 //! What a request is for: its host and its path, as routes, endpoints and selectors see them.
 
-use std::{sync::Arc, time::Duration};
-
-use witgate::config::{self, ByName, NameFrom, NamePattern, Target};
+use witgate::config;
 
 use crate::{
-    http_harness::{Gateway, Setup, route, upstream},
+    http_harness::{Gateway, Setup, route, route_by_name, upstream},
     support::origin::{Origin, Reply},
 };
 
@@ -99,19 +97,7 @@ async fn routes_see_host_and_path_in_one_form() {
 
 #[tokio::test]
 async fn a_service_is_named_by_the_path_in_its_normal_form() {
-    let gateway = Gateway::start(Setup::to(&[]).with(|setup| {
-        let by_name = ByName {
-            registry: "main".into(),
-            from: NameFrom::Path("/svc/".into()),
-            pattern: NamePattern(regex_lite::Regex::new("[a-z]+").unwrap()),
-            template: Arc::new(upstream("template")),
-            max_services: 10,
-            unused_after: Duration::from_secs(60),
-            first_list_timeout: Duration::from_secs(1),
-            unknown_for: Duration::from_secs(1),
-        };
-        setup.routes = vec![config::Route { target: Target::ByName(by_name), ..route("/svc/", "main") }];
-    }));
+    let gateway = Gateway::start(Setup::to(&[]).with(|setup| setup.routes = vec![route_by_name("[a-z]+")]));
     let mut client = gateway.client().await;
     // This catalog finds nothing; a name that was good enough to ask it is one.
     for path in ["/svc/orders", "//svc//orders/1", "/svc/%6frders/1", "/svc/x/../orders", "/%73vc/./orders"] {
