@@ -184,6 +184,9 @@ pub(super) fn may_switch(headers: &HeaderMap) -> bool {
 /// Makes of an endpoint's head the one for the client. `switching` keeps what a 101 needs.
 pub(super) fn response(headers: &mut HeaderMap, switching: bool) {
     let seen = Seen::of(headers);
+    if seen.repeated {
+        one_length(headers);
+    }
     if seen.hop_by_hop == 0 {
         return;
     }
@@ -195,6 +198,14 @@ pub(super) fn response(headers: &mut HeaderMap, switching: bool) {
     if let Some(upgrade) = upgrade {
         headers.insert(header::UPGRADE, upgrade);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// An endpoint may say the length more than once, always the same or the parser would refuse it; the client gets it once.
+fn one_length(headers: &mut HeaderMap) {
+    let length = list::of(headers, &header::CONTENT_LENGTH).next();
+    if let Some(length) = length.and_then(|length| HeaderValue::from_bytes(length).ok()) {
+        headers.insert(header::CONTENT_LENGTH, length);
     }
 }
 
@@ -221,6 +232,9 @@ struct Seen {
     forwarded: bool,
     cdn_loop: bool,
     trailer: bool,
+    length: bool,
+    /// The length is said more than once.
+    repeated: bool,
     /// A name has bytes that hardly any has.
     odd: bool,
 }
@@ -245,6 +259,10 @@ impl Seen {
                 "forwarded" => seen.forwarded = true,
                 "cdn-loop" => seen.cdn_loop = true,
                 "trailer" => seen.trailer = true,
+                "content-length" => {
+                    seen.repeated |= seen.length || value.as_bytes().contains(&b',');
+                    seen.length = true;
+                }
                 name => {
                     seen.forwarded |= name.starts_with("x-forwarded-");
                     // Folded without a short cut, which lets the compiler look at many bytes at once.

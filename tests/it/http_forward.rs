@@ -158,6 +158,17 @@ async fn an_answer_in_a_coding_that_is_not_spoken_is_none() {
 }
 
 #[tokio::test]
+async fn an_answer_that_says_its_length_twice_says_it_once_to_the_client() {
+    for lines in ["content-length: 4, 4", "content-length: 4\r\ncontent-length: 4", "content-length: 4,4"] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\nbody");
+        let origin = Origin::replying(move |_| Reply::raw(&answer)).await;
+        let gateway = Gateway::start(Setup::to(&[&origin]));
+        let answer = gateway.client().await.get("/").await;
+        assert_eq!((answer.header("content-length"), answer.text()), (Some("4"), "body"), "{lines}");
+    }
+}
+
+#[tokio::test]
 async fn expectations_other_than_to_be_asked_for_the_body_fail() {
     let origin = Origin::start("ok").await;
     let gateway = Gateway::start(Setup::to(&[&origin]));
