@@ -93,7 +93,7 @@ async fn ten_selectors_that_compute_for_long_leave_their_worker_to_its_requests(
                     || progress.generation() != reader.snapshot().generation()
                 {
                     let (head, client) = (head("/", &[]), CLIENT);
-                    assert!(view.pick(&RequestFacts { head: &head, client }, 0, &[]).is_ok());
+                    assert!(pick(view, &head, client, &[]).is_ok());
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }
@@ -107,7 +107,7 @@ async fn ten_selectors_that_compute_for_long_leave_their_worker_to_its_requests(
             let first_left = address(round + 1);
             for (view, ..) in &views {
                 let (head, client) = (head("/", &[]), CLIENT);
-                let picked = view.pick(&RequestFacts { head: &head, client }, 0, &[]).unwrap();
+                let picked = pick(view, &head, client, &[]).unwrap();
                 assert_eq!(picked.address(), first_left, "the plugin picks");
             }
         }
