@@ -15,6 +15,9 @@ use super::{
 };
 use crate::net::{self, Meter, Sight, Stream};
 
+/// The most that is read at once, and waits to be written, in bytes.
+const BUFFER: usize = 32 * 1024;
+
 /// A connection that can take a request. A task of its own drives it until it closes, which it does when this is
 /// dropped.
 pub struct Connection<B> {
@@ -62,6 +65,8 @@ where
     let stream = Stream::new(connect(address, limit).await?);
     let (meter, sight, shared) = (stream.meter().clone(), stream.sight(), Rc::<Shared>::default());
     let (sender, mut driver) = http1::Builder::new()
+        // What is read ahead for a client that does not read, and the longest head of an answer.
+        .max_buf_size(BUFFER)
         .handshake(TokioIo::new(Outgoing::new(stream, shared.clone())))
         .await
         .map_err(|error| DialError::Failed { address, error: io::Error::other(error) })?;

@@ -158,7 +158,7 @@ async fn nobody_waits_for_the_rest_of_an_upload_for_long_after_its_answer() {
             Ok(()) => tokio::time::sleep(Duration::from_millis(20)).await,
             Err(error) => break error,
         }
-        assert!(answered.elapsed() < LONG, "it is still listened to");
+        assert!(answered.elapsed() < 2 * LONG, "it is still listened to");
     };
     assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
 }

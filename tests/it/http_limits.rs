@@ -115,7 +115,7 @@ async fn a_client_that_does_not_read_its_answer_is_ended_and_one_that_reads_slow
         let gone = gone.clone();
         async move {
             crate::support::origin::read_head(&mut stream, &mut Vec::new()).await;
-            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 100000000000\r\n\r\n";
             tokio::io::AsyncWriteExt::write_all(&mut stream, head).await.unwrap();
             while tokio::io::AsyncWriteExt::write_all(&mut stream, &[0; 64 * 1024]).await.is_ok() {}
             gone.send(()).unwrap();

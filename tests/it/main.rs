@@ -43,6 +43,7 @@ mod process;
 mod registrars;
 mod resolving;
 mod selectors;
+mod sockets;
 mod source;
 mod swaps;
 mod trust;

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How long the rest of a request is waited for once its answer has ended.
-const REST: Duration = Duration::from_secs(3);
+const REST: Duration = Duration::from_secs(2);
 
 /// Whose turn it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
