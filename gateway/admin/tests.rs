@@ -13,10 +13,11 @@ use tokio::{
 
 use super::*;
 use crate::{
+    bindings::wit,
     catalog::{self, Control},
     config::{self, Config, Secret},
     connector::Lent,
-    registry::{BoxFuture, Failure, RawEndpoint, RawNews, Registry, Subscription},
+    registry::{BoxFuture, Failure, Registry, Subscription},
     telemetry::names,
     upstream::{Disk, Evidence, UpstreamName},
 };
@@ -37,11 +38,11 @@ struct Told {
 }
 
 impl Subscription for Told {
-    fn next(&mut self) -> BoxFuture<'_, Result<RawNews, Failure>> {
+    fn next(&mut self) -> BoxFuture<'_, Result<wit::News, Failure>> {
         let first = std::mem::take(&mut self.first);
         Box::pin(async move {
             match (first, self.down) {
-                (true, _) => Ok(RawNews::Complete(vec![
+                (true, _) => Ok(wit::News::Complete(vec![
                     endpoint("a", "127.0.0.1:1001", &[("zone", "x"), ("group", "g"), ("group", "h")]),
                     endpoint("b", "127.0.0.1:1002", &[]),
                 ])),
@@ -52,9 +53,9 @@ impl Subscription for Told {
     }
 }
 
-fn endpoint(id: &str, address: &str, labels: &[(&str, &str)]) -> RawEndpoint {
+fn endpoint(id: &str, address: &str, labels: &[(&str, &str)]) -> wit::Endpoint {
     let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    RawEndpoint { id: id.into(), address: address.into(), weight: 3, labels }
+    wit::Endpoint { id: id.into(), address: address.into(), weight: 3, labels }
 }
 
 struct Api {

@@ -1,6 +1,8 @@
 //! What is generated from `wit/`, and nothing else. Selectors are called synchronously on the workers, registry
 //! plugins asynchronously on the control runtime; both share one set of types.
 
+pub mod wit;
+
 /// Calls into selector plugins and the `load` they import.
 pub mod selector {
     wasmtime::component::bindgen!({ path: "wit", world: "selector-plugin" });
@@ -13,5 +15,6 @@ pub mod registry {
         world: "registrar-plugin",
         imports: { default: async | trappable },
         exports: { default: async },
+        additional_derives: [PartialEq, Eq],
     });
 }

@@ -14,8 +14,9 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::{
+    bindings::wit,
     config::{ByName, NameFrom, NamePattern, Target},
-    registry::{BoxFuture, Failure, RawEndpoint, RawNews, Registry, Subscription},
+    registry::{BoxFuture, Failure, Registry, Subscription},
     upstream::{Evidence, Order, OrderError},
 };
 
@@ -32,7 +33,7 @@ struct Listed {
 }
 
 struct Open {
-    first: Option<RawNews>,
+    first: Option<wit::News>,
     open: Arc<AtomicUsize>,
 }
 
@@ -46,13 +47,13 @@ impl Registry for Listed {
     fn follow<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Box<dyn Subscription>, Failure>> {
         let list = self.services.lock().unwrap().get(service).cloned().unwrap_or_default();
         self.open.fetch_add(1, SeqCst);
-        let endpoint = |address: &&str| RawEndpoint {
+        let endpoint = |address: &&str| wit::Endpoint {
             id: address.to_string(),
             address: address.to_string(),
             weight: u32::from(!service.starts_with("drained")),
             labels: vec![],
         };
-        let first = RawNews::Complete(list.iter().map(endpoint).collect());
+        let first = wit::News::Complete(list.iter().map(endpoint).collect());
         let open = Open { first: Some(first), open: self.open.clone() };
         let down = service.starts_with("down") || self.down.load(SeqCst);
         let silent = self.silent.load(SeqCst);
@@ -69,7 +70,7 @@ impl Registry for Listed {
 }
 
 impl Subscription for Open {
-    fn next(&mut self) -> BoxFuture<'_, Result<RawNews, Failure>> {
+    fn next(&mut self) -> BoxFuture<'_, Result<wit::News, Failure>> {
         match self.first.take() {
             Some(news) => Box::pin(async { Ok(news) }),
             None => Box::pin(std::future::pending()),

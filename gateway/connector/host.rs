@@ -15,7 +15,7 @@ use crate::{
         etcd as wit_etcd, file as wit_file, memory as wit_memory,
         types::{self, Failure},
     },
-    registry::{self, RawChange, RawEndpoint},
+    registry,
 };
 
 /// Gives every import of a registry plugin that is a connector to `linker`.
@@ -113,7 +113,7 @@ impl wit_etcd::Host for Connectors {
         Ok(match self.etcd().cloned() {
             Ok(client) => {
                 let entry = client.get(key).await;
-                self.told(entry).await.map(|entry| entry.map(Into::into))
+                self.told(entry).await
             }
             Err(denied) => Err(denied),
         })
@@ -146,7 +146,7 @@ impl wit_etcd::HostFeed for Connectors {
     ) -> Result<std::result::Result<wit_etcd::Answer, Failure>> {
         let feed: &mut EtcdFeed = kept(&mut self.table, feed)?;
         let answer = feed.next().await;
-        Ok(self.told(answer).await.map(Into::into))
+        Ok(self.told(answer).await)
     }
 
     async fn drop(&mut self, feed: Resource<wit_etcd::Feed>) -> Result<()> {
@@ -230,7 +230,7 @@ impl wit_memory::HostFeed for Connectors {
         feed: Resource<wit_memory::Feed>,
     ) -> Result<std::result::Result<wit_memory::Content, Failure>> {
         let feed: &mut MemoryFeed = kept(&mut self.table, feed)?;
-        Ok(Ok(feed.next().await.into()))
+        Ok(Ok(feed.next().await))
     }
 
     async fn drop(&mut self, feed: Resource<wit_memory::Feed>) -> Result<()> {
@@ -284,59 +284,6 @@ impl From<registry::Failure> for Failure {
 impl From<memory::Rejected> for Failure {
     fn from(rejected: memory::Rejected) -> Self {
         Self::Invalid(rejected.to_string())
-    }
-}
-
-impl From<etcd::Entry> for wit_etcd::Entry {
-    fn from(etcd::Entry { key, value, mod_revision, lease }: etcd::Entry) -> Self {
-        Self { key, value, mod_revision, lease }
-    }
-}
-
-impl From<etcd::Answer> for wit_etcd::Answer {
-    fn from(etcd::Answer { cluster, revision, content }: etcd::Answer) -> Self {
-        let content = match content {
-            etcd::Content::All(entries) => {
-                wit_etcd::Content::All(entries.into_iter().map(Into::into).collect())
-            }
-            etcd::Content::Changes(events) => {
-                wit_etcd::Content::Changes(events.into_iter().map(Into::into).collect())
-            }
-            etcd::Content::Nothing => wit_etcd::Content::Nothing,
-        };
-        Self { cluster, revision, content }
-    }
-}
-
-impl From<etcd::Event> for wit_etcd::Event {
-    fn from(event: etcd::Event) -> Self {
-        match event {
-            etcd::Event::Put(entry) => Self::Put(entry.into()),
-            etcd::Event::Delete(key) => Self::Delete(key),
-        }
-    }
-}
-
-impl From<RawEndpoint> for types::Endpoint {
-    fn from(RawEndpoint { id, address, weight, labels }: RawEndpoint) -> Self {
-        Self { id, address, weight, labels }
-    }
-}
-
-impl From<memory::Content> for wit_memory::Content {
-    fn from(content: memory::Content) -> Self {
-        match content {
-            memory::Content::All(endpoints) => Self::All(endpoints.into_iter().map(Into::into).collect()),
-            memory::Content::Changes(changes) => Self::Changes(
-                changes
-                    .into_iter()
-                    .map(|change| match change {
-                        RawChange::Put(endpoint) => types::Change::Put(endpoint.into()),
-                        RawChange::Remove(id) => types::Change::Remove(id),
-                    })
-                    .collect(),
-            ),
-        }
     }
 }
 

@@ -23,16 +23,16 @@ use super::{
     runtime::{self, HasRuntime, Runtime, Who},
 };
 use crate::{
-    bindings::registry::{
-        exports::witgate::plugin::{
+    bindings::{
+        registry::exports::witgate::plugin::{
             registrar::{self, Announcement},
-            registry::{self, News},
+            registry,
         },
-        witgate::plugin::types,
+        wit,
     },
     config::RegistryLimits,
     connector::{self, Connectors},
-    registry::{Failure, RawChange, RawEndpoint, RawNews},
+    registry::Failure,
 };
 
 /// A registry plugin in one version, for the whole process.
@@ -157,11 +157,11 @@ impl Instance {
     }
 
     /// Waits for news. Dropping the future ends the instance.
-    pub async fn next(&mut self, subscription: ResourceAny) -> Result<RawNews, Failure> {
+    pub async fn next(&mut self, subscription: ResourceAny) -> Result<wit::News, Failure> {
         self.store.set_epoch_deadline(1);
         let subscriptions = self.registry.subscription();
         let result = self.budget.bound(subscriptions.call_next(&mut self.store, subscription)).await;
-        self.ended("next", result)?.map(RawNews::from).map_err(Failure::from)
+        self.ended("next", result)?.map_err(Failure::from)
     }
 
     pub async fn register(
@@ -284,40 +284,13 @@ impl HasRuntime for Data {
     }
 }
 
-impl From<types::Failure> for Failure {
-    fn from(failure: types::Failure) -> Self {
+impl From<wit::Failure> for Failure {
+    fn from(failure: wit::Failure) -> Self {
         match failure {
-            types::Failure::Unavailable(text) => Self::Unavailable(text),
-            types::Failure::Denied(text) => Self::Denied(text),
-            types::Failure::Invalid(text) => Self::Invalid(text),
-            types::Failure::Other(text) => Self::Other(text),
-        }
-    }
-}
-
-impl From<News> for RawNews {
-    fn from(news: News) -> Self {
-        let all = |endpoints: Vec<types::Endpoint>| endpoints.into_iter().map(Into::into).collect();
-        match news {
-            News::Complete(endpoints) => Self::Complete(all(endpoints)),
-            News::Partial(endpoints) => Self::Partial(all(endpoints)),
-            News::Changes(changes) => Self::Changes(changes.into_iter().map(Into::into).collect()),
-            News::Unchanged => Self::Unchanged,
-        }
-    }
-}
-
-impl From<types::Endpoint> for RawEndpoint {
-    fn from(types::Endpoint { id, address, weight, labels }: types::Endpoint) -> Self {
-        Self { id, address, weight, labels }
-    }
-}
-
-impl From<types::Change> for RawChange {
-    fn from(change: types::Change) -> Self {
-        match change {
-            types::Change::Put(endpoint) => Self::Put(endpoint.into()),
-            types::Change::Remove(id) => Self::Remove(id),
+            wit::Failure::Unavailable(text) => Self::Unavailable(text),
+            wit::Failure::Denied(text) => Self::Denied(text),
+            wit::Failure::Invalid(text) => Self::Invalid(text),
+            wit::Failure::Other(text) => Self::Other(text),
         }
     }
 }

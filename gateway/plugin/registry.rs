@@ -10,9 +10,10 @@ use wasmtime::component::ResourceAny;
 
 use super::instance::{Instance, RegistryPlugin};
 use crate::{
+    bindings::wit,
     config,
     connector::{Lent, file},
-    registry::{BoxFuture, Failure, RawNews, Registry, Subscription},
+    registry::{BoxFuture, Failure, Registry, Subscription},
 };
 
 /// The version of a registry plugin that is in force.
@@ -90,7 +91,7 @@ struct WasmSubscription {
 }
 
 impl Subscription for WasmSubscription {
-    fn next(&mut self) -> BoxFuture<'_, Result<RawNews, Failure>> {
+    fn next(&mut self) -> BoxFuture<'_, Result<wit::News, Failure>> {
         Box::pin(async {
             let news = self.instance.next(self.subscription).await;
             news.inspect_err(|failure| note(&self.invalid, failure, &self.changes))

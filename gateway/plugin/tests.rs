@@ -4,9 +4,10 @@ use std::{fs, path::Path, rc::Rc, sync::Arc, time::Duration};
 
 use super::{testing::guest, *};
 use crate::{
+    bindings::wit,
     config::{Grants, RegistryLimits},
     connector::{Lent, Memory},
-    registry::{Failure, RawNews},
+    registry::Failure,
     selector::{PickRequest, Place},
     upstream::{Change, Endpoint, Labels, Offer, Publisher, Reader, UpstreamName, Weight},
 };
@@ -277,9 +278,9 @@ async fn uses_are_checked_before_they_are_in_force() {
     assert!(problems[0].text.contains("no selector plugin"), "{problems:?}");
 }
 
-fn addresses(news: RawNews) -> Vec<String> {
+fn addresses(news: wit::News) -> Vec<String> {
     match news {
-        RawNews::Complete(endpoints) => endpoints.into_iter().map(|endpoint| endpoint.address).collect(),
+        wit::News::Complete(endpoints) => endpoints.into_iter().map(|endpoint| endpoint.address).collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -313,7 +314,7 @@ async fn instances_registered_over_a_connector_are_found() {
     assert_eq!(addresses(subscription.next().await.unwrap()), ["127.0.0.1:7"]);
     registration.withdraw().await;
     let news = subscription.next().await.unwrap();
-    assert!(matches!(&news, RawNews::Changes(changes) if changes.len() == 1), "{news:?}");
+    assert!(matches!(&news, wit::News::Changes(changes) if changes.len() == 1), "{news:?}");
 }
 
 /// A plugin that is refused what it needs, and one whose etcd is not there.

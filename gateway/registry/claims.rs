@@ -13,11 +13,12 @@ use tokio::{
 };
 
 use super::{
-    HostPort, OwnAddresses, RawChange, RawEndpoint, RawNews, Resolver,
+    HostPort, OwnAddresses, Resolver,
     resolve::{Answer, Names, Outcome, Report, Told},
     usable::usable,
 };
 use crate::{
+    bindings::wit,
     telemetry::text,
     upstream::{Claim, ClaimChange, Labels, LeftOut, LeftOuts, News, Weight},
 };
@@ -57,7 +58,7 @@ pub(super) struct ClaimReader {
 
 /// An endpoint that has a name.
 struct Named {
-    endpoint: RawEndpoint,
+    endpoint: wit::Endpoint,
     host: Arc<str>,
     port: u16,
     told: Vec<SocketAddr>,
@@ -90,10 +91,10 @@ impl ClaimReader {
 
     /// Names that are not resolved yet have no address: whoever has claimed something by the same id keeps the one of
     /// before. Waits only for a list that has nothing but such names, until the first of them is resolved.
-    pub(super) async fn read(&mut self, news: RawNews) -> News {
+    pub(super) async fn read(&mut self, news: wit::News) -> News {
         let before = self.left_out.clone();
         let news = match news {
-            RawNews::Complete(endpoints) => {
+            wit::News::Complete(endpoints) => {
                 // What goes is let go after what comes, so that a name in both keeps its answer.
                 let known = std::mem::take(&mut self.named);
                 self.left_out.clear();
@@ -102,21 +103,21 @@ impl ClaimReader {
                 self.first_name(&list).await;
                 News::Complete(self.claims(list))
             }
-            RawNews::Partial(endpoints) => {
+            wit::News::Partial(endpoints) => {
                 let list = self.accept(endpoints);
                 self.first_name(&list).await;
                 News::Partial(self.claims(list))
             }
-            RawNews::Changes(changes) => News::Changes(
+            wit::News::Changes(changes) => News::Changes(
                 changes
                     .into_iter()
                     .filter_map(|change| match change {
                         // An update that makes no sense leaves the endpoint as it was.
-                        RawChange::Put(endpoint) => {
+                        wit::Change::Put(endpoint) => {
                             let read = self.accept_one(endpoint)?;
                             self.claim(read).map(ClaimChange::Put)
                         }
-                        RawChange::Remove(id) => {
+                        wit::Change::Remove(id) => {
                             self.forget(&id);
                             self.left_out.remove(&id);
                             Some(ClaimChange::Remove(id))
@@ -124,7 +125,7 @@ impl ClaimReader {
                     })
                     .collect(),
             ),
-            RawNews::Unchanged => return News::Unchanged,
+            wit::News::Unchanged => return News::Unchanged,
         };
         if self.left_out != before {
             self.untold = true;
@@ -269,11 +270,11 @@ impl ClaimReader {
         let _ = waited.await;
     }
 
-    fn accept(&mut self, endpoints: Vec<RawEndpoint>) -> Vec<Read> {
+    fn accept(&mut self, endpoints: Vec<wit::Endpoint>) -> Vec<Read> {
         endpoints.into_iter().filter_map(|endpoint| self.accept_one(endpoint)).collect()
     }
 
-    fn accept_one(&mut self, endpoint: RawEndpoint) -> Option<Read> {
+    fn accept_one(&mut self, endpoint: wit::Endpoint) -> Option<Read> {
         let reason = match endpoint.address.parse() {
             Ok(HostPort::Ip(address)) if self.intake.own.contains(address) => OWN.to_owned(),
             Ok(HostPort::Ip(address)) => {
@@ -378,8 +379,8 @@ impl ClaimReader {
 /// Why one of our own addresses is left out.
 const OWN: &str = "is a listener of this gateway";
 
-fn claim(endpoint: RawEndpoint, addresses: Vec<SocketAddr>) -> Claim {
-    let RawEndpoint { id, weight, labels, .. } = endpoint;
+fn claim(endpoint: wit::Endpoint, addresses: Vec<SocketAddr>) -> Claim {
+    let wit::Endpoint { id, weight, labels, .. } = endpoint;
     Claim { id, addresses, weight: Weight::new(weight), labels: Labels::new(labels) }
 }
 
@@ -398,12 +399,12 @@ mod tests {
     use super::*;
     use crate::registry::resolve::fake::FakeNames;
 
-    fn endpoint(id: &str, address: &str) -> RawEndpoint {
-        RawEndpoint { id: id.into(), address: address.into(), weight: 1, labels: vec![] }
+    fn endpoint(id: &str, address: &str) -> wit::Endpoint {
+        wit::Endpoint { id: id.into(), address: address.into(), weight: 1, labels: vec![] }
     }
 
-    fn put(id: &str, address: &str) -> RawNews {
-        RawNews::Changes(vec![RawChange::Put(endpoint(id, address))])
+    fn put(id: &str, address: &str) -> wit::News {
+        wit::News::Changes(vec![wit::Change::Put(endpoint(id, address))])
     }
 
     fn reader(names: &FakeNames) -> ClaimReader {
@@ -464,7 +465,7 @@ mod tests {
             endpoint("g", "mine.example:9901"),
             endpoint("h", "cloud.example:80"),
         ];
-        let news = reader.read(RawNews::Complete(list)).await;
+        let news = reader.read(wit::News::Complete(list)).await;
         assert_eq!(claims(&news), ["a=10.0.0.1:80", "f=[::1]:80", "g=", "h="]);
         let left_out = reader.left_out().unwrap();
         assert_eq!(left_out.count, 4);
@@ -512,7 +513,7 @@ mod tests {
         list.push(endpoint("ip", "10.0.0.1:80"));
         list.push(endpoint("name", "good.example:80"));
         let start = Instant::now();
-        let News::Complete(all) = reader.read(RawNews::Complete(list)).await else { panic!() };
+        let News::Complete(all) = reader.read(wit::News::Complete(list)).await else { panic!() };
         assert_eq!(start.elapsed(), Duration::ZERO);
         assert_eq!(all.len(), 202);
         assert!(shown(&all).contains(&"ip=10.0.0.1:80".to_owned()));
@@ -527,11 +528,11 @@ mod tests {
         let mut reader = reader(&names);
         let start = Instant::now();
         let list = vec![endpoint("a", "slow.example:80"), endpoint("b", "good.example:80")];
-        let news = reader.read(RawNews::Complete(list)).await;
+        let news = reader.read(wit::News::Complete(list)).await;
         assert_eq!(claims(&news), ["a=", "b=10.0.0.2:80"]);
         assert!(start.elapsed() < Duration::from_secs(1));
         // With none that is resolved it is told all the same.
-        let news = reader.read(RawNews::Complete(vec![endpoint("c", "slower.example:80")])).await;
+        let news = reader.read(wit::News::Complete(vec![endpoint("c", "slower.example:80")])).await;
         assert_eq!(claims(&news), ["c="]);
         assert!(start.elapsed() < Duration::from_secs(7));
     }
@@ -542,18 +543,18 @@ mod tests {
         names.set("db.example", &["10.0.0.1"]);
         let mut reader = reader(&names);
         let list = || (0..9).map(|n| endpoint(&format!("{n}"), &format!("db.example:{}", 80 + n))).collect();
-        let news = reader.read(RawNews::Complete(list())).await;
+        let news = reader.read(wit::News::Complete(list())).await;
         assert_eq!(claims(&news).len(), 9);
         assert_eq!(names.asked("db.example"), 1);
         // The same list again, and one in its place that has the name, too, keep the answer.
-        reader.read(RawNews::Complete(list())).await;
-        let news = reader.read(RawNews::Complete(vec![endpoint("x", "DB.example:80")])).await;
+        reader.read(wit::News::Complete(list())).await;
+        let news = reader.read(wit::News::Complete(vec![endpoint("x", "DB.example:80")])).await;
         assert_eq!(claims(&news), ["x=10.0.0.1:80"]);
         assert_eq!(names.asked("db.example"), 1);
 
         names.set("db.example", &["10.0.0.2"]);
         assert_eq!(moved(&mut reader).await, ["x=10.0.0.2:80"]);
-        reader.read(RawNews::Changes(vec![RawChange::Remove("x".into())])).await;
+        reader.read(wit::News::Changes(vec![wit::Change::Remove("x".into())])).await;
         let asked = names.asked("db.example");
         assert!(tokio::time::timeout(Duration::from_secs(600), reader.resolved()).await.is_err());
         assert_eq!(names.asked("db.example"), asked);
@@ -567,7 +568,7 @@ mod tests {
         names.set("two.example", &["10.0.0.2"]);
         let mut reader = reader(&names);
         reader
-            .read(RawNews::Complete(vec![endpoint("a", "one.example:80"), endpoint("b", "10.0.0.9:80")]))
+            .read(wit::News::Complete(vec![endpoint("a", "one.example:80"), endpoint("b", "10.0.0.9:80")]))
             .await;
         reader.resolved().await;
         let news = reader.read(put("a", "two.example:80")).await;
@@ -578,7 +579,7 @@ mod tests {
         assert!(reader.named.is_empty() && reader.ids.is_empty() && reader.names.next().is_none());
         // Twice in one list: the last one counts.
         let twice = vec![endpoint("a", "one.example:80"), endpoint("a", "10.0.0.4:80")];
-        let news = reader.read(RawNews::Complete(twice)).await;
+        let news = reader.read(wit::News::Complete(twice)).await;
         assert_eq!(claims(&news), ["a=10.0.0.4:80"]);
     }
 
@@ -594,7 +595,7 @@ mod tests {
             })
         });
         let mut reader = ClaimReader::new("orders".into(), Intake { resolver, own: OwnAddresses::default() });
-        reader.read(RawNews::Complete(vec![endpoint("a", "db.example:80")])).await;
+        reader.read(wit::News::Complete(vec![endpoint("a", "db.example:80")])).await;
         let tried = tokio::time::timeout(Duration::from_secs(60), async {
             loop {
                 reader.progress().await;

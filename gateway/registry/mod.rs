@@ -17,33 +17,9 @@ pub use watch::{Watch, watch};
 
 use std::{future::Future, pin::Pin};
 
+use crate::bindings::wit;
+
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// An endpoint as a registry plugin wrote it, nothing checked yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawEndpoint {
-    pub id: String,
-    /// `host:port`.
-    pub address: String,
-    /// 0 means drained.
-    pub weight: u32,
-    pub labels: Vec<(String, String)>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RawChange {
-    Put(RawEndpoint),
-    Remove(String),
-}
-
-/// What a registry said, and how much of the truth it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RawNews {
-    Complete(Vec<RawEndpoint>),
-    Partial(Vec<RawEndpoint>),
-    Changes(Vec<RawChange>),
-    Unchanged,
-}
 
 /// Why a registry could not be read. None of them changes a list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,5 +76,5 @@ pub trait Registry: Send + Sync {
 /// One service being followed.
 pub trait Subscription: Send {
     /// Waits for the next news; the first is complete. After a failure the subscription is dead.
-    fn next(&mut self) -> BoxFuture<'_, Result<RawNews, Failure>>;
+    fn next(&mut self) -> BoxFuture<'_, Result<wit::News, Failure>>;
 }

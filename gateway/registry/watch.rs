@@ -195,12 +195,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        registry::{BoxFuture, OwnAddresses, RawEndpoint, RawNews, Subscription, resolve::fake::FakeNames},
+        bindings::wit,
+        registry::{BoxFuture, OwnAddresses, Subscription, resolve::fake::FakeNames},
         upstream::{Claim, ClaimChange, News},
     };
 
     /// A registry whose answers the test pushes. Dropping the sender ends a subscription with a failure.
-    struct Pushed(Arc<Mutex<mpsc::Receiver<Result<RawNews, Failure>>>>);
+    struct Pushed(Arc<Mutex<mpsc::Receiver<Result<wit::News, Failure>>>>);
 
     impl Registry for Pushed {
         fn follow<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Box<dyn Subscription>, Failure>> {
@@ -209,7 +210,7 @@ mod tests {
     }
 
     impl Subscription for Pushed {
-        fn next(&mut self) -> BoxFuture<'_, Result<RawNews, Failure>> {
+        fn next(&mut self) -> BoxFuture<'_, Result<wit::News, Failure>> {
             Box::pin(async {
                 let next = self.0.lock().await.recv().await;
                 next.unwrap_or_else(|| Err(Failure::Unavailable("gone".into())))
@@ -217,11 +218,13 @@ mod tests {
         }
     }
 
-    fn start() -> (mpsc::Sender<Result<RawNews, Failure>>, mpsc::Receiver<Event>, Watch) {
+    fn start() -> (mpsc::Sender<Result<wit::News, Failure>>, mpsc::Receiver<Event>, Watch) {
         start_with(Intake::default())
     }
 
-    fn start_with(intake: Intake) -> (mpsc::Sender<Result<RawNews, Failure>>, mpsc::Receiver<Event>, Watch) {
+    fn start_with(
+        intake: Intake,
+    ) -> (mpsc::Sender<Result<wit::News, Failure>>, mpsc::Receiver<Event>, Watch) {
         let (push, pushed) = mpsc::channel(16);
         let (events, told) = mpsc::channel(16);
         let registry = Arc::new(Pushed(Arc::new(Mutex::new(pushed))));
@@ -231,7 +234,7 @@ mod tests {
 
     /// One endpoint, at `db.example`, which is 10.0.0.1.
     async fn start_with_a_name()
-    -> (FakeNames, mpsc::Sender<Result<RawNews, Failure>>, mpsc::Receiver<Event>, Watch) {
+    -> (FakeNames, mpsc::Sender<Result<wit::News, Failure>>, mpsc::Receiver<Event>, Watch) {
         let names = FakeNames::default();
         names.set("db.example", &["10.0.0.1"]);
         let intake = Intake { resolver: names.resolver(), own: OwnAddresses::default() };
@@ -241,9 +244,9 @@ mod tests {
         (names, push, told, watch)
     }
 
-    fn one(address: &str) -> RawNews {
-        let endpoint = RawEndpoint { id: "1".into(), address: address.into(), weight: 1, labels: vec![] };
-        RawNews::Complete(vec![endpoint])
+    fn one(address: &str) -> wit::News {
+        let endpoint = wit::Endpoint { id: "1".into(), address: address.into(), weight: 1, labels: vec![] };
+        wit::News::Complete(vec![endpoint])
     }
 
     #[tokio::test(start_paused = true)]
@@ -356,7 +359,7 @@ mod tests {
             }
         }
         impl Subscription for Short {
-            fn next(&mut self) -> BoxFuture<'_, Result<RawNews, Failure>> {
+            fn next(&mut self) -> BoxFuture<'_, Result<wit::News, Failure>> {
                 let first = std::mem::take(&mut self.0);
                 Box::pin(async move {
                     if first { Ok(one("10.0.0.1:80")) } else { Err(Failure::Other("".into())) }
@@ -381,8 +384,8 @@ mod tests {
             }
         }
         impl Subscription for Storm {
-            fn next(&mut self) -> BoxFuture<'_, Result<RawNews, Failure>> {
-                Box::pin(async { Ok(RawNews::Unchanged) })
+            fn next(&mut self) -> BoxFuture<'_, Result<wit::News, Failure>> {
+                Box::pin(async { Ok(wit::News::Unchanged) })
             }
         }
         let (events, mut told) = mpsc::channel(16);

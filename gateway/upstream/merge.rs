@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use super::{Endpoint, Offer, SourceOffer};
+use super::{Endpoint, Offer, Word};
 
 /// What each source of one upstream offers, by address.
 #[derive(Debug, Default)]
@@ -14,14 +14,6 @@ pub struct Merge {
     words: HashMap<SocketAddr, Vec<(usize, Word)>>,
     /// Addresses that get no requests because they are drained.
     drained: usize,
-}
-
-/// What a source says of an address.
-#[derive(Debug, PartialEq, Eq)]
-enum Word {
-    Claimed(Endpoint),
-    Drained,
-    Held(Endpoint),
 }
 
 /// What changed at one address.
@@ -43,9 +35,9 @@ impl Changed {
 }
 
 impl Merge {
-    /// Takes in what one source offers now, and returns what that changes in the whole.
-    pub fn take(&mut self, source: usize, offers: Vec<SourceOffer>) -> Vec<Changed> {
-        offers.into_iter().filter_map(|offer| self.one(source, offer)).collect()
+    /// Takes in what one source says now, and returns what that changes in the whole.
+    pub fn take(&mut self, source: usize, words: Vec<(SocketAddr, Option<Word>)>) -> Vec<Changed> {
+        words.into_iter().filter_map(|(address, word)| self.one(source, address, word)).collect()
     }
 
     pub fn get(&self, address: SocketAddr) -> Option<&Endpoint> {
@@ -61,13 +53,7 @@ impl Merge {
         self.drained > 0 && self.iter().next().is_none()
     }
 
-    fn one(&mut self, source: usize, offer: SourceOffer) -> Option<Changed> {
-        let (address, word) = match offer {
-            SourceOffer::Claimed(endpoint) => (endpoint.address, Some(Word::Claimed(endpoint))),
-            SourceOffer::Drained(address) => (address, Some(Word::Drained)),
-            SourceOffer::Held(endpoint) => (endpoint.address, Some(Word::Held(endpoint))),
-            SourceOffer::Nothing(address) => (address, None),
-        };
+    fn one(&mut self, source: usize, address: SocketAddr, word: Option<Word>) -> Option<Changed> {
         let known = self.words.entry(address).or_default();
         let (before, was_drained) = (endpoint(known).cloned(), is_drained(known));
         let place = known.binary_search_by_key(&source, |(source, _)| *source);
@@ -116,28 +102,24 @@ mod tests {
         Endpoint { address: ([10, 0, 0, 1], 80).into(), weight, labels: Labels::default() }
     }
 
-    fn claimed(weight: u32) -> SourceOffer {
-        match weight {
-            0 => SourceOffer::Drained(endpoint(1).address),
-            _ => SourceOffer::Claimed(endpoint(weight)),
-        }
-    }
-
-    fn nothing() -> SourceOffer {
-        SourceOffer::Nothing(endpoint(1).address)
+    fn claimed(weight: u32) -> Option<Word> {
+        Some(match weight {
+            0 => Word::Drained,
+            _ => Word::Claimed(endpoint(weight)),
+        })
     }
 
     /// Each word in turn, by which source, and the weight that comes of it all.
     #[track_caller]
-    fn check(words: &[(usize, SourceOffer, Option<u32>)]) -> Merge {
+    fn check(words: &[(usize, Option<Word>, Option<u32>)]) -> Merge {
         let mut merge = Merge::default();
         let mut before = None;
-        for (source, offer, after) in words {
-            let changed = merge.take(*source, vec![offer.clone()]);
+        for (source, word, after) in words {
+            let changed = merge.take(*source, vec![(endpoint(1).address, word.clone())]);
             let after = after.map(endpoint);
             let expected =
                 Changed { address: endpoint(1).address, before: before.clone(), after: after.clone() };
-            assert_eq!(changed.first(), (before != after).then_some(&expected), "{source} {offer:?}");
+            assert_eq!(changed.first(), (before != after).then_some(&expected), "{source} {word:?}");
             before = after;
         }
         merge
@@ -149,8 +131,8 @@ mod tests {
             (1, claimed(2), Some(2)),
             (0, claimed(1), Some(1)),
             (1, claimed(3), Some(1)),
-            (0, nothing(), Some(3)),
-            (1, nothing(), None),
+            (0, None, Some(3)),
+            (1, None, None),
         ]);
         assert!(merge.words.is_empty() && !merge.is_drained());
     }
@@ -159,20 +141,20 @@ mod tests {
     fn the_first_that_claims_an_endpoint_drains_it_for_all() {
         let merge = check(&[(0, claimed(0), None), (1, claimed(3), None)]);
         assert!(merge.is_drained());
-        let merge = check(&[(0, claimed(1), Some(1)), (1, claimed(0), Some(1)), (0, nothing(), None)]);
+        let merge = check(&[(0, claimed(1), Some(1)), (1, claimed(0), Some(1)), (0, None, None)]);
         assert!(merge.is_drained());
-        let merge = check(&[(0, claimed(0), None), (0, nothing(), None)]);
+        let merge = check(&[(0, claimed(0), None), (0, None, None)]);
         assert!(!merge.is_drained());
     }
 
     #[test]
     fn a_claim_is_newer_than_a_reserve() {
-        let held = |weight| SourceOffer::Held(endpoint(weight));
+        let held = |weight| Some(Word::Held(endpoint(weight)));
         check(&[
             (0, held(1), Some(1)),
             (1, claimed(7), Some(7)),
             (1, claimed(8), Some(8)),
-            (1, nothing(), Some(1)),
+            (1, None, Some(1)),
         ]);
         // What the first lost was in use, whatever the second said of it.
         check(&[(0, claimed(1), Some(1)), (1, claimed(0), Some(1)), (0, held(1), Some(1))]);

@@ -35,6 +35,6 @@ pub use snapshot::{CatchUp, Change, Generation, Member, Snapshot};
 pub use stats::{Admission, Figures, HalfOpenTry, InFlight, Stats};
 pub use trust::{
     Claim, ClaimChange, HealthState, Held, Input, Left, News, Origin, Policy as TrustPolicy, ReserveState,
-    Source, SourceOffer, SourceState, Step,
+    Source, SourceState, Step, Word,
 };
 pub use words::{Endpoint, Labels, Slot, UpstreamName, Weight};

@@ -12,8 +12,9 @@ use std::{
 use etcd_client::{PutOptions, Txn, TxnOp};
 use tokio::net::{TcpListener, TcpStream};
 use witgate::{
+    bindings::wit::etcd::{Answer, Content, Entry, Event},
     config,
-    connector::etcd::{Answer, Client, Content, Entry, Event, Feed},
+    connector::etcd::{Client, Feed},
     registry::Failure,
 };
 

@@ -9,10 +9,11 @@ use std::{
 use etcd_client::{Client, GetOptions, KeyValue, PutOptions};
 use tempfile::TempDir;
 use witgate::{
+    bindings::wit,
     config::{self, Config, Grants},
     connector::{Lent, Memory, memory::Registration as Registered},
     plugin::{Announcement, Plugins, Registration, Standing, Uses},
-    registry::{Failure, RawEndpoint, RawNews},
+    registry::Failure,
 };
 
 use crate::support::{
@@ -100,10 +101,10 @@ impl Fixture {
     }
 
     /// The list as this gateway reads it.
-    async fn list(&self, registry: &Arc<config::Registry>) -> Vec<RawEndpoint> {
+    async fn list(&self, registry: &Arc<config::Registry>) -> Vec<wit::Endpoint> {
         let mut subscription = self.plugins.registry(registry).follow("users.rpc").await.unwrap();
         match subscription.next().await.unwrap() {
-            RawNews::Complete(list) => list,
+            wit::News::Complete(list) => list,
             other => panic!("{other:?}"),
         }
     }

@@ -18,42 +18,10 @@ pub use self::{feed::Feed, lease::Lease};
 use super::lock;
 use crate::{
     backoff::{self, Lasting},
+    bindings::wit::etcd::{Answer, Content, Entry, Event},
     config,
     registry::Failure,
 };
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    pub key: Vec<u8>,
-    pub value: Vec<u8>,
-    /// The revision at which the key was last written.
-    pub mod_revision: i64,
-    /// The lease the key hangs on, 0 for none.
-    pub lease: i64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    Put(Entry),
-    Delete(Vec<u8>),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
-    /// Everything under the prefix: first, and again when changes were missed.
-    All(Vec<Entry>),
-    Changes(Vec<Event>),
-    /// The watch is alive and nothing changed.
-    Nothing,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    pub cluster: u64,
-    /// The revision this answer is true for.
-    pub revision: i64,
-    pub content: Content,
-}
 
 /// One etcd as one registry's table names it. Everything that follows it shares a connection, which is made when
 /// first needed, closed when nothing needs it, and made anew when it fails.

@@ -8,22 +8,14 @@ use tokio::sync::broadcast::{
 };
 
 use super::Memory;
-use crate::registry::{RawChange, RawEndpoint};
-
-/// What a feed says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
-    /// All instances: first, and again for a reader that was too slow.
-    All(Vec<RawEndpoint>),
-    Changes(Vec<RawChange>),
-}
+use crate::bindings::wit::{self, memory::Content};
 
 /// Dropping it ends the following.
 pub struct Feed {
     memory: Arc<Memory>,
     service: Arc<str>,
     /// None: the whole list comes next.
-    changes: Option<Receiver<Arc<RawChange>>>,
+    changes: Option<Receiver<Arc<wit::Change>>>,
 }
 
 impl Feed {
@@ -59,9 +51,9 @@ impl Drop for Feed {
 
 /// None when some were lost.
 fn with_all_that_wait(
-    first: Arc<RawChange>,
-    changes: &mut Receiver<Arc<RawChange>>,
-) -> Option<Vec<RawChange>> {
+    first: Arc<wit::Change>,
+    changes: &mut Receiver<Arc<wit::Change>>,
+) -> Option<Vec<wit::Change>> {
     let mut batch = vec![Arc::unwrap_or_clone(first)];
     loop {
         match changes.try_recv() {

@@ -25,7 +25,7 @@ use tokio::{
 pub(crate) use self::registration::label_object;
 pub use self::{
     check::Rejected,
-    feed::{Content, Feed},
+    feed::Feed,
     registration::{Instance, Registration, ServiceSummary},
     state::Outcome,
 };
@@ -369,7 +369,7 @@ mod tests {
     use tokio::{sync::oneshot, task::JoinHandle};
 
     use super::*;
-    use crate::registry::{RawChange, RawEndpoint};
+    use crate::bindings::wit::{self, memory::Content};
 
     fn registration(address: &str, ttl_seconds: u32) -> Registration {
         Registration { address: address.into(), weight: 1, labels: vec![], ttl_seconds }
@@ -385,8 +385,8 @@ mod tests {
         memory.saved(done.change).await.unwrap();
     }
 
-    fn endpoint(id: &str, address: &str) -> RawEndpoint {
-        RawEndpoint { id: id.into(), address: address.into(), weight: 1, labels: vec![] }
+    fn endpoint(id: &str, address: &str) -> wit::Endpoint {
+        wit::Endpoint { id: id.into(), address: address.into(), weight: 1, labels: vec![] }
     }
 
     fn ids(memory: &Memory) -> Vec<String> {
@@ -433,9 +433,9 @@ mod tests {
         assert!(memory.remove("orders", "a").0);
         assert!(!memory.remove("orders", "a").0);
         let expected = vec![
-            RawChange::Put(endpoint("a", "a:2")),
-            RawChange::Put(endpoint("b", "b:1")),
-            RawChange::Remove("a".into()),
+            wit::Change::Put(endpoint("a", "a:2")),
+            wit::Change::Put(endpoint("b", "b:1")),
+            wit::Change::Remove("a".into()),
         ];
         assert_eq!(feed.next().await, Content::Changes(expected));
     }
@@ -451,7 +451,7 @@ mod tests {
         }
         assert_eq!(feed.next().await, Content::All(vec![endpoint("a", "a:1000")]));
         memory.remove("orders", "a");
-        assert_eq!(feed.next().await, Content::Changes(vec![RawChange::Remove("a".into())]));
+        assert_eq!(feed.next().await, Content::Changes(vec![wit::Change::Remove("a".into())]));
     }
 
     #[tokio::test(start_paused = true)]
@@ -482,9 +482,9 @@ mod tests {
         tokio::time::sleep_until(started + Duration::from_secs(9)).await;
         assert_eq!(put(&memory, "renewed", registration("a:2", 10)), Outcome::Renewed);
         assert_eq!(memory.instances("orders")[2].expires_in_seconds, Some(1));
-        assert_eq!(feed.next().await, Content::Changes(vec![RawChange::Remove("short".into())]));
+        assert_eq!(feed.next().await, Content::Changes(vec![wit::Change::Remove("short".into())]));
         assert_eq!(started.elapsed().as_secs(), 10);
-        assert_eq!(feed.next().await, Content::Changes(vec![RawChange::Remove("renewed".into())]));
+        assert_eq!(feed.next().await, Content::Changes(vec![wit::Change::Remove("renewed".into())]));
         assert_eq!(started.elapsed().as_secs(), 19);
         assert_eq!(ids(&memory), ["for-ever"]);
         assert_eq!(memory.services(), [ServiceSummary { service: "orders".into(), instances: 1 }]);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::registry::RawEndpoint;
+use crate::bindings::wit;
 
 /// What a service says about one of its instances: the body of a registration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,9 +39,9 @@ impl Registration {
     }
 
     /// As followers see it.
-    pub(super) fn endpoint(&self, id: &str) -> RawEndpoint {
+    pub(super) fn endpoint(&self, id: &str) -> wit::Endpoint {
         let Self { address, weight, labels, .. } = self;
-        RawEndpoint { id: id.into(), address: address.clone(), weight: *weight, labels: labels.clone() }
+        wit::Endpoint { id: id.into(), address: address.clone(), weight: *weight, labels: labels.clone() }
     }
 
     /// Whether followers see no difference.

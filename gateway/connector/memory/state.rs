@@ -14,7 +14,7 @@ use super::{
     check::{MOST_BYTES, MOST_INSTANCES, bytes},
     records::{Change, Registrations},
 };
-use crate::registry::RawChange;
+use crate::bindings::wit;
 
 /// Changes that wait for a follower before it is given the whole list instead.
 const MOST_CHANGES: usize = 256;
@@ -42,7 +42,7 @@ pub(super) struct State {
     /// When instances end, told apart by their serial numbers.
     ends: BTreeMap<(Instant, u64), (Arc<str>, Arc<str>)>,
     serial: u64,
-    followers: HashMap<Arc<str>, broadcast::Sender<Arc<RawChange>>>,
+    followers: HashMap<Arc<str>, broadcast::Sender<Arc<wit::Change>>>,
     unsaved: Unsaved,
 }
 
@@ -100,7 +100,7 @@ impl State {
         let shows = known.is_none_or(|known| !known.registration.shows_as(&registration));
         self.take(service, id);
         if shows {
-            self.tell(service, || RawChange::Put(registration.endpoint(id)));
+            self.tell(service, || wit::Change::Put(registration.endpoint(id)));
         }
         let (service, id) = (Arc::<str>::from(service), Arc::<str>::from(id));
         let registration = Arc::new(registration);
@@ -119,7 +119,7 @@ impl State {
                 continue;
             }
             self.room(1, bytes(&service, &id, &registration))?;
-            self.tell(&service, || RawChange::Put(registration.endpoint(&id)));
+            self.tell(&service, || wit::Change::Put(registration.endpoint(&id)));
             self.hold(service, id, registration, 0, now);
         }
         Ok(())
@@ -137,7 +137,7 @@ impl State {
     /// Tells whether there was one, and the number of the change after which it is gone.
     pub fn remove(&mut self, service: &str, id: &str) -> (bool, u64) {
         let Some((service, id)) = self.take(service, id) else { return (false, self.unsaved.latest) };
-        self.tell(&service, || RawChange::Remove(id.to_string()));
+        self.tell(&service, || wit::Change::Remove(id.to_string()));
         (true, self.unsaved.note(0, Change::Remove { service, id }))
     }
 
@@ -183,7 +183,7 @@ impl State {
     }
 
     /// The list now, and what changes after it.
-    pub fn subscribe(&mut self, service: &Arc<str>) -> (Listed, broadcast::Receiver<Arc<RawChange>>) {
+    pub fn subscribe(&mut self, service: &Arc<str>) -> (Listed, broadcast::Receiver<Arc<wit::Change>>) {
         let changes =
             self.followers.entry(service.clone()).or_insert_with(|| broadcast::Sender::new(MOST_CHANGES));
         let changes = changes.subscribe();
@@ -295,7 +295,7 @@ impl State {
         Some((name, id))
     }
 
-    fn tell(&self, service: &str, change: impl FnOnce() -> RawChange) {
+    fn tell(&self, service: &str, change: impl FnOnce() -> wit::Change) {
         if let Some(changes) = self.followers.get(service) {
             // An error says that nobody listens any more.
             let _ = changes.send(Arc::new(change()));

@@ -335,12 +335,12 @@ impl Owner {
     fn step(&mut self, source: usize, input: Input, cause: Cause) {
         let policy = self.trust(source);
         let step = self.sources[source].step(input, &policy, now());
-        if step.offers.is_empty() && step.held.is_empty() {
+        if step.words.is_empty() && step.held.is_empty() {
             return;
         }
         self.unwritten = true;
         self.untold = true;
-        let changed = self.merge.take(source, step.offers);
+        let changed = self.merge.take(source, step.words);
         let applied = self.pin.is_none();
         if applied {
             self.relist(&changed);

@@ -108,22 +108,21 @@ pub enum Input {
     Tick,
 }
 
-/// What a source has to say of one address.
+/// What a source says of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SourceOffer {
+pub enum Word {
     Claimed(Endpoint),
     /// It is claimed with weight 0.
-    Drained(SocketAddr),
+    Drained,
     /// It is not claimed any more, and offered because too few of the claimed answer.
     Held(Endpoint),
-    Nothing(SocketAddr),
 }
 
 /// What came of an input.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Step {
-    /// What changes in the offer; it may repeat what is offered already.
-    pub offers: Vec<SourceOffer>,
+    /// The addresses of which it may say something else now, with what it says; nothing any more, if none.
+    pub words: Vec<(SocketAddr, Option<Word>)>,
     /// What became the reserve.
     pub held: Vec<SocketAddr>,
 }
@@ -230,7 +229,7 @@ impl Source {
             self.offering_reserve = offering;
             touched.extend(self.reserve.addresses());
         }
-        Step { offers: touched.into_iter().map(|address| self.offer(address)).collect(), held }
+        Step { words: touched.into_iter().map(|address| (address, self.word(address))).collect(), held }
     }
 
     /// Returns what became the reserve.
@@ -312,17 +311,15 @@ impl Source {
         self.claimed.len() - unhealthy
     }
 
-    fn offer(&self, address: SocketAddr) -> SourceOffer {
+    fn word(&self, address: SocketAddr) -> Option<Word> {
         if let Some(endpoint) = self.claimed.get(&address) {
-            return SourceOffer::Claimed(endpoint.clone());
+            return Some(Word::Claimed(endpoint.clone()));
         }
         if self.claims.name(address) {
-            return SourceOffer::Drained(address);
+            return Some(Word::Drained);
         }
-        match self.reserve.get(address).filter(|_| self.offering_reserve) {
-            Some(endpoint) => SourceOffer::Held(endpoint.clone()),
-            None => SourceOffer::Nothing(address),
-        }
+        let held = self.reserve.get(address).filter(|_| self.offering_reserve);
+        held.map(|endpoint| Word::Held(endpoint.clone()))
     }
 }
 

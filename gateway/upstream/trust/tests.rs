@@ -54,14 +54,10 @@ impl Bench {
 
     fn step(&mut self, input: Input) -> Step {
         let step = self.source.step(input, &self.policy, self.now);
-        for offer in &step.offers {
-            match offer {
-                SourceOffer::Claimed(endpoint) | SourceOffer::Held(endpoint) => {
-                    self.offered.insert(endpoint.address.port())
-                }
-                SourceOffer::Drained(address) | SourceOffer::Nothing(address) => {
-                    self.offered.remove(&address.port())
-                }
+        for (address, word) in &step.words {
+            match word {
+                Some(Word::Claimed(_) | Word::Held(_)) => self.offered.insert(address.port()),
+                Some(Word::Drained) | None => self.offered.remove(&address.port()),
             };
         }
         step
