@@ -45,7 +45,7 @@ pub(super) struct Dialing {
 pub(super) struct Attempt {
     pub connection: Connection<RequestBody>,
     /// Only of requests that could be sent again: what is sent is gone otherwise.
-    pub spare: Option<Box<Spare>>,
+    pub spare: Option<Spare>,
     /// Of a request that asks for another protocol.
     pub switched: Option<oneshot::Receiver<(Stream, Bytes)>>,
     sent: Sent,
@@ -64,7 +64,7 @@ impl Attempt {
     pub(super) fn send(
         mut connection: Connection<RequestBody>,
         request: Request<RequestBody>,
-        spare: Option<Box<Spare>>,
+        spare: Option<Spare>,
         upgrading: bool,
     ) -> Self {
         connection.begin();

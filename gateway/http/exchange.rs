@@ -74,7 +74,7 @@ pub(super) struct Exchange {
 /// Where the try is that is under way.
 enum Step {
     /// The endpoint has no idle connection.
-    Dialing(Dialing),
+    Dialing(Box<Dialing>),
     Sent(Attempt),
     Over,
 }
@@ -96,7 +96,7 @@ pub(super) struct Headed {
 impl Routed {
     /// Picks an endpoint, and sends the request if one of its connections is idle; otherwise it is sent once there is
     /// one.
-    pub(super) fn send(mut self, target: Rc<Target>) -> Result<Box<Exchange>, Response<ReplyBody>> {
+    pub(super) fn send(mut self, target: Rc<Target>) -> Result<Box<Exchange>, Box<Response<ReplyBody>>> {
         let Self { peer, inbound, asked, strip, timeouts, mut record, body, .. } = self;
         // Stays where it is: it is large.
         let head = &mut self.head;
@@ -122,7 +122,7 @@ impl Routed {
         });
         let picked = match exchange.pick(head) {
             Ok(picked) => picked,
-            Err(error) => return Err(exchange.fail(&error)),
+            Err(error) => return Err(Box::new(exchange.fail(&error))),
         };
         let has_body = exchange.upload.is_some();
         let (upgrading, altered) =
@@ -159,9 +159,10 @@ impl Exchange {
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         if let Step::Dialing(dialing) = &mut self.step {
             let connected = ready!(dialing.connection.as_mut().poll(cx));
-            let Step::Dialing(Dialing { request, .. }) = mem::replace(&mut self.step, Step::Over) else {
+            let Step::Dialing(dialing) = mem::replace(&mut self.step, Step::Over) else {
                 return Poll::Pending;
             };
+            let Dialing { request, .. } = *dialing;
             match connected {
                 Ok(connection) => self.send(connection, request),
                 Err(error) => return Poll::Ready(Err(Failed::to_dial(error, request))),
@@ -221,7 +222,7 @@ impl Exchange {
             Some(connection) => self.send(connection, request),
             None => {
                 let connection = Box::pin(client::dial(address, limit));
-                self.step = Step::Dialing(Dialing { request, connection });
+                self.step = Step::Dialing(Box::new(Dialing { request, connection }));
             }
         }
     }

@@ -108,7 +108,7 @@ impl Call {
     fn begin(routed: Routed, target: Rc<Target>) -> Self {
         match routed.send(target) {
             Ok(exchange) => Self::Going(exchange),
-            Err(response) => Self::Known(Box::new(response)),
+            Err(response) => Self::Known(response),
         }
     }
 }

@@ -23,11 +23,11 @@ pub(super) struct Spare {
 
 /// The spares of one worker that are not in use.
 #[derive(Default)]
-pub(super) struct Spares(RefCell<Vec<Box<Spare>>>);
+pub(super) struct Spares(RefCell<Vec<Spare>>);
 
 impl Spares {
     /// A copy of a request without a body, whose target is in origin form.
-    pub(super) fn copy<B>(&self, request: &Request<B>) -> Box<Spare> {
+    pub(super) fn copy<B>(&self, request: &Request<B>) -> Spare {
         let mut spare = self.0.borrow_mut().pop().unwrap_or_default();
         spare.method = request.method().clone();
         let target = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
@@ -42,7 +42,7 @@ impl Spares {
     }
 
     /// Takes back what was not needed.
-    pub(super) fn keep(&self, mut spare: Box<Spare>) {
+    pub(super) fn keep(&self, mut spare: Spare) {
         let mut kept = self.0.borrow_mut();
         if kept.len() < KEPT_MOST {
             spare.text.clear();
