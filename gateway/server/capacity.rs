@@ -1,8 +1,8 @@
 //! How many clients a listener takes, and who goes when there are more. Shared by the workers.
 //!
 //! A permit belongs to a client that is there, never to a worker that waits for one. When there are none left, the client
-//! that has been idle for the longest is told to leave, on whichever worker it is, and meanwhile every answer says that
-//! its connection closes.
+//! that has been idle for the longest is told to leave, on whichever worker it is. While none is idle, every answer says
+//! that its connection closes.
 
 use std::{
     pin::pin,
@@ -41,6 +41,8 @@ pub(super) struct Capacity {
     permits: Arc<Semaphore>,
     /// Clients that have been accepted and wait for a permit.
     waiting: AtomicUsize,
+    /// Clients that were told to leave and have not left.
+    leaving: AtomicUsize,
     begun: Instant,
     seats: Mutex<Seats>,
 }
@@ -48,8 +50,6 @@ pub(super) struct Capacity {
 #[derive(Debug, Default)]
 struct Seats {
     taken: Slab<Arc<Client>>,
-    /// Those that were told to leave and have not left.
-    leaving: usize,
     /// Since when they are idle, and their keys; the longest last. Some may have become busy, or have left.
     idle: Vec<(u64, usize)>,
 }
@@ -75,6 +75,7 @@ impl Capacity {
         Self {
             permits: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
             waiting: AtomicUsize::new(0),
+            leaving: AtomicUsize::new(0),
             begun: Instant::now(),
             seats: Mutex::default(),
         }
@@ -110,14 +111,14 @@ impl Capacity {
     /// Tells the client that has been idle for the longest to leave, unless enough are leaving already.
     fn make_room(&self) {
         let mut seats = self.seats();
-        if seats.leaving >= self.waiting.load(SeqCst) {
+        if self.leaving.load(SeqCst) >= self.waiting.load(SeqCst) {
             return;
         }
         if let Some(client) = seats.next_idle().or_else(|| {
             seats.find_idle(self.now());
             seats.next_idle()
         }) {
-            seats.leaving += 1;
+            self.leaving.fetch_add(1, SeqCst);
             client.told.store(true, SeqCst);
             if let Some(waker) = &*lock(&client.waker) {
                 waker.wake_by_ref();
@@ -170,9 +171,9 @@ impl Seat {
         self.client.idle_since.store(self.capacity.now(), Relaxed);
     }
 
-    /// Whether other clients wait for a permit.
+    /// Whether other clients wait for a permit, more of them than leave.
     pub(super) fn is_wanted(&self) -> bool {
-        self.capacity.waiting.load(Relaxed) > 0
+        self.capacity.waiting.load(Relaxed) > self.capacity.leaving.load(Relaxed)
     }
 
     pub(super) fn told_to_leave(&self) -> bool {
@@ -190,7 +191,7 @@ impl Drop for Seat {
         let mut seats = self.capacity.seats();
         seats.taken.try_remove(self.key);
         if self.client.told.load(Relaxed) {
-            seats.leaving -= 1;
+            self.capacity.leaving.fetch_sub(1, SeqCst);
         }
     }
 }
@@ -265,6 +266,27 @@ mod tests {
         advance(FRESH).await;
         knock(&capacity).await;
         assert!(first.told_to_leave());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_else_has_to_go_while_the_idle_leave() {
+        let capacity = Arc::new(Capacity::new(2));
+        let (idle, busy) = (enter(&capacity).await, enter(&capacity).await);
+        idle.idle();
+        busy.busy();
+        let wait = || {
+            let capacity = capacity.clone();
+            tokio::spawn(async move { capacity.enter().await })
+        };
+        let first = wait();
+        tokio::task::yield_now().await;
+        assert!(idle.told_to_leave() && !busy.is_wanted());
+        let second = wait();
+        tokio::task::yield_now().await;
+        assert!(busy.is_wanted());
+        drop((idle, busy));
+        let _both = (first.await.unwrap(), second.await.unwrap());
+        assert_eq!(capacity.leaving.load(SeqCst), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -194,6 +194,48 @@ async fn a_panic_ends_one_connection_and_no_other() {
     assert!(workers.join());
 }
 
+#[tokio::test]
+async fn the_rest_of_an_answered_request_is_not_waited_for_whoever_would_take_it() {
+    let metrics = ProcessMetrics::new(1);
+    let sockets = server::bind(Arc::new(listener()), 1, &metrics).unwrap();
+    let address = sockets[0].address;
+    let (closer, shutdown) = server::shutdown();
+    let workers = Workers::start(vec![sockets], move |_, sockets| {
+        let shutdown = shutdown.clone();
+        async move {
+            let answers = |_: &server::Listening| {
+                |_: &std::rc::Rc<server::ConnInfo>| {
+                    |arrival: Arrival| {
+                        let mut body = arrival.request.unwrap().into_body();
+                        // Takes it for ever.
+                        tokio::task::spawn_local(async move {
+                            while std::future::poll_fn(|cx| {
+                                hyper::body::Body::poll_frame(std::pin::Pin::new(&mut body), cx)
+                            })
+                            .await
+                            .is_some_and(|frame| frame.is_ok())
+                            {}
+                        });
+                        std::future::ready(hyper::Response::new(Text(Some("early".to_owned()))))
+                    }
+                }
+            };
+            server::serve(sockets, answers, shutdown, std::rc::Rc::default()).await.unwrap();
+        }
+    })
+    .unwrap();
+    let mut client = Client::connect(address).await;
+    client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\n").await;
+    assert_eq!(client.answer().await.text(), "early");
+    let answered = Instant::now();
+    while tokio::io::AsyncWriteExt::write_all(&mut client.stream, b"more of it").await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(answered.elapsed() < 2 * LONG, "it is still listened to");
+    }
+    closer.close(LONG);
+    assert!(workers.join());
+}
+
 /// A body of one frame.
 struct Text(Option<String>);
 
