@@ -2,6 +2,9 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -9,9 +12,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hyper::{
+    Request,
+    body::{Body as _, Incoming},
+};
 use tokio::sync::Notify;
 use witgate::{
-    server::{self, Arrival, Workers},
+    server::{self, Arrival, Closer, Workers},
     telemetry::ProcessMetrics,
 };
 
@@ -161,28 +168,32 @@ async fn draining_ends_with_its_bound() {
     client.closed().await;
 }
 
-#[tokio::test]
-async fn a_panic_ends_one_connection_and_no_other() {
-    let metrics = ProcessMetrics::new(1);
-    let sockets = server::bind(Arc::new(listener()), 1, &metrics).unwrap();
+/// A server without anything behind it: answers are made of requests at once.
+fn serve(answer: fn(Request<Incoming>) -> String) -> (SocketAddr, Closer, Workers) {
+    let sockets = server::bind(Arc::new(listener()), 1, &ProcessMetrics::new(1)).unwrap();
     let address = sockets[0].address;
     let (closer, shutdown) = server::shutdown();
-    let workers = Workers::start(vec![sockets], move |_, sockets| {
+    let run = move |_, sockets| {
         let shutdown = shutdown.clone();
         async move {
-            let answers = |_: &server::Listening| {
-                |_: &std::rc::Rc<server::ConnInfo>| {
-                    |arrival: Arrival| {
-                        let path = arrival.request.unwrap().uri().path().to_owned();
-                        assert_ne!(path, "/panic", "as asked");
-                        std::future::ready(hyper::Response::new(Text(Some(path))))
-                    }
-                }
+            let arrived = move |arrival: Arrival| {
+                let body = Text(Some(answer(arrival.request.unwrap())));
+                std::future::ready(hyper::Response::new(body))
             };
-            server::serve(sockets, answers, shutdown, std::rc::Rc::default()).await.unwrap();
+            let answers = move |_: &server::Listening| move |_: &Rc<server::ConnInfo>| arrived;
+            server::serve(sockets, answers, shutdown, Rc::default()).await.unwrap();
         }
-    })
-    .unwrap();
+    };
+    (address, closer, Workers::start(vec![sockets], run).unwrap())
+}
+
+#[tokio::test]
+async fn a_panic_ends_one_connection_and_no_other() {
+    let (address, closer, workers) = serve(|request| {
+        let path = request.uri().path();
+        assert_ne!(path, "/panic", "as asked");
+        path.to_owned()
+    });
     let (mut one, mut other) = (Client::connect(address).await, Client::connect(address).await);
     assert_eq!(one.get("/fine").await.text(), "/fine");
     one.send("GET /panic HTTP/1.1\r\nhost: a\r\n\r\n").await;
@@ -196,34 +207,14 @@ async fn a_panic_ends_one_connection_and_no_other() {
 
 #[tokio::test]
 async fn the_rest_of_an_answered_request_is_not_waited_for_whoever_would_take_it() {
-    let metrics = ProcessMetrics::new(1);
-    let sockets = server::bind(Arc::new(listener()), 1, &metrics).unwrap();
-    let address = sockets[0].address;
-    let (closer, shutdown) = server::shutdown();
-    let workers = Workers::start(vec![sockets], move |_, sockets| {
-        let shutdown = shutdown.clone();
-        async move {
-            let answers = |_: &server::Listening| {
-                |_: &std::rc::Rc<server::ConnInfo>| {
-                    |arrival: Arrival| {
-                        let mut body = arrival.request.unwrap().into_body();
-                        // Takes it for ever.
-                        tokio::task::spawn_local(async move {
-                            while std::future::poll_fn(|cx| {
-                                hyper::body::Body::poll_frame(std::pin::Pin::new(&mut body), cx)
-                            })
-                            .await
-                            .is_some_and(|frame| frame.is_ok())
-                            {}
-                        });
-                        std::future::ready(hyper::Response::new(Text(Some("early".to_owned()))))
-                    }
-                }
-            };
-            server::serve(sockets, answers, shutdown, std::rc::Rc::default()).await.unwrap();
-        }
-    })
-    .unwrap();
+    let (address, closer, workers) = serve(|request| {
+        let mut body = request.into_body();
+        // Takes it for ever.
+        tokio::task::spawn_local(async move {
+            while let Some(Ok(_)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {}
+        });
+        "early".to_owned()
+    });
     let mut client = Client::connect(address).await;
     client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\n").await;
     assert_eq!(client.answer().await.text(), "early");
