@@ -10,7 +10,7 @@ use witgate::{
     connector::{Lent, Memory},
     plugin::{Plugins, SelectorUse, Uses},
     selector::{Balancer, PickRequest, Place, RoundRobin},
-    upstream::{Change, Endpoint, Labels, Offer, Publisher, Snapshot, UpstreamName, Weight},
+    upstream::{Change, Endpoint, Facts, Offer, Publisher, Snapshot, UpstreamName, Weight},
 };
 
 /// As in the gateway: a call into a component allocates.
@@ -33,7 +33,7 @@ fn snapshot(endpoints: u32) -> Rc<Arc<Snapshot>> {
     let endpoint = |number: u32| Endpoint {
         address: ([10, 0, (number >> 8) as u8, number as u8], 8080).into(),
         weight: Weight::ONE,
-        labels: Labels::default(),
+        facts: Facts::default(),
     };
     publisher.publish((0..endpoints).map(|number| Offer::Put(endpoint(number))).collect(), Instant::now());
     Rc::new(reader.snapshot())

@@ -79,6 +79,8 @@ fn lists(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
         Reason::ALL.into_iter().map(move |reason| ([*name, reason.as_str()], out(reason)))
     });
     series(exposition, &names::EJECTED, ejected);
+    let standby = statuses.iter().map(|(name, status)| ([*name], status.standby.len() as u64));
+    series(exposition, &names::STANDBY, standby);
     let of_status =
         |is: fn(&Status) -> bool| statuses.iter().map(move |(name, status)| ([*name], u64::from(is(status))));
     series(exposition, &names::PANIC, of_status(|status| status.panic));

@@ -55,7 +55,7 @@ impl Subscription for Told {
 
 fn endpoint(id: &str, address: &str, labels: &[(&str, &str)]) -> wit::Endpoint {
     let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    wit::Endpoint { id: id.into(), address: address.into(), weight: 3, labels }
+    wit::Endpoint { weight: 3, labels, ..wit::plain(id, address) }
 }
 
 struct Api {

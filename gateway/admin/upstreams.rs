@@ -39,6 +39,8 @@ struct Summary {
     pinned: Option<Pinned>,
     /// Endpoints that failed and get no requests, unless there is a panic.
     ejected_count: usize,
+    /// Endpoints that get no requests while those before them answer.
+    standby_count: usize,
     panic: bool,
     /// Nobody gets requests, because the instances there are have weight 0.
     drained: bool,
@@ -55,6 +57,7 @@ pub(super) struct Detail {
     summary: Summary,
     endpoints: Vec<Endpoint>,
     ejected: Vec<Ejected>,
+    standby: Vec<Standby>,
     history: Vec<Generation>,
 }
 
@@ -68,6 +71,13 @@ struct Pinned {
 struct Ejected {
     address: SocketAddr,
     reason: &'static str,
+}
+
+#[derive(Serialize)]
+struct Standby {
+    address: SocketAddr,
+    state: &'static str,
+    priority: u32,
 }
 
 #[derive(Serialize)]
@@ -129,6 +139,10 @@ struct Endpoint {
     slot: u32,
     address: SocketAddr,
     weight: u32,
+    state: &'static str,
+    priority: u32,
+    hostname: Option<String>,
+    zone: Option<String>,
     #[serde(serialize_with = "label_object::serialize")]
     labels: Vec<(String, String)>,
     in_flight: u32,
@@ -207,6 +221,7 @@ fn summary(upstream: &Upstream, found: bool, now: SystemTime) -> Summary {
         endpoint_count: snapshot.len(),
         pinned: status.pin.map(|pin| Pinned { since: rfc3339(pin.since), endpoints: pin.endpoints }),
         ejected_count: status.ejected.len(),
+        standby_count: status.standby.len(),
         panic: status.panic,
         drained: status.drained,
         unsaved: status.unsaved.as_ref().map(|reason| shown(reason).to_string()),
@@ -274,18 +289,27 @@ fn detail(upstream: &Upstream, found: bool, now: SystemTime) -> Detail {
             .iter()
             .map(|(address, reason)| Ejected { address: *address, reason: reason.as_str() })
             .collect(),
+        standby: status.standby.iter().map(standby).collect(),
         history: status.history.iter().rev().map(|entry| generation(entry, &names)).collect(),
     }
 }
 
+fn standby((address, facts): &(SocketAddr, upstream::Facts)) -> Standby {
+    Standby { address: *address, state: facts.state.as_str(), priority: facts.priority }
+}
+
 fn endpoint(member: &upstream::Member) -> Endpoint {
-    let figures = member.stats().figures();
+    let (figures, facts) = (member.stats().figures(), member.facts());
     let latency = Some(figures.latency).filter(|latency| *latency != Duration::ZERO);
     Endpoint {
         slot: member.slot().0,
         address: member.address(),
         weight: member.weight().get(),
-        labels: member.labels().as_slice().to_vec(),
+        state: facts.state.as_str(),
+        priority: facts.priority,
+        hostname: facts.hostname.as_deref().map(str::to_owned),
+        zone: facts.zone.as_deref().map(str::to_owned),
+        labels: facts.labels.as_slice().to_vec(),
         in_flight: figures.in_flight,
         latency_ms: latency.map(|latency| latency.as_micros() as f64 / 1e3),
         success: figures.success,

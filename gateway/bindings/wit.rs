@@ -2,9 +2,26 @@
 //! reads it, with no other type in between. Nothing of it is believed yet.
 
 pub use super::registry::{
-    exports::witgate::plugin::registry::News,
-    witgate::plugin::{
-        etcd, memory,
-        types::{Change, Endpoint, Failure},
+    exports::witgate::registry::registry::News,
+    witgate::{
+        etcd::etcd,
+        file::file,
+        memory::memory,
+        registry::types::{self, Change, Endpoint, Failure, State},
     },
 };
+
+/// An endpoint of which there is nothing to say but its address.
+#[cfg(test)]
+pub fn plain(id: impl Into<String>, address: impl Into<String>) -> Endpoint {
+    Endpoint {
+        id: id.into(),
+        address: address.into(),
+        weight: 1,
+        priority: 0,
+        state: State::Ready,
+        hostname: None,
+        zone: None,
+        labels: Vec::new(),
+    }
+}

@@ -45,6 +45,7 @@ impl Upstream {
             history: Arc::new(History::default()),
             pin: None,
             ejected: Arc::default(),
+            standby: Arc::default(),
             panic: false,
             drained: false,
             unsaved: None,

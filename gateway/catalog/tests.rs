@@ -48,10 +48,8 @@ impl Registry for Listed {
         let list = self.services.lock().unwrap().get(service).cloned().unwrap_or_default();
         self.open.fetch_add(1, SeqCst);
         let endpoint = |address: &&str| wit::Endpoint {
-            id: address.to_string(),
-            address: address.to_string(),
             weight: u32::from(!service.starts_with("drained")),
-            labels: vec![],
+            ..wit::plain(*address, *address)
         };
         let first = wit::News::Complete(list.iter().map(endpoint).collect());
         let open = Open { first: Some(first), open: self.open.clone() };

@@ -159,7 +159,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::upstream::{Endpoint, Labels, Offer, Publisher, Weight};
+    use crate::upstream::{Endpoint, Facts, Offer, Publisher, Weight};
 
     fn check(probe: Option<Probe>) -> watch::Sender<Arc<Check>> {
         let interval = Duration::from_millis(50);
@@ -201,7 +201,7 @@ mod tests {
     async fn failures_are_told_and_the_first_pass_after_them() {
         let address = nobody().await;
         let (mut publisher, reader) = Publisher::new(UpstreamName::new("orders"));
-        let endpoint = Endpoint { address, weight: Weight::ONE, labels: Labels::default() };
+        let endpoint = Endpoint { address, weight: Weight::ONE, facts: Facts::default() };
         publisher.publish(vec![Offer::Put(endpoint)], std::time::Instant::now());
         let (_suspects, watched) = watch::channel(Arc::default());
         let (events, mut told) = mpsc::channel(8);

@@ -11,10 +11,7 @@ use super::{
     Connectors, EtcdFeed, EtcdLease, FileFeed, Memory, MemoryFeed, etcd, file, memory, refused::Kind,
 };
 use crate::{
-    bindings::registry::witgate::plugin::{
-        etcd as wit_etcd, file as wit_file, memory as wit_memory,
-        types::{self, Failure},
-    },
+    bindings::wit::{self, Failure, etcd as wit_etcd, file as wit_file, memory as wit_memory, types},
     registry,
 };
 
@@ -202,11 +199,11 @@ impl wit_memory::Host for Connectors {
     async fn put(
         &mut self,
         service: String,
-        endpoint: types::Endpoint,
+        endpoint: wit::Endpoint,
         ttl_seconds: u32,
     ) -> Result<std::result::Result<(), Failure>> {
-        let types::Endpoint { id, address, weight, labels } = endpoint;
-        let registration = memory::Registration { address, weight, labels, ttl_seconds };
+        let id = endpoint.id.clone();
+        let registration = memory::Registration::of(endpoint, ttl_seconds);
         let put =
             self.memory().and_then(|memory| Ok((memory.clone(), memory.put(&service, &id, registration)?)));
         Ok(match put {
@@ -318,7 +315,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_granted_is_denied_and_names_the_setting() {
         let mut none = connectors(config::Grants::default());
-        let endpoint = types::Endpoint { id: "a".into(), address: "a:1".into(), weight: 1, labels: vec![] };
+        let endpoint = wit::plain("a", "a:1");
         for (text, setting) in [
             (denied(wit_etcd::Host::follow(&mut none, vec![]).await), "etcd = { endpoints = [...] }"),
             (denied(wit_etcd::Host::get(&mut none, vec![]).await), "etcd = { endpoints = [...] }"),
@@ -391,7 +388,7 @@ mod tests {
     async fn the_memory_of_the_process_is_seen_by_its_followers() {
         let mut connectors = connectors(config::Grants { memory: true, ..Default::default() });
         let feed = wit_memory::Host::follow(&mut connectors, "orders".into()).await.unwrap().unwrap();
-        let endpoint = types::Endpoint { id: "a".into(), address: "a:1".into(), weight: 1, labels: vec![] };
+        let endpoint = wit::plain("a", "a:1");
         let put = wit_memory::Host::put(&mut connectors, "orders".into(), endpoint, 0).await;
         assert!(put.unwrap().is_ok());
         let content = wit_memory::HostFeed::next(&mut connectors, feed).await.unwrap();

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     bindings::{
-        registry::exports::witgate::plugin::{
+        registry::exports::witgate::registry::{
             registrar::{self, Announcement},
             registry,
         },

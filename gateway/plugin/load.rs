@@ -16,14 +16,8 @@ use crate::files::{Opened, ReadError};
 /// The largest file that is loaded, in bytes. Components that carry an interpreter have tens of megabytes.
 const LARGEST: u64 = 256 << 20;
 
-/// The package whose interfaces plugins import and export.
-const PACKAGE: &str = "witgate:plugin/";
-
 /// How native code that was compiled in advance begins.
 const ELF: &[u8] = b"\x7fELF";
-
-/// The version of it that this gateway has: later patches may have functions that are not here.
-const VERSION: (&str, u64) = ("0.1.", 0);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -32,12 +26,57 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What a plugin of this kind may import beside the runtime of its language.
-    fn imports(self) -> &'static [&'static str] {
+    /// What a plugin of this kind exports.
+    fn export(self) -> Interface {
         match self {
-            Self::Selector => &["types", "load"],
-            Self::Registry => &["types", "etcd", "memory", "file"],
+            Self::Selector => Interface { package: "selector", name: "selector" },
+            Self::Registry => Interface { package: "registry", name: "registry" },
         }
+    }
+
+    /// What a plugin of this kind may import beside the runtime of its language.
+    fn imports(self) -> &'static [Interface] {
+        match self {
+            Self::Selector => &[
+                Interface { package: "selector", name: "types" },
+                Interface { package: "selector", name: "load" },
+            ],
+            Self::Registry => &[
+                Interface { package: "registry", name: "types" },
+                Interface { package: "etcd", name: "etcd" },
+                Interface { package: "memory", name: "memory" },
+                Interface { package: "file", name: "file" },
+            ],
+        }
+    }
+}
+
+/// An interface of ours, in a package whose name begins with `witgate:`.
+#[derive(Clone, Copy)]
+struct Interface {
+    package: &'static str,
+    name: &'static str,
+}
+
+/// The version of our packages that this gateway has: later patches may have functions that are not here.
+const VERSION: (&str, u64) = ("0.1.", 0);
+
+const ANNOUNCES: Interface = Interface { package: "registry", name: "registrar" };
+
+impl Interface {
+    /// Whether this is its name, in whatever version.
+    fn is_named(self, name: &str) -> bool {
+        let package = name.strip_prefix("witgate:").and_then(|rest| rest.strip_prefix(self.package));
+        let interface = package.and_then(|rest| rest.strip_prefix('/')?.strip_prefix(self.name));
+        interface.is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
+    }
+
+    /// Whether this is its name, in a version that is here.
+    fn is(self, name: &str) -> bool {
+        let version = self.is_named(name).then(|| name.split_once('@')).flatten();
+        version
+            .and_then(|(_, version)| version.strip_prefix(VERSION.0)?.parse::<u64>().ok())
+            .is_some_and(|patch| patch <= VERSION.1)
     }
 }
 
@@ -67,7 +106,7 @@ pub enum LoadError {
     NotWasm,
     #[error("is half written or invalid: {0}")]
     Invalid(String),
-    #[error("exports neither witgate:plugin/selector nor witgate:plugin/registry")]
+    #[error("exports neither witgate:selector/selector nor witgate:registry/registry")]
     NoKnownWorld,
     #[error("exports both a selector and a registry")]
     TwoKinds,
@@ -161,7 +200,7 @@ pub(super) fn load(engine: &Engine, bytes: &[u8]) -> Result<Loaded, LoadError> {
     let (imports, exports) = interfaces(bytes)?;
     let kind = kind(&exports)?;
     imports.into_iter().try_for_each(|import| check_import(import, kind))?;
-    let announces = exports.iter().any(|name| is_ours(name, "registrar"));
+    let announces = exports.iter().any(|name| ANNOUNCES.is(name));
     // A compiler that is wrong about one file costs that file.
     let compiled = catch_unwind(AssertUnwindSafe(|| Component::from_binary(engine.inner(), bytes)));
     let compiled = compiled.map_err(|_| LoadError::Invalid("the compiler failed".to_owned()))?;
@@ -207,9 +246,9 @@ fn check_format(bytes: &[u8]) -> Result<(), LoadError> {
 
 fn kind(exports: &[&str]) -> Result<Kind, LoadError> {
     let mut kinds = Vec::new();
-    for (interface, kind) in [("selector", Kind::Selector), ("registry", Kind::Registry)] {
-        for export in exports.iter().filter(|export| names(export, interface)) {
-            if !is_ours(export, interface) {
+    for kind in [Kind::Selector, Kind::Registry] {
+        for export in exports.iter().filter(|export| kind.export().is_named(export)) {
+            if !kind.export().is(export) {
                 return Err(LoadError::OtherVersion((*export).to_owned()));
             }
             kinds.push(kind);
@@ -226,27 +265,11 @@ fn check_import(import: &str, kind: Kind) -> Result<(), LoadError> {
     if runtime::interface(import).is_some() {
         return Ok(());
     }
-    if !kind.imports().iter().any(|interface| names(import, interface)) {
-        return Err(LoadError::Forbidden { import: import.to_owned(), kind });
+    match kind.imports().iter().find(|interface| interface.is_named(import)) {
+        None => Err(LoadError::Forbidden { import: import.to_owned(), kind }),
+        Some(interface) if interface.is(import) => Ok(()),
+        Some(_) => Err(LoadError::OtherVersion(import.to_owned())),
     }
-    match kind.imports().iter().any(|interface| is_ours(import, interface)) {
-        true => Ok(()),
-        false => Err(LoadError::OtherVersion(import.to_owned())),
-    }
-}
-
-/// Whether this is an interface of our package, in whatever version.
-fn names(name: &str, interface: &str) -> bool {
-    name.strip_prefix(PACKAGE)
-        .and_then(|rest| rest.strip_prefix(interface))
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
-}
-
-fn is_ours(name: &str, interface: &str) -> bool {
-    let version = names(name, interface).then(|| name.split_once('@')).flatten();
-    version
-        .and_then(|(_, version)| version.strip_prefix(VERSION.0)?.parse::<u64>().ok())
-        .is_some_and(|patch| patch <= VERSION.1)
 }
 
 /// Long explanations of a decoder are of no use in a log line.
@@ -281,36 +304,36 @@ mod tests {
     #[test]
     fn imports_are_checked_by_kind_and_version() {
         let check = check_import;
-        assert_eq!(check("witgate:plugin/load@0.1.0", Kind::Selector), Ok(()));
+        assert_eq!(check("witgate:selector/load@0.1.0", Kind::Selector), Ok(()));
         assert_eq!(check("wasi:clocks/wall-clock@0.2.6", Kind::Selector), Ok(()));
-        assert_eq!(check("witgate:plugin/etcd@0.1.0", Kind::Registry), Ok(()));
+        assert_eq!(check("witgate:etcd/etcd@0.1.0", Kind::Registry), Ok(()));
         for (import, kind) in [
-            ("witgate:plugin/etcd@0.1.0", Kind::Selector),
-            ("witgate:plugin/load@0.1.0", Kind::Registry),
+            ("witgate:etcd/etcd@0.1.0", Kind::Selector),
+            ("witgate:selector/load@0.1.0", Kind::Registry),
             ("wasi:http/outgoing-handler@0.2.0", Kind::Registry),
             ("anything", Kind::Selector),
         ] {
             assert_eq!(check(import, kind), Err(LoadError::Forbidden { import: import.into(), kind }));
         }
         for version in ["0.1.1", "0.2.0", "1.0.0"] {
-            let import = format!("witgate:plugin/load@{version}");
+            let import = format!("witgate:selector/load@{version}");
             assert_eq!(check(&import, Kind::Selector), Err(LoadError::OtherVersion(import.clone())));
         }
     }
 
     #[test]
     fn exports_tell_the_kind() {
-        assert_eq!(kind(&["witgate:plugin/selector@0.1.0"]), Ok(Kind::Selector));
+        assert_eq!(kind(&["witgate:selector/selector@0.1.0"]), Ok(Kind::Selector));
         assert_eq!(
-            kind(&["witgate:plugin/registrar@0.1.0", "witgate:plugin/registry@0.1.0"]),
+            kind(&["witgate:registry/registrar@0.1.0", "witgate:registry/registry@0.1.0"]),
             Ok(Kind::Registry)
         );
         assert_eq!(kind(&["wasi:cli/run@0.2.0"]), Err(LoadError::NoKnownWorld));
         assert_eq!(
-            kind(&["witgate:plugin/selector@0.1.0", "witgate:plugin/registry@0.1.0"]),
+            kind(&["witgate:selector/selector@0.1.0", "witgate:registry/registry@0.1.0"]),
             Err(LoadError::TwoKinds)
         );
-        let other = "witgate:plugin/selector@0.2.0";
+        let other = "witgate:selector/selector@0.2.0";
         assert_eq!(kind(&[other]), Err(LoadError::OtherVersion(other.to_owned())));
     }
 }

@@ -12,7 +12,7 @@ use super::{
     instance::Instance,
     registry::{self, Current},
 };
-pub use crate::bindings::registry::exports::witgate::plugin::registrar::Announcement;
+pub use crate::bindings::registry::exports::witgate::registry::registrar::Announcement;
 use crate::{
     backoff::{Backoff, Lasting},
     config,

@@ -9,7 +9,7 @@ use crate::{
     connector::{Lent, Memory},
     registry::Failure,
     selector::{PickRequest, Place},
-    upstream::{Change, Endpoint, Labels, Offer, Publisher, Reader, UpstreamName, Weight},
+    upstream::{Change, Endpoint, Facts, Offer, Publisher, Reader, UpstreamName, Weight},
 };
 
 struct Fixture {
@@ -83,7 +83,7 @@ fn list(endpoints: u16) -> Reader {
     let endpoint = |port| Endpoint {
         address: ([127, 0, 0, 1], port).into(),
         weight: Weight::ONE,
-        labels: Labels::default(),
+        facts: Facts::default(),
     };
     publisher
         .publish((1..=endpoints).map(|port| Offer::Put(endpoint(port))).collect(), std::time::Instant::now());

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     connector::Lent,
     selector::{Balancer, CreateError, Fault, Made, PickRequest, Place, Selector, UpdateError},
-    upstream::{Change, Endpoint, Labels, Offer, Publisher, Snapshot, UpstreamName, Weight},
+    upstream::{Change, Endpoint, Facts, Offer, Publisher, Snapshot, UpstreamName, Weight},
 };
 
 /// As many changes as a worker gives in one update.
@@ -139,7 +139,7 @@ static ANY_LIST: LazyLock<Arc<Snapshot>> = LazyLock::new(|| {
     let endpoint = |port| Endpoint {
         address: ([192, 0, 2, 1], port).into(),
         weight: Weight::ONE,
-        labels: Labels::default(),
+        facts: Facts::default(),
     };
     publisher.publish((1..=3).map(|port| Offer::Put(endpoint(port))).collect(), Instant::now());
     reader.snapshot()

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     bindings::wit,
     telemetry::text,
-    upstream::{Claim, ClaimChange, Labels, LeftOut, LeftOuts, News, Weight},
+    upstream::{Claim, ClaimChange, Facts, Labels, LeftOut, LeftOuts, News, State, Weight, ZONE},
 };
 
 /// How long a list that has nothing but names may wait for the first of them.
@@ -56,6 +56,10 @@ pub(super) struct ClaimReader {
     told: LeftOuts,
 }
 
+/// The registry has answered, and its plugin does not believe it: why.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Suspect(pub String);
+
 /// An endpoint that has a name.
 struct Named {
     endpoint: wit::Endpoint,
@@ -89,9 +93,11 @@ impl ClaimReader {
         }
     }
 
+    /// What is suspect changes nothing, and comes back as the reason.
+    ///
     /// Names that are not resolved yet have no address: whoever has claimed something by the same id keeps the one of
     /// before. Waits only for a list that has nothing but such names, until the first of them is resolved.
-    pub(super) async fn read(&mut self, news: wit::News) -> News {
+    pub(super) async fn read(&mut self, news: wit::News) -> Result<News, Suspect> {
         let before = self.left_out.clone();
         let news = match news {
             wit::News::Complete(endpoints) => {
@@ -125,13 +131,14 @@ impl ClaimReader {
                     })
                     .collect(),
             ),
-            wit::News::Unchanged => return News::Unchanged,
+            wit::News::Unchanged => return Ok(News::Unchanged),
+            wit::News::Suspect(reason) => return Err(Suspect(reason)),
         };
         if self.left_out != before {
             self.untold = true;
             self.log_left_out(&before);
         }
-        news
+        Ok(news)
     }
 
     /// Waits until names have come to something else, and says what that changes; nothing, if only what is left out is
@@ -380,8 +387,18 @@ impl ClaimReader {
 const OWN: &str = "is a listener of this gateway";
 
 fn claim(endpoint: wit::Endpoint, addresses: Vec<SocketAddr>) -> Claim {
-    let wit::Endpoint { id, weight, labels, .. } = endpoint;
-    Claim { id, addresses, weight: Weight::new(weight), labels: Labels::new(labels) }
+    let wit::Endpoint { id, address: _, weight, priority, state, hostname, zone, labels } = endpoint;
+    let state = match state {
+        wit::State::Ready => State::Ready,
+        wit::State::Draining => State::Draining,
+        wit::State::Unwell => State::Unwell,
+    };
+    let in_labels = || labels.iter().find(|(name, _)| name == ZONE).map(|(_, zone)| zone.clone());
+    let said = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let zone = said(zone).or_else(|| said(in_labels())).map(Arc::from);
+    let facts =
+        Facts { state, priority, hostname: said(hostname).map(Arc::from), zone, labels: Labels::new(labels) };
+    Claim { id, addresses, weight: Weight::new(weight), facts }
 }
 
 /// Waits for the moment, for ever when there is none.
@@ -400,7 +417,7 @@ mod tests {
     use crate::registry::resolve::fake::FakeNames;
 
     fn endpoint(id: &str, address: &str) -> wit::Endpoint {
-        wit::Endpoint { id: id.into(), address: address.into(), weight: 1, labels: vec![] }
+        wit::plain(id, address)
     }
 
     fn put(id: &str, address: &str) -> wit::News {
@@ -465,7 +482,7 @@ mod tests {
             endpoint("g", "mine.example:9901"),
             endpoint("h", "cloud.example:80"),
         ];
-        let news = reader.read(wit::News::Complete(list)).await;
+        let news = reader.read(wit::News::Complete(list)).await.unwrap();
         assert_eq!(claims(&news), ["a=10.0.0.1:80", "f=[::1]:80", "g=", "h="]);
         let left_out = reader.left_out().unwrap();
         assert_eq!(left_out.count, 4);
@@ -499,7 +516,7 @@ mod tests {
         })
         .await
         .unwrap();
-        let news = reader.read(put("i", "localhost:9901")).await;
+        let news = reader.read(put("i", "localhost:9901")).await.unwrap();
         assert_eq!(claims(&news), ["i="]);
     }
 
@@ -513,7 +530,7 @@ mod tests {
         list.push(endpoint("ip", "10.0.0.1:80"));
         list.push(endpoint("name", "good.example:80"));
         let start = Instant::now();
-        let News::Complete(all) = reader.read(wit::News::Complete(list)).await else { panic!() };
+        let Ok(News::Complete(all)) = reader.read(wit::News::Complete(list)).await else { panic!() };
         assert_eq!(start.elapsed(), Duration::ZERO);
         assert_eq!(all.len(), 202);
         assert!(shown(&all).contains(&"ip=10.0.0.1:80".to_owned()));
@@ -528,11 +545,11 @@ mod tests {
         let mut reader = reader(&names);
         let start = Instant::now();
         let list = vec![endpoint("a", "slow.example:80"), endpoint("b", "good.example:80")];
-        let news = reader.read(wit::News::Complete(list)).await;
+        let news = reader.read(wit::News::Complete(list)).await.unwrap();
         assert_eq!(claims(&news), ["a=", "b=10.0.0.2:80"]);
         assert!(start.elapsed() < Duration::from_secs(1));
         // With none that is resolved it is told all the same.
-        let news = reader.read(wit::News::Complete(vec![endpoint("c", "slower.example:80")])).await;
+        let news = reader.read(wit::News::Complete(vec![endpoint("c", "slower.example:80")])).await.unwrap();
         assert_eq!(claims(&news), ["c="]);
         assert!(start.elapsed() < Duration::from_secs(7));
     }
@@ -543,18 +560,18 @@ mod tests {
         names.set("db.example", &["10.0.0.1"]);
         let mut reader = reader(&names);
         let list = || (0..9).map(|n| endpoint(&format!("{n}"), &format!("db.example:{}", 80 + n))).collect();
-        let news = reader.read(wit::News::Complete(list())).await;
+        let news = reader.read(wit::News::Complete(list())).await.unwrap();
         assert_eq!(claims(&news).len(), 9);
         assert_eq!(names.asked("db.example"), 1);
         // The same list again, and one in its place that has the name, too, keep the answer.
-        reader.read(wit::News::Complete(list())).await;
-        let news = reader.read(wit::News::Complete(vec![endpoint("x", "DB.example:80")])).await;
+        reader.read(wit::News::Complete(list())).await.unwrap();
+        let news = reader.read(wit::News::Complete(vec![endpoint("x", "DB.example:80")])).await.unwrap();
         assert_eq!(claims(&news), ["x=10.0.0.1:80"]);
         assert_eq!(names.asked("db.example"), 1);
 
         names.set("db.example", &["10.0.0.2"]);
         assert_eq!(moved(&mut reader).await, ["x=10.0.0.2:80"]);
-        reader.read(wit::News::Changes(vec![wit::Change::Remove("x".into())])).await;
+        reader.read(wit::News::Changes(vec![wit::Change::Remove("x".into())])).await.unwrap();
         let asked = names.asked("db.example");
         assert!(tokio::time::timeout(Duration::from_secs(600), reader.resolved()).await.is_err());
         assert_eq!(names.asked("db.example"), asked);
@@ -569,17 +586,18 @@ mod tests {
         let mut reader = reader(&names);
         reader
             .read(wit::News::Complete(vec![endpoint("a", "one.example:80"), endpoint("b", "10.0.0.9:80")]))
-            .await;
+            .await
+            .unwrap();
         reader.resolved().await;
-        let news = reader.read(put("a", "two.example:80")).await;
+        let news = reader.read(put("a", "two.example:80")).await.unwrap();
         assert_eq!(claims(&news), ["a="], "not the address of the other");
         assert_eq!(moved(&mut reader).await, ["a=10.0.0.2:80"]);
-        let news = reader.read(put("a", "10.0.0.3:80")).await;
+        let news = reader.read(put("a", "10.0.0.3:80")).await.unwrap();
         assert_eq!(claims(&news), ["a=10.0.0.3:80"]);
         assert!(reader.named.is_empty() && reader.ids.is_empty() && reader.names.next().is_none());
         // Twice in one list: the last one counts.
         let twice = vec![endpoint("a", "one.example:80"), endpoint("a", "10.0.0.4:80")];
-        let news = reader.read(wit::News::Complete(twice)).await;
+        let news = reader.read(wit::News::Complete(twice)).await.unwrap();
         assert_eq!(claims(&news), ["a=10.0.0.4:80"]);
     }
 
@@ -595,7 +613,7 @@ mod tests {
             })
         });
         let mut reader = ClaimReader::new("orders".into(), Intake { resolver, own: OwnAddresses::default() });
-        reader.read(wit::News::Complete(vec![endpoint("a", "db.example:80")])).await;
+        reader.read(wit::News::Complete(vec![endpoint("a", "db.example:80")])).await.unwrap();
         let tried = tokio::time::timeout(Duration::from_secs(60), async {
             loop {
                 reader.progress().await;
@@ -603,5 +621,39 @@ mod tests {
         });
         assert!(tried.await.is_err());
         assert!(*times.lock().unwrap() > 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_suspect_changes_nothing_and_is_no_news() {
+        let names = FakeNames::default();
+        let mut reader = reader(&names);
+        reader.read(wit::News::Complete(vec![endpoint("a", "nonsense")])).await.unwrap();
+        let left_out = reader.left_out.clone();
+        let suspect = reader.read(wit::News::Suspect("no leader".into())).await;
+        assert_eq!(suspect, Err(Suspect("no leader".into())));
+        assert_eq!(reader.left_out, left_out);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_zone_is_a_zone_wherever_the_registry_keeps_it() {
+        let names = FakeNames::default();
+        let mut reader = reader(&names);
+        let some = |text: &str| Some(text.to_owned());
+        let labelled = |value: &str| vec![("zone".to_owned(), value.to_owned())];
+        for (zone, labels, expected) in [
+            (None, vec![], None),
+            (some("a"), vec![], some("a")),
+            (None, labelled("b"), some("b")),
+            (some("a"), labelled("b"), some("a")),
+            (some(""), labelled("b"), some("b")),
+            (some(""), labelled(""), None),
+        ] {
+            let endpoint = wit::Endpoint { zone, labels, ..endpoint("a", "10.0.0.1:80") };
+            let News::Complete(claims) = reader.read(wit::News::Complete(vec![endpoint])).await.unwrap()
+            else {
+                panic!("another kind of news")
+            };
+            assert_eq!(claims[0].facts.zone.as_deref(), expected.as_deref());
+        }
     }
 }

@@ -8,7 +8,11 @@ use std::{
 
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{Failure, Intake, Registry, claims::ClaimReader, pace::Ceiling};
+use super::{
+    Failure, Intake, Registry,
+    claims::{ClaimReader, Suspect},
+    pace::Ceiling,
+};
 use crate::{
     backoff::{Backoff, Lasting},
     telemetry::text::shown,
@@ -74,6 +78,9 @@ enum End {
     Failed(Failure),
 }
 
+/// The kind of failure of a registry that answers what is not to be believed.
+const SUSPECT: &str = "suspect";
+
 /// Nobody listens any more.
 struct Closed;
 
@@ -85,12 +92,7 @@ impl Task {
                 Ok(End::Changed) => self.backoff.reset(),
                 Ok(End::Failed(failure)) => {
                     let pause = self.backoff.pause();
-                    let (kind, text) = (failure.kind(), shown(&failure).to_string());
-                    if let Some(lasts) = self.failing.met(&text) {
-                        tracing::warn!(service = %self.service, error = %failure, for_seconds = lasts.for_seconds,
-                            times = lasts.times, "Registry failed, list kept");
-                    }
-                    if self.send(Event::Failed { source: self.source, kind, text }).await.is_err() {
+                    if self.failed(failure.kind(), shown(&failure).to_string()).await.is_err() {
                         return;
                     }
                     // A new version of the plugin is worth an attempt at once: it may be the cure.
@@ -137,12 +139,26 @@ impl Task {
             match next.await? {
                 None => return Ok(End::Changed),
                 Some(Err(failure)) => return Ok(End::Failed(failure)),
-                Some(Ok(news)) => {
-                    self.works();
-                    let news = self.reader.read(news).await;
-                    self.send(Event::News { source: self.source, news }).await?;
-                    self.tell_left_out().await?;
-                }
+                Some(Ok(news)) => match self.reader.read(news).await {
+                    Ok(news) => {
+                        self.works();
+                        self.send(Event::News { source: self.source, news }).await?;
+                        self.tell_left_out().await?;
+                    }
+                    Err(Suspect(reason)) => {
+                        self.failed(SUSPECT, shown(&reason).to_string()).await?;
+                        let pause = self.backoff.pause();
+                        let pause = async {
+                            tokio::select! {
+                                () = tokio::time::sleep(pause) => false,
+                                () = registry.changed() => true,
+                            }
+                        };
+                        if self.beside_names(pause).await? {
+                            return Ok(End::Changed);
+                        }
+                    }
+                },
             }
             let pause = self.ceiling.take(Instant::now());
             self.beside_names(tokio::time::sleep(pause)).await?;
@@ -166,6 +182,20 @@ impl Task {
             }
             self.tell_left_out().await?;
         }
+    }
+
+    /// Nothing changes in the list, and the owner hears why.
+    async fn failed(&mut self, kind: &'static str, text: String) -> Result<(), Closed> {
+        if let Some(lasts) = self.failing.met(&text) {
+            let (for_seconds, times) = (lasts.for_seconds, lasts.times);
+            let service = &self.service;
+            match kind {
+                SUSPECT => tracing::warn!(%service, reason = text, for_seconds, times,
+                    "Registry's answer is suspect, list kept"),
+                _ => tracing::warn!(%service, error = text, for_seconds, times, "Registry failed, list kept"),
+            }
+        }
+        self.send(Event::Failed { source: self.source, kind, text }).await
     }
 
     fn works(&mut self) {
@@ -245,7 +275,7 @@ mod tests {
     }
 
     fn one(address: &str) -> wit::News {
-        let endpoint = wit::Endpoint { id: "1".into(), address: address.into(), weight: 1, labels: vec![] };
+        let endpoint = wit::plain("1", address);
         wit::News::Complete(vec![endpoint])
     }
 
@@ -423,6 +453,28 @@ mod tests {
         registry.1.notify_one();
         let told = tokio::time::timeout(Duration::from_secs(60), told.recv()).await;
         assert!(matches!(told, Ok(Some(Event::Failed { kind: "unavailable", .. }))));
+    }
+
+    /// A registry that is suspect for ever is asked ever less often, on the subscription that there is, and what it
+    /// says in between counts.
+    #[tokio::test(start_paused = true)]
+    async fn a_suspect_answer_is_told_as_a_failure_and_the_subscription_goes_on() {
+        let (push, mut told, _watch) = start();
+        push.send(Ok(one("10.0.0.1:80"))).await.unwrap();
+        assert!(matches!(told.recv().await, Some(Event::News { .. })));
+        let began = tokio::time::Instant::now();
+        for _ in 0..20 {
+            push.send(Ok(wit::News::Suspect("cut by missing rights".into()))).await.unwrap();
+            match told.recv().await {
+                Some(Event::Failed { source: 3, kind: "suspect", text }) => {
+                    assert_eq!(text, "cut by missing rights")
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(began.elapsed() > GREATEST_PAUSE * 5, "{:?}", began.elapsed());
+        push.send(Ok(wit::News::Unchanged)).await.unwrap();
+        assert!(matches!(told.recv().await, Some(Event::News { news: News::Unchanged, .. })));
     }
 
     #[tokio::test(start_paused = true)]

@@ -219,11 +219,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::upstream::{Endpoint, Labels, Offer, Publisher, Reader, UpstreamName};
+    use crate::upstream::{Endpoint, Facts, Offer, Publisher, Reader, UpstreamName};
 
     fn endpoint(port: u16, weight: u32) -> Offer {
         let (address, weight) = (([127, 0, 0, 1], port).into(), Weight::new(weight).unwrap());
-        Offer::Put(Endpoint { address, weight, labels: Labels::default() })
+        Offer::Put(Endpoint { address, weight, facts: Facts::default() })
     }
 
     fn list(weights: &[u32]) -> (Publisher, Reader) {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     syntax::target::HostAndPath,
-    upstream::{Endpoint, Labels, Offer, Publisher, Weight},
+    upstream::{Endpoint, Facts, Offer, Publisher, Weight},
 };
 
 static BESIDE: LazyLock<Arc<Beside>> = LazyLock::new(|| Beside::new(4));
@@ -163,7 +163,7 @@ impl Balancer for Told {
 
 fn endpoint(number: u32) -> Endpoint {
     let address = SocketAddr::from(([10, (number >> 16) as u8, (number >> 8) as u8, number as u8], 80));
-    Endpoint { address, weight: Weight::ONE, labels: Labels::default() }
+    Endpoint { address, weight: Weight::ONE, facts: Facts::default() }
 }
 
 struct Fixture {

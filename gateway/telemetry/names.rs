@@ -46,6 +46,8 @@ metrics! {
         "Endpoints that requests are sent to";
     EJECTED = Gauge "witgate_ejected_endpoints" ["upstream", "reason"]
         "Endpoints that failed and get no requests for now, by reason";
+    STANDBY = Gauge "witgate_standby_endpoints" ["upstream"]
+        "Endpoints that get no requests while those before them answer";
     PANIC = Gauge "witgate_panic" ["upstream"]
         "1 while so many endpoints failed that all get requests";
     DRAINED = Gauge "witgate_drained" ["upstream"]

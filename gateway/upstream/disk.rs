@@ -297,12 +297,12 @@ mod tests {
 
     use super::*;
     use crate::upstream::{
-        Claim, ConditionState, Endpoint, HealthRecord, Held, Labels, Left, Reason, ReserveState, SavedPin,
-        SavedSource, SourceState, Weight,
+        Claim, ConditionState, Endpoint, Facts, HealthRecord, Held, Labels, Left, Reason, ReserveState,
+        SavedPin, SavedSource, SourceState, State, Weight,
     };
 
     fn endpoint(address: &str) -> Endpoint {
-        Endpoint { address: address.parse().unwrap(), weight: Weight::ONE, labels: Labels::default() }
+        Endpoint { address: address.parse().unwrap(), weight: Weight::ONE, facts: Facts::default() }
     }
 
     fn saved() -> Saved {
@@ -310,7 +310,13 @@ mod tests {
             id: "orders/1".into(),
             addresses: vec!["[::1]:80".parse().unwrap()],
             weight: Weight::new(3),
-            labels: Labels::new(vec![("zone".into(), "a".into())]),
+            facts: Facts {
+                state: State::Draining,
+                priority: 2,
+                hostname: Some("one.example".into()),
+                zone: Some("a".into()),
+                labels: Labels::new(vec![("version".into(), "2".into())]),
+            },
         };
         let drained = Claim { id: "orders/2".into(), weight: None, ..claim.clone() };
         let (reserved, left) = (endpoint("10.0.0.1:80"), endpoint("10.0.0.2:80"));

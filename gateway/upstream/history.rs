@@ -200,11 +200,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::upstream::{Labels, Weight};
+    use crate::upstream::{Facts, Weight};
 
     fn endpoint(port: u16, weight: u32) -> Endpoint {
         let weight = Weight::new(weight).unwrap();
-        Endpoint { address: ([10, 0, 0, 1], port).into(), weight, labels: Labels::default() }
+        Endpoint { address: ([10, 0, 0, 1], port).into(), weight, facts: Facts::default() }
     }
 
     fn record(history: &mut History, generation: u64, changed: &[Changed]) {

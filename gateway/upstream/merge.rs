@@ -95,11 +95,11 @@ fn is_drained(words: &[(usize, Word)]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::{Labels, Weight};
+    use crate::upstream::{Facts, Weight};
 
     fn endpoint(weight: u32) -> Endpoint {
         let weight = Weight::new(weight).unwrap();
-        Endpoint { address: ([10, 0, 0, 1], 80).into(), weight, labels: Labels::default() }
+        Endpoint { address: ([10, 0, 0, 1], 80).into(), weight, facts: Facts::default() }
     }
 
     fn claimed(weight: u32) -> Option<Word> {

@@ -37,4 +37,4 @@ pub use trust::{
     Claim, ClaimChange, HealthState, Held, Input, Left, News, Origin, Policy as TrustPolicy, ReserveState,
     Source, SourceState, Step, Word,
 };
-pub use words::{Endpoint, Labels, Slot, UpstreamName, Weight};
+pub use words::{Endpoint, Facts, Labels, Rank, Slot, State, UpstreamName, Weight, ZONE};

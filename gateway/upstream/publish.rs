@@ -238,13 +238,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::upstream::{Admission, CatchUp, Labels, Slot, Weight};
+    use crate::upstream::{Admission, CatchUp, Facts, Slot, Weight};
 
     fn endpoint(port: u16, weight: u32) -> Endpoint {
         Endpoint {
             address: ([127, 0, 0, 1], port).into(),
             weight: Weight::new(weight).unwrap(),
-            labels: Labels::default(),
+            facts: Facts::default(),
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::SystemTime};
 
-use super::{Endpoint, InFlight, Labels, Slot, Stats, Weight, slots::SlotLease};
+use super::{Endpoint, Facts, InFlight, Slot, Stats, Weight, slots::SlotLease};
 
 const CHUNK: usize = 128;
 
@@ -38,8 +38,8 @@ impl Member {
         self.endpoint.weight
     }
 
-    pub fn labels(&self) -> &Labels {
-        &self.endpoint.labels
+    pub fn facts(&self) -> &Facts {
+        &self.endpoint.facts
     }
 
     pub fn endpoint(&self) -> &Endpoint {

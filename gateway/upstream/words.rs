@@ -82,10 +82,66 @@ impl Slot {
     }
 }
 
+/// How an instance stands, as its registry sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum State {
+    #[default]
+    Ready,
+    /// It finishes what runs.
+    Draining,
+    /// The registry's own check of it failed.
+    Unwell,
+}
+
+impl State {
+    pub const ALL: [Self; 3] = [Self::Ready, Self::Draining, Self::Unwell];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Unwell => "unwell",
+        }
+    }
+}
+
+/// Who comes before whom: those that are not about to go, then by the priority that the registry tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    pub draining: bool,
+    pub priority: u32,
+}
+
+/// What a registry says of an instance beside where it is and how much of the traffic it gets.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Facts {
+    pub state: State,
+    /// 0 comes first.
+    pub priority: u32,
+    /// The name it goes by, where that is not the host of its address.
+    pub hostname: Option<Arc<str>>,
+    pub zone: Option<Arc<str>>,
+    pub labels: Labels,
+}
+
+impl Facts {
+    pub fn rank(&self) -> Rank {
+        Rank { draining: self.state == State::Draining, priority: self.priority }
+    }
+
+    /// Whether a label has this value. The zone counts as a label, wherever the registry keeps it.
+    pub fn has(&self, name: &str, value: &str) -> bool {
+        self.labels.has(name, value) || name == ZONE && self.zone.as_deref() == Some(value)
+    }
+}
+
+/// The label that is a zone, where a registry has no other place for it.
+pub const ZONE: &str = "zone";
+
 /// One instance that a source offers: a claim whose address is resolved and whose weight is a share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     pub address: SocketAddr,
     pub weight: Weight,
-    pub labels: Labels,
+    pub facts: Facts,
 }

@@ -22,13 +22,13 @@ mod ring;
 use std::cell::RefCell;
 
 use bound::Bounded;
-use exports::witgate::plugin::selector::{
+use exports::witgate::selector::selector::{
     Balancer, Candidate, CandidateChange, Created, Guest, GuestBalancer, Request,
 };
 use fastrand::Rng;
-use witgate::plugin::load;
+use witgate::selector::load;
 
-wit_bindgen::generate!({ path: "../../wit", world: "selector-plugin" });
+wit_bindgen::generate!({ path: "../../wit", world: "selector-plugin", generate_all });
 
 export!(ConsistentHash);
 

@@ -187,7 +187,7 @@ mod tests {
     const KEY: &str = "/b/svc/tcp@a:1";
 
     fn announced(settings: &str) -> (Announced<Fake>, Fake) {
-        let entry = Entry { address: "a:1".to_owned(), weight: 2, labels: Vec::new() };
+        let entry = Entry { weight: 2, ..Entry::plain("a:1") };
         let instance = Instance { service: "svc".to_owned(), entry };
         (Announced::new(Settings::read(settings).unwrap(), instance), Fake::default())
     }

@@ -149,7 +149,7 @@ impl Layout {
                     return None;
                 }
                 let weight = if metadata.inactive { 0 } else { metadata.weight };
-                Some(Entry { address: address.to_owned(), weight, labels: metadata.labels_on(network) })
+                Some(Entry { weight, labels: metadata.labels_on(network), ..Entry::plain(address) })
             }
         }
     }
@@ -189,7 +189,7 @@ fn in_group(group: Option<&str>, metadata: &Metadata, value: &str) -> bool {
 }
 
 fn plain(value: &str) -> Option<Entry> {
-    (!value.is_empty()).then(|| Entry { address: value.to_owned(), weight: 1, labels: Labels::new() })
+    (!value.is_empty()).then(|| Entry::plain(value))
 }
 
 /// A value of the `json` layout. Others write it, so what is not known is passed over.
@@ -200,6 +200,14 @@ struct Json {
     #[serde(default)]
     weight: Value,
     #[serde(default)]
+    priority: Value,
+    #[serde(default)]
+    state: Value,
+    #[serde(default)]
+    hostname: Value,
+    #[serde(default)]
+    zone: Value,
+    #[serde(default)]
     labels: Option<WrittenLabels>,
     #[serde(default, rename = "Metadata", alias = "metadata")]
     metadata: Value,
@@ -209,11 +217,23 @@ struct Json {
 }
 
 fn json(value: &str) -> Option<Entry> {
-    let Ok(Json { address, weight, labels, metadata, op }) = serde_json::from_str(value) else {
+    let Ok(Json { address, weight, priority, state, hostname, zone, labels, metadata, op }) =
+        serde_json::from_str(value)
+    else {
         return plain(value);
     };
     let labels = labels.map(|labels| labels.0).unwrap_or_else(|| metadata_labels(&metadata));
-    (op != 1).then(|| Entry { address, weight: json_weight(&weight), labels })
+    let text = |value: Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    (op != 1).then(|| Entry {
+        address,
+        weight: json_weight(&weight),
+        // What makes no sense is as good as not there: others write it.
+        priority: priority.as_u64().and_then(|priority| priority.try_into().ok()).unwrap_or(0),
+        state: serde_json::from_value(state).unwrap_or_default(),
+        hostname: text(hostname),
+        zone: text(zone),
+        labels,
+    })
 }
 
 /// What can be a label of gRPC's metadata, which may be anything.
@@ -241,6 +261,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use guest::entries::State;
 
     const GO_ZERO: &str = r#"{"layout":"go-zero"}"#;
     const RPCX: &str = r#"{"layout":"rpcx","base":"/rpcx_test"}"#;
@@ -256,11 +277,22 @@ mod tests {
     fn check(settings: &str, rest: &str, value: &str, expected: Option<Expected>) {
         let entry = layout(settings).read(rest.as_bytes(), value.as_bytes());
         let expected = expected.map(|(address, weight, labels)| Entry {
-            address: address.to_owned(),
             weight,
             labels: labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            ..Entry::plain(address)
         });
         assert_eq!(entry, expected, "{settings} {rest} {value}");
+    }
+
+    #[test]
+    fn json_says_how_an_instance_stands() {
+        let read = |value: &str| layout(JSON).read(b"1", value.as_bytes()).unwrap();
+        let value = r#"{"address":"a:1","priority":2,"state":"unwell","hostname":"a.example","zone":"x"}"#;
+        let (hostname, zone) = (Some("a.example".to_owned()), Some("x".to_owned()));
+        let expected = Entry { priority: 2, state: State::Unwell, hostname, zone, ..Entry::plain("a:1") };
+        assert_eq!(read(value), expected);
+        let nonsense = r#"{"address":"a:1","priority":-2,"state":"gone","hostname":7,"zone":""}"#;
+        assert_eq!(read(nonsense), Entry::plain("a:1"));
     }
 
     #[test]
@@ -351,7 +383,7 @@ mod tests {
     #[test]
     fn what_is_written_is_found() {
         let labels = vec![("zone".to_owned(), "a b".to_owned()), ("zone".to_owned(), "c".to_owned())];
-        let entry = Entry { address: "10.0.0.1:80".to_owned(), weight: 3, labels };
+        let entry = Entry { weight: 3, labels, ..Entry::plain("10.0.0.1:80") };
         for (settings, key, value) in [
             (GO_ZERO, "svc/77", "10.0.0.1:80"),
             (RPCX, "/rpcx_test/svc/tcp@10.0.0.1:80", "weight=3&zone=a+b&zone=c"),
@@ -404,9 +436,8 @@ mod tests {
     #[test]
     fn what_would_be_another_service_is_not_announced() {
         let entry = |address: &str, network: &str| Entry {
-            address: address.to_owned(),
-            weight: 1,
             labels: vec![("network".to_owned(), network.to_owned())],
+            ..Entry::plain(address)
         };
         for settings in [GO_ZERO, PLAIN, JSON, RPCX] {
             let layout = layout(settings);
@@ -448,7 +479,7 @@ mod tests {
             zone in ".{0,5}",
         ) {
             let labels = vec![("zone".to_owned(), zone)];
-            let entry = Entry { address: format!("{host}:80"), weight, labels: labels.clone() };
+            let entry = Entry { weight, labels: labels.clone(), ..Entry::plain(&format!("{host}:80")) };
             for settings in [GO_ZERO, RPCX, PLAIN, JSON] {
                 let layout = layout(settings);
                 prop_assert_eq!(layout.check(&service, &entry), Ok(()));

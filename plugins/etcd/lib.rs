@@ -6,7 +6,7 @@
 //! | `go-zero` | `SERVICE/INSTANCE`, the instance being the lease's number or what `Etcd.ID` says | `host:port` |
 //! | `rpcx` | `BASE/SERVICE/NETWORK@host:port` | metadata as a URL query: `weight=2&group=a` |
 //! | `plain` | `PREFIX/SERVICE/INSTANCE` | `host:port` |
-//! | `json` | `PREFIX/SERVICE/INSTANCE` | `{"address":"host:port","weight":2,"labels":{"zone":"a"}}`, or gRPC's `{"Op":0,"Addr":"host:port","Metadata":{}}` |
+//! | `json` | `PREFIX/SERVICE/INSTANCE` | `{"address":"host:port","weight":2,"labels":{"version":"2"}}`, with `priority`, `state`, `hostname` and `zone` if there are any, or gRPC's `{"Op":0,"Addr":"host:port","Metadata":{}}` |
 //!
 //! In every layout an instance is what stands behind the last slash of a key: one part, not empty. What stands before
 //! that slash is the service, as it is written, slashes included. So each key belongs to one service: `user.rpc/1` to
@@ -38,17 +38,18 @@ use std::cell::RefCell;
 
 use announce::{Announced, Instance, Registry, Step};
 use claims::{Claims, Delta};
-use exports::witgate::plugin::registrar::{
+use exports::witgate::registry::registrar::{
     Announcement, Guest as Registrar, GuestRegistration, Registration,
 };
-use exports::witgate::plugin::registry::{
+use exports::witgate::registry::registry::{
     Change, Endpoint, Failure, Guest as Reader, GuestSubscription, News, Subscription,
 };
 use guest::entries::Entry;
 use layout::Settings;
-use witgate::plugin::etcd::{self, Content, Event, Feed, Lease};
+use witgate::etcd::etcd::{self, Content, Event, Feed, Lease};
+use witgate::registry::types::State;
 
-wit_bindgen::generate!({ path: "../../wit", world: "registrar-plugin" });
+wit_bindgen::generate!({ path: "../../wit", world: "registrar-plugin", generate_all });
 
 export!(Etcd);
 
@@ -101,8 +102,7 @@ impl GuestSubscription for Following {
 }
 
 fn endpoint(key: &[u8], entry: &Entry) -> Endpoint {
-    let Entry { address, weight, labels } = entry.clone();
-    Endpoint { id: id(key), address, weight, labels }
+    guest::endpoint!(id(key), entry.clone())
 }
 
 /// A key is bytes, and an id is text. No two keys have one id.
@@ -116,7 +116,7 @@ impl Registrar for Etcd {
     fn register(announcement: Announcement, settings: String) -> Result<Registration, Failure> {
         let settings = Settings::read(&settings).map_err(Failure::Invalid)?;
         let Announcement { service, address, weight, labels } = announcement;
-        let instance = Instance { service, entry: Entry { address, weight, labels } };
+        let instance = Instance { service, entry: Entry { weight, labels, ..Entry::plain(&address) } };
         settings.layout.check(&instance.service, &instance.entry).map_err(Failure::Invalid)?;
         let mut announced = Announced::new(settings, instance);
         announced.renew(&Connector)?;

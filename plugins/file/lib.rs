@@ -11,12 +11,13 @@
 //!
 //! For plugin authors: every content is told as `complete`. To find out what that changes is the gateway's business.
 
-use exports::witgate::plugin::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
+use exports::witgate::registry::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
 use guest::entries::{Entry, identified};
 use guest::lists::Lists;
-use witgate::plugin::file::{self, Feed};
+use witgate::file::file::{self, Feed};
+use witgate::registry::types::State;
 
-wit_bindgen::generate!({ path: "../../wit", world: "registry-plugin" });
+wit_bindgen::generate!({ path: "../../wit", world: "registry-plugin", generate_all });
 
 export!(File);
 
@@ -48,9 +49,7 @@ struct Following {
 impl GuestSubscription for Following {
     fn next(&self) -> Result<News, Failure> {
         let entries = read(&self.feed.next()?, &self.service).map_err(Failure::Invalid)?;
-        let endpoints = identified(entries)
-            .map(|(id, Entry { address, weight, labels })| Endpoint { id, address, weight, labels })
-            .collect();
+        let endpoints = identified(entries).map(|(id, entry)| guest::endpoint!(id, entry)).collect();
         Ok(News::Complete(endpoints))
     }
 }

@@ -4,8 +4,9 @@
 //!
 //! - `"10.0.0.1:8080"`
 //! - `"tcp@10.0.0.1:8080"`, as rpcx writes an address
-//! - `{ "address": "10.0.0.1:8080", "weight": 2, "labels": { "zone": "a" } }`, where labels may also be a list of
-//!   pairs, `[["zone", "a"]]`, and a label with several values may have a list of them
+//! - `{ "address": "10.0.0.1:8080", "weight": 2, "labels": { "version": "2" } }`, where labels may also be a list of
+//!   pairs, `[["version", "2"]]`, and a label with several values may have a list of them. Beside these an entry may have
+//!   `priority` (0 comes first), `state` (`ready`, `draining` or `unwell`), `hostname` and `zone`
 //! - `{ "key": "tcp@10.0.0.1:8080", "value": "weight=2&group=a" }`, an rpcx pair. `Key` and `Value` do as well.
 
 use std::collections::BTreeMap;
@@ -27,13 +28,52 @@ pub type Labels = Vec<(String, String)>;
 pub struct Entry {
     pub address: String,
     pub weight: u32,
+    pub priority: u32,
+    pub state: State,
+    pub hostname: Option<String>,
+    pub zone: Option<String>,
     pub labels: Labels,
 }
 
 impl Entry {
-    fn plain(address: &str) -> Entry {
-        Entry { address: address.to_owned(), weight: 1, labels: Labels::new() }
+    /// An instance of which there is nothing to say but its address.
+    pub fn plain(address: &str) -> Entry {
+        let (priority, state, hostname, zone) = (0, State::Ready, None, None);
+        Entry {
+            address: address.to_owned(),
+            weight: 1,
+            priority,
+            state,
+            hostname,
+            zone,
+            labels: Labels::new(),
+        }
     }
+}
+
+/// How an instance stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    #[default]
+    Ready,
+    Draining,
+    Unwell,
+}
+
+/// An entry as the `Endpoint` of the plugin that uses this. Each plugin has types of its own for what stands in the
+/// WIT, and `Endpoint` and `State` are to be in scope.
+#[macro_export]
+macro_rules! endpoint {
+    ($id:expr, $entry:expr) => {{
+        let $crate::entries::Entry { address, weight, priority, state, hostname, zone, labels } = $entry;
+        let state = match state {
+            $crate::entries::State::Ready => State::Ready,
+            $crate::entries::State::Draining => State::Draining,
+            $crate::entries::State::Unwell => State::Unwell,
+        };
+        Endpoint { id: $id, address, weight, priority, state, hostname, zone, labels }
+    }};
 }
 
 /// Gives every entry an id of its own: the address, with a number behind it when the list repeats one.
@@ -92,21 +132,25 @@ impl<'de> Visitor<'de> for EntryVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Entry, A::Error> {
         let object = Object::deserialize(MapAccessDeserializer::new(map))?;
+        let is_pair = object.is_pair();
         let entry = match (object.address, object.key) {
             (Some(address), None) if object.value.is_none() => Entry {
                 address,
                 weight: object.weight.unwrap_or(1),
+                priority: object.priority.unwrap_or(0),
+                state: object.state.unwrap_or_default(),
+                hostname: object.hostname,
+                zone: object.zone,
                 labels: object.labels.unwrap_or_default().0,
             },
-            (None, Some(key)) if object.weight.is_none() && object.labels.is_none() => {
+            (None, Some(key)) if is_pair => {
                 let (network, address) = rpcx::split_network(&key);
                 let metadata = rpcx::Metadata::read(&object.value.unwrap_or_default());
                 let weight = if metadata.inactive { 0 } else { metadata.weight };
-                Entry { address: address.to_owned(), weight, labels: metadata.labels_on(network) }
+                Entry { weight, labels: metadata.labels_on(network), ..Entry::plain(address) }
             }
             _ => {
-                let text =
-                    "an entry has \"address\" (with \"weight\", \"labels\") or \"key\" (with \"value\")";
+                let text = "an entry has \"address\" (with \"weight\", \"labels\" and others) or \"key\" (with \"value\")";
                 return Err(de::Error::custom(text));
             }
         };
@@ -120,11 +164,25 @@ impl<'de> Visitor<'de> for EntryVisitor {
 struct Object {
     address: Option<String>,
     weight: Option<u32>,
+    priority: Option<u32>,
+    state: Option<State>,
+    hostname: Option<String>,
+    zone: Option<String>,
     labels: Option<WrittenLabels>,
     #[serde(alias = "Key")]
     key: Option<String>,
     #[serde(alias = "Value")]
     value: Option<String>,
+}
+
+impl Object {
+    /// Whether there is nothing beside `key` and `value`.
+    fn is_pair(&self) -> bool {
+        (self.weight, self.priority, self.state) == (None, None, None)
+            && self.hostname.is_none()
+            && self.zone.is_none()
+            && self.labels.is_none()
+    }
 }
 
 /// Labels written as a map or as a list of pairs.
@@ -200,7 +258,7 @@ mod tests {
     fn check(json: &str, address: &str, weight: u32, labels: &[(&str, &str)]) {
         let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let entry = serde_json::from_str::<Entry>(json).unwrap_or_else(|error| panic!("{json}: {error}"));
-        assert_eq!(entry, Entry { address: address.to_owned(), weight, labels }, "{json}");
+        assert_eq!(entry, Entry { weight, labels, ..Entry::plain(address) }, "{json}");
     }
 
     #[test]
@@ -234,6 +292,14 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_says_how_its_instance_stands() {
+        let json = r#"{"address":"a:1","priority":1,"state":"draining","hostname":"a.example","zone":"x"}"#;
+        let (hostname, zone) = (Some("a.example".to_owned()), Some("x".to_owned()));
+        let expected = Entry { priority: 1, state: State::Draining, hostname, zone, ..Entry::plain("a:1") };
+        assert_eq!(serde_json::from_str::<Entry>(json).unwrap(), expected);
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (json, part) in [
             (r#""a""#, r#""a" has no port"#),
@@ -243,6 +309,8 @@ mod tests {
             (r#"{"adress":"a:1"}"#, "unknown field `adress`"),
             (r#"{"weight":1}"#, "an entry has"),
             (r#"{"address":"a:1","key":"a:1"}"#, "an entry has"),
+            (r#"{"address":"a:1","state":"gone"}"#, "unknown variant `gone`"),
+            (r#"{"key":"a:1","zone":"x"}"#, "an entry has"),
             (r#"{"address":"a:1","weight":-1}"#, "invalid value: integer `-1`"),
             (r#"{"address":"a:1","labels":{"a":1}}"#, "a string or a list of strings"),
             ("7", "invalid type: integer `7`"),

@@ -14,14 +14,14 @@
 
 use std::cell::RefCell;
 
-use exports::witgate::plugin::selector::{
+use exports::witgate::selector::selector::{
     Balancer, Candidate, CandidateChange, Created, Guest, GuestBalancer, Request,
 };
 use fastrand::Rng;
 use guest::weighted::Weighted;
-use witgate::plugin::load;
+use witgate::selector::load;
 
-wit_bindgen::generate!({ path: "../../wit", world: "selector-plugin" });
+wit_bindgen::generate!({ path: "../../wit", world: "selector-plugin", generate_all });
 
 export!(LeastRequest);
 

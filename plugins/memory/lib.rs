@@ -6,14 +6,16 @@
 //! For plugin authors: the connector already speaks the words of the gateway, so this plugin only passes them on.
 //! The registrar shows who does what: the gateway owns the timer and calls `renew`, the plugin says when next.
 
-use exports::witgate::plugin::registrar::{
+use exports::witgate::registry::registrar::{
     Announcement, Guest as Registrar, GuestRegistration, Registration,
 };
-use exports::witgate::plugin::registry::{Failure, Guest as Registry, GuestSubscription, News, Subscription};
-use witgate::plugin::memory::{self, Content};
-use witgate::plugin::types::Endpoint;
+use exports::witgate::registry::registry::{
+    Failure, Guest as Registry, GuestSubscription, News, Subscription,
+};
+use witgate::memory::memory::{self, Content};
+use witgate::registry::types::{Endpoint, State};
 
-wit_bindgen::generate!({ path: "../../wit", world: "registrar-plugin" });
+wit_bindgen::generate!({ path: "../../wit", world: "registrar-plugin", generate_all });
 
 export!(Memory);
 
@@ -69,7 +71,16 @@ impl Registrar for Memory {
     fn register(announcement: Announcement, settings: String) -> Result<Registration, Failure> {
         let Settings { ttl_seconds } = Settings::read(&settings).map_err(Failure::Invalid)?;
         let Announcement { service, address, weight, labels } = announcement;
-        let endpoint = Endpoint { id: address.clone(), address, weight, labels };
+        let endpoint = Endpoint {
+            id: address.clone(),
+            address,
+            weight,
+            priority: 0,
+            state: State::Ready,
+            hostname: None,
+            zone: None,
+            labels,
+        };
         let announced = Announced { service, endpoint, ttl_seconds };
         announced.put()?;
         Ok(Registration::new(announced))

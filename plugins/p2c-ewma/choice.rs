@@ -3,7 +3,7 @@
 use fastrand::Rng;
 use guest::weighted::Weighted;
 
-use crate::witgate::plugin::load::Statistics;
+use crate::witgate::selector::load::Statistics;
 
 type Slot = u32;
 

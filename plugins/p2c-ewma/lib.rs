@@ -26,13 +26,13 @@ mod choice;
 use std::cell::RefCell;
 
 use choice::Choice;
-use exports::witgate::plugin::selector::{
+use exports::witgate::selector::selector::{
     Balancer, Candidate, CandidateChange, Created, Guest, GuestBalancer, Request,
 };
 use fastrand::Rng;
-use witgate::plugin::load;
+use witgate::selector::load;
 
-wit_bindgen::generate!({ path: "../../wit", world: "selector-plugin" });
+wit_bindgen::generate!({ path: "../../wit", world: "selector-plugin", generate_all });
 
 export!(P2cEwma);
 

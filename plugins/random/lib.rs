@@ -7,13 +7,13 @@
 
 use std::cell::RefCell;
 
-use exports::witgate::plugin::selector::{
+use exports::witgate::selector::selector::{
     Balancer, Candidate, CandidateChange, Created, Guest, GuestBalancer, Request,
 };
 use fastrand::Rng;
 use guest::weighted::Weighted;
 
-wit_bindgen::generate!({ path: "../../wit", world: "selector-plugin" });
+wit_bindgen::generate!({ path: "../../wit", world: "selector-plugin", generate_all });
 
 export!(Random);
 

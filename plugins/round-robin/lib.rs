@@ -21,14 +21,14 @@ mod turns;
 
 use std::cell::RefCell;
 
-use exports::witgate::plugin::selector::{
+use exports::witgate::selector::selector::{
     Balancer, Candidate, CandidateChange, Created, Guest, GuestBalancer, Request,
 };
 use turns::Turns;
 
 // Reads the WIT text and writes the types and traits used below. In a project of your own, copy the gateway's
 // `wit` folder and point `path` at it.
-wit_bindgen::generate!({ path: "../../wit", world: "selector-plugin" });
+wit_bindgen::generate!({ path: "../../wit", world: "selector-plugin", generate_all });
 
 export!(RoundRobin);
 

@@ -15,11 +15,12 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use exports::witgate::plugin::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
-use guest::entries::{Entry, identified};
+use exports::witgate::registry::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
+use guest::entries::identified;
 use guest::lists::Lists;
+use witgate::registry::types::State;
 
-wit_bindgen::generate!({ path: "../../wit", world: "registry-plugin" });
+wit_bindgen::generate!({ path: "../../wit", world: "registry-plugin", generate_all });
 
 export!(Static);
 
@@ -34,9 +35,8 @@ impl Guest for Static {
 
     fn follow(service: String, settings: String) -> Result<Subscription, Failure> {
         let lists: Lists = guest::settings::read(&settings).map_err(Failure::Invalid)?;
-        let endpoints = identified(lists.of(&service))
-            .map(|(id, Entry { address, weight, labels })| Endpoint { id, address, weight, labels })
-            .collect();
+        let endpoints =
+            identified(lists.of(&service)).map(|(id, entry)| guest::endpoint!(id, entry)).collect();
         Ok(Subscription::new(List(Cell::new(Some(endpoints)))))
     }
 }

@@ -16,7 +16,7 @@ use witgate::{
     plugin::{Plugins, SelectorUse, Uses},
     server::{self, Closer, Workers},
     telemetry::ProcessMetrics,
-    upstream::{Endpoint, Labels, Offer, Publisher, Reader, UpstreamName, Weight},
+    upstream::{Endpoint, Facts, Offer, Publisher, Reader, UpstreamName, Weight},
 };
 
 use crate::support::{client::Client, origin::Origin};
@@ -263,7 +263,7 @@ fn selectors() -> &'static Plugins {
 }
 
 pub fn put(address: SocketAddr) -> Offer {
-    Offer::Put(Endpoint { address, weight: Weight::ONE, labels: Labels::default() })
+    Offer::Put(Endpoint { address, weight: Weight::ONE, facts: Facts::default() })
 }
 
 fn make(settings: config::Upstream, reader: Reader, workers: usize) -> Arc<Upstream> {

@@ -45,5 +45,6 @@ mod resolving;
 mod selectors;
 mod sockets;
 mod source;
+mod standing;
 mod swaps;
 mod trust;

@@ -6,11 +6,12 @@
 //! orders 10.0.0.2:8080
 //! ```
 
-use exports::witgate::plugin::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
-use witgate::plugin::file;
+use exports::witgate::registry::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
+use witgate::file::file;
+use witgate::registry::types::State;
 
 // Reads the WIT text and writes the types and traits used here.
-wit_bindgen::generate!({ path: "../../../wit", world: "registry-plugin" });
+wit_bindgen::generate!({ path: "../../../wit", world: "registry-plugin", generate_all });
 
 export!(Lines);
 
@@ -66,7 +67,16 @@ fn instances(text: &str, service: &str) -> Result<Vec<Endpoint>, String> {
         if name == service {
             // The id tells the gateway which instance a later change means. Here the address will do.
             let (id, address) = (address.to_owned(), address.to_owned());
-            found.push(Endpoint { id, address, weight, labels: Vec::new() });
+            found.push(Endpoint {
+                id,
+                address,
+                weight,
+                priority: 0,
+                state: State::Ready,
+                hostname: None,
+                zone: None,
+                labels: Vec::new(),
+            });
         }
     }
     Ok(found)

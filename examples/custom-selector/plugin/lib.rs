@@ -1,15 +1,15 @@
-//! Prefer zone: endpoints whose label `zone` is the one in the settings, as long as there are any to try.
+//! Prefer zone: endpoints in the zone of the settings, as long as there are any to try.
 //!
 //! Settings: `{ "zone": "a" }`.
 
 use std::cell::RefCell;
 
-use exports::witgate::plugin::selector::{
+use exports::witgate::selector::selector::{
     Balancer, Candidate, CandidateChange, Created, Guest, GuestBalancer, Request,
 };
 
 // Reads the WIT text and writes the types and traits used here.
-wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin" });
+wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin", generate_all });
 
 export!(PreferZone);
 
@@ -83,7 +83,7 @@ impl Turns {
     fn put(&mut self, candidate: Candidate, zone: &str) {
         self.remove(candidate.slot);
         let weight = i64::from(candidate.weight);
-        let near = candidate.labels.iter().any(|(name, value)| name == "zone" && value == zone);
+        let near = candidate.zone.as_deref() == Some(zone);
         // A random start, or the workers would all begin with the same endpoint.
         let credit = fastrand::i64(0..=weight);
         self.0.push(Turn { slot: candidate.slot, weight, near, credit });
@@ -115,8 +115,8 @@ mod tests {
     use super::*;
 
     fn candidate(slot: u32, weight: u32, zone: &str) -> Candidate {
-        let labels = vec![("zone".to_owned(), zone.to_owned())];
-        Candidate { slot, weight, key: format!("10.0.0.{slot}:80"), labels }
+        let (key, zone) = (format!("10.0.0.{slot}:80"), Some(zone.to_owned()));
+        Candidate { slot, weight, key, zone, labels: Vec::new() }
     }
 
     fn state() -> State {

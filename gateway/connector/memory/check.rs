@@ -16,6 +16,7 @@ const LABEL_BYTES: usize = 48;
 
 const LONGEST_SERVICE: usize = 128;
 const LONGEST_ID: usize = 255;
+const LONGEST_FACT: usize = 255;
 const MOST_LABELS: usize = 64;
 const LONGEST_LABEL_NAME: usize = 128;
 const LONGEST_LABEL_VALUE: usize = 1024;
@@ -38,6 +39,8 @@ pub enum Rejected {
     OwnAddress(String),
     #[error("{0} labels are more than {MOST_LABELS}")]
     TooManyLabels(usize),
+    #[error("{0} {1:?} must be 1 to {LONGEST_FACT} bytes without control characters")]
+    Fact(&'static str, String),
     #[error("label name {0:?} must be 1 to {LONGEST_LABEL_NAME} bytes without control characters")]
     LabelName(String),
     #[error(
@@ -59,6 +62,8 @@ pub(super) fn check(
     self::service(service)?;
     self::id(id)?;
     address(&registration.address, own)?;
+    fact("hostname", &registration.hostname)?;
+    fact("zone", &registration.zone)?;
     labels(&registration.labels)
 }
 
@@ -71,7 +76,9 @@ pub(super) fn service(name: &str) -> Result<(), Rejected> {
 /// What it takes to hold an instance.
 pub(super) fn bytes(service: &str, id: &str, registration: &Registration) -> usize {
     let labels = registration.labels.iter().map(|(name, value)| LABEL_BYTES + name.len() + value.len());
-    INSTANCE_BYTES + service.len() + id.len() + registration.address.len() + labels.sum::<usize>()
+    let facts = [&registration.hostname, &registration.zone].into_iter().flatten().map(String::len);
+    let texts = service.len() + id.len() + registration.address.len() + facts.sum::<usize>();
+    INSTANCE_BYTES + texts + labels.sum::<usize>()
 }
 
 fn id(id: &str) -> Result<(), Rejected> {
@@ -87,6 +94,12 @@ fn address(address: &str, own: &OwnAddresses) -> Result<(), Rejected> {
         Err(AddressError::Unusable(_, why)) => Err(Rejected::UnusableAddress(shown(address), why)),
         Err(_) => Err(Rejected::Address(shown(address))),
     }
+}
+
+fn fact(name: &'static str, value: &Option<String>) -> Result<(), Rejected> {
+    let Some(value) = value else { return Ok(()) };
+    let good = (1..=LONGEST_FACT).contains(&value.len()) && !value.chars().any(char::is_control);
+    demand(good, || Rejected::Fact(name, shown(value)))
 }
 
 fn labels(labels: &[(String, String)]) -> Result<(), Rejected> {
@@ -114,7 +127,7 @@ mod tests {
     use super::*;
 
     fn with(address: &str) -> Registration {
-        Registration { address: address.into(), weight: 1, labels: vec![], ttl_seconds: 1 }
+        Registration { ttl_seconds: 1, ..Registration::at(address) }
     }
 
     fn check(service: &str, id: &str, registration: &Registration) -> Result<(), Rejected> {

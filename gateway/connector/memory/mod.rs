@@ -372,7 +372,7 @@ mod tests {
     use crate::bindings::wit::{self, memory::Content};
 
     fn registration(address: &str, ttl_seconds: u32) -> Registration {
-        Registration { address: address.into(), weight: 1, labels: vec![], ttl_seconds }
+        Registration { ttl_seconds, ..Registration::at(address) }
     }
 
     /// Registers in `orders` and says what that did.
@@ -386,7 +386,7 @@ mod tests {
     }
 
     fn endpoint(id: &str, address: &str) -> wit::Endpoint {
-        wit::Endpoint { id: id.into(), address: address.into(), weight: 1, labels: vec![] }
+        wit::plain(id, address)
     }
 
     fn ids(memory: &Memory) -> Vec<String> {

@@ -180,8 +180,7 @@ mod tests {
     use super::*;
 
     fn put(id: &str, address: &str) -> Change {
-        let registration =
-            Registration { address: address.into(), weight: 1, labels: vec![], ttl_seconds: 9 };
+        let registration = Registration { ttl_seconds: 9, ..Registration::at(address) };
         Change::Put { service: "orders".into(), id: id.into(), registration: registration.into() }
     }
 

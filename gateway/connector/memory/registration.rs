@@ -18,9 +18,55 @@ pub struct Registration {
     /// An object of texts; a name that occurs more than once has a list of them.
     #[serde(default, with = "label_object", skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<(String, String)>,
+    /// How the instance stands, by its own word.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub state: State,
+    /// 0 comes first: those of a greater number get requests while none of a smaller one answers.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub priority: u32,
+    /// The name it goes by, where that is not the host of its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Where it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
     /// Seconds without a heartbeat after which the instance is removed; 0 means never.
     #[serde(default = "half_a_minute")]
     pub ttl_seconds: u32,
+}
+
+/// See the same words in `wit/registry.wit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    #[default]
+    Ready,
+    Draining,
+    Unwell,
+}
+
+impl From<wit::State> for State {
+    fn from(state: wit::State) -> Self {
+        match state {
+            wit::State::Ready => Self::Ready,
+            wit::State::Draining => Self::Draining,
+            wit::State::Unwell => Self::Unwell,
+        }
+    }
+}
+
+impl From<State> for wit::State {
+    fn from(state: State) -> Self {
+        match state {
+            State::Ready => Self::Ready,
+            State::Draining => Self::Draining,
+            State::Unwell => Self::Unwell,
+        }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn one() -> u32 {
@@ -32,6 +78,17 @@ fn half_a_minute() -> u32 {
 }
 
 impl Registration {
+    /// What a plugin announces.
+    pub fn of(endpoint: wit::Endpoint, ttl_seconds: u32) -> Self {
+        let wit::Endpoint { id: _, address, weight, priority, state, hostname, zone, labels } = endpoint;
+        Self { address, weight, labels, state: state.into(), priority, hostname, zone, ttl_seconds }
+    }
+
+    #[cfg(test)]
+    pub(super) fn at(address: &str) -> Self {
+        Self::of(wit::plain("", address), half_a_minute())
+    }
+
     /// Labels by name, so that the same registration in another order changes nothing.
     pub(super) fn normalized(mut self) -> Self {
         self.labels.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -40,13 +97,24 @@ impl Registration {
 
     /// As followers see it.
     pub(super) fn endpoint(&self, id: &str) -> wit::Endpoint {
-        let Self { address, weight, labels, .. } = self;
-        wit::Endpoint { id: id.into(), address: address.clone(), weight: *weight, labels: labels.clone() }
+        let Self { address, weight, labels, state, priority, hostname, zone, ttl_seconds: _ } = self.clone();
+        wit::Endpoint {
+            id: id.into(),
+            address,
+            weight,
+            priority,
+            state: state.into(),
+            hostname,
+            zone,
+            labels,
+        }
     }
 
     /// Whether followers see no difference.
     pub(super) fn shows_as(&self, other: &Self) -> bool {
-        self.weight == other.weight && self.address == other.address && self.labels == other.labels
+        let Self { address, weight, labels, state, priority, hostname, zone, ttl_seconds: _ } = self;
+        (address, weight, labels, state) == (&other.address, &other.weight, &other.labels, &other.state)
+            && (priority, hostname, zone) == (&other.priority, &other.hostname, &other.zone)
     }
 }
 
@@ -119,8 +187,7 @@ mod tests {
 
     #[test]
     fn a_registration_is_written_as_people_write_it() {
-        let text =
-            r#"{"address":"10.0.0.1:80","weight":3,"labels":{"tag":["a","b"],"zone":"x"},"ttl_seconds":5}"#;
+        let text = r#"{"address":"10.0.0.1:80","weight":3,"labels":{"tag":["a","b"],"zone":"x"},"state":"draining","priority":1,"hostname":"a.example","zone":"y","ttl_seconds":5}"#;
         let registration: Registration = serde_json::from_str(text).unwrap();
         assert_eq!(registration.labels, [("tag", "a"), ("tag", "b"), ("zone", "x")].map(pair));
         assert_eq!(serde_json::to_string(&registration).unwrap(), text);
@@ -130,6 +197,7 @@ mod tests {
     fn only_the_address_is_needed() {
         let registration: Registration = serde_json::from_str(r#"{"address":"a:1"}"#).unwrap();
         assert_eq!((registration.weight, registration.ttl_seconds), (1, 30));
+        assert_eq!((registration.state, registration.priority), (State::Ready, 0));
         assert!(registration.labels.is_empty());
     }
 

@@ -41,8 +41,8 @@ use super::{
 use crate::{
     bindings::selector::{
         SelectorPlugin, SelectorPluginPre,
-        exports::witgate::plugin::selector::{Candidate, CandidateChange, Created, Request},
-        witgate::plugin::{
+        exports::witgate::selector::selector::{Candidate, CandidateChange, Created, Request},
+        witgate::selector::{
             load::{self, Statistics},
             types,
         },
@@ -272,7 +272,7 @@ fn create<H: Home>(
     settings: &str,
 ) -> Result<(WasmBalancer<H>, Needs), CreateError> {
     let create = |plugin: &SelectorPlugin, store: &mut Store<Data>| {
-        plugin.witgate_plugin_selector().call_create(store, settings)
+        plugin.witgate_selector_selector().call_create(store, settings)
     };
     let created = home.with(|guest| guest.call(Work::Create(settings), place, &upstream, None, create))?;
     let Created { balancer, hash_on, attributes } = created.map_err(CreateError::Refused)?;
@@ -447,7 +447,7 @@ impl<H: Home> Balancer for WasmBalancer<H> {
         let Self { home, balancer, upstream } = self;
         home.with(|guest| {
             guest.call(work, place, upstream, Some(snapshot.clone()), |plugin, store| {
-                plugin.witgate_plugin_selector().balancer().call_update(store, *balancer, &changes)
+                plugin.witgate_selector_selector().balancer().call_update(store, *balancer, &changes)
             })
         })
     }
@@ -468,7 +468,7 @@ impl<H: Home> Balancer for WasmBalancer<H> {
         let Self { home, balancer, upstream } = self;
         let picked = home.with(|guest| {
             guest.call(Work::Pick, Place::Worker, upstream, Some(snapshot.clone()), |plugin, store| {
-                plugin.witgate_plugin_selector().balancer().call_pick(store, *balancer, &request)
+                plugin.witgate_selector_selector().balancer().call_pick(store, *balancer, &request)
             })
         });
         match picked {
@@ -508,7 +508,8 @@ fn candidate(member: &Arc<Member>) -> Candidate {
         slot: member.slot().0,
         weight: member.weight().get(),
         key: member.address().to_string(),
-        labels: member.labels().as_slice().to_vec(),
+        zone: member.facts().zone.as_deref().map(str::to_owned),
+        labels: member.facts().labels.as_slice().to_vec(),
     }
 }
 
@@ -579,7 +580,7 @@ mod tests {
     use super::*;
     use crate::{
         plugin::{load::load, shipped::shipped, testing::guest},
-        upstream::{Endpoint, Labels, Offer, Publisher, Reader, Weight},
+        upstream::{Endpoint, Facts, Labels, Offer, Publisher, Reader, Weight},
     };
 
     const LIMITS: SelectorLimits = SelectorLimits {
@@ -601,7 +602,7 @@ mod tests {
         let endpoint = |port| Endpoint {
             address: ([127, 0, 0, 1], port).into(),
             weight: Weight::ONE,
-            labels: Labels::new(vec![("zone".into(), "a".into())]),
+            facts: Facts { labels: Labels::new(vec![("zone".into(), "a".into())]), ..Facts::default() },
         };
         let offers = (1..=endpoints).map(|port| Offer::Put(endpoint(port))).collect();
         publisher.publish(offers, Instant::now());

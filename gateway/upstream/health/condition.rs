@@ -23,10 +23,13 @@ pub enum Reason {
     Failures,
     /// It failed its checks.
     Checks,
+    /// It failed the checks of its registry.
+    Unwell,
 }
 
 impl Reason {
-    pub const ALL: [Self; 4] = [Self::Starting, Self::Connections, Self::Failures, Self::Checks];
+    pub const ALL: [Self; 5] =
+        [Self::Starting, Self::Connections, Self::Failures, Self::Checks, Self::Unwell];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -34,6 +37,7 @@ impl Reason {
             Self::Connections => "connections",
             Self::Failures => "failures",
             Self::Checks => "checks",
+            Self::Unwell => "unwell",
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Which endpoints of a list get requests.
 //!
 //! A list, be it live, frozen, restored or a reserve, loses the endpoints that fail, and gets them back when they
-//! answer. Requests are evidence, and so are checks. Whatever the evidence says, a list that is not empty never
-//! becomes empty here: with too few well, all are offered.
+//! answer. Requests are evidence, and so are checks, those of the registry among them. Whatever the evidence says, a list
+//! that is not empty never becomes empty here: with too few well, all are offered.
+//!
+//! Of those that are well only the first [`Rank`] is offered: what drains, and what has a lower priority, waits until none
+//! before it is well.
 //!
 //! A pure function of (state, input, policy, now): no IO, no clock.
 
@@ -22,7 +25,7 @@ pub use self::{
     condition::{ConditionState, Reason},
     policy::Policy,
 };
-use super::{Endpoint, HealthState, Offer};
+use super::{Endpoint, HealthState, Offer, Rank, State};
 
 /// What a request tells of the endpoint it was sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +97,21 @@ pub struct Health {
     list: HashMap<SocketAddr, (Endpoint, Instant)>,
     /// Only of those that failed at least once.
     conditions: BTreeMap<SocketAddr, Condition>,
+    /// Those of the list that are unwell, as their registry says.
+    unwell: BTreeSet<SocketAddr>,
+    /// How many of the list there are of each rank.
+    ranks: BTreeMap<Rank, usize>,
+    choice: Choice,
+}
+
+/// Who of the list is offered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Choice {
+    /// Those that are out because they are unwell.
+    unwell: BTreeSet<SocketAddr>,
+    /// Only those of this rank, while somebody is well.
+    rank: Option<Rank>,
+    /// The others of the rank, too; all others, while nobody is well.
     panic: bool,
     /// Whether nobody is well, and those that are only doubted are offered.
     relying: bool,
@@ -102,7 +120,20 @@ pub struct Health {
 impl Health {
     /// The endpoints that are out, and why. In a panic they get requests all the same.
     pub fn out(&self) -> impl Iterator<Item = (SocketAddr, Reason)> {
-        self.conditions.iter().filter_map(|(address, known)| Some((*address, known.reason()?)))
+        let known = self.conditions.iter().filter_map(|(address, known)| Some((*address, known.reason()?)));
+        let is_known = |address: &SocketAddr| self.reason(*address).is_some();
+        let unwell = self.choice.unwell.iter().filter(move |address| !is_known(address));
+        known.chain(unwell.map(|address| (*address, Reason::Unwell)))
+    }
+
+    /// The endpoints that are well and wait, because others come before them.
+    pub fn standby(&self) -> impl Iterator<Item = &Endpoint> {
+        // Of one rank nobody waits.
+        let several = self.ranks.len() > 1 && self.choice.rank.is_some();
+        let list = self.list.values().filter(move |_| several).map(|(endpoint, _)| endpoint);
+        list.filter(|endpoint| {
+            Some(endpoint.facts.rank()) != self.choice.rank && !self.is_out(endpoint.address)
+        })
     }
 
     /// Endpoints that somebody should ask whether they answer.
@@ -147,7 +178,7 @@ impl Health {
 
     /// Whether so few are well that all are offered.
     pub fn is_panic(&self) -> bool {
-        self.panic
+        self.choice.panic
     }
 
     /// The list, the endpoints that are out included.
@@ -188,7 +219,7 @@ impl Health {
         let mut judged = Judged::default();
         let mut touched = BTreeSet::new();
         match input {
-            HealthInput::List(offers) => self.relist(offers, now, &mut touched),
+            HealthInput::List(offers) => self.relist(offers, now, &mut judged, &mut touched),
             HealthInput::Evidence(address, Evidence::Answered) if !self.conditions.contains_key(&address) => {
             }
             HealthInput::Evidence(address, evidence) => {
@@ -228,20 +259,53 @@ impl Health {
         judged
     }
 
-    fn relist(&mut self, offers: Vec<Offer>, now: Instant, touched: &mut BTreeSet<SocketAddr>) {
+    fn relist(
+        &mut self,
+        offers: Vec<Offer>,
+        now: Instant,
+        judged: &mut Judged,
+        touched: &mut BTreeSet<SocketAddr>,
+    ) {
         for offer in offers {
-            match offer {
-                Offer::Put(endpoint) => {
-                    let address = endpoint.address;
-                    touched.insert(address);
-                    let since = self.list.get(&address).map_or(now, |(_, since)| *since);
-                    self.list.insert(address, (endpoint, since));
-                }
-                Offer::Remove(address) => {
-                    touched.insert(address);
-                    self.list.remove(&address);
-                }
+            let (address, endpoint) = match offer {
+                Offer::Put(endpoint) => (endpoint.address, Some(endpoint)),
+                Offer::Remove(address) => (address, None),
+            };
+            touched.insert(address);
+            let before = self.list.remove(&address);
+            let since = before.as_ref().map_or(now, |(_, since)| *since);
+            if let Some((before, _)) = before {
+                self.leave(before.facts.rank());
             }
+            self.say(address, endpoint.as_ref().map(|endpoint| endpoint.facts.state), judged);
+            if let Some(endpoint) = endpoint {
+                *self.ranks.entry(endpoint.facts.rank()).or_default() += 1;
+                self.list.insert(address, (endpoint, since));
+            }
+        }
+    }
+
+    fn leave(&mut self, rank: Rank) {
+        if let Some(others) = self.ranks.get_mut(&rank) {
+            *others -= 1;
+            if *others == 0 {
+                self.ranks.remove(&rank);
+            }
+        }
+    }
+
+    /// Takes in how the registry says that an endpoint stands, or that it is in the list no more.
+    fn say(&mut self, address: SocketAddr, state: Option<State>, judged: &mut Judged) {
+        let changes = match state {
+            Some(State::Unwell) => self.unwell.insert(address),
+            _ => self.unwell.remove(&address),
+        };
+        if changes && !self.conditions.get(&address).is_some_and(Condition::is_unhealthy) {
+            let state = match self.unwell.contains(&address) {
+                true => HealthState::Unhealthy,
+                false => HealthState::Healthy,
+            };
+            judged.states.push((address, state));
         }
     }
 
@@ -255,13 +319,14 @@ impl Health {
         touched: &mut BTreeSet<SocketAddr>,
         change: impl FnOnce(&mut Condition),
     ) {
+        let unwell = self.unwell.contains(&address);
         let known = self.conditions.entry(address).or_default();
         let out = |known: &Condition| (known.reason().is_some(), known.is_doubted());
-        let before = (known.is_unhealthy(), out(known), known.is_half_open());
+        let before = (known.is_unhealthy() || unwell, out(known), known.is_half_open());
         change(known);
         let clean = known.is_clean(policy, now);
-        let after = (known.is_unhealthy(), out(known), known.is_half_open() && !clean);
-        let gone = after.0 && known.is_gone(policy, now);
+        let after = (known.is_unhealthy() || unwell, out(known), known.is_half_open() && !clean);
+        let gone = known.is_unhealthy() && known.is_gone(policy, now);
         if clean {
             self.conditions.remove(&address);
         }
@@ -280,21 +345,63 @@ impl Health {
         }
     }
 
+    /// Chooses anew who is offered, and touches those for whom that makes a difference.
     fn weigh(&mut self, policy: &Policy, touched: &mut BTreeSet<SocketAddr>) {
-        let out: Vec<SocketAddr> = self
-            .out()
-            .map(|(address, _)| address)
-            .filter(|address| self.list.contains_key(address))
-            .collect();
-        let known = || out.iter().filter_map(|address| self.conditions.get(address));
-        let starting = known().filter(|known| known.is_starting()).count();
-        let well = self.list.len() - out.len();
-        let relying = well == 0 && known().any(Condition::is_doubted);
-        let panic = !relying && policy.is_panic(well, starting, self.list.len());
-        if (panic, relying) != (self.panic, self.relying) {
-            (self.panic, self.relying) = (panic, relying);
-            touched.extend(out);
+        let choice = self.choose(policy);
+        if choice == self.choice {
+            return;
         }
+        let before = std::mem::replace(&mut self.choice, choice);
+        touched.extend(before.unwell.symmetric_difference(&self.choice.unwell));
+        if before.rank != self.choice.rank {
+            touched.extend(self.list.keys());
+        } else if (before.panic, before.relying) != (self.choice.panic, self.choice.relying) {
+            let out = self.conditions.keys().chain(&self.choice.unwell);
+            touched.extend(out.filter(|address| self.list.contains_key(address)));
+        }
+    }
+
+    fn choose(&self, policy: &Policy) -> Choice {
+        let list = self.list.len();
+        // A registry that finds hardly anybody well is likelier to be wrong than right.
+        let believed = !policy.is_panic(list - self.unwell.len(), 0, list);
+        let most = if believed { policy.may_be_out(list) } else { 0 };
+        // The first by address, so that it is the same ones whoever came first.
+        let unwell: BTreeSet<SocketAddr> = self.unwell.iter().take(most).copied().collect();
+        let (mut well, mut starting, mut doubted) = (self.ranks.clone(), BTreeMap::new(), false);
+        let known = self.conditions.iter().filter(|(_, known)| known.reason().is_some());
+        let fresh = unwell.iter().filter(|address| self.reason(**address).is_none());
+        let out =
+            known.map(|(address, known)| (address, Some(known))).chain(fresh.map(|address| (address, None)));
+        for (address, known) in out {
+            let Some((endpoint, _)) = self.list.get(address) else { continue };
+            let rank = endpoint.facts.rank();
+            well.entry(rank).and_modify(|well| *well -= 1);
+            if known.is_some_and(Condition::is_starting) {
+                *starting.entry(rank).or_default() += 1;
+            }
+            doubted |= known.is_some_and(Condition::is_doubted);
+        }
+        match well.into_iter().find(|(_, well)| *well > 0) {
+            Some((rank, well)) => {
+                let (starting, list) = (starting.get(&rank).copied().unwrap_or(0), self.ranks[&rank]);
+                Choice {
+                    unwell,
+                    rank: Some(rank),
+                    panic: policy.is_panic(well, starting, list),
+                    relying: false,
+                }
+            }
+            None => Choice { unwell, rank: None, panic: !doubted && !self.list.is_empty(), relying: doubted },
+        }
+    }
+
+    fn reason(&self, address: SocketAddr) -> Option<Reason> {
+        self.conditions.get(&address)?.reason()
+    }
+
+    fn is_out(&self, address: SocketAddr) -> bool {
+        self.reason(address).is_some() || self.choice.unwell.contains(&address)
     }
 
     fn is_new(&self, address: SocketAddr, policy: &Policy, now: Instant) -> bool {
@@ -312,11 +419,13 @@ impl Health {
     }
 
     fn offer(&self, address: SocketAddr) -> Offer {
-        let out = self
-            .conditions
-            .get(&address)
-            .is_some_and(|known| known.reason().is_some() && !(self.relying && known.is_doubted()));
-        match self.list.get(&address).filter(|_| !out || self.panic) {
+        let Choice { rank, panic, relying, .. } = &self.choice;
+        let relied = *relying && self.conditions.get(&address).is_some_and(Condition::is_doubted);
+        let offered = |endpoint: &Endpoint| {
+            rank.is_none_or(|rank| rank == endpoint.facts.rank())
+                && (*panic || relied || !self.is_out(address))
+        };
+        match self.list.get(&address).filter(|(endpoint, _)| offered(endpoint)) {
             Some((endpoint, _)) => Offer::Put(endpoint.clone()),
             None => Offer::Remove(address),
         }

@@ -5,14 +5,19 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::upstream::{Labels, Weight};
+use crate::upstream::{Facts, Weight};
 
 fn address(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
 }
 
 fn put(port: u16) -> Offer {
-    Offer::Put(Endpoint { address: address(port), weight: Weight::ONE, labels: Labels::default() })
+    Offer::Put(Endpoint { address: address(port), weight: Weight::ONE, facts: Facts::default() })
+}
+
+fn put_as(port: u16, state: State, priority: u32) -> Offer {
+    let facts = Facts { state, priority, ..Facts::default() };
+    Offer::Put(Endpoint { address: address(port), weight: Weight::ONE, facts })
 }
 
 struct Bench {
@@ -608,6 +613,107 @@ fn nothing_is_remembered_of_endpoints_that_behave() {
     assert!(!bench.health.is_waiting());
 }
 
+#[test]
+fn what_is_unwell_gets_nothing_until_its_registry_says_otherwise() {
+    let mut bench = Bench::settled(1..=4);
+    bench.told.clear();
+    bench.step(HealthInput::List(vec![put_as(3, State::Unwell, 0)]));
+    bench.offers([1, 2, 4]);
+    assert_eq!(bench.health.out().collect::<Vec<_>>(), [(address(3), Reason::Unwell)]);
+    assert_eq!(bench.told, [(3, HealthState::Unhealthy)]);
+    // That a check passes or time does is no word of the registry.
+    bench.check(3, true, 5);
+    bench.pass(3_600);
+    bench.offers([1, 2, 4]);
+    bench.step(HealthInput::List(vec![put(3)]));
+    bench.offers(1..=4);
+    assert_eq!(bench.told.last(), Some(&(3, HealthState::Healthy)));
+}
+
+#[test]
+fn a_registry_takes_out_no_more_than_failing_requests_may() {
+    let unwell = |ports: std::ops::RangeInclusive<u16>| {
+        let mut bench = Bench::settled(1..=10);
+        bench.step(HealthInput::List(ports.map(|port| put_as(port, State::Unwell, 0)).collect()));
+        bench
+    };
+    unwell(1..=5).offers(6..=10);
+    unwell(1..=7).offers(6..=10);
+    // It finds hardly anybody well, and is likelier to be wrong.
+    unwell(1..=10).offers(1..=10);
+    let mut alone = Bench::settled([1]);
+    alone.step(HealthInput::List(vec![put_as(1, State::Unwell, 0)]));
+    alone.offers([1]);
+    // Those that it may not take out may be taken out by requests, like any others.
+    let mut bench = unwell(1..=7);
+    bench.tell(7, Evidence::TimedOut, 5);
+    bench.offers([6, 8, 9, 10]);
+}
+
+#[test]
+fn what_failed_and_is_unwell_is_unhealthy_until_both_are_over() {
+    let mut bench = Bench::settled(1..=4);
+    bench.tell(1, Evidence::TimedOut, 5);
+    bench.step(HealthInput::List(vec![put_as(1, State::Unwell, 0)]));
+    assert_eq!(bench.health.out().collect::<Vec<_>>(), [(address(1), Reason::Failures)]);
+    bench.told.clear();
+    bench.tell(1, Evidence::Answered, 1);
+    assert_eq!(bench.told, []);
+    assert_eq!(bench.health.out().collect::<Vec<_>>(), [(address(1), Reason::Unwell)]);
+    bench.step(HealthInput::List(vec![Offer::Remove(address(1))]));
+    assert_eq!(bench.told, [(1, HealthState::Healthy)]);
+}
+
+#[test]
+fn what_drains_gets_requests_only_where_nothing_ready_answers() {
+    let mut bench = Bench::settled(1..=4);
+    bench.step(HealthInput::List(vec![put_as(1, State::Draining, 0), put_as(2, State::Draining, 0)]));
+    bench.offers([3, 4]);
+    assert_eq!(bench.health.standby().count(), 2);
+    bench.check(3, false, 3);
+    bench.offers([4]);
+    bench.check(4, false, 3);
+    bench.offers([1, 2]);
+    assert_eq!(bench.health.standby().count(), 0);
+    bench.check(4, true, 2);
+    bench.offers([4]);
+    // All are about to go, and nobody has come yet.
+    bench.step(HealthInput::List((3..=4).map(|port| put_as(port, State::Draining, 0)).collect()));
+    bench.offers([1, 2, 4]);
+    bench.step(HealthInput::List(vec![put(5)]));
+    bench.offers([5]);
+}
+
+#[test]
+fn those_of_a_lower_priority_wait_for_the_last_of_those_before_them() {
+    let mut bench = Bench::settled(1..=2);
+    let standby = [put_as(3, State::Ready, 1), put_as(4, State::Ready, 7), put_as(5, State::Draining, 0)];
+    bench.step(HealthInput::List(standby.to_vec()));
+    bench.pass(3_600);
+    bench.offers([1, 2]);
+    for (failing, offered) in [(1, vec![2]), (2, vec![3]), (3, vec![4]), (4, vec![5])] {
+        bench.check(failing, false, 3);
+        bench.offers(offered);
+    }
+    // Nobody is well: likelier the checks are broken.
+    bench.check(5, false, 3);
+    bench.offers(1..=5);
+    assert!(bench.health.is_panic());
+    bench.check(2, true, 2);
+    bench.offers([2]);
+}
+
+#[test]
+fn a_panic_is_one_of_those_that_get_requests() {
+    let mut bench = Bench::settled(1..=20);
+    bench.step(HealthInput::List((21..=40).map(|port| put_as(port, State::Ready, 1)).collect()));
+    bench.pass(3_600);
+    (1..=18).for_each(|port| bench.check(port, false, 3));
+    bench.offers([19, 20]);
+    bench.check(19, false, 3);
+    bench.offers(1..=20);
+}
+
 fn input() -> impl Strategy<Value = HealthInput> {
     let port = || 0u16..6;
     let evidence = prop_oneof![
@@ -619,6 +725,9 @@ fn input() -> impl Strategy<Value = HealthInput> {
     let remove = |port| HealthInput::List(vec![Offer::Remove(address(port))]);
     prop_oneof![
         2 => port().prop_map(|port| HealthInput::List(vec![put(port)])),
+        2 => (port(), 0..3usize, 0..2u32).prop_map(|(port, state, priority)| {
+            HealthInput::List(vec![put_as(port, State::ALL[state], priority)])
+        }),
         1 => port().prop_map(remove),
         8 => (port(), evidence).prop_map(|(port, evidence)| HealthInput::Evidence(address(port), evidence)),
         4 => (port(), any::<bool>()).prop_map(|(port, passed)| HealthInput::Checked(address(port), passed)),
@@ -632,7 +741,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     /// Whatever is told of whichever endpoint: a list that is not empty is never offered empty, nothing outside of
-    /// it is offered, and what behaves is always offered.
+    /// it is offered, and what behaves is always offered, unless others come before it.
     #[test]
     fn no_evidence_empties_a_list(
         steps in prop::collection::vec((input(), prop_oneof![2 => Just(0), 1 => 0u64..30]), 1..80)
@@ -645,6 +754,18 @@ proptest! {
             let out: BTreeSet<u16> = bench.health.out().map(|(address, _)| address.port()).collect();
             prop_assert_eq!(bench.offered.is_empty(), list.is_empty());
             prop_assert!(bench.offered.is_subset(&list));
+            let facts = |port: u16| &bench.health.get(address(port)).unwrap().facts;
+            let unwell = list.iter().copied().filter(|port| facts(*port).state == State::Unwell);
+            let unwell: Vec<u16> = unwell.collect();
+            let ready = list.len() - unwell.len();
+            let believed = if ready == 0 || (ready as f64) < 0.1 * list.len() as f64 { 0 } else { list.len() / 2 };
+            for (number, port) in unwell.into_iter().enumerate() {
+                let known = bench.health.reason(address(port)).is_some();
+                prop_assert_eq!(out.contains(&port), known || number < believed);
+            }
+            let first = list.difference(&out).map(|port| facts(*port).rank()).min();
+            let group = |port: &u16| first.is_none_or(|rank| rank == facts(*port).rank());
+            let list: BTreeSet<u16> = list.into_iter().filter(group).collect();
             let well = list.difference(&out).count();
             let starting = list.iter().filter(|port| {
                 bench.health.conditions.get(&address(**port)).is_some_and(Condition::is_starting)
@@ -667,7 +788,7 @@ proptest! {
                     let judged = bench.health.clone().step(told, &bench.policy, bench.now);
                     prop_assert!(judged.half_open.contains(&(address(port), false)));
                 }
-                prop_assert!(!out.contains(&port));
+                prop_assert_eq!(bench.health.reason(address(port)), None);
             }
         }
     }

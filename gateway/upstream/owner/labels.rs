@@ -1,18 +1,18 @@
 //! Only instances with the labels that an upstream asks for.
 
-use crate::upstream::{Claim, ClaimChange, Labels, News};
+use crate::upstream::{Claim, ClaimChange, Facts, News};
 
 /// Labels that an instance must have, all of them.
 #[derive(Debug, Clone)]
 pub(super) struct Wanted(pub Vec<(String, String)>);
 
 impl Wanted {
-    pub(super) fn suit(&self, labels: &Labels) -> bool {
-        self.0.iter().all(|(name, value)| labels.has(name, value))
+    pub(super) fn suit(&self, facts: &Facts) -> bool {
+        self.0.iter().all(|(name, value)| facts.has(name, value))
     }
 
     fn suits(&self, claim: &Claim) -> bool {
-        self.suit(&claim.labels)
+        self.suit(&claim.facts)
     }
 
     /// Takes away what lacks the labels; an instance that lost one is removed.

@@ -155,6 +155,7 @@ impl Owner {
             history: Arc::default(),
             pin: None,
             ejected: Arc::default(),
+            standby: Arc::default(),
             panic: false,
             drained: false,
             unsaved: None,
@@ -439,6 +440,8 @@ impl Owner {
             let status = Arc::make_mut(status);
             status.pin = pin;
             status.ejected = self.health.out().collect();
+            let standby = self.health.standby();
+            status.standby = standby.map(|endpoint| (endpoint.address, endpoint.facts.clone())).collect();
             status.panic = self.health.is_panic();
             status.drained = self.pin.is_none() && self.merge.is_drained();
             status.unsaved = unsaved;

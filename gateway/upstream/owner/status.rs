@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::upstream::{History, Origin, Reason};
+use crate::upstream::{Facts, History, Origin, Reason};
 
 /// Where a source comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +114,8 @@ pub struct Status {
     pub pin: Option<Pinned>,
     /// Endpoints that failed, and get no requests for now.
     pub ejected: Arc<[(SocketAddr, Reason)]>,
+    /// Endpoints that are well and wait, because others come before them.
+    pub standby: Arc<[(SocketAddr, Facts)]>,
     /// So many are ejected that they get requests all the same.
     pub panic: bool,
     /// Nobody gets requests, and that is because instances are there with weight 0.

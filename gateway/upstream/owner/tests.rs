@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::upstream::{Claim, ClaimChange, Disk, Labels, Reason, RollbackError, Weight};
+use crate::upstream::{Claim, ClaimChange, Disk, Facts, Labels, Reason, RollbackError, Weight};
 
 fn source(registry: &str) -> SourceName {
     SourceName { registry: registry.into(), service: "orders".into() }
@@ -35,7 +35,10 @@ fn labelled(port: u16, labels: &[(&str, &str)]) -> Claim {
         id: port.to_string(),
         addresses: vec![address(port)],
         weight: Some(Weight::ONE),
-        labels: Labels::new(labels.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect()),
+        facts: Facts {
+            labels: Labels::new(labels.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect()),
+            ..Facts::default()
+        },
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -9,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Saved, SavedPin, SavedSource};
 use crate::upstream::{
-    Claim, ConditionState, Endpoint, HealthRecord, Held, Labels, Left, Reason, ReserveState, SourceState,
-    Weight,
+    Claim, ConditionState, Endpoint, Facts, HealthRecord, Held, Labels, Left, Reason, ReserveState,
+    SourceState, State, Weight,
 };
 
 /// The longest period that is taken from a file: ten years.
@@ -61,14 +62,35 @@ struct Registered {
     addresses: Vec<SocketAddr>,
     /// 0 for drained.
     weight: u32,
-    labels: Vec<(String, String)>,
+    #[serde(flatten)]
+    facts: Known,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Instance {
     address: SocketAddr,
     weight: u32,
+    #[serde(flatten)]
+    facts: Known,
+}
+
+/// What the registry said of an instance.
+#[derive(Serialize, Deserialize)]
+struct Known {
     labels: Vec<(String, String)>,
+    /// None for ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state: Option<String>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    priority: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hostname: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 #[derive(Serialize, Deserialize)]
@@ -231,7 +253,7 @@ impl From<&Claim> for Registered {
             id: claim.id.clone(),
             addresses: claim.addresses.clone(),
             weight: claim.weight.map_or(0, Weight::get),
-            labels: claim.labels.as_slice().to_vec(),
+            facts: (&claim.facts).into(),
         }
     }
 }
@@ -242,7 +264,7 @@ impl From<Registered> for Claim {
             id: claim.id,
             addresses: claim.addresses,
             weight: Weight::new(claim.weight),
-            labels: Labels::new(claim.labels),
+            facts: claim.facts.into(),
         }
     }
 }
@@ -250,14 +272,42 @@ impl From<Registered> for Claim {
 impl From<&Endpoint> for Instance {
     fn from(endpoint: &Endpoint) -> Self {
         let (address, weight) = (endpoint.address, endpoint.weight.get());
-        Self { address, weight, labels: endpoint.labels.as_slice().to_vec() }
+        Self { address, weight, facts: (&endpoint.facts).into() }
     }
 }
 
 impl From<Instance> for Endpoint {
     fn from(instance: Instance) -> Self {
         let weight = Weight::new(instance.weight).unwrap_or(Weight::ONE);
-        Self { address: instance.address, weight, labels: Labels::new(instance.labels) }
+        Self { address: instance.address, weight, facts: instance.facts.into() }
+    }
+}
+
+impl From<&Facts> for Known {
+    fn from(facts: &Facts) -> Self {
+        Self {
+            labels: facts.labels.as_slice().to_vec(),
+            state: Some(facts.state)
+                .filter(|state| *state != State::Ready)
+                .map(|state| state.as_str().into()),
+            priority: facts.priority,
+            hostname: facts.hostname.as_deref().map(str::to_owned),
+            zone: facts.zone.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+impl From<Known> for Facts {
+    fn from(known: Known) -> Self {
+        let state = |word: String| State::ALL.into_iter().find(|state| state.as_str() == word);
+        Self {
+            // A word that nobody knows says nothing.
+            state: known.state.and_then(state).unwrap_or_default(),
+            priority: known.priority,
+            hostname: known.hostname.map(Arc::from),
+            zone: known.zone.map(Arc::from),
+            labels: Labels::new(known.labels),
+        }
     }
 }
 

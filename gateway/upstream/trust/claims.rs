@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
 };
 
-use crate::upstream::{Endpoint, Labels, Weight};
+use crate::upstream::{Endpoint, Facts, Weight};
 
 /// One instance as a registry claims it, its address resolved by the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct Claim {
     pub addresses: Vec<SocketAddr>,
     /// None: registered but drained, no new requests.
     pub weight: Option<Weight>,
-    pub labels: Labels,
+    pub facts: Facts,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl Claims {
         let mut claims = ids.iter().rev().filter_map(|id| self.by_id.get(id));
         let offered = claims.find_map(|claim| claim.weight.map(|weight| (claim, weight)));
         offered.map_or(Claimed::Drained, |(claim, weight)| {
-            Claimed::Endpoint(Endpoint { address, weight, labels: claim.labels.clone() })
+            Claimed::Endpoint(Endpoint { address, weight, facts: claim.facts.clone() })
         })
     }
 
@@ -135,7 +135,7 @@ mod tests {
 
     fn claim(id: &str, addresses: &[&str]) -> Claim {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        Claim { id: id.into(), addresses, weight: Some(Weight::ONE), labels: Labels::default() }
+        Claim { id: id.into(), addresses, weight: Some(Weight::ONE), facts: Facts::default() }
     }
 
     #[test]

@@ -55,10 +55,10 @@ impl SourceState {
     }
 
     /// Leaves out the instances that are not wanted.
-    pub fn retain(&mut self, wanted: impl Fn(&crate::upstream::Labels) -> bool) {
-        self.claims.retain(|claim| wanted(&claim.labels));
-        self.reserve.held.retain(|held| wanted(&held.endpoint.labels));
-        self.left.retain(|left| wanted(&left.endpoint.labels));
+    pub fn retain(&mut self, wanted: impl Fn(&crate::upstream::Facts) -> bool) {
+        self.claims.retain(|claim| wanted(&claim.facts));
+        self.reserve.held.retain(|held| wanted(&held.endpoint.facts));
+        self.left.retain(|left| wanted(&left.endpoint.facts));
     }
 }
 

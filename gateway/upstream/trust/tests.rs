@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::upstream::{Labels, Saved, SavedSource, Weight};
+use crate::upstream::{Facts, Saved, SavedSource, Weight};
 
 fn address(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
@@ -19,7 +19,7 @@ fn claim(id: &str, port: u16, weight: u32) -> Claim {
         id: id.into(),
         addresses: vec![address(port)],
         weight: Weight::new(weight),
-        labels: Labels::default(),
+        facts: Facts::default(),
     }
 }
 

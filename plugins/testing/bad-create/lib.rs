@@ -1,8 +1,8 @@
 //! Refuses all settings.
 
-use exports::witgate::plugin::selector::{CandidateChange, Created, Guest, GuestBalancer, Request};
+use exports::witgate::selector::selector::{CandidateChange, Created, Guest, GuestBalancer, Request};
 
-wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin" });
+wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin", generate_all });
 
 export!(Plugin);
 

@@ -3,9 +3,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use exports::witgate::plugin::selector::{Balancer, CandidateChange, Created, Guest, GuestBalancer, Request};
+use exports::witgate::selector::selector::{
+    Balancer, CandidateChange, Created, Guest, GuestBalancer, Request,
+};
 
-wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin" });
+wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin", generate_all });
 
 export!(Plugin);
 

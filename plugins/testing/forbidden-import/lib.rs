@@ -1,6 +1,8 @@
 //! A selector that imports what no plugin is given.
 
-use exports::witgate::plugin::selector::{Balancer, CandidateChange, Created, Guest, GuestBalancer, Request};
+use exports::witgate::selector::selector::{
+    Balancer, CandidateChange, Created, Guest, GuestBalancer, Request,
+};
 
 wit_bindgen::generate!({
     inline: "

@@ -1,9 +1,11 @@
 //! Picks slot 0 `after` times (default 0), then allocates until the memory cap ends it.
 
-use exports::witgate::plugin::selector::{Balancer, CandidateChange, Created, Guest, GuestBalancer, Request};
+use exports::witgate::selector::selector::{
+    Balancer, CandidateChange, Created, Guest, GuestBalancer, Request,
+};
 use guest::fuse::Fuse;
 
-wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin" });
+wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin", generate_all });
 
 export!(Plugin);
 

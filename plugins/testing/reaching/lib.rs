@@ -3,7 +3,7 @@
 
 use std::net::{ToSocketAddrs, UdpSocket};
 
-use exports::witgate::plugin::selector::{CandidateChange, Created, Guest, GuestBalancer, Request};
+use exports::witgate::selector::selector::{CandidateChange, Created, Guest, GuestBalancer, Request};
 
 wit_bindgen::generate!({
     path: "../../../wit",

@@ -5,9 +5,10 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use exports::witgate::plugin::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
+use exports::witgate::registry::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
+use witgate::registry::types::State;
 
-wit_bindgen::generate!({ path: "../../../wit", world: "registry-plugin" });
+wit_bindgen::generate!({ path: "../../../wit", world: "registry-plugin", generate_all });
 
 export!(Plugin);
 
@@ -57,5 +58,8 @@ impl GuestSubscription for Feed {
 
 fn endpoint((id, address, weight): (&str, &str, u32)) -> Endpoint {
     let labels = vec![(String::new(), id.to_owned()), (String::new(), String::new())];
-    Endpoint { id: id.to_owned(), address: address.to_owned(), weight, labels }
+    let (id, address) = (id.to_owned(), address.to_owned());
+    // An id of 64 KiB is a name of that length, too.
+    let (hostname, zone) = (Some(id.clone()), Some(String::new()));
+    Endpoint { id, address, weight, priority: u32::MAX, state: State::Ready, hostname, zone, labels }
 }

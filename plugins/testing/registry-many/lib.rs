@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use exports::witgate::plugin::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
+use exports::witgate::registry::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
+use witgate::registry::types::State;
 
-wit_bindgen::generate!({ path: "../../../wit", world: "registry-plugin" });
+wit_bindgen::generate!({ path: "../../../wit", world: "registry-plugin", generate_all });
 
 export!(Plugin);
 
@@ -51,5 +52,6 @@ impl GuestSubscription for Feed {
 
 fn endpoint(number: u32) -> Endpoint {
     let address = format!("10.{}.{}.{}:8080", number >> 16 & 255, number >> 8 & 255, number & 255);
-    Endpoint { id: address.clone(), address, weight: 1, labels: Vec::new() }
+    let (priority, state, hostname, zone) = (0, State::Ready, None, None);
+    Endpoint { id: address.clone(), address, weight: 1, priority, state, hostname, zone, labels: Vec::new() }
 }

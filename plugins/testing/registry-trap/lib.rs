@@ -2,10 +2,11 @@
 
 use std::cell::Cell;
 
-use exports::witgate::plugin::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
+use exports::witgate::registry::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
 use guest::entries::Entry;
+use witgate::registry::types::State;
 
-wit_bindgen::generate!({ path: "../../../wit", world: "registry-plugin" });
+wit_bindgen::generate!({ path: "../../../wit", world: "registry-plugin", generate_all });
 
 export!(Plugin);
 
@@ -59,7 +60,5 @@ impl GuestSubscription for Feed {
 
 /// What is claimed, as `static` reads it; the addresses are the ids.
 fn endpoints(entries: &[Entry]) -> Vec<Endpoint> {
-    let endpoint =
-        |Entry { address, weight, labels }| Endpoint { id: address.clone(), address, weight, labels };
-    entries.iter().cloned().map(endpoint).collect()
+    entries.iter().map(|entry| guest::endpoint!(entry.address.clone(), entry.clone())).collect()
 }

@@ -1,8 +1,10 @@
 //! Never returns from an update; with settings that say `create`, not from that either.
 
-use exports::witgate::plugin::selector::{Balancer, CandidateChange, Created, Guest, GuestBalancer, Request};
+use exports::witgate::selector::selector::{
+    Balancer, CandidateChange, Created, Guest, GuestBalancer, Request,
+};
 
-wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin" });
+wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin", generate_all });
 
 export!(Plugin);
 

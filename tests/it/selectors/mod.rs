@@ -26,7 +26,7 @@ use witgate::{
     plugin::{Plugins, SelectorUse, Uses},
     selector::{Current, PickError, Progress, RequestFacts, View},
     syntax::target::HostAndPath,
-    upstream::{Endpoint, Labels, Member, Offer, Publisher, Reader, Slot, UpstreamName, Weight},
+    upstream::{Endpoint, Facts, Member, Offer, Publisher, Reader, Slot, UpstreamName, Weight},
 };
 
 const SHIPPED: [&str; 5] = ["round-robin", "random", "least-request", "p2c-ewma", "consistent-hash"];
@@ -131,7 +131,7 @@ fn address(number: u32) -> SocketAddr {
 
 fn put(number: u32, weight: u32) -> Offer {
     let weight = Weight::new(weight).unwrap();
-    Offer::Put(Endpoint { address: address(number), weight, labels: Labels::default() })
+    Offer::Put(Endpoint { address: address(number), weight, facts: Facts::default() })
 }
 
 fn head(uri: &str, headers: &[(&str, &str)]) -> Parts {
