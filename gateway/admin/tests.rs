@@ -160,7 +160,7 @@ async fn catalog(state: &std::path::Path) -> (Catalog, Control) {
         Arc::new(config::Registry {
             name: "main".into(),
             plugin: "fixed".into(),
-            grants: config::Grants::default(),
+            grants: crate::connector::Grants::default(),
             settings: "{}".into(),
         }),
     )]);

@@ -3,12 +3,7 @@
 
 pub use super::registry::{
     exports::witgate::registry::registry::News,
-    witgate::{
-        etcd::etcd,
-        file::file,
-        memory::memory,
-        registry::types::{self, Change, Endpoint, Failure, State},
-    },
+    witgate::registry::types::{self, Change, Endpoint, Failure, State},
 };
 
 /// An endpoint of which there is nothing to say but its address.

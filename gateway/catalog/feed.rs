@@ -10,6 +10,7 @@ use tokio::{
 use super::{Parts, upstream::ToOwner};
 use crate::{
     config::{self, Config},
+    connector::Grants,
     registry::{OwnAddresses, Watch, watch},
     upstream::{
         Event, Owner, Plan, Policies, Reader, Saved, SavedList, SourceName, Status, TrustPolicy, UpstreamName,
@@ -106,7 +107,7 @@ impl Feed {
             .map(|(number, (source, registry))| {
                 let mut intake = parts.intake.clone();
                 // What no connector is lent for says only what the operator wrote, who may name listeners of ours.
-                if registry.grants == config::Grants::default() {
+                if registry.grants == Grants::default() {
                     intake.own = OwnAddresses::default();
                 }
                 let service = source.service.clone();

@@ -112,7 +112,7 @@ fn configured(upstreams: &[&str]) -> Arc<Config> {
     let registry = config::Registry {
         name: "main".into(),
         plugin: "listed".into(),
-        grants: config::Grants::default(),
+        grants: crate::connector::Grants::default(),
         settings: "{}".into(),
     };
     let route = config::Route {

@@ -8,44 +8,54 @@ mod registry;
 mod reliability;
 mod route;
 mod upstream;
-mod value;
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    ops::{Deref, DerefMut},
+    path::Path,
     sync::Arc,
 };
 
 use super::{
-    document::{Document, Way},
     file::{self, File},
     order,
-    problem::Mistake,
     running::*,
-    similar,
 };
-use crate::upstream::UpstreamName;
+use crate::{
+    document::{Document, Examiner, Mistake, Way, similar},
+    upstream::UpstreamName,
+};
 
 /// The registry that exists when a file names none.
 const EMBEDDED: &str = "memory";
 
 pub(super) struct Checker<'a> {
-    document: &'a Document<'a>,
-    /// What relative paths are relative to.
-    folder: PathBuf,
+    examiner: Examiner<'a>,
     /// What the tables of registries say of their trust.
     trusts: BTreeMap<Arc<str>, file::Trust>,
-    mistakes: Vec<Mistake>,
+}
+
+impl<'a> Deref for Checker<'a> {
+    type Target = Examiner<'a>;
+
+    fn deref(&self) -> &Examiner<'a> {
+        &self.examiner
+    }
+}
+
+impl DerefMut for Checker<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.examiner
+    }
 }
 
 impl<'a> Checker<'a> {
     pub(super) fn new(document: &'a Document<'a>, path: &Path, mistakes: Vec<Mistake>) -> Self {
-        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
-        Self { document, folder, trusts: BTreeMap::new(), mistakes }
+        Self { examiner: Examiner::new(document, path, mistakes), trusts: BTreeMap::new() }
     }
 
     pub(super) fn into_problems(self) -> Vec<Mistake> {
-        self.mistakes
+        self.examiner.into_problems()
     }
 
     /// What runs. None if a part could not be made; each reason is recorded.
@@ -165,57 +175,10 @@ impl<'a> Checker<'a> {
         self.wrong(way, format!("there is no registry `{name}`")).hint_if_any(hint);
         None
     }
-
-    /// Records that a value is wrong.
-    fn wrong(&mut self, way: &Way, message: impl Into<String>) -> &mut Mistake {
-        self.wrong_part(Part::Value, way, message)
-    }
-
-    /// Records that a key is wrong, or the thing as a whole that it names.
-    fn wrong_key(&mut self, way: &Way, message: impl Into<String>) -> &mut Mistake {
-        self.wrong_part(Part::Key, way, message)
-    }
-
-    fn wrong_part(&mut self, part: Part, way: &Way, message: impl Into<String>) -> &mut Mistake {
-        let place = self.document.nearest(way);
-        let span = place.map(|place| if part == Part::Key { place.key } else { place.value });
-        let key = Some(way.clone());
-        self.mistakes.push(Mistake { key, span, message: message.into(), hint: None, meant: None });
-        let last = self.mistakes.len() - 1;
-        &mut self.mistakes[last]
-    }
-
-    /// A value that must be there. It may be gone because it was of the wrong kind, or have another name because of
-    /// a typing error; that was told already.
-    fn required<'v, T>(&mut self, table: &Way, key: &str, value: &'v Option<T>) -> Option<&'v T> {
-        if value.is_none() {
-            self.missing_unless_told(table, key);
-        }
-        value.as_ref()
-    }
-
-    fn missing_unless_told(&mut self, table: &Way, key: &str) {
-        if !self.mentions(&table.key(key)) {
-            self.wrong(table, format!("`{key}` is missing"));
-        }
-    }
-
-    /// Whether the file says something there, or meant to.
-    fn mentions(&self, way: &Way) -> bool {
-        let meant = |mistake: &Mistake| mistake.meant.as_ref() == Some(way);
-        self.document.has(way) || self.mistakes.iter().any(meant)
-    }
 }
 
 /// Only of registries that are believed otherwise than the rest.
 fn trusts(registries: &BTreeMap<String, file::Registry>) -> BTreeMap<Arc<str>, file::Trust> {
     let of_their_own = registries.iter().filter(|(_, registry)| registry.trust != file::Trust::default());
     of_their_own.map(|(name, registry)| (name.as_str().into(), registry.trust.clone())).collect()
-}
-
-/// Which of the two that make an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Key,
-    Value,
 }

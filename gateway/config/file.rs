@@ -3,7 +3,6 @@
 //! Everything is optional here; what must be present is told by the checks, which say so better. The comments are
 //! the descriptions in the schema, and so what editors show.
 
-mod entry;
 mod listen;
 mod plugins;
 mod registry;
@@ -17,10 +16,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::{
-    entry::{Flag, HeaderIs, OneOrMore, TextOr},
     listen::{Admin, Listener, Registrations},
     plugins::{Plugins, RegistryLimits, SelectorLimits},
-    registry::{Etcd, FilePath, Registry, Tls},
+    registry::Registry,
     reliability::{Check, Health, HttpCheck, Trust},
     route::{Route, RouteTimeouts},
     upstream::{Pool, Selector, Timeouts, Upstream},

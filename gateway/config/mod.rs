@@ -5,28 +5,21 @@
 //! problems and goes on with what is left, so all mistakes are told at once.
 
 mod check;
-mod document;
 mod file;
 mod order;
-mod problem;
 mod restart;
 mod running;
 mod schema;
-mod similar;
 mod structure;
 #[cfg(test)]
 mod tests;
 
 use std::path::Path;
 
-use self::{check::Checker, document::Document};
-pub use self::{
-    problem::{Problem, Problems},
-    restart::restart_needed,
-    running::*,
-    schema::schema,
-};
-use crate::files;
+use self::check::Checker;
+pub use self::{restart::restart_needed, running::*, schema::schema};
+pub use crate::document::{Problem, Problems, Secret};
+use crate::{document::Document, files};
 
 /// Reads and checks a configuration, and the password and token files that it names.
 pub fn load(path: &Path) -> Result<Config, Problems> {

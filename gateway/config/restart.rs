@@ -2,7 +2,8 @@
 
 use std::{fmt::Debug, net::SocketAddr};
 
-use super::running::{Access, Config, Listener, Secret};
+use super::running::{Access, Config, Listener};
+use crate::document::Secret;
 
 /// What differs between two configurations and takes effect only with a restart, each as `key: old -> new`. Empty
 /// if the new one can replace the old one now.

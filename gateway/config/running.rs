@@ -9,7 +9,11 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::upstream::{HealthPolicy, TrustPolicy, UpstreamName};
+use crate::{
+    connector,
+    document::Secret,
+    upstream::{HealthPolicy, TrustPolicy, UpstreamName},
+};
 
 /// One immutable value for the whole process.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,16 +117,6 @@ pub struct Access {
     pub trusted_proxies: Vec<IpNet>,
 }
 
-/// A value that is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("(secret)")
-    }
-}
-
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plugins {
     /// Scanned for `*.wasm`; need not exist.
@@ -163,37 +157,9 @@ pub struct Shutdown {
 pub struct Registry {
     pub name: Arc<str>,
     pub plugin: String,
-    pub grants: Grants,
+    pub grants: connector::Grants,
     /// A JSON object, as text, for the plugin.
     pub settings: Arc<str>,
-}
-
-/// The connectors a registry plugin may use. None of them: every call of that connector is denied.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Grants {
-    pub etcd: Option<Etcd>,
-    pub file: Option<PathBuf>,
-    pub memory: bool,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Etcd {
-    /// `host:port`; all with TLS or none.
-    pub endpoints: Vec<String>,
-    pub credentials: Option<(String, Secret)>,
-    pub tls: Option<ClientTls>,
-    pub connect_timeout: Duration,
-    /// A watch that is silent for so long is asked for a sign of life; as long again without one is a failure.
-    pub silence: Duration,
-}
-
-/// TLS towards a registry. Files are read each time a connection is made, so renewed certificates count.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ClientTls {
-    pub ca_file: PathBuf,
-    pub certificate: Option<(PathBuf, PathBuf)>,
-    /// The name the certificate must have, if not the host of the endpoint.
-    pub server_name: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

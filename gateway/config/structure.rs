@@ -3,12 +3,8 @@
 use serde::Deserialize;
 use toml::de::{Deserializer, Error};
 
-use super::{
-    document::{self, Document},
-    file::File,
-    problem::Mistake,
-    similar,
-};
+use super::file::File;
+use crate::document::{self, Document, Mistake, Way, similar};
 
 /// More mistakes than anybody reads at once.
 const ENOUGH: usize = 100;
@@ -31,12 +27,12 @@ pub(super) fn read(document: &Document<'_>, mistakes: &mut Vec<Mistake>) -> Opti
     None
 }
 
-fn mistake(error: &Error, key: Option<document::Way>) -> Mistake {
+fn mistake(error: &Error, key: Option<Way>) -> Mistake {
     let span = error.span();
     let Some((wrong, known)) = unknown_field(error.message()) else {
         return Mistake { key, span, message: in_words_of_toml(error.message()), hint: None, meant: None };
     };
-    let table = key.as_ref().and_then(document::Way::parent);
+    let table = key.as_ref().and_then(Way::parent);
     let meant = table.zip(similar::most_similar(wrong, &known)).map(|(table, name)| table.key(name));
     Mistake { key, span, message: format!("unknown key `{wrong}`"), hint: similar::hint(wrong, known), meant }
 }

@@ -6,19 +6,17 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use super::lock;
+use super::{SETTINGS, lock};
 use crate::{
     backoff::{Lasting, Report},
-    config,
     telemetry::text::shown,
 };
 
 /// What may be refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
-    Etcd,
-    Memory,
-    File,
+pub(super) enum Refused {
+    /// One that the registry's table does not name, by its name.
+    Connector(&'static str),
     /// A file that is not inside the folder that is lent.
     Outside,
 }
@@ -26,26 +24,20 @@ pub(super) enum Kind {
 /// The refusals of all instances, since each attempt of a registry that is not granted what it needs has an instance of
 /// its own. Their number is that of the registries that ever were in the configuration.
 #[derive(Default)]
-pub(super) struct Refusals(Mutex<HashMap<(Arc<str>, Kind), Lasting>>);
+pub(super) struct Refusals(Mutex<HashMap<(Arc<str>, Refused), Lasting>>);
 
 impl Refusals {
     /// Whether it is worth a line in the log.
-    fn met(&self, registry: &Arc<str>, kind: Kind, service: &str) -> Option<Report> {
+    fn met(&self, registry: &Arc<str>, kind: Refused, service: &str) -> Option<Report> {
         lock(&self.0).entry((registry.clone(), kind)).or_default().met(service)
     }
 
-    /// A registry's table lends this now: what is refused after it was taken away is told again.
-    pub fn granted(&self, registry: &config::Registry) {
-        let grants = &registry.grants;
-        let granted = [
-            (Kind::Etcd, grants.etcd.is_some()),
-            (Kind::Memory, grants.memory),
-            (Kind::File, grants.file.is_some()),
-        ];
+    /// A registry's table lends these now: what is refused after it was taken away is told again.
+    pub fn granted(&self, registry: &Arc<str>, connectors: impl Iterator<Item = &'static str>) {
         let mut told = lock(&self.0);
         if !told.is_empty() {
-            for (kind, _) in granted.into_iter().filter(|(_, is_granted)| *is_granted) {
-                told.remove(&(registry.name.clone(), kind));
+            for connector in connectors {
+                told.remove(&(registry.clone(), Refused::Connector(connector)));
             }
         }
     }
@@ -64,7 +56,7 @@ pub(super) struct Asks {
 
 impl Asks {
     /// What the plugin is told, after the log was.
-    pub fn refused(&self, kind: Kind, what: &dyn Display) -> String {
+    pub fn refused(&self, kind: Refused, what: &dyn Display) -> String {
         let granted_by = self.granted_by(kind);
         let service = self.service.as_deref().unwrap_or_default();
         if let Some(lasts) = self.refusals.met(&self.registry, kind, service) {
@@ -80,16 +72,16 @@ impl Asks {
             );
         }
         match kind {
-            Kind::Outside => what.to_string(),
+            Refused::Outside => what.to_string(),
             _ if self.only_checks => format!("no {what} is lent while settings are checked"),
             _ => format!("registry {:?} does not grant the {what}; {granted_by} does", self.registry),
         }
     }
 
-    fn granted_by(&self, kind: Kind) -> String {
+    fn granted_by(&self, kind: Refused) -> String {
         let registry = if self.registry.is_empty() { "NAME" } else { &self.registry };
         let setting = match kind {
-            Kind::Outside => {
+            Refused::Outside => {
                 return format!(
                     "nothing: `file` in [registry.{registry}] lends one folder and what is in it"
                 );
@@ -97,9 +89,10 @@ impl Asks {
             _ if self.only_checks => {
                 return "nothing: settings are checked without connectors".into();
             }
-            Kind::Etcd => "etcd = { endpoints = [...] }",
-            Kind::Memory => "memory = true",
-            Kind::File => "file = \"PATH\"",
+            Refused::Connector(name) => {
+                let of = SETTINGS.iter().find(|(connector, _)| *connector == name);
+                of.map_or(name, |(_, setting)| setting)
+            }
         };
         format!("`{setting}` in [registry.{registry}]")
     }
@@ -110,30 +103,26 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Grants, Registry};
 
     /// A registry that is followed for a thousand services, each of which tries again every second.
     #[tokio::test(start_paused = true)]
     async fn what_is_refused_all_the_time_is_told_seldom_and_again_when_it_was_granted_meanwhile() {
         let refusals = Refusals::default();
-        let registry =
-            |grants| Registry { name: "main".into(), plugin: "any".into(), grants, settings: "{}".into() };
-        let nothing = registry(Grants::default());
+        let (main, memory) = (Arc::<str>::from("main"), Refused::Connector("memory"));
         let mut told = 0;
         for _ in 0..3_600 {
             for service in 0..1_000 {
-                refusals.granted(&nothing);
-                told +=
-                    usize::from(refusals.met(&nothing.name, Kind::Memory, &format!("s{service}")).is_some());
+                refusals.granted(&main, [].into_iter());
+                told += usize::from(refusals.met(&main, memory, &format!("s{service}")).is_some());
             }
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         assert!((2..=20).contains(&told), "{told} lines in an hour");
-        assert!(refusals.met(&nothing.name, Kind::Etcd, "s0").is_some(), "another kind");
-        assert!(refusals.met(&"other".into(), Kind::Memory, "s0").is_some(), "another registry");
+        assert!(refusals.met(&main, Refused::Connector("etcd"), "s0").is_some(), "another kind");
+        assert!(refusals.met(&"other".into(), memory, "s0").is_some(), "another registry");
 
-        refusals.granted(&registry(Grants { memory: true, ..Grants::default() }));
-        assert!(refusals.met(&nothing.name, Kind::Memory, "s0").is_some());
-        assert!(refusals.met(&nothing.name, Kind::Etcd, "s0").is_none(), "it was not granted");
+        refusals.granted(&main, ["memory"].into_iter());
+        assert!(refusals.met(&main, memory, "s0").is_some());
+        assert!(refusals.met(&main, Refused::Connector("etcd"), "s0").is_none(), "it was not granted");
     }
 }

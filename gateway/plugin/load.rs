@@ -11,7 +11,10 @@ use wasmparser::{Parser, Payload};
 use wasmtime::component::Component;
 
 use super::{engine::Engine, runtime};
-use crate::files::{Opened, ReadError};
+use crate::{
+    connector,
+    files::{Opened, ReadError},
+};
 
 /// The largest file that is loaded, in bytes. Components that carry an interpreter have tens of megabytes.
 const LARGEST: u64 = 256 << 20;
@@ -29,46 +32,35 @@ impl Kind {
     /// What a plugin of this kind exports.
     fn export(self) -> Interface {
         match self {
-            Self::Selector => Interface { package: "selector", name: "selector" },
-            Self::Registry => Interface { package: "registry", name: "registry" },
+            Self::Selector => Interface("selector/selector"),
+            Self::Registry => Interface("registry/registry"),
         }
     }
 
     /// What a plugin of this kind may import beside the runtime of its language.
-    fn imports(self) -> &'static [Interface] {
-        match self {
-            Self::Selector => &[
-                Interface { package: "selector", name: "types" },
-                Interface { package: "selector", name: "load" },
-            ],
-            Self::Registry => &[
-                Interface { package: "registry", name: "types" },
-                Interface { package: "etcd", name: "etcd" },
-                Interface { package: "memory", name: "memory" },
-                Interface { package: "file", name: "file" },
-            ],
-        }
+    fn imports(self) -> impl Iterator<Item = Interface> {
+        let (own, lent): (&'static [&'static str], &'static [&'static str]) = match self {
+            Self::Selector => (&["selector/types", "selector/load"], &[]),
+            Self::Registry => (&["registry/types"], connector::INTERFACES),
+        };
+        own.iter().chain(lent).map(|name| Interface(name))
     }
 }
 
-/// An interface of ours, in a package whose name begins with `witgate:`.
+/// An interface of ours, with its package, whose name begins with `witgate:`.
 #[derive(Clone, Copy)]
-struct Interface {
-    package: &'static str,
-    name: &'static str,
-}
+struct Interface(&'static str);
 
 /// The version of our packages that this gateway has: later patches may have functions that are not here.
 const VERSION: (&str, u64) = ("0.1.", 0);
 
-const ANNOUNCES: Interface = Interface { package: "registry", name: "registrar" };
+const ANNOUNCES: Interface = Interface("registry/registrar");
 
 impl Interface {
     /// Whether this is its name, in whatever version.
     fn is_named(self, name: &str) -> bool {
-        let package = name.strip_prefix("witgate:").and_then(|rest| rest.strip_prefix(self.package));
-        let interface = package.and_then(|rest| rest.strip_prefix('/')?.strip_prefix(self.name));
-        interface.is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
+        let rest = name.strip_prefix("witgate:").and_then(|rest| rest.strip_prefix(self.0));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
     }
 
     /// Whether this is its name, in a version that is here.
@@ -265,7 +257,7 @@ fn check_import(import: &str, kind: Kind) -> Result<(), LoadError> {
     if runtime::interface(import).is_some() {
         return Ok(());
     }
-    match kind.imports().iter().find(|interface| interface.is_named(import)) {
+    match kind.imports().find(|interface| interface.is_named(import)) {
         None => Err(LoadError::Forbidden { import: import.to_owned(), kind }),
         Some(interface) if interface.is(import) => Ok(()),
         Some(_) => Err(LoadError::OtherVersion(import.to_owned())),

@@ -116,7 +116,11 @@ impl Announcer {
     ) -> Result<(), Failure> {
         let plugin = self.current.borrow_and_update().clone();
         let plugin = plugin.ok_or_else(|| registry::missing(&self.config.plugin))?;
-        let mut instance = Instance::new(plugin, self.lent.connectors(&self.config)).await?;
+        let mut instance = Instance::new(
+            plugin,
+            self.lent.connectors(&self.config.plugin, &self.config.name, &self.config.grants),
+        )
+        .await?;
         let registration = instance.register(&self.announcement, &self.config.settings).await?;
         loop {
             let pause = match instance.renew(registration).await {

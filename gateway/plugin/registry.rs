@@ -43,8 +43,12 @@ impl WasmRegistry {
         set(&self.invalid, None);
         let plugin = current.ok_or_else(|| missing(&self.config.plugin))?;
         // From before anything is read, so that no change after it is missed.
-        let changes = self.lent.file_changes(&self.config).map(Arc::new);
-        let mut instance = Instance::new(plugin, self.lent.connectors(&self.config)).await?;
+        let changes = self.lent.file_changes(&self.config.grants).map(Arc::new);
+        let mut instance = Instance::new(
+            plugin,
+            self.lent.connectors(&self.config.plugin, &self.config.name, &self.config.grants),
+        )
+        .await?;
         let subscription = instance.follow(service, &self.config.settings).await;
         let subscription = subscription.inspect_err(|failure| note(&self.invalid, failure, &changes))?;
         Ok(Box::new(WasmSubscription { instance, subscription, changes, invalid: self.invalid.clone() }))

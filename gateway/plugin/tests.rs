@@ -5,8 +5,8 @@ use std::{fs, path::Path, rc::Rc, sync::Arc, time::Duration};
 use super::{testing::guest, *};
 use crate::{
     bindings::wit,
-    config::{Grants, RegistryLimits},
-    connector::{Lent, Memory},
+    config::RegistryLimits,
+    connector::{Grants, Lent, Memory, etcd, memory},
     registry::Failure,
     selector::{PickRequest, Place},
     upstream::{Change, Endpoint, Facts, Offer, Publisher, Reader, UpstreamName, Weight},
@@ -73,7 +73,7 @@ fn registry(plugin: &str, settings: &str) -> config::Registry {
     config::Registry {
         name: "main".into(),
         plugin: plugin.into(),
-        grants: Grants { memory: true, ..Grants::default() },
+        grants: Grants { memory: Some(memory::Grant), ..Grants::default() },
         settings: settings.into(),
     }
 }
@@ -321,7 +321,7 @@ async fn instances_registered_over_a_connector_are_found() {
 #[tokio::test(start_paused = true)]
 async fn an_announcement_that_keeps_failing_is_tried_less_and_less_often() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let etcd = config::Etcd {
+    let etcd = etcd::Grant {
         endpoints: vec![nobody.to_string()],
         credentials: None,
         tls: None,

@@ -37,9 +37,9 @@ pub(super) fn one(upstream: &Value) -> String {
         .iter()
         .filter(|out| items(&upstream["endpoints"]).iter().all(|of| of["address"] != out["address"]));
     let taken_out = taken_out.map(|out| endpoint(out, format!("taken out: {}", text(&out["reason"]))));
-    let standby = items(&upstream["standby"]).iter().map(|of| {
-        endpoint(of, format!("waits: {}, priority {}", text(&of["state"]), text(&of["priority"])))
-    });
+    let standby = items(&upstream["standby"])
+        .iter()
+        .map(|of| endpoint(of, format!("waits: {}, priority {}", text(&of["state"]), text(&of["priority"]))));
     let head = ["ENDPOINT", "WEIGHT", "IN FLIGHT", "REQUESTS", "FAILURES", "LATENCY", "STATE"];
     let _ = write!(out, "\n{}", table(head, rows.chain(taken_out).chain(standby)));
     let changes = items(&upstream["history"]).iter().map(change);

@@ -12,9 +12,12 @@ use std::{
 use etcd_client::{PutOptions, Txn, TxnOp};
 use tokio::net::{TcpListener, TcpStream};
 use witgate::{
-    bindings::wit::etcd::{Answer, Content, Entry, Event},
-    config,
-    connector::etcd::{Client, Feed},
+    bindings::registry::witgate::etcd::etcd::{Answer, Content, Entry, Event},
+    connector::{
+        ClientTls,
+        etcd::{Client, Feed, Grant},
+    },
+    document::Secret,
     registry::Failure,
 };
 
@@ -23,15 +26,15 @@ use crate::support::{
     forgetful::Forgetful,
 };
 
-fn client(config: config::Etcd) -> Arc<Client> {
+fn client(config: Grant) -> Arc<Client> {
     Client::new("main".into(), config)
 }
 
 /// Long enough for an etcd that has to wait for a processor, and short enough to be waited for.
 const SILENCE: Duration = Duration::from_secs(3);
 
-fn impatient(etcd: &Etcd) -> config::Etcd {
-    config::Etcd { silence: SILENCE, ..etcd.config() }
+fn impatient(etcd: &Etcd) -> Grant {
+    Grant { silence: SILENCE, ..etcd.config() }
 }
 
 /// The same for each version of etcd, side by side.
@@ -193,8 +196,8 @@ async fn user_and_password_over_tls() {
     etcd.client().await.put("svc/1", "x", None).await.unwrap();
     etcd.lock("gateway", "secret", "svc/").await;
     let with_password = |password: &str| {
-        let credentials = Some(("gateway".to_string(), config::Secret(password.into())));
-        client(config::Etcd { credentials, ..etcd.config() })
+        let credentials = Some(("gateway".to_string(), Secret(password.into())));
+        client(Grant { credentials, ..etcd.config() })
     };
 
     let good = with_password("secret");
@@ -214,8 +217,8 @@ async fn user_and_password_over_tls() {
 async fn an_expired_token_is_renewed() {
     let mut etcd = Etcd::start_with(Version::V35, &["--auth-token-ttl", "1"]).await;
     etcd.lock("gateway", "secret", "svc/").await;
-    let credentials = Some(("gateway".to_string(), config::Secret("secret".into())));
-    let client = client(config::Etcd { credentials, ..etcd.config() });
+    let credentials = Some(("gateway".to_string(), Secret("secret".into())));
+    let client = client(Grant { credentials, ..etcd.config() });
     let mut feed = client.follow(b"svc/".into());
     next(&mut feed).await.unwrap();
     let mut lease = client.grant(60).await.unwrap();
@@ -238,8 +241,8 @@ async fn an_expired_token_is_renewed() {
 async fn certificates_are_checked_on_both_sides() {
     let etcd = Etcd::start_with_tls().await;
     let tls = etcd.config().tls.unwrap();
-    let failure = async |tls: config::ClientTls| {
-        let config = config::Etcd { tls: Some(tls), ..etcd.config() };
+    let failure = async |tls: ClientTls| {
+        let config = Grant { tls: Some(tls), ..etcd.config() };
         next(&mut client(config).follow(b"s/".into())).await.unwrap_err()
     };
 
@@ -247,15 +250,15 @@ async fn certificates_are_checked_on_both_sides() {
     // connection, and a later attempt tells it.
     let mut kinds = Vec::new();
     while kinds.last() != Some(&"denied") {
-        kinds.push(failure(config::ClientTls { certificate: None, ..tls.clone() }).await.kind());
+        kinds.push(failure(ClientTls { certificate: None, ..tls.clone() }).await.kind());
         assert!(kinds.len() < 50 && ["denied", "unavailable"].contains(kinds.last().unwrap()), "{kinds:?}");
     }
 
-    let missing = failure(config::ClientTls { ca_file: "/nowhere/ca.crt".into(), ..tls.clone() }).await;
+    let missing = failure(ClientTls { ca_file: "/nowhere/ca.crt".into(), ..tls.clone() }).await;
     assert_eq!(missing.kind(), "invalid", "{missing}");
     assert!(missing.to_string().contains("/nowhere/ca.crt"), "{missing}");
 
-    let other = failure(config::ClientTls { server_name: Some("example.com".into()), ..tls }).await;
+    let other = failure(ClientTls { server_name: Some("example.com".into()), ..tls }).await;
     assert_eq!(other.kind(), "unavailable", "{other}");
     assert!(other.to_string().contains("certificate"), "{other}");
 }
@@ -292,7 +295,7 @@ async fn an_etcd_that_ends_every_connection_is_connected_to_seldom() {
             counted.fetch_add(1, Relaxed);
         }
     });
-    let config = config::Etcd {
+    let config = Grant {
         endpoints: vec![address.to_string()],
         connect_timeout: Duration::from_millis(200),
         silence: Duration::from_secs(1),
@@ -319,7 +322,7 @@ async fn an_etcd_that_ends_every_connection_is_connected_to_seldom() {
 #[tokio::test]
 async fn an_etcd_that_forgets_every_change_is_listed_seldom() {
     let etcd = Forgetful::start().await;
-    let config = config::Etcd {
+    let config = Grant {
         endpoints: vec![etcd.endpoint.clone()],
         connect_timeout: Duration::from_secs(10),
         silence: Duration::from_secs(10),
@@ -433,7 +436,7 @@ async fn a_dead_member_is_passed_over() {
         listener.local_addr().unwrap().to_string()
     };
     let endpoints = vec![dead.clone(), etcd.endpoint(), dead];
-    let config = config::Etcd { endpoints, ..etcd.config() };
+    let config = Grant { endpoints, ..etcd.config() };
     for _ in 0..5 {
         next(&mut client(config.clone()).follow(b"s/".into())).await.unwrap();
     }
@@ -478,7 +481,7 @@ async fn twenty_thousand_keys_are_listed_at_one_revision() {
 async fn hundreds_of_feeds_share_one_connection() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::start(etcd.endpoint()).await;
-    let client = client(config::Etcd { endpoints: vec![proxy.endpoint.clone()], ..etcd.config() });
+    let client = client(Grant { endpoints: vec![proxy.endpoint.clone()], ..etcd.config() });
     let mut feeds: Vec<_> = (0..300).map(|i| client.follow(format!("s{i}/").into_bytes())).collect();
     for feed in &mut feeds {
         next(feed).await.unwrap();

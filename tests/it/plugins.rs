@@ -362,9 +362,9 @@ async fn what_a_plugin_may_not_do_is_named_and_what_it_said_last_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connector_that_is_not_granted_is_named_with_the_setting_that_would() {
     let cases = [
-        ("etcd", "settings = { layout = \"plain\" }", "`etcd = { endpoints = [...] }`"),
+        ("etcd", "settings = { layout = \"plain\" }", r#"`etcd = { endpoints = ["HOST:2379"] }`"#),
         ("memory", "", "`memory = true`"),
-        ("file", "", "`file = \"PATH\"`"),
+        ("file", "", "`file = \"services.json\"`"),
     ];
     let table = |(plugin, settings, _): &(&str, &str, &str)| {
         let upstream = |service: &str| {

@@ -10,8 +10,12 @@ use etcd_client::{Client, GetOptions, KeyValue, PutOptions};
 use tempfile::TempDir;
 use witgate::{
     bindings::wit,
-    config::{self, Config, Grants},
-    connector::{Lent, Memory, memory::Registration as Registered},
+    config::{self, Config},
+    connector::{
+        Grants, Lent, Memory, etcd,
+        memory::{Grant, Registration as Registered},
+    },
+    document::Secret,
     plugin::{Announcement, Plugins, Registration, Standing, Uses},
     registry::Failure,
 };
@@ -324,10 +328,8 @@ async fn an_announcement_whose_etcd_has_gone_is_renewed_less_and_less_often() {
 async fn a_lease_of_an_announcement_that_etcd_refuses_is_given_back() {
     let (mut etcd, fixture) = (Etcd::start().await, start());
     etcd.lock("gateway", "secret", "elsewhere/").await;
-    let config = config::Etcd {
-        credentials: Some(("gateway".into(), config::Secret("secret".into()))),
-        ..etcd.config()
-    };
+    let config =
+        etcd::Grant { credentials: Some(("gateway".into(), Secret("secret".into()))), ..etcd.config() };
     let registry = Arc::new(config::Registry {
         name: "main".into(),
         plugin: "etcd".into(),
@@ -368,7 +370,7 @@ async fn a_plugin_that_announces_nothing_says_so() {
 }
 
 fn in_memory() -> Arc<config::Registry> {
-    let grants = Grants { memory: true, ..Grants::default() };
+    let grants = Grants { memory: Some(Grant), ..Grants::default() };
     let settings = r#"{"ttl_seconds":1}"#.into();
     Arc::new(config::Registry { name: "memory".into(), plugin: "memory".into(), grants, settings })
 }

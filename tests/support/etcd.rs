@@ -10,7 +10,7 @@ use std::{
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, Permission, TlsOptions};
 use tempfile::TempDir;
-use witgate::config;
+use witgate::connector::{ClientTls, etcd::Grant};
 
 use super::certs::{Certs, Pair};
 
@@ -184,11 +184,11 @@ impl Etcd {
     }
 
     /// The table of a registry that reads this etcd.
-    pub fn config(&self) -> config::Etcd {
-        config::Etcd {
+    pub fn config(&self) -> Grant {
+        Grant {
             endpoints: vec![self.endpoint()],
             credentials: None,
-            tls: self.tls.as_ref().map(|tls| config::ClientTls {
+            tls: self.tls.as_ref().map(|tls| ClientTls {
                 ca_file: tls.certs.ca(),
                 certificate: Some((tls.client.certificate.clone(), tls.client.key.clone())),
                 server_name: None,

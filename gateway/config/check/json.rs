@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 use toml::{Table, Value as Toml};
 
 use super::Checker;
-use crate::config::document::Way;
+use crate::document::Way;
 
 impl Checker<'_> {
     /// A JSON object as text. Equal settings give equal text.

@@ -5,10 +5,12 @@ use std::{collections::HashMap, net::SocketAddr};
 use ipnet::IpNet;
 
 use super::Checker;
-use crate::config::{
+use crate::{
+    config::{
+        file,
+        running::{Access, Admin, Listener, Registrations},
+    },
     document::Way,
-    file,
-    running::{Access, Admin, Listener, Registrations},
 };
 
 /// Instead of an address: no listener.

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use super::{Checker, Part};
+use super::Checker;
 use crate::{
     config::{
-        document::Way,
-        file::{self, TextOr},
+        file,
         running::{Check, HttpProbe, Probe, Reliability},
     },
+    document::{Flag, Part, TextOr, Way},
     upstream::{HealthPolicy, TrustPolicy},
 };
 
@@ -126,7 +126,7 @@ impl Checker<'_> {
                 Some(Some(Probe::Http(HttpProbe { path, ..HttpProbe::default() })))
             }
             Some(TextOr::Table(table)) => self.http_probe(&http, table).map(|made| Some(Probe::Http(made))),
-            None => Some(check.tcp.as_ref().is_some_and(file::Flag::is_set).then_some(Probe::Tcp)),
+            None => Some(check.tcp.as_ref().is_some_and(Flag::is_set).then_some(Probe::Tcp)),
         }
     }
 

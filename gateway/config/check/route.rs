@@ -5,14 +5,13 @@ mod matches;
 
 use std::collections::BTreeMap;
 
-use super::{Checker, Part};
+use super::Checker;
 use crate::{
     config::{
-        document::Way,
-        file::{self, TextOr},
+        file,
         running::{Matches, Route, RouteTimeouts, Target},
-        similar,
     },
+    document::{Part, TextOr, Way, similar},
     upstream::UpstreamName,
 };
 

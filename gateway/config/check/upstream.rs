@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{Checker, reliability::Written};
 use crate::{
     config::{
-        document::Way,
-        file::{self, TextOr},
+        file,
         running::{Pool, Selector, Source, Timeouts, Upstream},
     },
+    document::{TextOr, Way},
     upstream::UpstreamName,
 };
 

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::document::{Flag, TextOr};
+
 /// How much a registry is believed when it says that instances are gone.
 ///
 /// What is written in the table of an upstream counts for it, what is written in that of a registry for everything
@@ -70,9 +72,9 @@ impl Default for Health {
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Check {
     /// Ask by connecting. Instead of `http`.
-    pub tcp: Option<super::Flag>,
+    pub tcp: Option<Flag>,
     /// Ask with a `GET`: its path, or a table that says more. Instead of `tcp`.
-    pub http: Option<super::TextOr<HttpCheck>>,
+    pub http: Option<TextOr<HttpCheck>>,
     /// Milliseconds between two questions to an instance, give or take a fifth. Default: 5000.
     pub interval_ms: u64,
     /// Milliseconds that an answer may take. Default: 2000.

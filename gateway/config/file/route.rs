@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Check, HeaderIs, Health, OneOrMore, Pool, Selector, TextOr, Trust};
+use super::{Check, Health, Pool, Selector, Trust};
+use crate::document::{HeaderIs, OneOrMore, TextOr};
 
 /// Which requests go where: everything that is given must match.
 ///

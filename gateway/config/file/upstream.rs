@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Check, Health, TextOr, Trust};
+use super::{Check, Health, Trust};
+use crate::document::TextOr;
 
 /// A service as the gateway knows it: where its instances are found, and how one is chosen and called.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]

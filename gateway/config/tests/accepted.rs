@@ -4,7 +4,8 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use super::{parse, running};
 use crate::{
-    config::{ByName, Grants, HttpProbe, NameFrom, Probe, Reliability, Secret, Target, Timeouts, load},
+    config::{ByName, HttpProbe, NameFrom, Probe, Reliability, Secret, Target, Timeouts, load},
+    connector::{Grants, memory},
     upstream::UpstreamName,
 };
 
@@ -53,7 +54,7 @@ fn the_embedded_registry_is_there_unless_another_is_named() {
     let config = running("");
     let registry = &config.registries["memory"];
     assert_eq!((&*registry.plugin, &*registry.settings), ("memory", "{}"));
-    assert_eq!(registry.grants, Grants { memory: true, ..Grants::default() });
+    assert_eq!(registry.grants, Grants { memory: Some(memory::Grant), ..Grants::default() });
 
     let config = parse("[[listener]]\naddress = \"[::]:80\"\n[registry.fixed]\nplugin = \"static\"").unwrap();
     assert_eq!(config.registries.keys().collect::<Vec<_>>(), ["fixed"]);
@@ -107,7 +108,7 @@ fn connectors_are_granted_by_being_named() {
     let grants = &config.registries["main"].grants;
     let etcd = grants.etcd.as_ref().unwrap();
     let tls = etcd.tls.as_ref().unwrap();
-    assert!(grants.memory);
+    assert_eq!(grants.memory, Some(memory::Grant));
     assert_eq!(grants.file, Some(folder.path().join("lists")));
     assert_eq!(etcd.endpoints, ["etcd-1:2379", "[::1]:2379"]);
     assert_eq!(etcd.credentials, Some(("gateway".into(), Secret("secret".into()))));

@@ -103,7 +103,7 @@ impl Pump {
         let (mut requests, mut responses) = self.begin(session, at).await?;
         let answers = self.answers.clone();
         let mut batch = Batch::default();
-        let mut quiet = Quiet::new(self.client.config().silence);
+        let mut quiet = Quiet::new(self.client.granted().silence);
         loop {
             tokio::select! {
                 // What etcd has said counts before how long it said nothing.

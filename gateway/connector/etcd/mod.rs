@@ -4,6 +4,8 @@
 
 mod error;
 mod feed;
+mod host;
+mod keys;
 mod lease;
 mod list;
 mod session;
@@ -14,12 +16,15 @@ use self::{
     error::failure,
     session::{Session, Sessions},
 };
-pub use self::{feed::Feed, lease::Lease};
+pub use self::{feed::Feed, keys::Grant, lease::Lease};
+pub(crate) use self::{
+    host::{INTERFACE, Lent, Shared, link, share},
+    keys::{Etcd as Keys, SETTING, grant},
+};
 use super::lock;
 use crate::{
     backoff::{self, Lasting},
-    bindings::wit::etcd::{Answer, Content, Entry, Event},
-    config,
+    bindings::registry::witgate::etcd::etcd::{Answer, Content, Entry, Event},
     registry::Failure,
 };
 
@@ -48,13 +53,13 @@ impl From<&etcd_client::ResponseHeader> for Position {
 
 impl Client {
     /// Contacts nobody yet. `registry` is its name in logs.
-    pub fn new(registry: Arc<str>, config: config::Etcd) -> Arc<Self> {
-        let sessions = Sessions::new(registry.clone(), config);
+    pub fn new(registry: Arc<str>, grant: Grant) -> Arc<Self> {
+        let sessions = Sessions::new(registry.clone(), grant);
         Arc::new(Self { registry, sessions, newest: Mutex::default(), odd: Mutex::default() })
     }
 
-    pub fn config(&self) -> &config::Etcd {
-        self.sessions.config()
+    pub fn granted(&self) -> &Grant {
+        self.sessions.grant()
     }
 
     /// Follows all keys that begin with `prefix`. The feed lists and watches by itself; failures come out of it.

@@ -20,12 +20,12 @@ use etcd_client::{
 use tokio::time::Instant;
 
 use super::{
-    super::lock,
+    super::{ClientTls, lock},
+    Grant,
     error::{failure, is_auth_off},
 };
 use crate::{
     backoff::{Backoff, Lasting},
-    config::{self, ClientTls},
     files,
     registry::Failure,
 };
@@ -99,7 +99,7 @@ async fn within<T>(limit: Duration, request: impl Future<Output = Result<T, Erro
 /// Gives out the session that works, and makes another when it does not.
 pub(super) struct Sessions {
     registry: Arc<str>,
-    config: config::Etcd,
+    grant: Grant,
     /// Held by those who use it, so that an unused connection closes.
     current: Mutex<Weak<Session>>,
     attempts: tokio::sync::Mutex<Attempts>,
@@ -120,9 +120,9 @@ struct Attempts {
 }
 
 impl Sessions {
-    pub fn new(registry: Arc<str>, config: config::Etcd) -> Self {
+    pub fn new(registry: Arc<str>, grant: Grant) -> Self {
         // Many gateways start at once after an outage; not all of them with the first member.
-        let first = fastrand::usize(..config.endpoints.len().max(1));
+        let first = fastrand::usize(..grant.endpoints.len().max(1));
         let attempts = Attempts {
             first,
             ended: Arc::default(),
@@ -133,15 +133,15 @@ impl Sessions {
         };
         Self {
             registry,
-            config,
+            grant,
             current: Mutex::default(),
             attempts: tokio::sync::Mutex::new(attempts),
             auth_off: Mutex::default(),
         }
     }
 
-    pub fn config(&self) -> &config::Etcd {
-        &self.config
+    pub fn grant(&self) -> &Grant {
+        &self.grant
     }
 
     /// The session in use, or a new one.
@@ -193,15 +193,15 @@ impl Sessions {
     /// Tries each endpoint once, and begins with the next one the next time.
     async fn connect(&self, first: &mut usize) -> Result<Session, Failure> {
         let mut unavailable = Vec::new();
-        for _ in 0..self.config.endpoints.len() {
-            let endpoint = &self.config.endpoints[*first % self.config.endpoints.len()];
+        for _ in 0..self.grant.endpoints.len() {
+            let endpoint = &self.grant.endpoints[*first % self.grant.endpoints.len()];
             *first = first.wrapping_add(1);
             match self.connect_to(endpoint).await {
                 Ok(client) => {
                     return Ok(Session {
                         client,
                         endpoint: endpoint.clone(),
-                        patience: self.config.silence,
+                        patience: self.grant.silence,
                         ended: Arc::default(),
                     });
                 }
@@ -216,8 +216,8 @@ impl Sessions {
     /// Connects, authenticates, and asks for a sign of life from a member that knows its leader.
     async fn connect_to(&self, endpoint: &str) -> Result<etcd_client::Client, Failure> {
         let options = self.options(endpoint).await?;
-        let url = format!("{}://{endpoint}", if self.config.tls.is_some() { "https" } else { "http" });
-        within(self.config.connect_timeout, async {
+        let url = format!("{}://{endpoint}", if self.grant.tls.is_some() { "https" } else { "http" });
+        within(self.grant.connect_timeout, async {
             let mut client = self.authenticate(&url, options).await?;
             match client.status().await {
                 // Whoever refuses is alive.
@@ -235,7 +235,7 @@ impl Sessions {
     }
 
     async fn authenticate(&self, url: &str, options: ConnectOptions) -> Result<etcd_client::Client, Error> {
-        let Some((user, password)) = &self.config.credentials else {
+        let Some((user, password)) = &self.grant.credentials else {
             return etcd_client::Client::connect([url], Some(options)).await;
         };
         let with_user = options.clone().with_user(user, &password.0);
@@ -252,16 +252,16 @@ impl Sessions {
     }
 
     async fn options(&self, endpoint: &str) -> Result<ConnectOptions, Failure> {
-        let silence = self.config.silence;
+        let silence = self.grant.silence;
         let options = ConnectOptions::new()
-            .with_connect_timeout(self.config.connect_timeout)
+            .with_connect_timeout(self.grant.connect_timeout)
             .with_keep_alive(silence.max(FASTEST_PING), silence)
             // etcd takes pings on a connection without requests for an attack.
             .with_keep_alive_while_idle(false)
             // A member cut off from the others would be silent for ever: with this it says so.
             .with_require_leader(true)
             .with_auto_token_refresh(true);
-        Ok(match &self.config.tls {
+        Ok(match &self.grant.tls {
             Some(tls) => options.with_tls(tls_options(tls, endpoint).await?),
             None => options,
         })

@@ -1,6 +1,8 @@
 //! A file being followed: its content now, and each new content once it has changed.
 
 mod folders;
+mod host;
+mod keys;
 
 use std::{
     path::{Component, Path, PathBuf},
@@ -11,7 +13,14 @@ use std::{
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-pub use self::folders::{Folders, Subscription};
+pub use self::{
+    folders::{Folders, Subscription},
+    keys::Grant,
+};
+pub(crate) use self::{
+    host::{INTERFACE, Lent, Shared, link, share},
+    keys::{Keys, SETTING, grant},
+};
 use crate::{
     backoff::Backoff,
     files::{self, Opened, ReadError, Stamp},

@@ -8,7 +8,7 @@ use tokio::sync::broadcast::{
 };
 
 use super::Memory;
-use crate::bindings::wit::{self, memory::Content};
+use crate::bindings::{registry::witgate::memory::memory::Content, wit};
 
 /// Dropping it ends the following.
 pub struct Feed {

@@ -5,6 +5,8 @@
 mod check;
 mod disk;
 mod feed;
+mod host;
+mod keys;
 mod records;
 mod registration;
 mod state;
@@ -22,10 +24,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-pub(crate) use self::registration::label_object;
 pub use self::{
     check::Rejected,
     feed::Feed,
+    keys::Grant,
     registration::{Instance, Registration, ServiceSummary},
     state::Outcome,
 };
@@ -34,6 +36,11 @@ use self::{
     disk::{DiskError, Step, Writer},
     records::{Change, Registrations},
     state::{Batch, State},
+};
+pub(crate) use self::{
+    host::{INTERFACE, Lent, Shared, link, share},
+    keys::{Keys, SETTING, grant},
+    registration::label_object,
 };
 use super::lock;
 use crate::{
@@ -369,7 +376,7 @@ mod tests {
     use tokio::{sync::oneshot, task::JoinHandle};
 
     use super::*;
-    use crate::bindings::wit::{self, memory::Content};
+    use crate::bindings::{registry::witgate::memory::memory::Content, wit};
 
     fn registration(address: &str, ttl_seconds: u32) -> Registration {
         Registration { ttl_seconds, ..Registration::at(address) }

@@ -6,11 +6,11 @@ use regex_lite::Regex;
 
 use crate::{
     config::{
-        check::{Checker, Part, reliability::Written, upstream::Manner},
-        document::Way,
+        check::{Checker, reliability::Written, upstream::Manner},
         file,
         running::{ByName, NameFrom, NamePattern, Target, Upstream},
     },
+    document::{Part, Way},
     upstream::UpstreamName,
 };
 

@@ -7,12 +7,11 @@ use http::{HeaderName, HeaderValue};
 use super::by_name;
 use crate::{
     config::{
-        check::{Checker, Part, listen},
-        document::Way,
-        file::{self, HeaderIs},
+        check::{Checker, listen},
+        file,
         running::{HeaderMatch, Matches},
-        similar,
     },
+    document::{HeaderIs, Part, Way, similar},
     syntax::{authority, path},
 };
 

@@ -12,7 +12,7 @@ use serde::{
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[schemars(inline)]
 #[serde(untagged)]
-pub(in crate::config) enum TextOr<T> {
+pub(crate) enum TextOr<T> {
     Text(String),
     Table(T),
 }
@@ -46,7 +46,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrTable<T> {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[schemars(inline)]
 #[serde(untagged, expecting = "expected a string or an array of strings")]
-pub(in crate::config) enum OneOrMore {
+pub(crate) enum OneOrMore {
     One(String),
     More(Vec<String>),
 }
@@ -58,7 +58,7 @@ impl Default for OneOrMore {
 }
 
 impl OneOrMore {
-    pub(in crate::config) fn as_slice(&self) -> &[String] {
+    pub(crate) fn as_slice(&self) -> &[String] {
         match self {
             Self::One(one) => std::slice::from_ref(one),
             Self::More(more) => more,
@@ -70,7 +70,7 @@ impl OneOrMore {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[schemars(inline)]
 #[serde(untagged, expecting = "expected a string, or `true` for any value")]
-pub(in crate::config) enum HeaderIs {
+pub(crate) enum HeaderIs {
     /// This text, byte for byte.
     Value(String),
     /// `true`: any value.
@@ -81,7 +81,7 @@ pub(in crate::config) enum HeaderIs {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[schemars(inline)]
 #[serde(untagged, expecting = "expected `true` or `{}`")]
-pub(in crate::config) enum Flag {
+pub(crate) enum Flag {
     Is(bool),
     Empty(Nothing),
 }
@@ -89,10 +89,10 @@ pub(in crate::config) enum Flag {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[schemars(inline)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Nothing {}
+pub(crate) struct Nothing {}
 
 impl Flag {
-    pub(in crate::config) fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         !matches!(self, Self::Is(false))
     }
 }

@@ -9,7 +9,7 @@ use toml::{
 
 /// The way to a value from the top of the file, printed as `route[1].upstream`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Way(Vec<Step>);
+pub(crate) struct Way(Vec<Step>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
@@ -18,21 +18,21 @@ enum Step {
 }
 
 impl Way {
-    pub(super) fn key(&self, key: &str) -> Self {
+    pub(crate) fn key(&self, key: &str) -> Self {
         self.then(Step::Key(key.into()))
     }
 
-    pub(super) fn index(&self, index: usize) -> Self {
+    pub(crate) fn index(&self, index: usize) -> Self {
         self.then(Step::Index(index))
     }
 
     /// The way to the innermost key: what is wrong in a list is told of the list.
-    pub(super) fn to_key(&self) -> Self {
+    pub(crate) fn to_key(&self) -> Self {
         let end = self.0.iter().rposition(|step| matches!(step, Step::Key(_))).map_or(0, |last| last + 1);
         Self(self.0[..end].to_vec())
     }
 
-    pub(super) fn parent(&self) -> Option<Self> {
+    pub(crate) fn parent(&self) -> Option<Self> {
         let (_, parent) = self.0.split_last()?;
         Some(Self(parent.to_vec()))
     }
@@ -70,45 +70,45 @@ impl fmt::Display for Key<'_> {
 
 /// Where a key and its value stand, in bytes. The place of a table is its header.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
     pub key: Range<usize>,
     pub value: Range<usize>,
 }
 
 /// A text that is TOML.
-pub(super) struct Document<'a> {
+pub(crate) struct Document<'a> {
     root: Spanned<DeTable<'a>>,
 }
 
 impl<'a> Document<'a> {
-    pub(super) fn parse(text: &'a str) -> Result<Self, Vec<Error>> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self, Vec<Error>> {
         match DeTable::parse_recoverable(text) {
             (root, errors) if errors.is_empty() => Ok(Self { root }),
             (_, errors) => Err(errors),
         }
     }
 
-    pub(super) fn root(&self) -> &Spanned<DeTable<'a>> {
+    pub(crate) fn root(&self) -> &Spanned<DeTable<'a>> {
         &self.root
     }
 
     /// Whether the file says anything there.
-    pub(super) fn has(&self, way: &Way) -> bool {
+    pub(crate) fn has(&self, way: &Way) -> bool {
         self.place(way).is_some()
     }
 
-    pub(super) fn is_empty_array(&self, way: &Way) -> bool {
+    pub(crate) fn is_empty_array(&self, way: &Way) -> bool {
         self.find(way)
             .is_some_and(|(_, value)| matches!(value.get_ref(), DeValue::Array(array) if array.is_empty()))
     }
 
-    pub(super) fn is_empty_table(&self, way: &Way) -> bool {
+    pub(crate) fn is_empty_table(&self, way: &Way) -> bool {
         self.find(way)
             .is_some_and(|(_, value)| matches!(value.get_ref(), DeValue::Table(table) if table.is_empty()))
     }
 
     /// Where the value stands; none if the file does not mention it.
-    pub(super) fn place(&self, way: &Way) -> Option<Place> {
+    pub(crate) fn place(&self, way: &Way) -> Option<Place> {
         let (key, value) = self.find(way)?;
         Some(Place { key, value: value.span() })
     }
@@ -134,7 +134,7 @@ impl<'a> Document<'a> {
     }
 
     /// The place of the nearest thing on the way that the file mentions; the top of the file has none.
-    pub(super) fn nearest(&self, way: &Way) -> Option<Place> {
+    pub(crate) fn nearest(&self, way: &Way) -> Option<Place> {
         let mut way = way.clone();
         loop {
             if let Some(place) = self.place(&way) {
@@ -145,7 +145,7 @@ impl<'a> Document<'a> {
     }
 
     /// The keys of a table at the top, whether their values are right or not. None if it is no table.
-    pub(super) fn keys(&self, table: &str) -> Option<Vec<String>> {
+    pub(crate) fn keys(&self, table: &str) -> Option<Vec<String>> {
         match self.root.get_ref().get(table).map(Spanned::get_ref) {
             Some(DeValue::Table(table)) => Some(table.keys().map(|key| key.get_ref().to_string()).collect()),
             Some(_) => None,
@@ -154,7 +154,7 @@ impl<'a> Document<'a> {
     }
 
     /// The innermost thing that stands at `byte`.
-    pub(super) fn at(&self, byte: usize) -> Option<Way> {
+    pub(crate) fn at(&self, byte: usize) -> Option<Way> {
         let mut found = None;
         search(self.root.get_ref(), &Way::default(), byte, &mut found);
         found
@@ -185,7 +185,7 @@ fn search_value(way: &Way, at_key: bool, value: &Spanned<DeValue<'_>>, byte: usi
 }
 
 /// Takes a key out of a table, with everything under it. False if there is none.
-pub(super) fn cut(table: &mut DeTable<'_>, way: &Way) -> bool {
+pub(crate) fn cut(table: &mut DeTable<'_>, way: &Way) -> bool {
     let Some((Step::Key(key), rest)) = way.0.split_first() else { return false };
     match rest {
         [] => table.remove(key.as_str()).is_some(),

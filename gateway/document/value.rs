@@ -7,17 +7,14 @@ use std::{
     time::Duration,
 };
 
-use super::Checker;
-use crate::{
-    config::{Secret, document::Way},
-    files,
-};
+use super::{Examiner, Secret, Way};
+use crate::files;
 
 /// Far enough for every timeout, and no sum of it with the present overflows.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
-impl Checker<'_> {
-    pub(super) fn count(&mut self, way: &Way, number: u64, allowed: RangeInclusive<u64>) -> usize {
+impl Examiner<'_> {
+    pub(crate) fn count(&mut self, way: &Way, number: u64, allowed: RangeInclusive<u64>) -> usize {
         if !allowed.contains(&number) {
             let (least, most) = (allowed.start(), allowed.end());
             let message = format!("{number} is out of range");
@@ -26,30 +23,30 @@ impl Checker<'_> {
         usize::try_from(number).unwrap_or(usize::MAX)
     }
 
-    pub(super) fn mebibytes(&mut self, way: &Way, mebibytes: u64) -> usize {
+    pub(crate) fn mebibytes(&mut self, way: &Way, mebibytes: u64) -> usize {
         self.count(way, mebibytes, 1..=4096).saturating_mul(1 << 20)
     }
 
     /// A time that something may take.
-    pub(super) fn duration_ms(&mut self, way: &Way, milliseconds: u64) -> Duration {
+    pub(crate) fn duration_ms(&mut self, way: &Way, milliseconds: u64) -> Duration {
         self.positive(way, Duration::from_millis(milliseconds), milliseconds)
     }
 
-    pub(super) fn duration_secs(&mut self, way: &Way, seconds: u64) -> Duration {
+    pub(crate) fn duration_secs(&mut self, way: &Way, seconds: u64) -> Duration {
         self.positive(way, Duration::from_secs(seconds), seconds)
     }
 
     /// A time that may be none.
-    pub(super) fn delay_ms(&mut self, way: &Way, milliseconds: u64) -> Duration {
+    pub(crate) fn delay_ms(&mut self, way: &Way, milliseconds: u64) -> Duration {
         self.bounded(way, Duration::from_millis(milliseconds), milliseconds)
     }
 
-    pub(super) fn delay_secs(&mut self, way: &Way, seconds: u64) -> Duration {
+    pub(crate) fn delay_secs(&mut self, way: &Way, seconds: u64) -> Duration {
         self.bounded(way, Duration::from_secs(seconds), seconds)
     }
 
     /// A time that may be without limit, for which 0 stands.
-    pub(super) fn limit_ms(&mut self, way: &Way, milliseconds: u64) -> Option<Duration> {
+    pub(crate) fn limit_ms(&mut self, way: &Way, milliseconds: u64) -> Option<Duration> {
         (milliseconds > 0).then(|| self.delay_ms(way, milliseconds))
     }
 
@@ -68,7 +65,7 @@ impl Checker<'_> {
     }
 
     /// An address to listen on.
-    pub(super) fn listen_address(&mut self, way: &Way, text: &str) -> Option<SocketAddr> {
+    pub(crate) fn listen_address(&mut self, way: &Way, text: &str) -> Option<SocketAddr> {
         let Ok(address) = text.parse() else {
             let hint = match text.rsplit_once(':') {
                 Some(("", port)) => format!("for all addresses write `0.0.0.0:{port}` or `[::]:{port}`"),
@@ -82,7 +79,7 @@ impl Checker<'_> {
     }
 
     /// Servers that answer questions about names, at port 53 where none is given.
-    pub(super) fn dns_servers(&mut self, way: &Way, texts: &[String]) -> Vec<SocketAddr> {
+    pub(crate) fn dns_servers(&mut self, way: &Way, texts: &[String]) -> Vec<SocketAddr> {
         let servers = texts.iter().enumerate().filter_map(|(index, text)| {
             let at_53 = |ip: IpAddr| SocketAddr::new(ip, 53);
             let server = text.parse().ok().or_else(|| text.parse().ok().map(at_53));
@@ -97,7 +94,7 @@ impl Checker<'_> {
     }
 
     /// The name of a registry, an upstream or a listener. It ends up in file names, metrics and paths of the API.
-    pub(super) fn own_name(&mut self, way: &Way, name: &str) {
+    pub(crate) fn own_name(&mut self, way: &Way, name: &str) {
         let inside = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let good = name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(inside);
         if !good || name.len() > 128 {
@@ -108,7 +105,7 @@ impl Checker<'_> {
     }
 
     /// A text that says something.
-    pub(super) fn text<'t>(&mut self, way: &Way, text: &'t str) -> Option<&'t str> {
+    pub(crate) fn text<'t>(&mut self, way: &Way, text: &'t str) -> Option<&'t str> {
         if text.trim().is_empty() {
             self.wrong(way, "this must not be empty");
             return None;
@@ -117,12 +114,12 @@ impl Checker<'_> {
     }
 
     /// A path, relative to the folder of the configuration.
-    pub(super) fn path(&mut self, way: &Way, path: &str) -> Option<PathBuf> {
+    pub(crate) fn path(&mut self, way: &Way, path: &str) -> Option<PathBuf> {
         self.text(way, path).map(|path| self.folder.join(path))
     }
 
     /// The secret in a file, without the end of its line.
-    pub(super) fn secret(&mut self, way: &Way, path: &str) -> Option<Secret> {
+    pub(crate) fn secret(&mut self, way: &Way, path: &str) -> Option<Secret> {
         let path = self.path(way, path)?;
         let file = path.display();
         let message = match files::read_text(&path, files::SECRET) {

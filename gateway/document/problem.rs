@@ -2,13 +2,13 @@
 
 use std::{fmt, ops::Range, path::Path};
 
-use super::document::Way;
+use super::Way;
 use crate::files::ReadError;
 use crate::telemetry::text::{is_visible, shown};
 
 /// One mistake, before its place is known in lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mistake {
+pub(crate) struct Mistake {
     pub key: Option<Way>,
     pub span: Option<Range<usize>>,
     pub message: String,
@@ -19,11 +19,11 @@ pub(super) struct Mistake {
 
 impl Mistake {
     /// Says what to do about it.
-    pub(super) fn hint(&mut self, hint: impl Into<String>) {
+    pub(crate) fn hint(&mut self, hint: impl Into<String>) {
         self.hint = Some(hint.into());
     }
 
-    pub(super) fn hint_if_any(&mut self, hint: Option<String>) {
+    pub(crate) fn hint_if_any(&mut self, hint: Option<String>) {
         self.hint = hint;
     }
 }
@@ -79,14 +79,14 @@ impl Problems {
         })
     }
 
-    pub(super) fn unreadable(path: &Path, error: &ReadError) -> Self {
+    pub(crate) fn unreadable(path: &Path, error: &ReadError) -> Self {
         let message = format!("the configuration cannot be read: {error}");
         let problem = Problem { key: String::new(), place: None, message, hint: None, source: None };
         Self { file: path.display().to_string(), list: vec![problem], unparsed: false }
     }
 
     /// One problem per line: a parser that has lost its way reports the same mistake in several words.
-    pub(super) fn syntax(path: &Path, text: &str, errors: Vec<toml::de::Error>) -> Self {
+    pub(crate) fn syntax(path: &Path, text: &str, errors: Vec<toml::de::Error>) -> Self {
         let mistake = |error: toml::de::Error| Mistake {
             key: None,
             span: error.span().or(Some(text.len()..text.len())),
@@ -100,7 +100,7 @@ impl Problems {
     }
 
     /// What was made, unless something is wrong.
-    pub(super) fn or<T>(made: Option<T>, path: &Path, text: &str, mistakes: Vec<Mistake>) -> Result<T, Self> {
+    pub(crate) fn or<T>(made: Option<T>, path: &Path, text: &str, mistakes: Vec<Mistake>) -> Result<T, Self> {
         match (made, mistakes) {
             (Some(made), mistakes) if mistakes.is_empty() => Ok(made),
             (_, mistakes) => {

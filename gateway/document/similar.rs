@@ -6,7 +6,7 @@ use strsim::osa_distance;
 const FEW: usize = 12;
 
 /// A hint towards one of the known names: the one that was probably meant, or all of them if they are few.
-pub(super) fn hint<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(crate) fn hint<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let known: Vec<_> = known.into_iter().collect();
     if let Some(meant) = most_similar(wrong, &known) {
         return Some(format!("did you mean `{meant}`?"));
@@ -20,7 +20,7 @@ pub(super) fn hint<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// The name that was probably meant: the nearest one, or the only one that goes on with its unit or kind.
-pub(super) fn most_similar<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn most_similar<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
     let goes_on = |name: &str| name.strip_prefix(wrong).is_some_and(|rest| rest.starts_with('_'));
     let mut longer = known.iter().filter(|name| goes_on(name));
     if let (Some(name), None) = (longer.next(), longer.next()) {

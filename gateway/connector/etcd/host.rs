@@ -1,0 +1,143 @@
+//! etcd as plugins see it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use wasmtime::{
+    Result,
+    component::{HasSelf, Linker, Resource},
+};
+
+use super::{Client, Feed, Grant, Lease};
+use crate::{
+    bindings::{registry::witgate::etcd::etcd as wit, wit::Failure},
+    connector::{
+        Connectors, Memory,
+        host::{drop_kept, keep, kept},
+        lock,
+    },
+};
+
+/// The interface that plugins import.
+pub(crate) const INTERFACE: &str = "etcd/etcd";
+
+/// Everything that follows the same registry shares one connection to it, until its table changes. A client holds no
+/// connection unless something follows, so that those of removed registries cost nothing.
+#[derive(Default)]
+pub(crate) struct Shared(Mutex<HashMap<Arc<str>, Arc<Client>>>);
+
+pub(crate) type Lent = Arc<Client>;
+
+pub(crate) fn share(_: &Arc<Memory>) -> Shared {
+    Shared::default()
+}
+
+impl Shared {
+    pub(crate) fn lend(&self, registry: &Arc<str>, grant: &Grant) -> Lent {
+        let mut clients = lock(&self.0);
+        match clients.get(registry) {
+            Some(client) if client.granted() == grant => client.clone(),
+            _ => {
+                let client = Client::new(registry.clone(), grant.clone());
+                clients.insert(registry.clone(), client.clone());
+                client
+            }
+        }
+    }
+}
+
+pub(crate) fn link<T: Send + 'static>(
+    linker: &mut Linker<T>,
+    get: fn(&mut T) -> &mut Connectors,
+) -> Result<()> {
+    wit::add_to_linker::<T, HasSelf<Connectors>>(linker, get)
+}
+
+impl Connectors {
+    fn etcd(&self) -> std::result::Result<&Arc<Client>, Failure> {
+        self.etcd.as_ref().ok_or_else(|| self.ungranted("etcd"))
+    }
+}
+
+impl wit::Host for Connectors {
+    async fn follow(&mut self, prefix: Vec<u8>) -> Result<std::result::Result<Resource<wit::Feed>, Failure>> {
+        let feed = self.etcd().map(|client| client.follow(prefix));
+        Ok(feed.and_then(|feed| keep(&mut self.table, feed)))
+    }
+
+    async fn get(&mut self, key: Vec<u8>) -> Result<std::result::Result<Option<wit::Entry>, Failure>> {
+        Ok(match self.etcd().cloned() {
+            Ok(client) => {
+                let entry = client.get(key).await;
+                self.told(entry).await
+            }
+            Err(denied) => Err(denied),
+        })
+    }
+
+    async fn grant(
+        &mut self,
+        ttl_seconds: u32,
+    ) -> Result<std::result::Result<Resource<wit::Lease>, Failure>> {
+        let client = match self.etcd() {
+            Ok(client) => client.clone(),
+            Err(denied) => return Ok(Err(denied)),
+        };
+        // Room first: a lease that is granted and cannot be kept would stay in etcd with nobody to end it.
+        let room: Resource<()> = match keep(&mut self.table, ()) {
+            Ok(room) => room,
+            Err(full) => return Ok(Err(full)),
+        };
+        let lease = client.grant(ttl_seconds).await;
+        let lease = self.told(lease).await;
+        drop_kept::<(), _>(&mut self.table, room)?;
+        Ok(lease.and_then(|lease| keep(&mut self.table, lease)))
+    }
+}
+
+impl wit::HostFeed for Connectors {
+    async fn next(&mut self, feed: Resource<wit::Feed>) -> Result<std::result::Result<wit::Answer, Failure>> {
+        let feed: &mut Feed = kept(&mut self.table, feed)?;
+        let answer = feed.next().await;
+        Ok(self.told(answer).await)
+    }
+
+    async fn drop(&mut self, feed: Resource<wit::Feed>) -> Result<()> {
+        drop_kept::<Feed, _>(&mut self.table, feed)
+    }
+}
+
+impl wit::HostLease for Connectors {
+    async fn id(&mut self, lease: Resource<wit::Lease>) -> Result<i64> {
+        Ok(kept::<Lease, _>(&mut self.table, lease)?.id())
+    }
+
+    async fn put(
+        &mut self,
+        lease: Resource<wit::Lease>,
+        key: Vec<u8>,
+        value: Vec<u8>,
+    ) -> Result<std::result::Result<(), Failure>> {
+        let lease: &mut Lease = kept(&mut self.table, lease)?;
+        let put = lease.put(key, value).await;
+        Ok(self.told(put).await)
+    }
+
+    async fn keep_alive(&mut self, lease: Resource<wit::Lease>) -> Result<std::result::Result<u32, Failure>> {
+        let lease: &mut Lease = kept(&mut self.table, lease)?;
+        let seconds = lease.keep_alive().await;
+        Ok(self.told(seconds).await)
+    }
+
+    async fn revoke(&mut self, lease: Resource<wit::Lease>) -> Result<std::result::Result<(), Failure>> {
+        let lease: &mut Lease = kept(&mut self.table, lease)?;
+        let revoked = lease.revoke().await;
+        Ok(self.told(revoked).await)
+    }
+
+    async fn drop(&mut self, lease: Resource<wit::Lease>) -> Result<()> {
+        drop_kept::<Lease, _>(&mut self.table, lease)
+    }
+}

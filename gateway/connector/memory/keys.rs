@@ -1,0 +1,16 @@
+//! The key `memory` of a registry, and what it grants.
+
+use crate::document::{Examiner, Flag, Way};
+
+/// How the key is written.
+pub(crate) const SETTING: &str = "memory = true";
+
+pub(crate) type Keys = Flag;
+
+/// The registry inside the gateway: there is only one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant;
+
+pub(crate) fn grant(keys: &Keys, _: &mut Examiner<'_>, _: &Way) -> Option<Option<Grant>> {
+    Some(keys.is_set().then_some(Grant))
+}
