@@ -10,8 +10,8 @@
 //! - `Grant`, what that comes to, and `grant`, which checks it; none if the keys grant nothing
 //! - `Shared`, what the process has for all registries, `share`, which makes it once, and its `lend`, which makes `Lent`,
 //!   what an instance of a plugin has
-//! - `INTERFACE`, the name of what plugins import, and `link`, which gives them that; its functions are answered by
-//!   [`Connectors`]
+//!
+//! and the answers of [`Connectors`] to what plugins import: interface, package and folder have one name.
 
 pub mod etcd;
 pub mod file;
@@ -32,7 +32,10 @@ use wasmtime::{
 
 use self::refused::{Asks, Refusals};
 pub use self::{memory::Memory, tls::ClientTls};
-use crate::{backoff::Backoff, bindings::wit::types};
+use crate::{
+    backoff::Backoff,
+    bindings::{registry::witgate, wit::types},
+};
 
 /// Feeds and leases one instance may hold at once.
 const MOST_RESOURCES: usize = 256;
@@ -92,7 +95,7 @@ macro_rules! connectors {
         pub(crate) const SETTINGS: &[(&str, &str)] = &[$((stringify!($name), $name::SETTING)),*];
 
         /// The interfaces that plugins may import.
-        pub(crate) const INTERFACES: &[&str] = &[$($name::INTERFACE),*];
+        pub(crate) const INTERFACES: &[&str] = &[$(concat!(stringify!($name), "/", stringify!($name))),*];
 
         impl Lent {
             pub fn new(memory: Arc<Memory>) -> Self {
@@ -125,7 +128,7 @@ macro_rules! connectors {
             get: fn(&mut T) -> &mut Connectors,
         ) -> Result<()> {
             types::add_to_linker::<T, HasSelf<Connectors>>(linker, get)?;
-            $($name::link(linker, get)?;)*
+            $(witgate::$name::$name::add_to_linker::<T, HasSelf<Connectors>>(linker, get)?;)*
             Ok(())
         }
     };

@@ -5,10 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use wasmtime::{
-    Result,
-    component::{HasSelf, Linker, Resource},
-};
+use wasmtime::{Result, component::Resource};
 
 use super::{Client, Feed, Grant, Lease};
 use crate::{
@@ -19,9 +16,6 @@ use crate::{
         lock,
     },
 };
-
-/// The interface that plugins import.
-pub(crate) const INTERFACE: &str = "etcd/etcd";
 
 /// Everything that follows the same registry shares one connection to it, until its table changes. A client holds no
 /// connection unless something follows, so that those of removed registries cost nothing.
@@ -46,13 +40,6 @@ impl Shared {
             }
         }
     }
-}
-
-pub(crate) fn link<T: Send + 'static>(
-    linker: &mut Linker<T>,
-    get: fn(&mut T) -> &mut Connectors,
-) -> Result<()> {
-    wit::add_to_linker::<T, HasSelf<Connectors>>(linker, get)
 }
 
 impl Connectors {

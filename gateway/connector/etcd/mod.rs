@@ -18,7 +18,7 @@ use self::{
 };
 pub use self::{feed::Feed, keys::Grant, lease::Lease};
 pub(crate) use self::{
-    host::{INTERFACE, Lent, Shared, link, share},
+    host::{Lent, Shared, share},
     keys::{Etcd as Keys, SETTING, grant},
 };
 use super::lock;

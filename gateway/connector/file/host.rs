@@ -2,10 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use wasmtime::{
-    Result,
-    component::{HasSelf, Linker, Resource},
-};
+use wasmtime::{Result, component::Resource};
 
 use super::{Feed, Folders, Grant, Subscription, changes, follow, follow_inside};
 use crate::{
@@ -17,9 +14,6 @@ use crate::{
     },
     registry,
 };
-
-/// The interface that plugins import.
-pub(crate) const INTERFACE: &str = "file/file";
 
 /// The folders that are watched.
 #[derive(Default)]
@@ -35,13 +29,6 @@ impl Shared {
     pub(crate) fn lend(&self, _: &Arc<str>, grant: &Grant) -> Lent {
         (grant.clone(), self.0.clone())
     }
-}
-
-pub(crate) fn link<T: Send + 'static>(
-    linker: &mut Linker<T>,
-    get: fn(&mut T) -> &mut Connectors,
-) -> Result<()> {
-    wit::add_to_linker::<T, HasSelf<Connectors>>(linker, get)
 }
 
 impl Connectors {

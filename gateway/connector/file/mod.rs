@@ -18,7 +18,7 @@ pub use self::{
     keys::Grant,
 };
 pub(crate) use self::{
-    host::{INTERFACE, Lent, Shared, link, share},
+    host::{Lent, Shared, share},
     keys::{Keys, SETTING, grant},
 };
 use crate::{

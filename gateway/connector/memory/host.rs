@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use wasmtime::{
-    Result,
-    component::{HasSelf, Linker, Resource},
-};
+use wasmtime::{Result, component::Resource};
 
 use super::{ChangeNumber, Feed, Grant, Memory, Registration, Rejected};
 use crate::{
@@ -18,9 +15,6 @@ use crate::{
         host::{drop_kept, keep, kept},
     },
 };
-
-/// The interface that plugins import.
-pub(crate) const INTERFACE: &str = "memory/memory";
 
 /// There is one for the whole process.
 pub(crate) type Shared = Arc<Memory>;
@@ -35,13 +29,6 @@ impl Memory {
     pub(crate) fn lend(self: &Arc<Self>, _: &Arc<str>, _: &Grant) -> Lent {
         self.clone()
     }
-}
-
-pub(crate) fn link<T: Send + 'static>(
-    linker: &mut Linker<T>,
-    get: fn(&mut T) -> &mut Connectors,
-) -> Result<()> {
-    wit::add_to_linker::<T, HasSelf<Connectors>>(linker, get)
 }
 
 impl Connectors {

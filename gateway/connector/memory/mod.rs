@@ -38,7 +38,7 @@ use self::{
     state::{Batch, State},
 };
 pub(crate) use self::{
-    host::{INTERFACE, Lent, Shared, link, share},
+    host::{Lent, Shared, share},
     keys::{Keys, SETTING, grant},
     registration::label_object,
 };

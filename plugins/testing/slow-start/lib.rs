@@ -1,7 +1,9 @@
 //! Computes for long while an instance is made, as a runtime that sets itself up does, and for a moment only after that.
 //! Picks slot 0.
 
-use exports::witgate::selector::selector::{Balancer, CandidateChange, Created, Guest, GuestBalancer, Request};
+use exports::witgate::selector::selector::{
+    Balancer, CandidateChange, Created, Guest, GuestBalancer, Request,
+};
 
 wit_bindgen::generate!({ path: "../../../wit", world: "selector-plugin", generate_all });
 
