@@ -3,7 +3,7 @@
 //! Addresses, credentials and certificates stay here. A plugin sees a [`Connectors`], which is what its registry's
 //! table grants and nothing else.
 //!
-//! To add one: its text in `wit/`, its folder here with its `mod` line, and its line in [`each_connector`]. A
+//! To add one: its text in `wit/`, its folder here with its `mod` line, and its line in `each_connector`. A
 //! folder has
 //!
 //! - `Keys`, what the operator writes under its name in the table of a registry, and `SETTING`, how that is written

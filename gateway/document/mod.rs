@@ -1,7 +1,7 @@
 //! A text that an operator wrote, what stands where in it, and what is wrong there: what all that is configured is
 //! read by.
 //!
-//! An [`Examiner`] checks single values, records what is wrong, and goes on, so that all mistakes are told at once.
+//! An `Examiner` checks single values, records what is wrong, and goes on, so that all mistakes are told at once.
 //! What the keys are called and mean is the business of those below.
 
 mod entry;
