@@ -151,6 +151,9 @@ fn process(exposition: &mut Exposition, parts: &Parts) {
     let listeners = metrics.listeners();
     series(exposition, &names::CONNECTIONS, listeners.iter().map(|of| ([&*of.name], of.open)));
     series(exposition, &names::CONNECTIONS_ACCEPTED, listeners.iter().map(|of| ([&*of.name], of.accepted)));
+    let tasks: Vec<_> =
+        metrics.tasks().into_iter().map(|(worker, tasks)| (worker.to_string(), tasks)).collect();
+    series(exposition, &names::TASKS, tasks.iter().map(|(worker, tasks)| ([worker.as_str()], *tasks)));
     series(exposition, &names::RELOADS, metrics.reloads().map(|(result, n)| ([result.as_str()], n)));
     series(exposition, &names::LOG_LINES_LOST, [([], log::lost())]);
     one(exposition, &names::READY, u64::from(readiness.is_ready()));

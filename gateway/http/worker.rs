@@ -93,6 +93,7 @@ pub async fn run_worker(
     metrics: Arc<ProcessMetrics>,
     shutdown: Shutdown,
 ) -> io::Result<()> {
+    metrics.worker(index, tokio::runtime::Handle::current());
     let tables = catalog.tables();
     let worker = Rc::new(Worker::new(index, catalog, &metrics));
     worker.install(&worker.catalog.table()).await;

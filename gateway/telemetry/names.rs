@@ -100,6 +100,8 @@ metrics! {
         "Open connections of clients";
     CONNECTIONS_ACCEPTED = Counter "witgate_connections_accepted_total" ["listener"]
         "Connections of clients since the start";
+    TASKS = Gauge "witgate_worker_tasks" ["worker"]
+        "Tasks of a worker: connections to both sides, views, and what keeps it going";
     RELOADS = Counter "witgate_config_reloads_total" ["result"]
         "Changes of the configuration file, by what came of them";
     LOG_LINES_LOST = Counter "witgate_log_lines_lost_total" []

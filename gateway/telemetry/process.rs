@@ -8,6 +8,8 @@ use std::{
     },
 };
 
+use tokio::runtime::Handle;
+
 use super::UpstreamMetrics;
 
 /// Counters that belong to no upstream.
@@ -18,6 +20,8 @@ pub struct ProcessMetrics {
     reloads: [AtomicU64; Reload::ALL.len()],
     /// Locked to add a listener and to scrape, never for a connection.
     listeners: Mutex<BTreeMap<Arc<str>, Arc<ListenerCounters>>>,
+    /// By number. Locked to add a worker and to scrape.
+    workers: Mutex<BTreeMap<usize, Handle>>,
 }
 
 impl ProcessMetrics {
@@ -26,6 +30,7 @@ impl ProcessMetrics {
             unrouted: Arc::new(UpstreamMetrics::new(workers)),
             reloads: Default::default(),
             listeners: Mutex::default(),
+            workers: Mutex::default(),
         }
     }
 
@@ -50,6 +55,17 @@ impl ProcessMetrics {
             ListenerCounts { name: name.clone(), accepted, open }
         };
         self.lock().iter().map(counts).collect()
+    }
+
+    /// A worker begins, with this runtime.
+    pub fn worker(&self, index: usize, runtime: Handle) {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).insert(index, runtime);
+    }
+
+    /// The tasks of each worker, by its number.
+    pub fn tasks(&self) -> Vec<(usize, u64)> {
+        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.iter().map(|(index, runtime)| (*index, runtime.metrics().num_alive_tasks() as u64)).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Arc<str>, Arc<ListenerCounters>>> {

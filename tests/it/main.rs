@@ -35,6 +35,7 @@ mod http_target;
 mod http_upgrade;
 mod http_waits;
 mod layers;
+mod leftovers;
 mod names;
 mod operator;
 mod plugin_files;
