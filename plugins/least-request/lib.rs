@@ -5,6 +5,8 @@
 //! `LEAST_REQUEST` does the same). Endpoints are drawn in proportion to weight and the first drawn wins a tie, so
 //! an idle upstream gets its requests in proportion to weight, too.
 //!
+//! A failure counts as a slow answer, or an endpoint that fails at once would look idle and draw all requests.
+//!
 //! | setting | default | meaning |
 //! |---|---|---|
 //! | `choices` | 2 | how many are drawn, 1 to 16; each costs a look at its load |
@@ -80,9 +82,22 @@ impl GuestBalancer for State {
     fn pick(&self, request: Request) -> Option<u32> {
         self.0.borrow_mut().pick(request.tried.as_deref().unwrap_or_default(), |first, second| {
             let (first, second) = load::both(first, second);
-            [first.in_flight, second.in_flight]
+            [burden(&first), burden(&second)]
         })
     }
+}
+
+/// Nanoseconds without a request after which failures are forgiven, so that an endpoint that works again is found out.
+const FORGIVEN: u64 = 1_000_000_000;
+
+/// An endpoint that fails every request counts as if so many were in flight.
+const FAILING: f32 = 32.0;
+
+/// Requests in flight, and failures as slow answers: an endpoint that fails at once has nothing in flight, and would draw
+/// the requests of all others.
+fn burden(load: &load::Statistics) -> u32 {
+    let failing = if load.idle < FORGIVEN { (1.0 - load.success) * FAILING } else { 0.0 };
+    load.in_flight.saturating_add(failing as u32)
 }
 
 struct Draws {
@@ -150,6 +165,15 @@ mod tests {
     fn the_less_loaded_of_two_wins() {
         let mut draws = draws(2, &[1, 1]);
         assert!((0..20).all(|_| draws.pick(&[], of(&[3, 2])) == Some(1)));
+    }
+
+    #[test]
+    fn failures_count_as_requests_in_flight() {
+        let load = |in_flight, success, idle| load::Statistics { in_flight, latency: 1, success, idle };
+        assert_eq!(burden(&load(3, 1.0, 0)), 3);
+        assert_eq!(burden(&load(3, 0.5, 0)), 19);
+        assert_eq!(burden(&load(u32::MAX, 0.0, 0)), u32::MAX);
+        assert_eq!(burden(&load(0, 0.0, FORGIVEN)), 0, "forgiven for once");
     }
 
     #[test]

@@ -24,6 +24,9 @@ use crate::support::{client::Client, origin::Origin};
 /// What an upstream has that says nothing of a selector.
 const DEFAULT_SELECTOR: &str = "p2c-ewma";
 
+/// Those that are there.
+const SELECTORS: [&str; 3] = [DEFAULT_SELECTOR, "least-request", "consistent-hash"];
+
 /// No plugin has this name.
 const NO_PLUGIN: &str = "none";
 
@@ -244,7 +247,7 @@ fn selectors() -> &'static Plugins {
             let upstream = UpstreamName::new("main");
             (plugin.into(), vec![SelectorUse { upstream, settings: settings.into(), reader: None }])
         };
-        let selectors = [one(DEFAULT_SELECTOR, "{}"), one("consistent-hash", "{}")].into();
+        let selectors = SELECTORS.map(|plugin| one(plugin, "{}")).into();
         let uses = Uses { selectors, ..Uses::default() };
         // On a thread of its own: the test that comes first is inside a runtime.
         std::thread::scope(|scope| {
@@ -254,7 +257,7 @@ fn selectors() -> &'static Plugins {
             });
             loading.join().unwrap();
         });
-        for plugin in [DEFAULT_SELECTOR, "consistent-hash"] {
+        for plugin in SELECTORS {
             assert!(plugins.selector(plugin).borrow().is_some(), "{plugin}");
         }
         (plugins, folder)

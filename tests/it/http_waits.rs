@@ -406,11 +406,17 @@ async fn answers_that_break_off_count_like_failures_in_a_row() {
 async fn fast_errors_attract_no_traffic() {
     let failing = Origin::replying(|_| Reply::status(500)).await;
     let slow = Origin::replying(|_| Reply::text("slow")).await;
-    let gateway = Gateway::start(Setup::to(&[&failing, &slow]).with(|setup| setup.workers = 1));
-    let mut client: Client = gateway.client().await;
-    for _ in 0..400 {
-        client.get("/").await;
+    for selector in ["p2c-ewma", "least-request"] {
+        let gateway = Gateway::start(Setup::to(&[&failing, &slow]).with(|setup| {
+            setup.workers = 1;
+            setup.upstream().selector.plugin = selector.into();
+        }));
+        let (failed, answered) = (failing.seen().len(), slow.seen().len());
+        let mut client: Client = gateway.client().await;
+        for _ in 0..400 {
+            client.get("/").await;
+        }
+        let (failed, answered) = (failing.seen().len() - failed, slow.seen().len() - answered);
+        assert!(failed * 4 < answered, "{selector}: {failed} requests failed, {answered} were answered");
     }
-    let (failed, answered) = (failing.seen().len(), slow.seen().len());
-    assert!(failed * 4 < answered, "{failed} requests failed, {answered} were answered");
 }
