@@ -102,7 +102,7 @@ impl Routed {
         let head = &mut self.head;
         target.upstream.touch(record.started);
         record.account = target.account.clone();
-        let waits = peer.worker.waits(record.started);
+        let waits = peer.worker.waits(record.started, &inbound.meter);
         waits.limit(Limits::new(&peer.listener, &timeouts.over(&target.upstream.config.timeouts)));
         let (body, upload) = RequestBody::new(body, &waits);
         let mut exchange = Box::new(Exchange {

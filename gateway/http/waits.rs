@@ -121,20 +121,28 @@ struct State {
     answer: Cell<Answer>,
     /// Of the connection to the endpoint.
     meter: RefCell<Option<Rc<Meter>>>,
+    /// Of the client's connection.
+    client: RefCell<Option<Rc<Meter>>>,
     expired: Cell<Option<Wait>>,
     waker: RefCell<Option<Waker>>,
     standstill: Standstill<(u64, Wait)>,
 }
 
 impl Unused {
-    /// For a request that begins now.
-    pub(super) fn take(self: &Rc<Self>, watch: &Rc<Watch>, began: std::time::Instant) -> Waits {
+    /// For a request that began then, over a connection with this meter.
+    pub(super) fn take(
+        self: &Rc<Self>,
+        watch: &Rc<Watch>,
+        began: std::time::Instant,
+        client: &Rc<Meter>,
+    ) -> Waits {
         let (state, place) = self.0.borrow_mut().pop().unwrap_or_else(|| {
             let state = Rc::<State>::default();
             (state.clone(), watch.enter(state))
         });
         state.serial.set(state.serial.get().wrapping_add(1));
         state.began.set(Some(began.into()));
+        state.client.replace(Some(client.clone()));
         Waits { state, place: Some(place), unused: self.clone() }
     }
 }
@@ -229,9 +237,8 @@ impl State {
         self.answer.set(Answer::Unasked);
         self.frames.set(0);
         self.expired.set(None);
-        if let Ok(mut meter) = self.meter.try_borrow_mut() {
-            *meter = None;
-        }
+        self.meter.replace(None);
+        self.client.replace(None);
         self.standstill.over();
     }
 
@@ -249,13 +256,20 @@ impl State {
             // It has been taken from the client and is on its way to the endpoint.
             (Answer::Head, Upload::Moving) => Some((Wait::Room, written)),
             (Answer::Moving, _) => None,
+            // What it waited for may be there: nobody looks while the client takes nothing.
+            (Answer::Wanted, _) if self.is_client_blocked() => None,
             (Answer::Wanted, _) => Some((Wait::Answer, read)),
         }
     }
 
+    fn is_client_blocked(&self) -> bool {
+        self.client.borrow().as_ref().is_some_and(|meter| meter.is_blocked())
+    }
+
     fn is_for_client(&self) -> bool {
         match self.answer.get() {
-            Answer::Unasked | Answer::Wanted => false,
+            Answer::Unasked => false,
+            Answer::Wanted => self.is_client_blocked(),
             Answer::Head => self.upload.get() == Upload::Wanted,
             Answer::Moving => true,
         }

@@ -28,7 +28,7 @@ use crate::{
     catalog::{Catalog, EvidenceSender, Table, Upstream},
     client::Pool,
     config::ByName,
-    net::Watch,
+    net::{Meter, Watch},
     selector::{View, WorkerSelectors},
     server::{self, Listening, Shutdown},
     syntax::target::HostAndPath,
@@ -151,9 +151,9 @@ impl Worker {
         }
     }
 
-    /// The waits of a request that began then.
-    pub(super) fn waits(&self, began: Instant) -> Waits {
-        self.unused_waits.take(&self.watch, began)
+    /// The waits of a request that began then, over a connection with this meter.
+    pub(super) fn waits(&self, began: Instant, client: &Rc<Meter>) -> Waits {
+        self.unused_waits.take(&self.watch, began, client)
     }
 
     /// The routes as they are now; a request keeps them while it needs them.

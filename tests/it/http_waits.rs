@@ -225,6 +225,27 @@ async fn an_answer_that_stalls_is_cut_for_the_client_and_fails_the_endpoint() {
 }
 
 #[tokio::test]
+async fn a_client_that_takes_nothing_for_a_while_makes_no_endpoint_slow() {
+    const LONG_ANSWER: usize = 30 << 20;
+    let origin = after_head(|mut stream, _| async move {
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LONG_ANSWER}\r\n\r\n");
+        let _ = stream.write_all(head.as_bytes()).await;
+        // The gateway waits for more when the client stops.
+        tokio::time::sleep(SHORT / 4).await;
+        let _ = stream.write_all(&vec![b'x'; LONG_ANSWER]).await;
+        pending().await
+    })
+    .await;
+    let setup = Setup::to(&[&origin]).with(|setup| setup.upstream().timeouts.idle = Some(SHORT));
+    let gateway = Gateway::start(setup);
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    tokio::time::sleep(SHORT * 4).await;
+    assert_eq!(client.answer().await.body.len(), LONG_ANSWER);
+    judged(&gateway, 0).await;
+}
+
+#[tokio::test]
 async fn an_answer_that_pauses_goes_on_by_default() {
     let go_on = Arc::new(Notify::new());
     let going = go_on.clone();
