@@ -369,8 +369,7 @@ async fn a_killed_etcd_is_unavailable_at_once_and_back_with_a_new_feed() {
         let killed = Instant::now();
         assert_eq!(next(&mut feed).await.unwrap_err().kind(), "unavailable");
         assert_eq!(next(&mut client.follow(b"s/".into())).await.unwrap_err().kind(), "unavailable");
-        // It would be noticed in any case when it has been silent for long enough.
-        assert!(killed.elapsed() < etcd.config().silence, "{:?}", killed.elapsed());
+        assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
 
         etcd.restart().await;
         next(&mut client.follow(b"s/".into())).await.unwrap();
