@@ -1,6 +1,6 @@
 //! Connections to endpoints.
 
-use std::{future::poll_fn, io, net::SocketAddr, rc::Rc, time::Duration};
+use std::{future::poll_fn, io, net::SocketAddr, rc::Rc, task::Poll, time::Duration};
 
 use hyper::{
     body::{Body, Bytes},
@@ -49,6 +49,15 @@ impl<B> Connection<B> {
         self.shared.interim.take()
     }
 
+    /// Closes it at once. Dropping it closes it as well, but not while the endpoint takes nothing of a request that it
+    /// has answered already.
+    pub fn close(self) {
+        self.shared.closing.set(true);
+        if let Some(driver) = self.shared.driver.take() {
+            driver.wake();
+        }
+    }
+
     /// Looks once more whether an idle connection is still one: the endpoint may have closed it a moment ago. A call
     /// into the kernel.
     pub(super) fn is_stale(&self) -> bool {
@@ -70,11 +79,18 @@ where
         .handshake(TokioIo::new(Outgoing::new(stream, shared.clone())))
         .await
         .map_err(|error| DialError::Failed { address, error: io::Error::other(error) })?;
-    let switching = shared.clone();
+    let steered = shared.clone();
     tokio::task::spawn_local(net::guarded("connection to an endpoint", async move {
-        match poll_fn(|cx| driver.poll_without_shutdown(cx)).await {
+        let driven = poll_fn(|cx| {
+            if steered.closing.get() {
+                return Poll::Ready(Ok(()));
+            }
+            steered.driver.borrow_mut().get_or_insert_with(|| cx.waker().clone());
+            driver.poll_without_shutdown(cx)
+        });
+        match driven.await {
             Ok(()) => {
-                if let Some(switched) = switching.switched.take() {
+                if let Some(switched) = steered.switched.take() {
                     let parts = driver.into_parts();
                     // Nobody waits for it any more: it closes.
                     let _ = switched.send((parts.io.into_inner().into_inner(), parts.read_buf));

@@ -5,7 +5,7 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use hyper::body::Bytes;
@@ -33,6 +33,10 @@ pub(super) struct Shared {
     pub expecting: Cell<bool>,
     /// Interim answers so far.
     pub interim: Cell<u64>,
+    /// Nobody waits for anything on it any more, whatever is under way.
+    pub closing: Cell<bool>,
+    /// The task that drives the connection.
+    pub driver: RefCell<Option<Waker>>,
     /// Where the stream goes when it carries no HTTP any more, with what was read too far.
     pub switched: RefCell<Option<oneshot::Sender<(Stream, Bytes)>>>,
 }

@@ -93,7 +93,7 @@ impl ReplyBody {
 impl Ending {
     /// The answer is complete: the request is over, and its connection is free for the next.
     fn settle(self) {
-        let Self { mut connection, pool, address, keep, in_flight, evidence, well, success, upload } = self;
+        let Self { mut connection, pool, address, keep, in_flight, evidence, well, success, .. } = self;
         if success {
             in_flight.stats().confirm();
         }
@@ -111,11 +111,7 @@ impl Ending {
                         pool.put(address, connection, Instant::now(), keep.max_idle, keep.idle_timeout);
                     }
                     Ok(Err(_)) => {}
-                    Err(_) => {
-                        if let Some(upload) = upload {
-                            upload.cut();
-                        }
-                    }
+                    Err(_) => connection.close(),
                 }
             });
         }

@@ -31,7 +31,7 @@ impl ConnInfo {
     }
 
     /// Ends the connection with a reset, so that the client cannot take what it has got for whole.
-    pub fn abort(&self) {
+    pub(super) fn abort(&self) {
         self.reset.set(true);
         self.orders.give(Order::End);
     }

@@ -72,7 +72,7 @@ impl Record {
     }
 
     /// How long the head of the answer took.
-    pub fn took(&self) -> Option<Duration> {
+    fn took(&self) -> Option<Duration> {
         self.answer.map(|(_, at)| at.saturating_duration_since(self.started))
     }
 }

@@ -358,6 +358,38 @@ async fn the_rest_of_an_upload_is_not_waited_for_long_after_its_answer() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_answers_early_and_reads_no_more_keeps_no_connection() {
+    let origin = Origin::connected(|mut stream, _, _| async move {
+        let mut buffer = Vec::new();
+        while let Some(head) = read_head(&mut stream, &mut buffer).await {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+            if head.starts_with("POST") {
+                pending().await
+            }
+        }
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.workers = 1));
+    let tasks = || gateway.metrics.tasks()[0].1;
+    let mut first = gateway.client().await;
+    assert_eq!(first.get("/").await.text(), "ok");
+    // With the connection that the upload is going to take.
+    let before = tasks();
+    let (mut reader, mut writer) = gateway.client().await.stream.into_split();
+    let sending = tokio::spawn(async move {
+        let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\n";
+        let _ = writer.write_all(head).await;
+        while writer.write_all(&[b'x'; 65536]).await.is_ok() {}
+    });
+    let mut answer = vec![0; 12];
+    tokio::time::timeout(LONG, reader.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, b"HTTP/1.1 200");
+    until("the connection to the endpoint is gone", || tasks() < before).await;
+    sending.abort();
+    judged(&gateway, 0).await;
+}
+
+#[tokio::test]
 async fn a_post_that_meets_a_connection_which_has_closed_goes_out_on_another() {
     let closing = Arc::new(Notify::new());
     let close = closing.clone();
