@@ -16,11 +16,14 @@ pub(super) const NAME: HeaderName = HeaderName::from_static("cdn-loop");
 const VISITS_MOST: usize = 3;
 
 /// The name of this process, another one after a restart. Never freed, so that workers share no count of its holders.
-static OWN: LazyLock<&'static str> = LazyLock::new(|| format!("witgate-{:016x}", fastrand::u64(..)).leak());
+static OWN: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let name: &'static str = format!("witgate-{:016x}", fastrand::u64(..)).leak();
+    HeaderValue::from_static(name)
+});
 
 /// Refuses a request that has been here too often.
 pub(super) fn check(headers: &HeaderMap) -> Result<(), RequestError> {
-    if headers.contains_key(NAME) && visits(headers, *OWN) >= VISITS_MOST {
+    if visits(headers, OWN.as_bytes()) >= VISITS_MOST {
         return Err(RequestError::Loop);
     }
     Ok(())
@@ -28,7 +31,7 @@ pub(super) fn check(headers: &HeaderMap) -> Result<(), RequestError> {
 
 /// Adds this gateway. `seen`: others have been named.
 pub(super) fn visit(headers: &mut HeaderMap, seen: bool) {
-    let mut all = HeaderValue::from_static(*OWN);
+    let mut all = OWN.clone();
     if seen {
         let others = list::of(headers, &NAME).chain([OWN.as_bytes()]);
         let others = others.collect::<Vec<_>>().join(&b", "[..]);
@@ -37,8 +40,8 @@ pub(super) fn visit(headers: &mut HeaderMap, seen: bool) {
     headers.insert(NAME, all);
 }
 
-fn visits(headers: &HeaderMap, own: &str) -> usize {
-    list::of(headers, &NAME).filter(|visit| list::bare(visit).eq_ignore_ascii_case(own.as_bytes())).count()
+fn visits(headers: &HeaderMap, own: &[u8]) -> usize {
+    list::of(headers, &NAME).filter(|visit| list::bare(visit).eq_ignore_ascii_case(own)).count()
 }
 
 #[cfg(test)]
@@ -53,7 +56,7 @@ mod tests {
         {
             headers.append(NAME, line.parse().unwrap());
         }
-        assert_eq!(visits(&headers, "witgate-1"), 2);
+        assert_eq!(visits(&headers, b"witgate-1"), 2);
     }
 
     #[test]
@@ -66,7 +69,7 @@ mod tests {
             visit(&mut headers, true);
         }
         assert!(matches!(check(&headers), Err(RequestError::Loop)));
-        let own = *OWN;
+        let own = OWN.to_str().unwrap();
         assert_eq!(headers[NAME], format!("a.example; hops=\"1,2\", b, \"never closed, {own}, {own}, {own}"));
 
         let mut headers = HeaderMap::new();

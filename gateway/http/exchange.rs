@@ -17,6 +17,7 @@ use super::{
     attempt::{Attempt, Dialing, Opened, Picked},
     forward,
     reply::{Ending, ReplyBody},
+    seen::Seen,
     service::Peer,
     tunnel::tunnel,
     upload::{Course, RequestBody},
@@ -43,6 +44,7 @@ pub(super) struct Routed {
     pub peer: Rc<Peer>,
     pub inbound: Rc<ConnInfo>,
     pub asked: HostAndPath,
+    pub seen: Seen,
     /// How many bytes of the path are not forwarded.
     pub strip: usize,
     pub timeouts: config::RouteTimeouts,
@@ -85,6 +87,7 @@ type Outcome = Result<Response<Incoming>, Failed>;
 /// The head of an answer, with what it came over.
 pub(super) struct Headed {
     response: Response<Incoming>,
+    seen: Seen,
     attempt: Attempt,
     opened: Opened,
     at: Instant,
@@ -97,7 +100,7 @@ impl Routed {
     /// Picks an endpoint, and sends the request if one of its connections is idle; otherwise it is sent once there is
     /// one.
     pub(super) fn send(mut self, target: Rc<Target>) -> Result<Box<Exchange>, Box<Response<ReplyBody>>> {
-        let Self { peer, inbound, asked, strip, timeouts, mut record, body, .. } = self;
+        let Self { peer, inbound, asked, seen, strip, timeouts, mut record, body, .. } = self;
         // Stays where it is: it is large.
         let head = &mut self.head;
         target.upstream.touch(record.started);
@@ -126,7 +129,7 @@ impl Routed {
         };
         let has_body = exchange.upload.is_some();
         let (upgrading, altered) =
-            forward::request(head, &exchange.asked, &exchange.peer.sender, strip, has_body);
+            forward::request(head, &exchange.asked, &exchange.peer.sender, strip, has_body, seen);
         (exchange.upgrading, exchange.altered) = (upgrading, Some(altered));
         let begun = exchange.record.started;
         exchange.begin(picked, Request::from_parts(self.head, body), begun);
@@ -243,14 +246,15 @@ impl Exchange {
 
     /// Judges how a try ended. None: another one has begun.
     fn conclude(&mut self, outcome: Outcome) -> Result<Option<Headed>, RequestError> {
-        let outcome = outcome.and_then(|response| verdict::accept(response, self.upgrading));
+        let seen = outcome.as_ref().map_or_else(|_| Seen::default(), |response| Seen::of(response.headers()));
+        let outcome = outcome.and_then(|response| verdict::accept(response, seen, self.upgrading));
         let step = mem::replace(&mut self.step, Step::Over);
         let Some(mut opened) = self.opened.take() else { return Ok(None) };
         let at = Instant::now();
         let (well, success) = self.learn(&mut opened, &outcome, at);
         match (outcome, step) {
             (Ok(response), Step::Sent(attempt)) => {
-                Ok(Some(Headed { response, attempt, opened, at, well, success }))
+                Ok(Some(Headed { response, seen, attempt, opened, at, well, success }))
             }
             // There is no answer without a try.
             (Ok(_), _) => Ok(None),
@@ -306,7 +310,7 @@ impl Exchange {
     /// Hands the answer on; its body goes by itself.
     pub(super) fn answer(self, headed: Headed) -> Response<ReplyBody> {
         let Self { peer, target, inbound, mut record, waits, upload, .. } = self;
-        let Headed { mut response, attempt, opened, at, well, success } = headed;
+        let Headed { mut response, seen, attempt, opened, at, well, success } = headed;
         let Attempt { connection, spare, switched, .. } = attempt;
         let interim = connection.interim();
         if interim > 0 {
@@ -316,7 +320,7 @@ impl Exchange {
             peer.worker.spares.keep(spare);
         }
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        forward::response(response.headers_mut(), switching);
+        forward::response(response.headers_mut(), seen, switching);
         *response.version_mut() = Version::HTTP_11;
         record.answered(response.status().as_u16(), at);
         let Opened { member, in_flight, .. } = opened;

@@ -5,7 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts, uri::Uri};
 use ipnet::IpNet;
 
-use super::{RequestError, cdn_loop};
+use super::{
+    RequestError, cdn_loop,
+    seen::{HOP_BY_HOP, Seen, is_disguised, is_ours},
+};
 use crate::{
     selector::Altered,
     syntax::{list, target::HostAndPath, upgrade},
@@ -14,53 +17,9 @@ use crate::{
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-
-/// Headers that concern one connection and not the message. The last is answered here, when the endpoint asks for the
-/// body.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HTTP2_SETTINGS,
-    header::EXPECT,
-];
-/// Places in `HOP_BY_HOP`.
-const CONNECTION: usize = 0;
-const TRANSFER_ENCODING: usize = 5;
-const UPGRADE: usize = 6;
 
 /// What every forwarded request has of us, whatever the client sent.
 static OURS: [HeaderName; 4] = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, cdn_loop::NAME];
-
-/// Whether an endpoint believes that a header with this name is ours, or is about the message itself. A client neither
-/// takes such a header away by naming it in `Connection`, nor sends it as a trailer or under a name that some servers
-/// take for the same.
-fn is_ours(name: &str) -> bool {
-    name.starts_with("x-forwarded-")
-        || matches!(name, "forwarded" | "host" | "content-length" | "cdn-loop")
-        || HOP_BY_HOP.iter().any(|ours| name == ours.as_str())
-}
-
-/// Whether a name is that of a header of ours to a server that makes one byte of all that is neither letter nor digit, as
-/// CGI does: `x_forwarded_for`.
-fn is_disguised(name: &str) -> bool {
-    name.bytes().any(is_odd) && {
-        let plain: String = name.bytes().map(|byte| if is_odd(byte) { '-' } else { byte as char }).collect();
-        is_ours(&plain)
-    }
-}
-
-/// Bytes that are not in the name of any header of ours. Names are in lower case.
-fn is_odd(byte: u8) -> bool {
-    !(byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-}
 
 /// Who sent a request over a connection, as far as the connection says.
 pub(super) struct Sender {
@@ -116,11 +75,11 @@ pub(super) fn request(
     sender: &Sender,
     strip: usize,
     has_body: bool,
+    seen: Seen,
 ) -> (bool, Altered) {
     let mut altered = Altered::new(&OURS);
     aim(head, asked, strip);
-    let seen = Seen::of(&head.headers);
-    let keep = if seen.hop_by_hop != 0 { Kept::of(head, has_body) } else { Kept::default() };
+    let keep = if seen.has_hop_by_hop() { Kept::of(head, has_body) } else { Kept::default() };
     remove_hop_by_hop(&mut head.headers, &seen, |headers, name| altered.remove(headers, name));
     if seen.odd {
         remove(&mut head.headers, is_disguised, &mut altered);
@@ -146,7 +105,7 @@ pub(super) fn request(
 /// (RFC 9110 10.1.1).
 pub(super) fn expectation(headers: &HeaderMap) -> Result<(), RequestError> {
     let known = |element: &[u8]| element.eq_ignore_ascii_case(b"100-continue");
-    if headers.contains_key(header::EXPECT) && !list::of(headers, &header::EXPECT).all(known) {
+    if !list::of(headers, &header::EXPECT).all(known) {
         return Err(RequestError::Expectation);
     }
     Ok(())
@@ -182,16 +141,15 @@ pub(super) fn may_switch(headers: &HeaderMap) -> bool {
 }
 
 /// Makes of an endpoint's head the one for the client. `switching` keeps what a 101 needs.
-pub(super) fn response(headers: &mut HeaderMap, switching: bool) {
-    let seen = Seen::of(headers);
+pub(super) fn response(headers: &mut HeaderMap, seen: Seen, switching: bool) {
     if seen.repeated {
         one_length(headers);
     }
-    if seen.hop_by_hop == 0 {
+    if !seen.has_hop_by_hop() {
         return;
     }
     let upgrade = if switching { headers.get(header::UPGRADE).cloned() } else { None };
-    if seen.has(TRANSFER_ENCODING) {
+    if seen.is_coded() {
         headers.remove(header::CONTENT_LENGTH);
     }
     remove_hop_by_hop(headers, &seen, |headers, name| drop(headers.remove(name)));
@@ -219,62 +177,6 @@ fn aim(head: &mut Parts, asked: &HostAndPath, strip: usize) {
     }
     if absolute && let Some(authority) = asked.authority() {
         head.headers.insert(header::HOST, authority.clone());
-    }
-}
-
-/// What kinds of headers there are, found in one pass: most messages have few of them or none.
-#[derive(Default)]
-struct Seen {
-    /// One bit for each of `HOP_BY_HOP`.
-    hop_by_hop: u16,
-    /// A `Connection` header names others.
-    names: bool,
-    forwarded: bool,
-    cdn_loop: bool,
-    trailer: bool,
-    length: bool,
-    /// The length is said more than once.
-    repeated: bool,
-    /// A name has bytes that hardly any has.
-    odd: bool,
-}
-
-impl Seen {
-    fn of(headers: &HeaderMap) -> Self {
-        let mut seen = Self::default();
-        for (name, value) in headers {
-            match name.as_str() {
-                "connection" => {
-                    seen.hop_by_hop |= 1 << CONNECTION;
-                    seen.names |= !is_common(value);
-                }
-                "keep-alive" => seen.hop_by_hop |= 1 << 1,
-                "proxy-connection" => seen.hop_by_hop |= 1 << 2,
-                "proxy-authorization" => seen.hop_by_hop |= 1 << 3,
-                "te" => seen.hop_by_hop |= 1 << 4,
-                "transfer-encoding" => seen.hop_by_hop |= 1 << TRANSFER_ENCODING,
-                "upgrade" => seen.hop_by_hop |= 1 << UPGRADE,
-                "http2-settings" => seen.hop_by_hop |= 1 << 7,
-                "expect" => seen.hop_by_hop |= 1 << 8,
-                "forwarded" => seen.forwarded = true,
-                "cdn-loop" => seen.cdn_loop = true,
-                "trailer" => seen.trailer = true,
-                "content-length" => {
-                    seen.repeated |= seen.length || value.as_bytes().contains(&b',');
-                    seen.length = true;
-                }
-                name => {
-                    seen.forwarded |= name.starts_with("x-forwarded-");
-                    // Folded without a short cut, which lets the compiler look at many bytes at once.
-                    seen.odd |= name.bytes().fold(false, |odd, byte| odd | is_odd(byte));
-                }
-            }
-        }
-        seen
-    }
-
-    fn has(&self, place: usize) -> bool {
-        self.hop_by_hop & (1 << place) != 0
     }
 }
 
@@ -366,11 +268,6 @@ fn announce(headers: &mut HeaderMap, altered: &mut Altered) {
     }
 }
 
-/// What most `Connection` headers say. The first names a header that is removed anyway, the second none.
-fn is_common(line: &HeaderValue) -> bool {
-    line.as_bytes().eq_ignore_ascii_case(b"keep-alive") || line.as_bytes().eq_ignore_ascii_case(b"close")
-}
-
 /// `X-Forwarded-*`: continued when a trusted proxy began it, begun anew otherwise.
 fn forwarded(
     headers: &mut HeaderMap,
@@ -446,15 +343,6 @@ mod tests {
         check("[::ffff:10.0.0.1]", &["1.1.1.1"], "1.1.1.1");
     }
 
-    #[test]
-    fn every_hop_by_hop_header_is_seen_as_itself() {
-        for (index, name) in HOP_BY_HOP.iter().enumerate() {
-            let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("x"))]);
-            assert_eq!(Seen::of(&headers).hop_by_hop, 1 << index, "{name}");
-            assert!(is_ours(name.as_str()));
-        }
-    }
-
     /// The head as it is forwarded, whether it asks for another protocol, and what was altered.
     fn forwarded(
         target: &str,
@@ -468,9 +356,9 @@ mod tests {
             request.headers_mut().append(name.parse::<HeaderName>().unwrap(), line.parse().unwrap());
         }
         let (mut head, ()) = request.into_parts();
-        let asked = HostAndPath::read(&head).unwrap();
+        let (asked, seen) = (HostAndPath::read(&head).unwrap(), Seen::of(&head.headers));
         let (upgrading, altered) =
-            super::request(&mut head, &asked, &sender("9.9.9.9", &[]), strip, has_body);
+            super::request(&mut head, &asked, &sender("9.9.9.9", &[]), strip, has_body, seen);
         (head, upgrading, altered)
     }
 

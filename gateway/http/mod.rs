@@ -9,6 +9,7 @@ mod forward;
 mod reply;
 mod respond;
 mod route;
+mod seen;
 mod service;
 mod spare;
 mod tunnel;

@@ -19,6 +19,7 @@ use super::{
     exchange::{Exchange, Routed},
     forward::{self, Sender},
     reply::ReplyBody,
+    seen::Seen,
     worker::{Lookup, Target, Worker},
 };
 use crate::{
@@ -69,12 +70,13 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
         Err(refusal) => return unrouted(peer, record, &refusal.into()),
     };
     // What is large is not handed through a result: it would be copied.
-    let (asked, found, strip, timeouts) = match route(peer, &head) {
+    let seen = Seen::of(&head.headers);
+    let (asked, found, strip, timeouts) = match route(peer, &head, seen) {
         Ok(found) => found,
         Err(error) => return unrouted(peer, record, &error),
     };
     let routed =
-        Routed { peer: peer.clone(), inbound: connection, asked, strip, timeouts, record, head, body };
+        Routed { peer: peer.clone(), inbound: connection, asked, seen, strip, timeouts, record, head, body };
     match found {
         Lookup::Known(target) => Call::begin(routed, target),
         Lookup::New(search) => {
@@ -85,10 +87,18 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
 }
 
 /// What a request is for, where it goes, how many bytes of its path are not forwarded, and what the route says of times.
-fn route(peer: &Peer, head: &Parts) -> Result<(HostAndPath, Lookup, usize, RouteTimeouts), RequestError> {
+fn route(
+    peer: &Peer,
+    head: &Parts,
+    seen: Seen,
+) -> Result<(HostAndPath, Lookup, usize, RouteTimeouts), RequestError> {
     let asked = HostAndPath::read(head).map_err(Refusal::from)?;
-    forward::expectation(&head.headers)?;
-    cdn_loop::check(&head.headers)?;
+    if seen.is_expecting() {
+        forward::expectation(&head.headers)?;
+    }
+    if seen.cdn_loop {
+        cdn_loop::check(&head.headers)?;
+    }
     let routes = peer.worker.routes();
     let route = routes.find(&peer.listener.name, head, &asked).ok_or(RequestError::NoRoute)?;
     let found = peer.worker.target(route.goal, head, &asked)?;

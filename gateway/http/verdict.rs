@@ -4,7 +4,7 @@
 use http::{Request, Response, StatusCode};
 use hyper::client::conn::TrySendError;
 
-use super::{RequestError, forward, upload::RequestBody};
+use super::{RequestError, forward, seen::Seen, upload::RequestBody};
 use crate::{client::DialError, telemetry::Fault, upstream::Evidence};
 
 /// A try that failed, and the request if it can be tried again.
@@ -95,8 +95,10 @@ pub(super) fn success<B>(outcome: &Result<Response<B>, Failed>) -> Option<bool> 
 }
 
 /// An answer is one only if it can be handed on as what it is.
-pub(super) fn accept<B>(response: Response<B>, upgrading: bool) -> Result<Response<B>, Failed> {
-    forward::coding(response.headers()).map_err(Failed::sent)?;
+pub(super) fn accept<B>(response: Response<B>, seen: Seen, upgrading: bool) -> Result<Response<B>, Failed> {
+    if seen.is_coded() {
+        forward::coding(response.headers()).map_err(Failed::sent)?;
+    }
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching && !(upgrading && forward::may_switch(response.headers())) {
         return Err(Failed::sent(RequestError::BadAnswer("switches protocols unasked".into())));
@@ -193,8 +195,8 @@ mod tests {
     #[test]
     fn a_switch_of_protocols_has_to_be_asked_for() {
         let switching = || Response::builder().status(101).body(()).unwrap();
-        assert!(accept(switching(), true).is_ok());
-        let outcome = accept(switching(), false);
+        assert!(accept(switching(), Seen::default(), true).is_ok());
+        let outcome = accept(switching(), Seen::default(), false);
         assert_eq!(evidence(&outcome), Some(Evidence::Broke));
     }
 }

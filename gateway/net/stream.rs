@@ -1,6 +1,7 @@
 //! TCP as both sides of the gateway use it.
 
 use std::{
+    cell::RefCell,
     io::{self, IoSlice},
     net::Shutdown,
     pin::Pin,
@@ -24,7 +25,7 @@ const SMALL: usize = 1024;
 
 /// A stream that sends short messages in one piece, leaves longer ones where they are, and counts both ways.
 pub struct Stream {
-    socket: Rc<TcpStream>,
+    socket: Rc<RefCell<TcpStream>>,
     meter: Rc<Meter>,
     /// Where pieces are put together.
     piece: Vec<u8>,
@@ -34,7 +35,7 @@ pub struct Stream {
 
 impl Stream {
     pub fn new(socket: TcpStream) -> Self {
-        Self { socket: Rc::new(socket), meter: Rc::default(), piece: Vec::new(), hidden: false }
+        Self { socket: Rc::new(RefCell::new(socket)), meter: Rc::default(), piece: Vec::new(), hidden: false }
     }
 
     /// What tells of the socket while the stream is elsewhere.
@@ -48,20 +49,21 @@ impl Stream {
 
     /// Has closing reset the connection, so that the peer cannot take what it has got for whole.
     pub fn reset_on_close(&self) -> io::Result<()> {
-        socket2::SockRef::from(&*self.socket).set_linger(Some(std::time::Duration::ZERO))
+        socket2::SockRef::from(&*self.socket.borrow()).set_linger(Some(std::time::Duration::ZERO))
     }
 
     /// Ready as soon as the peer has closed its sending side or reset the connection, also when bytes that it sent
     /// before are still unread. Reads nothing.
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let socket = self.socket.borrow();
         loop {
-            if ready!(self.socket.poll_read_ready(cx)).is_err() || shows(&self.socket, PollFlags::RDHUP) {
+            if ready!(socket.poll_read_ready(cx)).is_err() || shows(&socket, PollFlags::RDHUP) {
                 return Poll::Ready(());
             }
             // There are bytes, and nothing else. The runtime wakes for what comes next only when it believes that
             // there is nothing now.
             self.hidden = true;
-            forget(&self.socket, Interest::READABLE);
+            forget(&socket, Interest::READABLE);
         }
     }
 
@@ -72,7 +74,7 @@ impl Stream {
 
     /// Reads what the runtime may not know of.
     fn read_hidden(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match recv(&*self.socket, buf.initialize_unfilled(), RecvFlags::DONTWAIT) {
+        match recv(&*self.socket.borrow(), buf.initialize_unfilled(), RecvFlags::DONTWAIT) {
             Ok((_, len)) => {
                 buf.advance(len);
                 Poll::Ready(Ok(()))
@@ -103,7 +105,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         if !self.hidden || self.read_hidden(buf)?.is_pending() {
-            ready!(read(&self.socket, cx, buf))?;
+            ready!(Pin::new(&mut *self.socket.borrow_mut()).poll_read(cx, buf))?;
         }
         self.meter.count_read(buf.filled().len() - before);
         Poll::Ready(Ok(()))
@@ -112,7 +114,7 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let wrote = write(&self.socket, cx, buf.len(), |socket| socket.try_write(buf));
+        let wrote = Pin::new(&mut *self.socket.borrow_mut()).poll_write(cx, buf);
         self.count(wrote)
     }
 
@@ -122,16 +124,18 @@ impl AsyncWrite for Stream {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let Self { socket, piece, .. } = &mut *self;
+        let mut socket = socket.borrow_mut();
         let whole = bufs.iter().map(|buf| buf.len()).sum();
         let wrote = match bufs {
-            [buf] => write(socket, cx, whole, |socket| socket.try_write(buf)),
+            [buf] => Pin::new(&mut *socket).poll_write(cx, buf),
             _ if whole <= SMALL => {
                 piece.clear();
                 bufs.iter().for_each(|buf| piece.extend_from_slice(buf));
-                write(socket, cx, whole, |socket| socket.try_write(piece))
+                Pin::new(&mut *socket).poll_write(cx, piece)
             }
-            _ => write(socket, cx, whole, |socket| socket.try_write_vectored(bufs)),
+            _ => write_pieces(&socket, cx, bufs, whole),
         };
+        drop(socket);
         self.count(wrote)
     }
 
@@ -144,17 +148,17 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(socket2::SockRef::from(&*self.socket).shutdown(Shutdown::Write))
+        Poll::Ready(socket2::SockRef::from(&*self.socket.borrow()).shutdown(Shutdown::Write))
     }
 }
 
 /// What a socket shows of itself while its stream is in other hands.
-pub struct Sight(Rc<TcpStream>);
+pub struct Sight(Rc<RefCell<TcpStream>>);
 
 impl Sight {
     /// Whether the peer has closed, or has sent what nobody waits for. Asks the kernel, without waiting.
     pub fn stirs(&self) -> bool {
-        shows(&self.0, PollFlags::RDHUP | PollFlags::IN)
+        shows(&self.0.borrow(), PollFlags::RDHUP | PollFlags::IN)
     }
 }
 
@@ -172,34 +176,17 @@ fn forget(socket: &TcpStream, what: Interest) {
     let _ = socket.try_io(what, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
 
-fn read(socket: &TcpStream, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-    let room = buf.remaining();
-    loop {
-        ready!(socket.poll_read_ready(cx))?;
-        match socket.try_read_buf(buf) {
-            Ok(len) => {
-                // Less than there was room for: the kernel has no more, and need not be asked once more to say so.
-                // Nothing is lost, since what comes now is told to this thread later.
-                if 0 < len && len < room {
-                    forget(socket, Interest::READABLE);
-                }
-                return Poll::Ready(Ok(()));
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Poll::Ready(Err(error)),
-        }
-    }
-}
-
-fn write(
+/// Writes from several places at once. The kernel that took less than all has no more room: it is not asked once more to
+/// say so, as the runtime would.
+fn write_pieces(
     socket: &TcpStream,
     cx: &mut Context<'_>,
+    bufs: &[IoSlice<'_>],
     whole: usize,
-    once: impl Fn(&TcpStream) -> io::Result<usize>,
 ) -> Poll<io::Result<usize>> {
     loop {
         ready!(socket.poll_write_ready(cx))?;
-        match once(socket) {
+        match socket.try_write_vectored(bufs) {
             Ok(len) => {
                 if 0 < len && len < whole {
                     forget(socket, Interest::WRITABLE);

@@ -7,8 +7,14 @@ use crate::upstream::Slot;
 /// Whether a request that may have reached an endpoint can be sent to another one: its method is idempotent
 /// (RFC 9110, 9.2.2) and it has no body that is gone now.
 pub fn repeatable(method: &Method, has_body: bool) -> bool {
-    let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE];
-    !has_body && idempotent.contains(method)
+    !has_body && is_idempotent(method)
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
 }
 
 /// The tries of one request. Allocates nothing before the first of them has failed.

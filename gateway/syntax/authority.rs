@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, net::Ipv6Addr};
 
-use super::{alphanumeric_or, encoded, push_encoded};
+use super::{alphanumeric_or, path, push_encoded};
 
 /// A host, and perhaps a port. No user: in a request it only misleads (RFC 9110 4.2.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,23 +24,20 @@ pub fn parse(text: &[u8]) -> Option<Authority> {
         let normal = literal(&text[1..end])?;
         return Some(Authority { host: end + 1, port: port(&text[end + 1..])?, normal });
     }
-    let (mut end, mut normal) = (0, true);
+    let (mut end, mut seen) = (0, 0);
     while let Some(byte) = text.get(end) {
-        match byte {
-            b':' => break,
-            b'%' => {
-                encoded(&text[end..])?;
-                normal = false;
-                end += 2;
-            }
-            b'A'..=b'Z' => normal = false,
-            byte if !is_name(*byte) => return None,
-            _ => {}
+        let kind = KINDS[*byte as usize];
+        if kind == END {
+            break;
         }
+        seen |= kind;
         end += 1;
     }
+    if seen & NEVER != 0 || seen & SPECIAL != 0 && !path::is_encoded_well(&text[..end]) {
+        return None;
+    }
     let dot = end > 0 && text[end - 1] == b'.';
-    Some(Authority { host: end, port: port(&text[end..])?, normal: normal && !dot })
+    Some(Authority { host: end, port: port(&text[end..])?, normal: seen == 0 && !dot })
 }
 
 /// The form in which hosts are compared: lower case, nothing encoded that need not be, without the dot of the root, an
@@ -106,6 +103,31 @@ fn port(text: &[u8]) -> Option<Option<u16>> {
     })?;
     Some((!digits.is_empty()).then_some(port))
 }
+
+/// Not in the form in which hosts are compared.
+const UPPER: u8 = 1;
+/// Is followed by two digits.
+const SPECIAL: u8 = 2;
+const NEVER: u8 = 4;
+/// What comes behind it is the port.
+const END: u8 = 8;
+
+/// What a byte of a name means; zero for most.
+const KINDS: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut byte = 0;
+    while byte < kinds.len() {
+        kinds[byte] = match byte as u8 {
+            b':' => END,
+            b'%' => SPECIAL,
+            b'A'..=b'Z' => UPPER,
+            other if !is_name(other) => NEVER,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    kinds
+};
 
 /// Bytes of a name, and of an IPv4 address.
 const fn is_name(byte: u8) -> bool {

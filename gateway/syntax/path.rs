@@ -17,6 +17,18 @@ pub fn is_encoded_well(path: &[u8]) -> bool {
 }
 
 fn is_normal(path: &[u8]) -> bool {
+    // What most paths have nothing of: all that could be otherwise is a percent sign, or a slash before one of these. Folded
+    // without a short cut, which lets the compiler look at many bytes at once.
+    let next = path.get(1..).unwrap_or_default().iter();
+    let doubtful = path.iter().fold(false, |seen, byte| seen | (*byte == b'%'))
+        | path
+            .iter()
+            .zip(next)
+            .fold(false, |seen, (byte, next)| seen | ((*byte == b'/') & ((*next == b'/') | (*next == b'.'))));
+    !doubtful || is_normal_at_each_slash(path)
+}
+
+fn is_normal_at_each_slash(path: &[u8]) -> bool {
     let (mut from, mut slash) = (0, false);
     // Everything that could be otherwise begins with a slash or a percent sign.
     while let Some(found) = memchr::memchr2(b'/', b'%', &path[from..]) {
