@@ -71,6 +71,8 @@ pub(super) struct Exchange {
     /// The try that is under way.
     opened: Option<Opened>,
     step: Step,
+    /// The head of the answer, once it is there and accepted. Stays where it is until it is handed out: it is large.
+    headed: Option<Headed>,
 }
 
 /// Where the try is that is under way.
@@ -84,12 +86,10 @@ enum Step {
 /// How a try ended: with the head of an answer, or without.
 type Outcome = Result<Response<Incoming>, Failed>;
 
-/// The head of an answer, with what it came over.
-pub(super) struct Headed {
+/// The head of an answer, and what was learned from it.
+struct Headed {
     response: Response<Incoming>,
     seen: Seen,
-    attempt: Attempt,
-    opened: Opened,
     at: Instant,
     /// The first verdict, for the endpoint's health and for its statistics.
     well: bool,
@@ -122,6 +122,7 @@ impl Routed {
             upgrading: false,
             opened: None,
             step: Step::Over,
+            headed: None,
         });
         let picked = match exchange.pick(head) {
             Ok(picked) => picked,
@@ -139,7 +140,7 @@ impl Routed {
 
 impl Exchange {
     /// Waits for the head of an answer, or for the failure that no other try can mend.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Headed, RequestError>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RequestError>> {
         self.waits.remember(cx);
         loop {
             let outcome = match self.poll_step(cx) {
@@ -149,12 +150,13 @@ impl Exchange {
                     None => return Poll::Pending,
                 },
             };
-            match self.conclude(outcome) {
-                Ok(Some(headed)) => return Poll::Ready(Ok(headed)),
-                // Another try has begun.
-                Ok(None) => {}
-                Err(error) => return Poll::Ready(Err(error)),
+            if let Err(error) = self.conclude(outcome) {
+                return Poll::Ready(Err(error));
             }
+            if self.headed.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+            // Another try has begun.
         }
     }
 
@@ -244,31 +246,28 @@ impl Exchange {
         self.step = Step::Sent(Attempt::send(connection, request, spare, self.upgrading));
     }
 
-    /// Judges how a try ended. None: another one has begun.
-    fn conclude(&mut self, outcome: Outcome) -> Result<Option<Headed>, RequestError> {
+    /// Judges how a try ended. Where nothing is `headed` after it, another one has begun.
+    fn conclude(&mut self, outcome: Outcome) -> Result<(), RequestError> {
         let seen = outcome.as_ref().map_or_else(|_| Seen::default(), |response| Seen::of(response.headers()));
         let outcome = outcome.and_then(|response| verdict::accept(response, seen, self.upgrading));
-        let step = mem::replace(&mut self.step, Step::Over);
-        let Some(mut opened) = self.opened.take() else { return Ok(None) };
         let at = Instant::now();
-        let (well, success) = self.learn(&mut opened, &outcome, at);
-        match (outcome, step) {
-            (Ok(response), Step::Sent(attempt)) => {
-                Ok(Some(Headed { response, seen, attempt, opened, at, well, success }))
+        let (well, success) = self.learn(&outcome, at);
+        match outcome {
+            Ok(response) => {
+                self.headed = Some(Headed { response, seen, at, well, success });
+                Ok(())
             }
-            // There is no answer without a try.
-            (Ok(_), _) => Ok(None),
-            (Err(failed), step) => {
-                drop(step);
-                self.next(opened, failed).map(|()| None)
+            Err(failed) => {
+                self.step = Step::Over;
+                self.next(failed)
             }
         }
     }
 
     /// The endpoint's statistics and its upstream's health learn of a try that ended just now. Says
     /// whether the one and the other have only good to remember.
-    fn learn(&self, opened: &mut Opened, outcome: &Outcome, at: Instant) -> (bool, bool) {
-        let Opened { member, begun, trial, .. } = opened;
+    fn learn(&mut self, outcome: &Outcome, at: Instant) -> (bool, bool) {
+        let Some(Opened { member, begun, trial, .. }) = &mut self.opened else { return (false, false) };
         let success = verdict::success(outcome);
         if let Some(success) = success {
             member.stats().record(at, at.saturating_duration_since(*begun), success);
@@ -286,11 +285,10 @@ impl Exchange {
     }
 
     /// Begins another try after one that failed, or says why there is none.
-    fn next(&mut self, opened: Opened, failed: Failed) -> Result<(), RequestError> {
+    fn next(&mut self, failed: Failed) -> Result<(), RequestError> {
         self.waits.unsent();
         let Failed { error, progress, again } = failed;
-        let member = opened.member.clone();
-        drop(opened);
+        let Some(Opened { member, .. }) = self.opened.take() else { return Err(error) };
         let more = self.attempts.failed(member.slot(), member);
         let Some(request) = again.filter(|_| more) else { return Err(error) };
         let (head, body) = request.into_parts();
@@ -307,10 +305,11 @@ impl Exchange {
         }
     }
 
-    /// Hands the answer on; its body goes by itself.
-    pub(super) fn answer(self, headed: Headed) -> Response<ReplyBody> {
-        let Self { peer, target, inbound, mut record, waits, upload, .. } = self;
-        let Headed { mut response, seen, attempt, opened, at, well, success } = headed;
+    /// Hands on the answer whose head is there; its body goes by itself. None: no head is there.
+    pub(super) fn answer(self: Box<Self>) -> Option<Response<ReplyBody>> {
+        let Self { peer, target, inbound, mut record, waits, upload, opened, step, headed, .. } = *self;
+        let (Some(headed), Some(opened), Step::Sent(attempt)) = (headed, opened, step) else { return None };
+        let Headed { mut response, seen, at, well, success } = headed;
         let Attempt { connection, spare, switched, .. } = attempt;
         let interim = connection.interim();
         if interim > 0 {
@@ -324,7 +323,7 @@ impl Exchange {
         *response.version_mut() = Version::HTTP_11;
         record.answered(response.status().as_u16(), at);
         let Opened { member, in_flight, .. } = opened;
-        response.map(|incoming| match switched {
+        Some(response.map(|incoming| match switched {
             Some(switched) if switching => {
                 record.ended();
                 in_flight.stats().confirm();
@@ -345,7 +344,7 @@ impl Exchange {
                 };
                 ReplyBody::passing(incoming, ending, waits, record)
             }
-        })
+        }))
     }
 
     /// Answers in the endpoint's place.

@@ -8,7 +8,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Headers that concern one connection and not the message. The last is answered here, when the endpoint asks for the
 /// body.
-pub(super) const HOP_BY_HOP: [HeaderName; 9] = [
+pub(super) static HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     KEEP_ALIVE,
     PROXY_CONNECTION,
@@ -139,7 +139,11 @@ const fn length_bit(length: usize) -> u32 {
 
 /// What most `Connection` headers say. The first names a header that is removed anyway, the second none.
 fn is_common(line: &HeaderValue) -> bool {
-    line.as_bytes().eq_ignore_ascii_case(b"keep-alive") || line.as_bytes().eq_ignore_ascii_case(b"close")
+    let line = line.as_bytes();
+    line == b"keep-alive"
+        || line == b"close"
+        || line.eq_ignore_ascii_case(b"keep-alive")
+        || line.eq_ignore_ascii_case(b"close")
 }
 
 /// Whether an endpoint believes that a header with this name is ours, or is about the message itself. A client neither

@@ -141,10 +141,12 @@ impl Future for Call {
         if let Self::Going(exchange) = call {
             let headed = ready!(exchange.poll(cx));
             if let Self::Going(exchange) = mem::replace(call, Self::Over) {
-                return Poll::Ready(match headed {
-                    Ok(headed) => exchange.answer(headed),
-                    Err(error) => exchange.fail(&error),
-                });
+                let answer = match headed {
+                    Ok(()) => exchange.answer(),
+                    Err(error) => Some(exchange.fail(&error)),
+                };
+                // There is one once there is a head.
+                return answer.map_or(Poll::Pending, Poll::Ready);
             }
         }
         match mem::replace(call, Self::Over) {

@@ -71,6 +71,14 @@ impl Course {
         self.state.get() == State::Failed
     }
 
+    fn remember(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        match &mut *waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *waker = Some(cx.waker().clone()),
+        }
+    }
+
     /// Ends it where it is: the connection that it is sent over breaks.
     pub(super) fn cut(&self) {
         if self.state.get() == State::Going {
@@ -90,7 +98,7 @@ impl Live {
         }
         let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
             waits.set(Upload::Wanted);
-            course.waker.replace(Some(cx.waker().clone()));
+            course.remember(cx);
             return Poll::Pending;
         };
         let state = match &frame {
