@@ -15,8 +15,9 @@ use super::{
 };
 use crate::net::{self, Meter, Sight, Stream};
 
-/// The most that is read at once, and waits to be written, in bytes.
-const BUFFER: usize = 32 * 1024;
+/// The most that is read at once, and waits to be written, in bytes. Three to four of them are held for a client that does
+/// not read.
+const BUFFER: usize = 24 * 1024;
 
 /// A connection that can take a request. A task of its own drives it until it closes, which it does when this is
 /// dropped.

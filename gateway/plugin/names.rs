@@ -144,6 +144,7 @@ impl Entry {
             None => (None, None),
         };
         self.running = running;
+        self.compiling = false;
         self.selector.send_if_modified(|current| replace(current, selector));
         self.registry.send_if_modified(|current| replace(current, registry));
     }
@@ -155,6 +156,7 @@ impl Entry {
 
     fn refuse(&mut self, file: Option<&Path>, reason: LoadError) {
         self.refusals += 1;
+        self.compiling = false;
         self.last_refusal = Some(Refused { at: SystemTime::now(), file: file.map(PathBuf::from), reason });
     }
 

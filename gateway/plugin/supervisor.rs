@@ -372,7 +372,10 @@ impl Supervisor {
             return;
         }
         match content {
-            Content::Same => self.finished(&job.name),
+            Content::Same => {
+                self.names.with(&job.name, |entry| entry.compiling = false);
+                self.want(&job.name);
+            }
             Content::Refused(refusal, digest) => self.refuse(&job.name, &job.path, refusal, digest),
             Content::Loaded(loaded) => match self.prepare(&job.name, &loaded) {
                 Ok(plugin) => self.test(job, plugin, loaded),
@@ -384,11 +387,6 @@ impl Supervisor {
     /// Whether a file is not there any more as it was when its job began.
     fn overtaken(&self, job: &FileJob) -> bool {
         self.present.get(&job.name).is_none_or(|present| present.ticket != job.ticket)
-    }
-
-    fn finished(&mut self, name: &str) {
-        self.names.with(name, |entry| entry.compiling = false);
-        self.want(name);
     }
 
     fn prepare(&self, name: &Arc<str>, loaded: &Loaded) -> Result<Plugin, LoadError> {
@@ -433,7 +431,6 @@ impl Supervisor {
             present.digest = Some(loaded.digest);
         }
         self.exchange(&job.name, plugin, loaded, Origin::File(job.path), tried.unsettled);
-        self.finished(&job.name);
     }
 
     fn exchange(
@@ -465,7 +462,6 @@ impl Supervisor {
                 matches!(refusal, LoadError::Test(_) | LoadError::OtherKind { .. });
         }
         self.names.refuse(name, Some(path), refusal);
-        self.names.with(name, |entry| entry.compiling = false);
         self.want(name);
     }
 
