@@ -1,5 +1,16 @@
-//! What is done about failures of endpoints: which requests may be sent once more. Pure decisions, no IO.
+//! What is done about failures of endpoints: what may be tried again, where, when and how often. Pure decisions, no IO,
+//! no clock.
 
+mod budget;
+mod history;
+mod percentile;
+mod policy;
 mod retry;
+mod tried;
 
+pub use budget::{Budget, WINDOW_SECS};
+pub use history::{Event, History, Next};
+pub use percentile::Percentile;
+pub use policy::{BackupAfter, Cause, Causes, Mode, RetryPolicy, idempotent, only_reads};
 pub use retry::{Attempts, repeatable};
+pub use tried::Tried;
