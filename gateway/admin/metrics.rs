@@ -13,6 +13,7 @@ use super::{
 use crate::{
     catalog::Upstream,
     plugin::{PluginInfo, State},
+    resilience::Cause,
     telemetry::{
         Exposition, FAILURES, FAULTS, Format, UpstreamCounts, Value, log,
         names::{self, Metric},
@@ -51,7 +52,18 @@ fn requests(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
         CLASSES.into_iter().zip(counts.statuses).map(|(class, count)| ([*name, class], count))
     });
     series(exposition, &names::REQUESTS, statuses);
-    series(exposition, &names::RETRIES, counts.iter().map(|(name, counts)| ([*name], counts.retries)));
+    let of = |figure: fn(&UpstreamCounts) -> u64| {
+        counts.iter().map(move |(name, counts)| ([*name], figure(counts)))
+    };
+    series(exposition, &names::TRIES, of(UpstreamCounts::tries));
+    let retries = counts.iter().flat_map(|(name, counts)| {
+        Cause::ALL.into_iter().zip(counts.retries).map(|(cause, count)| ([*name, cause.as_str()], count))
+    });
+    series(exposition, &names::RETRIES, retries);
+    series(exposition, &names::RETRIES_REFUSED, of(|counts| counts.refused));
+    series(exposition, &names::HEDGES, of(|counts| counts.hedges));
+    series(exposition, &names::HEDGES_WON, of(|counts| counts.hedges_won));
+    series(exposition, &names::HEDGES_CANCELLED, of(|counts| counts.hedges_cancelled));
     let failures = counts.iter().flat_map(|(name, counts)| {
         FAILURES.into_iter().zip(counts.failures).map(|(kind, count)| ([*name, kind], count))
     });
@@ -60,7 +72,7 @@ fn requests(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
         FAULTS.into_iter().zip(counts.cut).map(|(fault, count)| ([*name, fault], count))
     });
     series(exposition, &names::CUT, cut);
-    series(exposition, &names::INTERIM, counts.iter().map(|(name, counts)| ([*name], counts.interim)));
+    series(exposition, &names::INTERIM, of(|counts| counts.interim));
     let mut durations = exposition.family(&names::REQUEST_DURATION);
     for (name, counts) in &counts {
         durations.histogram([name], &counts.latencies);

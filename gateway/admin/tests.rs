@@ -18,6 +18,7 @@ use crate::{
     config::{self, Config, Secret},
     connector::Lent,
     registry::{BoxFuture, Failure, Registry, Subscription},
+    resilience::{Cause, RetryPolicy},
     telemetry::names,
     upstream::{Disk, Evidence, UpstreamName},
 };
@@ -194,7 +195,7 @@ fn upstream(name: &str) -> Arc<config::Upstream> {
             write: Duration::from_secs(1),
         },
         pool: config::Pool { idle_timeout: Duration::from_secs(1), max_idle: 1 },
-        retries: 1,
+        retries: RetryPolicy::default(),
         reliability: config::Reliability::default(),
     })
 }
@@ -417,7 +418,9 @@ async fn metrics_tell_what_was_counted() {
     let api = Api::open().await;
     let orders = api.parts.catalog.table().upstreams[&UpstreamName::new("orders")].clone();
     orders.metrics.answered(1, 200, Duration::from_millis(3));
-    orders.metrics.retried(0);
+    orders.metrics.began(0);
+    orders.metrics.retried(0, Cause::Connect);
+    orders.metrics.refused(1);
     orders.metrics.learned(0, Evidence::TimedOut);
     api.post("/api/v1/upstreams/orders/pin", "").await;
     api.parts.metrics.unrouted.answered(0, 404, Duration::ZERO);
@@ -434,7 +437,10 @@ async fn metrics_tell_what_was_counted() {
         r#"witgate_request_duration_seconds_bucket{le="0.005",upstream="orders"} 1"#,
         r#"witgate_request_duration_seconds_bucket{le="+Inf",upstream="orders"} 1"#,
         r#"witgate_request_duration_seconds_count{upstream="orders"} 1"#,
-        r#"witgate_retries_total{upstream="orders"} 1"#,
+        r#"witgate_tries_total{upstream="orders"} 2"#,
+        r#"witgate_retries_total{upstream="orders",cause="connect"} 1"#,
+        r#"witgate_retries_total{upstream="orders",cause="stale"} 0"#,
+        r#"witgate_retries_refused_total{upstream="orders"} 1"#,
         r#"witgate_unrouted_requests_total{code="4xx"} 1"#,
         r#"witgate_endpoints{upstream="orders"} 2"#,
         r#"witgate_source_info{upstream="down",registry="main",service="down",origin="frozen"} 1"#,

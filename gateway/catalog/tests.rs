@@ -17,6 +17,7 @@ use crate::{
     bindings::wit,
     config::{ByName, NameFrom, NamePattern, Target},
     registry::{BoxFuture, Failure, Registry, Subscription},
+    resilience::RetryPolicy,
     upstream::{Evidence, Order, OrderError},
 };
 
@@ -90,7 +91,7 @@ fn settings(name: &str) -> Arc<config::Upstream> {
             write: Duration::from_secs(1),
         },
         pool: config::Pool { idle_timeout: Duration::from_secs(1), max_idle: 1 },
-        retries: 1,
+        retries: RetryPolicy::default(),
         reliability: config::Reliability::default(),
     })
 }
@@ -119,6 +120,8 @@ fn configured(upstreams: &[&str]) -> Arc<Config> {
         name: "route[0]".into(),
         matches: config::Matches::default(),
         timeouts: config::RouteTimeouts::default(),
+        retries: None,
+        repeatable: false,
         strip_prefix: false,
         target: Target::ByName(by_name()),
     };

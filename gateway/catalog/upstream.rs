@@ -13,7 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{feed, task::FIRST_LISTS};
 use crate::{
-    config, selector,
+    config,
+    resilience::{Budget, Percentile, RetryPolicy},
+    selector,
     telemetry::UpstreamMetrics,
     upstream::{
         Command, Event, Evidence, HalfOpenTry, Order, OrderError, Reader, Report, Stats, Status, UpstreamName,
@@ -68,6 +70,9 @@ pub struct Upstream {
     /// By worker.
     pub progress: Box<[Arc<selector::Progress>]>,
     pub metrics: Arc<UpstreamMetrics>,
+    /// How long the first tries of its requests took, where that is wanted.
+    pub latencies: Arc<Percentile>,
+    budget: Arc<Budget>,
     owner: ToOwner,
     started: Instant,
     /// Seconds since `started`.
@@ -82,14 +87,17 @@ impl Upstream {
         selector: selector::Current,
         workers: usize,
     ) -> Self {
+        let started = Instant::now();
         Self {
             config,
             reader,
             selector,
             progress: (0..workers).map(|_| Arc::default()).collect(),
             metrics: Arc::new(UpstreamMetrics::new(workers)),
+            latencies: Arc::new(Percentile::new(started)),
+            budget: Arc::new(Budget::new(started)),
             owner,
-            started: Instant::now(),
+            started,
             used: AtomicU64::new(0),
         }
     }
@@ -104,6 +112,11 @@ impl Upstream {
         let workers = self.progress.len();
         let mut next = Self::new(config, self.reader.clone(), self.owner.clone(), selector, workers);
         next.metrics = self.metrics.clone();
+        next.latencies = self.latencies.clone();
+        next.budget = self.budget.clone();
+        // The seconds of the budget go on, too, and the new settings count as a use.
+        next.used = AtomicU64::new(next.started.saturating_duration_since(self.started).as_secs());
+        next.started = self.started;
         next
     }
 
@@ -137,12 +150,18 @@ impl Upstream {
         answered.await.unwrap_or(Err(OrderError::Gone))
     }
 
-    /// Says that a request used this upstream. Writes at most once a second.
+    /// Says that a request used this upstream, before it is counted. Writes at most once a second.
     pub fn touch(&self, now: Instant) {
         let seconds = now.saturating_duration_since(self.started).as_secs();
         if self.used.load(Relaxed) < seconds {
             self.used.store(seconds, Relaxed);
+            self.budget.mark(now, self.metrics.requests());
         }
+    }
+
+    /// Takes a retry from the budget, if one is left.
+    pub fn spend_retry(&self, policy: &RetryPolicy, now: Instant) -> bool {
+        self.budget.take(now, self.metrics.requests(), policy.budget, policy.budget_min)
     }
 
     /// How long no request has used it.

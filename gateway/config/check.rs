@@ -6,6 +6,7 @@ mod json;
 mod listen;
 mod registry;
 mod reliability;
+mod retries;
 mod route;
 mod upstream;
 

@@ -7,6 +7,7 @@ mod listen;
 mod plugins;
 mod registry;
 mod reliability;
+mod retries;
 mod route;
 mod upstream;
 
@@ -20,6 +21,7 @@ pub(super) use self::{
     plugins::{Plugins, RegistryLimits, SelectorLimits},
     registry::Registry,
     reliability::{Check, Health, HttpCheck, Trust},
+    retries::{BackupAfter, Retries, Tries},
     route::{Route, RouteTimeouts},
     upstream::{Pool, Selector, Timeouts, Upstream},
 };

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use crate::{
     connector,
     document::Secret,
+    resilience::{BackupAfter, Causes, Mode, RetryPolicy},
     upstream::{HealthPolicy, TrustPolicy, UpstreamName},
 };
 
@@ -172,8 +173,7 @@ pub struct Upstream {
     pub selector: Selector,
     pub timeouts: Timeouts,
     pub pool: Pool,
-    /// Tries on another endpoint after one failed without an answer.
-    pub retries: u32,
+    pub retries: RetryPolicy,
     pub reliability: Reliability,
 }
 
@@ -280,6 +280,36 @@ impl RouteTimeouts {
     }
 }
 
+/// What a route says of the retries of its upstream. None: nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct RouteRetries {
+    pub mode: Option<Mode>,
+    pub most: Option<u32>,
+    pub on: Option<Causes>,
+    pub budget: Option<f64>,
+    pub budget_min: Option<u32>,
+    /// `Some(None)`: for ever.
+    pub per_try: Option<Option<Duration>>,
+    pub backup_after: Option<BackupAfter>,
+    pub replay_bytes: Option<usize>,
+}
+
+impl RouteRetries {
+    /// What counts for a request of the route that goes to an upstream with this policy.
+    pub fn over(&self, upstream: &RetryPolicy) -> RetryPolicy {
+        RetryPolicy {
+            mode: self.mode.unwrap_or(upstream.mode),
+            most: self.most.unwrap_or(upstream.most),
+            on: self.on.unwrap_or(upstream.on),
+            budget: self.budget.unwrap_or(upstream.budget),
+            budget_min: self.budget_min.unwrap_or(upstream.budget_min),
+            per_try: self.per_try.unwrap_or(upstream.per_try),
+            backup_after: self.backup_after.unwrap_or(upstream.backup_after),
+            replay_bytes: self.replay_bytes.unwrap_or(upstream.replay_bytes),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pool {
     pub idle_timeout: Duration,
@@ -295,6 +325,9 @@ pub struct Route {
     /// Take the matched prefix away before forwarding, with the name of the service if that stands in the path.
     pub strip_prefix: bool,
     pub timeouts: RouteTimeouts,
+    pub retries: Option<RouteRetries>,
+    /// Requests may be sent more than once, whatever their method.
+    pub repeatable: bool,
     pub target: Target,
 }
 

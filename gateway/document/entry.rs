@@ -42,6 +42,44 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrTable<T> {
     }
 }
 
+/// A whole number, or a table that says more.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[schemars(inline)]
+#[serde(untagged)]
+pub(crate) enum NumberOr<T> {
+    Number(u64),
+    Table(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for NumberOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NumberOrTable(PhantomData))
+    }
+}
+
+struct NumberOrTable<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for NumberOrTable<T> {
+    type Value = NumberOr<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number that is not negative, or a table")
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(NumberOr::Number(number))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Self::Value, E> {
+        let negative = || E::invalid_value(serde::de::Unexpected::Signed(number), &self);
+        u64::try_from(number).map(NumberOr::Number).map_err(|_| negative())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(NumberOr::Table)
+    }
+}
+
 /// One text or a list of them.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[schemars(inline)]

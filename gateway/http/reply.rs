@@ -93,7 +93,7 @@ impl ReplyBody {
 impl Ending {
     /// The answer is complete: the request is over, and its connection is free for the next.
     fn settle(self) {
-        let Self { mut connection, pool, address, keep, in_flight, evidence, well, success, .. } = self;
+        let Self { connection, pool, address, keep, in_flight, evidence, well, success, .. } = self;
         if success {
             in_flight.stats().confirm();
         }
@@ -101,20 +101,7 @@ impl Ending {
             evidence.send(address, in_flight.stats(), Evidence::Answered, None);
         }
         drop(in_flight);
-        if connection.sender.is_ready() {
-            pool.put(address, connection, Instant::now(), keep.max_idle, keep.idle_timeout);
-        } else if !connection.sender.is_closed() {
-            // The endpoint answered before it had the whole request: the rest is still being sent.
-            tokio::task::spawn_local(async move {
-                match tokio::time::timeout(REST, connection.sender.ready()).await {
-                    Ok(Ok(())) => {
-                        pool.put(address, connection, Instant::now(), keep.max_idle, keep.idle_timeout);
-                    }
-                    Ok(Err(_)) => {}
-                    Err(_) => connection.close(),
-                }
-            });
-        }
+        give_back(connection, pool, address, keep);
     }
 
     /// The answer has broken off. The verdict at the head becomes worse if that was the endpoint's fault.
@@ -127,6 +114,27 @@ impl Ending {
         if let Some(upload) = &self.upload {
             upload.cut();
         }
+    }
+}
+
+/// A connection over which a whole answer came is free for the next request.
+pub(super) fn give_back(
+    mut connection: Connection<RequestBody>,
+    pool: Rc<Pool<RequestBody>>,
+    address: SocketAddr,
+    keep: config::Pool,
+) {
+    if connection.sender.is_ready() {
+        pool.put(address, connection, Instant::now(), keep.max_idle, keep.idle_timeout);
+    } else if !connection.sender.is_closed() {
+        // The endpoint answered before it had the whole request: the rest is still being sent.
+        tokio::task::spawn_local(async move {
+            match tokio::time::timeout(REST, connection.sender.ready()).await {
+                Ok(Ok(())) => pool.put(address, connection, Instant::now(), keep.max_idle, keep.idle_timeout),
+                Ok(Err(_)) => {}
+                Err(_) => connection.close(),
+            }
+        });
     }
 }
 
@@ -145,7 +153,9 @@ impl Passing {
             if let Some(wait) = self.waits.expired() {
                 let fault = match wait {
                     Wait::Upload | Wait::WholeOfClient => Fault::Client,
-                    Wait::Room | Wait::Head | Wait::Answer | Wait::WholeOfEndpoint => Fault::Endpoint,
+                    Wait::Room | Wait::Head | Wait::Answer | Wait::WholeOfEndpoint | Wait::Try => {
+                        Fault::Endpoint
+                    }
                 };
                 self.break_off(fault, Evidence::TimedOut);
                 return Poll::Ready(Some(Err(ReplyError::Expired(wait))));

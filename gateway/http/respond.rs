@@ -19,6 +19,7 @@
 //! | `bad-upstream-answer` | 502 | what the endpoint sent is no answer to this request |
 //! | `response-timeout` | 504 | no head of an answer within `timeouts.response_ms` after the request was sent |
 //! | `upstream-write-timeout` | 504 | the endpoint took nothing of the request for `timeouts.write_ms` |
+//! | `try-timeout` | 504 | no head of an answer within `retries.per_try_ms`, and there was no other try |
 //! | `request-timeout` | 504 | the whole took longer than `timeouts.request_ms` |
 //! | `request-body-timeout` | 408 | nothing of the body of the request came for `body_timeout_ms` |
 //! | `request-aborted` | 400 | the body of the request did not come as announced |
@@ -140,6 +141,9 @@ impl RequestError {
             Self::Expired(Wait::Head | Wait::Answer) => {
                 (StatusCode::GATEWAY_TIMEOUT, "response-timeout", "the instance did not answer in time")
             }
+            Self::Expired(Wait::Try) => {
+                (StatusCode::GATEWAY_TIMEOUT, "try-timeout", "the instance did not answer in time")
+            }
             Self::Expired(Wait::WholeOfClient | Wait::WholeOfEndpoint) => {
                 (StatusCode::GATEWAY_TIMEOUT, "request-timeout", "the request took too long")
             }
@@ -165,7 +169,7 @@ impl RequestError {
             | Self::BadAnswer(_)
             | Self::AnswerCoding
             | Self::AnswerTooLarge
-            | Self::Expired(Wait::Room | Wait::Head | Wait::Answer | Wait::WholeOfEndpoint) => {
+            | Self::Expired(Wait::Room | Wait::Head | Wait::Answer | Wait::WholeOfEndpoint | Wait::Try) => {
                 Fault::Endpoint
             }
             Self::NoRoute

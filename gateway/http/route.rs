@@ -1,6 +1,6 @@
 //! Which route a request takes. Pure.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use http::request::Parts;
 
@@ -18,6 +18,8 @@ struct Route<T> {
     /// What to take away of the path, if anything.
     strip: bool,
     timeouts: config::RouteTimeouts,
+    retries: Option<Rc<config::RouteRetries>>,
+    repeatable: bool,
     goal: Goal<T>,
 }
 
@@ -31,9 +33,19 @@ pub(super) enum Goal<T> {
 /// A request's route.
 pub(super) struct RouteMatch<'a, T> {
     pub goal: &'a Goal<T>,
+    pub manner: Manner,
+}
+
+/// How a route has a request treated.
+#[derive(Default)]
+pub(super) struct Manner {
     /// How many bytes of the path in its normal form are not forwarded.
     pub strip: usize,
     pub timeouts: config::RouteTimeouts,
+    /// In the place of what the upstream says.
+    pub retries: Option<Rc<config::RouteRetries>>,
+    /// The request may be sent more than once, whatever its method.
+    pub repeatable: bool,
 }
 
 impl<T> Routes<T> {
@@ -48,6 +60,8 @@ impl<T> Routes<T> {
             matches: route.matches.clone(),
             strip: route.strip_prefix,
             timeouts: route.timeouts,
+            retries: route.retries.map(Rc::new),
+            repeatable: route.repeatable,
             goal: match &route.target {
                 config::Target::Upstream(name) => Goal::Shares(share((name, 1)).into_iter().collect()),
                 config::Target::Weighted(shares) => {
@@ -67,7 +81,14 @@ impl<T> Routes<T> {
         asked: &HostAndPath,
     ) -> Option<RouteMatch<'_, T>> {
         let route = self.0.iter().find(|route| route.matches(listener, head, asked))?;
-        Some(RouteMatch { goal: &route.goal, strip: route.strip(asked.path()), timeouts: route.timeouts })
+        let Route { timeouts, retries, repeatable, .. } = route;
+        let manner = Manner {
+            strip: route.strip(asked.path()),
+            timeouts: *timeouts,
+            retries: retries.clone(),
+            repeatable: *repeatable,
+        };
+        Some(RouteMatch { goal: &route.goal, manner })
     }
 }
 
@@ -173,6 +194,8 @@ mod tests {
             matches: config::Matches { path: path.into(), host: host.map(Into::into), ..Default::default() },
             strip_prefix: true,
             timeouts: config::RouteTimeouts::default(),
+            retries: None,
+            repeatable: false,
             target: config::Target::Upstream(UpstreamName::new(upstream)),
         }
     }
@@ -186,11 +209,10 @@ mod tests {
 
     fn found(routes: &Routes<String>, listener: &str, head: &Parts) -> Option<(String, usize)> {
         let asked = HostAndPath::read(head).unwrap();
-        let RouteMatch { goal: Goal::Shares(shares), strip, .. } = routes.find(listener, head, &asked)?
-        else {
+        let RouteMatch { goal: Goal::Shares(shares), manner } = routes.find(listener, head, &asked)? else {
             return None;
         };
-        Some((Goal::draw(shares)?.clone(), strip))
+        Some((Goal::draw(shares)?.clone(), manner.strip))
     }
 
     #[test]

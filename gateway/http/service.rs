@@ -19,11 +19,12 @@ use super::{
     exchange::{Exchange, Routed},
     forward::{self, Sender},
     reply::ReplyBody,
+    route::Manner,
     seen::Seen,
     worker::{Lookup, Target, Worker},
 };
 use crate::{
-    config::{self, RouteTimeouts},
+    config,
     server::{Arrival, Refusal},
     syntax::target::HostAndPath,
     telemetry::Record,
@@ -70,13 +71,12 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
         Err(refusal) => return unrouted(peer, record, &refusal.into()),
     };
     // What is large is not handed through a result: it would be copied.
-    let seen = Seen::of(&head.headers);
-    let (asked, found, strip, timeouts) = match route(peer, &head, seen) {
+    let (seen, mut manner) = (Seen::of(&head.headers), Manner::default());
+    let (asked, found) = match route(peer, &head, seen, &mut manner) {
         Ok(found) => found,
         Err(error) => return unrouted(peer, record, &error),
     };
-    let routed =
-        Routed { peer: peer.clone(), inbound: connection, asked, seen, strip, timeouts, record, head, body };
+    let routed = Routed { peer: peer.clone(), inbound: connection, asked, seen, manner, record, head, body };
     match found {
         Lookup::Known(target) => Call::begin(routed, target),
         Lookup::New(search) => {
@@ -86,12 +86,13 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
     }
 }
 
-/// What a request is for, where it goes, how many bytes of its path are not forwarded, and what the route says of times.
+/// What a request is for, where it goes, and how its route has it treated.
 fn route(
     peer: &Peer,
     head: &Parts,
     seen: Seen,
-) -> Result<(HostAndPath, Lookup, usize, RouteTimeouts), RequestError> {
+    manner: &mut Manner,
+) -> Result<(HostAndPath, Lookup), RequestError> {
     let asked = HostAndPath::read(head).map_err(Refusal::from)?;
     if seen.is_expecting() {
         forward::expectation(&head.headers)?;
@@ -102,7 +103,8 @@ fn route(
     let routes = peer.worker.routes();
     let route = routes.find(&peer.listener.name, head, &asked).ok_or(RequestError::NoRoute)?;
     let found = peer.worker.target(route.goal, head, &asked)?;
-    Ok((asked, found, route.strip, route.timeouts))
+    *manner = route.manner;
+    Ok((asked, found))
 }
 
 /// The answer to a request that leads to no upstream.

@@ -14,7 +14,7 @@ const KEPT_MOST: usize = 64;
 
 /// A request as it was sent: as text, because that costs less to write and to forget than a copy of each header, and
 /// is seldom read.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Spare {
     method: Method,
     /// The target, then a name and a value for each header.
@@ -26,7 +26,7 @@ pub(super) struct Spare {
 pub(super) struct Spares(RefCell<Vec<Spare>>);
 
 impl Spares {
-    /// A copy of a request without a body, whose target is in origin form.
+    /// A copy of a request, whose target is in origin form, without its body.
     pub(super) fn copy<B>(&self, request: &Request<B>) -> Spare {
         let mut spare = self.0.borrow_mut().pop().unwrap_or_default();
         spare.method = request.method().clone();
@@ -52,7 +52,7 @@ impl Spares {
 }
 
 impl Spare {
-    /// None if the text cannot be understood, which nothing that was sent leads to.
+    /// The request without its body. None if the text cannot be understood, which nothing that was sent leads to.
     pub(super) fn into_request(self) -> Option<Request<RequestBody>> {
         let mut request = Request::new(RequestBody::Empty);
         *request.method_mut() = self.method;

@@ -5,17 +5,23 @@ use std::{
     cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
 };
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
-use super::waits::{Upload, UploadWaits, Waits};
+use super::{
+    replay::{Kept, Replay},
+    waits::{Upload, UploadWaits, Waits},
+};
 
 /// A body for an endpoint.
 pub(super) enum RequestBody {
     Empty,
+    /// Can be sent once.
     Live(Live),
+    /// Can be sent again, as long as it is no longer than what is kept.
+    Kept(Replay),
 }
 
 pub(super) struct Live {
@@ -51,22 +57,45 @@ pub(super) enum UploadError {
     Cut,
 }
 
-impl RequestBody {
-    /// The body, and how it fares if there is one.
-    pub(super) fn new(incoming: Incoming, waits: &Waits) -> (Self, Option<Rc<Course>>) {
+/// A body for an endpoint, and what its request knows of it.
+pub(super) struct Uploaded {
+    pub body: RequestBody,
+    pub course: Option<Rc<Course>>,
+    pub kept: Option<Rc<Kept>>,
+}
+
+impl Uploaded {
+    /// The body, and how it fares if there is one. It is kept up to so many bytes, if it is not known to be longer.
+    pub(super) fn new(incoming: Incoming, waits: &Waits, keep: Option<usize>) -> Self {
         if incoming.is_end_stream() {
-            return (Self::Empty, None);
+            return Self { body: RequestBody::Empty, course: None, kept: None };
         }
         let course = Rc::<Course>::default();
-        (Self::Live(Live { incoming, waits: waits.upload(), course: course.clone() }), Some(course))
+        let most = keep.filter(|most| incoming.size_hint().lower() <= *most as u64);
+        let live = Live { incoming, waits: waits.upload(), course: course.clone() };
+        let (body, kept) = match most {
+            None => (RequestBody::Live(live), None),
+            Some(most) => {
+                let kept = Kept::new(live, most);
+                (RequestBody::Kept(kept.replay()), Some(kept))
+            }
+        };
+        Self { body, course: Some(course), kept }
     }
+}
 
+impl RequestBody {
     pub(super) fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
     }
 }
 
 impl Course {
+    /// Whether the client has sent all of it, so that nobody waits for more.
+    pub(super) fn is_over(&self) -> bool {
+        self.state.get() == State::Over
+    }
+
     pub(super) fn has_failed(&self) -> bool {
         self.state.get() == State::Failed
     }
@@ -91,7 +120,27 @@ impl Course {
 }
 
 impl Live {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+    pub(super) fn is_cut(&self) -> bool {
+        self.course.state.get() == State::Cut
+    }
+
+    /// Something that the client had sent before is on its way once more; `last` if nothing comes after it.
+    pub(super) fn passes(&self, last: bool) {
+        self.waits.set(if last { Upload::Over } else { Upload::Moving });
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let Self { incoming, waits, course } = self;
         if course.state.get() == State::Cut {
             return Poll::Ready(Some(Err(UploadError::Cut)));
@@ -102,7 +151,8 @@ impl Live {
             return Poll::Pending;
         };
         let state = match &frame {
-            Some(Ok(_)) if !incoming.is_end_stream() => State::Going,
+            // Nothing comes after trailers, and nobody asks.
+            Some(Ok(frame)) if !frame.is_trailers() && !incoming.is_end_stream() => State::Going,
             Some(Err(_)) => State::Failed,
             _ => State::Over,
         };
@@ -122,21 +172,24 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Live(live) => Poll::Ready(ready!(live.poll_frame(cx))),
+            Self::Live(live) => live.poll_frame(cx),
+            Self::Kept(replay) => replay.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Live(live) => live.incoming.is_end_stream(),
+            Self::Live(live) => live.is_end_stream(),
+            Self::Kept(replay) => replay.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Live(live) => live.incoming.size_hint(),
+            Self::Live(live) => live.size_hint(),
+            Self::Kept(replay) => replay.size_hint(),
         }
     }
 }

@@ -4,68 +4,71 @@
 use http::{Request, Response, StatusCode};
 use hyper::client::conn::TrySendError;
 
-use super::{RequestError, forward, seen::Seen, upload::RequestBody};
-use crate::{client::DialError, telemetry::Fault, upstream::Evidence};
+use super::{RequestError, forward, seen::Seen, upload::RequestBody, waits::Wait};
+use crate::{resilience::Event, telemetry::Fault, upstream::Evidence};
 
-/// A try that failed, and the request if it can be tried again.
+/// A try that failed.
 pub(super) struct Failed {
     pub error: RequestError,
-    pub progress: Progress,
-    pub again: Option<Box<Request<RequestBody>>>,
-}
-
-/// How far a try came that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// Nothing of the request left the gateway.
-    Unsent,
+    /// What that is for whoever decides about another try.
+    pub event: Event,
     /// It was sent over a connection that had been idle and was dead already, so that its end says nothing about the
     /// endpoint.
-    Stale,
-    /// The endpoint may have got it.
-    Sent,
+    pub stale: bool,
+    /// The request, if nothing of it was sent.
+    pub unsent: Option<Box<Request<RequestBody>>>,
 }
 
 impl Failed {
-    pub(super) fn to_dial(error: DialError, request: Request<RequestBody>) -> Self {
-        Self { error: error.into(), progress: Progress::Unsent, again: Some(Box::new(request)) }
+    pub(super) fn to_connect(error: RequestError, request: Request<RequestBody>) -> Self {
+        Self { error, event: Event::NotConnected, stale: false, unsent: Some(Box::new(request)) }
     }
 
-    /// The request was sent, and nothing can be sent again.
-    pub(super) fn sent(error: RequestError) -> Self {
-        Self { error, progress: Progress::Sent, again: None }
+    /// In a way that no other try is going to mend.
+    pub(super) fn for_good(error: RequestError) -> Self {
+        Self { error, event: Event::Failed, stale: false, unsent: None }
+    }
+
+    /// Something took too long.
+    pub(super) fn expired(wait: Wait) -> Self {
+        let event = if wait == Wait::Try { Event::TimedOut } else { Event::Over };
+        Self { error: RequestError::Expired(wait), event, stale: false, unsent: None }
     }
 
     /// Sending failed. `client` says that the client had broken off its body, `reused` that the connection had carried
-    /// a request before, and `spare` is what can be sent again if it has died since.
-    pub(super) fn to_send(
-        mut error: TrySendError<Request<RequestBody>>,
-        client: bool,
-        reused: bool,
-        spare: Option<Request<RequestBody>>,
-    ) -> Self {
-        let unsent = error.take_message();
+    /// a request before.
+    pub(super) fn to_send(mut error: TrySendError<Request<RequestBody>>, client: bool, reused: bool) -> Self {
+        let unsent = error.take_message().map(Box::new);
         let error = error.into_error();
         if client {
-            return Self::sent(RequestError::Aborted(error.to_string()));
+            let error = RequestError::Aborted(error.to_string());
+            return Self { error, event: Event::Over, stale: false, unsent: None };
         }
         if error.is_parse_too_large() {
-            return Self::sent(RequestError::AnswerTooLarge);
+            return Self::for_good(RequestError::AnswerTooLarge);
         }
         if error.is_parse() {
-            return Self::sent(RequestError::BadAnswer(error.to_string()));
+            return Self::for_good(RequestError::BadAnswer(error.to_string()));
         }
-        let progress = if reused { Progress::Stale } else { Progress::Sent };
-        Self {
-            error: RequestError::Reset(error.to_string()),
-            progress,
-            again: unsent.or(spare).map(Box::new),
-        }
+        let event = match (&unsent, reused) {
+            (Some(_), _) => Event::Unsent,
+            (None, true) => Event::Stale,
+            (None, false) => Event::Reset,
+        };
+        Self { error: RequestError::Reset(error.to_string()), event, stale: reused, unsent }
     }
 
     /// Whether it counts against the endpoint.
     pub(super) fn is_of_endpoint(&self) -> bool {
-        self.progress != Progress::Stale && self.error.fault() == Fault::Endpoint
+        !self.stale && self.error.fault() == Fault::Endpoint
+    }
+}
+
+/// What the end of a try is for whoever decides about another one.
+pub(super) fn event<B>(outcome: &Result<Response<B>, Failed>) -> Event {
+    match outcome {
+        Ok(response) => Event::Answered(response.status()),
+        Err(failed) => failed.event,
     }
 }
 
@@ -97,11 +100,11 @@ pub(super) fn success<B>(outcome: &Result<Response<B>, Failed>) -> Option<bool> 
 /// An answer is one only if it can be handed on as what it is.
 pub(super) fn accept<B>(response: Response<B>, seen: Seen, upgrading: bool) -> Result<Response<B>, Failed> {
     if seen.is_coded() {
-        forward::coding(response.headers()).map_err(Failed::sent)?;
+        forward::coding(response.headers()).map_err(Failed::for_good)?;
     }
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching && !(upgrading && forward::may_switch(response.headers())) {
-        return Err(Failed::sent(RequestError::BadAnswer("switches protocols unasked".into())));
+        return Err(Failed::for_good(RequestError::BadAnswer("switches protocols unasked".into())));
     }
     Ok(response)
 }
@@ -112,7 +115,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        catalog::FindError, http::waits::Wait, selector::PickError, server::Refusal, upstream::UpstreamName,
+        catalog::FindError, client::DialError, selector::PickError, server::Refusal, upstream::UpstreamName,
     };
 
     fn refused(error: io::Error) -> RequestError {
@@ -153,6 +156,7 @@ mod tests {
             (RequestError::Expired(Wait::Head), Fault::Endpoint, Some(Evidence::TimedOut)),
             (RequestError::Expired(Wait::Answer), Fault::Endpoint, Some(Evidence::TimedOut)),
             (RequestError::Expired(Wait::WholeOfEndpoint), Fault::Endpoint, Some(Evidence::TimedOut)),
+            (RequestError::Expired(Wait::Try), Fault::Endpoint, Some(Evidence::TimedOut)),
             (RequestError::Expired(Wait::WholeOfClient), Fault::Client, None),
             (RequestError::Expired(Wait::Upload), Fault::Client, None),
             (RequestError::Aborted(String::new()), Fault::Client, None),
@@ -161,7 +165,7 @@ mod tests {
             assert_eq!(error.fault(), fault, "{error}");
             let closes = error.response().headers().get("connection").is_some_and(|value| value == "close");
             assert_eq!(closes, fault == Fault::Client, "{error}");
-            let outcome = Err::<Response<()>, _>(Failed::sent(error));
+            let outcome = Err::<Response<()>, _>(Failed::for_good(error));
             assert_eq!(evidence(&outcome), told);
             assert_eq!(success(&outcome), told.map(|_| false));
         }
@@ -170,7 +174,8 @@ mod tests {
     #[test]
     fn a_connection_that_had_died_while_it_was_idle_says_nothing() {
         let error = RequestError::Reset(String::new());
-        let outcome = Err::<Response<()>, _>(Failed { error, progress: Progress::Stale, again: None });
+        let outcome =
+            Err::<Response<()>, _>(Failed { error, event: Event::Stale, stale: true, unsent: None });
         assert_eq!((evidence(&outcome), success(&outcome)), (None, None));
     }
 

@@ -32,6 +32,8 @@ pub(super) enum Wait {
     WholeOfClient,
     /// The same, while it waited for the endpoint.
     WholeOfEndpoint,
+    /// The head of the answer, of one try.
+    Try,
 }
 
 /// How long a request may wait. None: for ever.
@@ -42,11 +44,17 @@ pub(super) struct Limits {
     pub head: Option<Duration>,
     pub answer: Option<Duration>,
     pub whole: Option<Duration>,
+    /// Of each try, until the head of its answer.
+    pub per_try: Option<Duration>,
+    /// After so long the first try may get one beside it.
+    pub backup: Option<Duration>,
 }
 
 impl Limits {
     pub(super) fn new(listener: &config::Listener, timeouts: &config::Timeouts) -> Self {
         Self {
+            per_try: None,
+            backup: None,
             upload: Some(listener.body_timeout),
             room: Some(timeouts.write),
             head: timeouts.response,
@@ -62,11 +70,15 @@ impl Limits {
             Wait::Head => self.head,
             Wait::Answer => self.answer,
             Wait::WholeOfClient | Wait::WholeOfEndpoint => self.whole,
+            Wait::Try => self.per_try,
         }
     }
 
     fn shortest(&self) -> Option<Duration> {
-        [self.upload, self.room, self.head, self.answer, self.whole].into_iter().flatten().min()
+        [self.upload, self.room, self.head, self.answer, self.whole, self.per_try, self.backup]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -116,6 +128,12 @@ struct State {
     serial: Cell<u64>,
     limits: Cell<Limits>,
     began: Cell<Option<Instant>>,
+    /// When the try began that has been under way for the longest, or its turn to wait for the endpoint.
+    tried: Cell<Option<Instant>>,
+    /// That try has taken too long.
+    late: Cell<bool>,
+    /// It has taken so long that there may be one beside it.
+    backup_due: Cell<bool>,
     upload: Cell<Upload>,
     frames: Cell<u64>,
     answer: Cell<Answer>,
@@ -142,6 +160,7 @@ impl Unused {
         });
         state.serial.set(state.serial.get().wrapping_add(1));
         state.began.set(Some(began.into()));
+        state.tried.set(Some(began.into()));
         state.client.replace(Some(client.clone()));
         Waits { state, place: Some(place), unused: self.clone() }
     }
@@ -162,10 +181,29 @@ impl Waits {
         self.state.meter.replace(Some(meter.clone()));
     }
 
-    /// It was not, or not with success: what was said of that try does not count any more.
-    pub(super) fn unsent(&self) {
-        self.state.answer.set(Answer::Unasked);
-        self.state.meter.replace(None);
+    /// It was not, or not with success: what was said of that try does not count any more. The one that counts now
+    /// began then.
+    pub(super) fn again(&self, begun: std::time::Instant) {
+        let state = &self.state;
+        state.answer.set(Answer::Unasked);
+        state.meter.replace(None);
+        state.tried.set(Some(begun.into()));
+        state.late.set(false);
+        state.standstill.over();
+    }
+
+    /// Whether the time of the try is over.
+    pub(super) fn is_late(&self) -> bool {
+        self.state.late.get()
+    }
+
+    /// Whether it is time for a try beside the first. Says so once.
+    pub(super) fn is_backup_due(&self) -> bool {
+        let due = self.state.backup_due.take();
+        if due {
+            self.state.limits.set(Limits { backup: None, ..self.state.limits.get() });
+        }
+        due
     }
 
     /// The head of the answer is there; its body is handed on.
@@ -237,6 +275,8 @@ impl State {
         self.answer.set(Answer::Unasked);
         self.frames.set(0);
         self.expired.set(None);
+        self.late.set(false);
+        self.backup_due.set(false);
         self.meter.replace(None);
         self.client.replace(None);
         self.standstill.over();
@@ -277,10 +317,35 @@ impl State {
 
     fn expire(&self, wait: Wait) -> bool {
         self.expired.set(Some(wait));
+        self.wake();
+        false
+    }
+
+    fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
-        false
+    }
+
+    /// Looks at the time of one try.
+    fn look_at_try(&self, now: Instant, limits: &Limits) {
+        let Some(tried) =
+            self.tried.get().filter(|_| matches!(self.answer.get(), Answer::Unasked | Answer::Head))
+        else {
+            return;
+        };
+        let lasts = now.saturating_duration_since(tried);
+        if !self.backup_due.get() && limits.backup.is_some_and(|after| lasts >= after) {
+            self.backup_due.set(true);
+            self.wake();
+        }
+        if self.upload.get() == Upload::Wanted {
+            // It is the client's turn.
+            self.tried.set(Some(now));
+        } else if !self.late.get() && limits.per_try.is_some_and(|limit| lasts >= limit) {
+            self.late.set(true);
+            self.wake();
+        }
     }
 }
 
@@ -294,6 +359,9 @@ impl Watched for State {
         if limits.whole.is_some_and(|limit| now.saturating_duration_since(began) >= limit) {
             let client = self.is_for_client();
             return self.expire(if client { Wait::WholeOfClient } else { Wait::WholeOfEndpoint });
+        }
+        if limits.per_try.is_some() || limits.backup.is_some() {
+            self.look_at_try(now, &limits);
         }
         let Some((wait, progress)) = self.waiting() else {
             self.standstill.over();

@@ -5,12 +5,10 @@ mod budget;
 mod history;
 mod percentile;
 mod policy;
-mod retry;
 mod tried;
 
 pub use budget::{Budget, WINDOW_SECS};
 pub use history::{Event, History, Next};
 pub use percentile::Percentile;
 pub use policy::{BackupAfter, Cause, Causes, Mode, RetryPolicy, idempotent, only_reads};
-pub use retry::{Attempts, repeatable};
 pub use tried::Tried;

@@ -254,6 +254,13 @@ impl View {
         member.cloned().ok_or_else(|| PickError::NoEndpoints(self.name().clone()))
     }
 
+    /// An endpoint that was picked before, as it is now, if it is still there to pick.
+    pub fn offered(&self, member: &Member) -> Option<Arc<Member>> {
+        let state = self.state.borrow();
+        let latest = state.newer.as_ref().unwrap_or(&state.snapshot);
+        latest.get(member.slot()).filter(|now| now.address() == member.address()).cloned()
+    }
+
     /// How many endpoints there are to pick from.
     pub fn len(&self) -> usize {
         self.state.borrow().snapshot.len()

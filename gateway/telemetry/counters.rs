@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Fault;
-use crate::upstream::Evidence;
+use crate::{resilience::Cause, upstream::Evidence};
 
 /// Whose fault it was that a request did not come to its end, as it is counted.
 pub const FAULTS: [&str; 3] = ["client", "endpoint", "gateway"];
@@ -43,7 +43,14 @@ pub struct UpstreamMetrics {
 struct WorkerCounters {
     /// 1xx to 5xx.
     statuses: [AtomicU64; 5],
-    retries: AtomicU64,
+    /// Requests that an endpoint was picked for.
+    requests: AtomicU64,
+    /// By [`Cause`].
+    retries: [AtomicU64; Cause::ALL.len()],
+    refused: AtomicU64,
+    hedges: AtomicU64,
+    hedges_won: AtomicU64,
+    hedges_cancelled: AtomicU64,
     interim: AtomicU64,
     /// As in [`FAULTS`].
     cut: [AtomicU64; FAULTS.len()],
@@ -67,9 +74,39 @@ impl UpstreamMetrics {
         add(&counters.nanoseconds, took.as_nanos() as u64);
     }
 
-    /// A request was tried again on another endpoint.
-    pub fn retried(&self, worker: usize) {
-        add(&self.workers[worker].retries, 1);
+    /// The first try of a request begins.
+    pub fn began(&self, worker: usize) {
+        add(&self.workers[worker].requests, 1);
+    }
+
+    /// A request is tried again.
+    pub fn retried(&self, worker: usize, cause: Cause) {
+        add(&self.workers[worker].retries[cause as usize], 1);
+    }
+
+    /// A request would have been tried again, were there more in the budget.
+    pub fn refused(&self, worker: usize) {
+        add(&self.workers[worker].refused, 1);
+    }
+
+    /// A second try of a request begins beside the first.
+    pub fn hedged(&self, worker: usize) {
+        add(&self.workers[worker].hedges, 1);
+    }
+
+    /// The answer of that one is taken.
+    pub fn hedge_won(&self, worker: usize) {
+        add(&self.workers[worker].hedges_won, 1);
+    }
+
+    /// One of two tries is ended, because the other one has the answer.
+    pub fn hedge_cancelled(&self, worker: usize) {
+        add(&self.workers[worker].hedges_cancelled, 1);
+    }
+
+    /// How many requests began so far.
+    pub fn requests(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.requests.load(Relaxed)).sum()
     }
 
     /// A request did not come to the end of its answer.
@@ -107,7 +144,12 @@ impl UpstreamMetrics {
             collect(&mut counts.latencies.buckets, &worker.buckets);
             collect(&mut counts.failures, &worker.failures);
             collect(&mut counts.cut, &worker.cut);
-            counts.retries += worker.retries.load(Relaxed);
+            collect(&mut counts.retries, &worker.retries);
+            counts.requests += worker.requests.load(Relaxed);
+            counts.refused += worker.refused.load(Relaxed);
+            counts.hedges += worker.hedges.load(Relaxed);
+            counts.hedges_won += worker.hedges_won.load(Relaxed);
+            counts.hedges_cancelled += worker.hedges_cancelled.load(Relaxed);
             counts.interim += worker.interim.load(Relaxed);
             counts.latencies.sum += Duration::from_nanos(worker.nanoseconds.load(Relaxed));
         }
@@ -120,13 +162,36 @@ impl UpstreamMetrics {
 pub struct UpstreamCounts {
     /// 1xx to 5xx.
     pub statuses: [u64; 5],
-    pub retries: u64,
+    /// Requests that an endpoint was picked for.
+    pub requests: u64,
+    /// Further tries one after the other, by [`Cause`].
+    pub retries: [u64; Cause::ALL.len()],
+    /// Tries that the budget did not allow.
+    pub refused: u64,
+    /// Second tries beside the first.
+    pub hedges: u64,
+    /// Those of them whose answer was taken.
+    pub hedges_won: u64,
+    /// Tries that were ended because the one beside them had the answer.
+    pub hedges_cancelled: u64,
     pub interim: u64,
     /// Requests that did not come to their end, as in [`FAULTS`].
     pub cut: [u64; FAULTS.len()],
     /// Failed tries, as in [`FAILURES`].
     pub failures: [u64; FAILURES.len()],
     pub latencies: Latencies,
+}
+
+impl UpstreamCounts {
+    /// How often requests were sent to an endpoint, or were to be.
+    pub fn tries(&self) -> u64 {
+        self.requests + self.retried() + self.hedges
+    }
+
+    /// Tries after one that failed, whatever the cause.
+    pub fn retried(&self) -> u64 {
+        self.retries.iter().sum()
+    }
 }
 
 /// How long answers took.
@@ -169,7 +234,14 @@ mod tests {
         metrics.answered(0, 200, Duration::from_millis(1));
         metrics.answered(1, 204, Duration::from_secs(60));
         metrics.answered(1, 503, Duration::ZERO);
-        metrics.retried(1);
+        metrics.began(0);
+        metrics.began(1);
+        metrics.retried(0, Cause::Stale);
+        metrics.retried(1, Cause::Status503);
+        metrics.hedged(1);
+        metrics.hedge_won(1);
+        metrics.hedge_cancelled(1);
+        metrics.hedge_cancelled(0);
         metrics.learned(0, Evidence::TimedOut);
         metrics.learned(1, Evidence::TimedOut);
         metrics.learned(1, Evidence::GatewayError);
@@ -177,7 +249,12 @@ mod tests {
 
         let counts = metrics.counts();
         assert_eq!(counts.statuses, [0, 2, 0, 0, 1]);
-        assert_eq!(counts.retries, 1);
+        assert_eq!((counts.requests, counts.retried(), counts.tries(), metrics.requests()), (2, 2, 5, 2));
+        assert_eq!(
+            counts.retries,
+            Cause::ALL.map(|of| u64::from([Cause::Stale, Cause::Status503].contains(&of)))
+        );
+        assert_eq!((counts.hedges, counts.hedges_won, counts.hedges_cancelled), (1, 1, 2));
         assert_eq!(counts.failures, [0, 2, 0, 1]);
         assert_eq!(counts.latencies.count(), 3);
         assert_eq!(counts.latencies.sum, Duration::from_millis(60_001));

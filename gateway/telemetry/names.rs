@@ -31,8 +31,18 @@ metrics! {
         "Answers of an upstream, or of the gateway for it, by class of status";
     REQUEST_DURATION = Histogram "witgate_request_duration_seconds" ["upstream"]
         "Time from the head of a request to the head of its answer";
-    RETRIES = Counter "witgate_retries_total" ["upstream"]
-        "Tries on another endpoint after one failed";
+    TRIES = Counter "witgate_tries_total" ["upstream"]
+        "Tries of requests on an endpoint, the first ones among them";
+    RETRIES = Counter "witgate_retries_total" ["upstream", "cause"]
+        "Tries after one that failed, by why that was";
+    RETRIES_REFUSED = Counter "witgate_retries_refused_total" ["upstream"]
+        "Further tries that the retry budget did not allow";
+    HEDGES = Counter "witgate_hedges_total" ["upstream"]
+        "Second tries that began beside the first";
+    HEDGES_WON = Counter "witgate_hedges_won_total" ["upstream"]
+        "Second tries beside the first whose answer was taken";
+    HEDGES_CANCELLED = Counter "witgate_hedges_cancelled_total" ["upstream"]
+        "Tries, first or second, that were ended because the one beside them had the answer";
     FAILURES = Counter "witgate_endpoint_failures_total" ["upstream", "kind"]
         "Tries that an endpoint failed, by kind";
     CUT = Counter "witgate_requests_cut_total" ["upstream", "fault"]

@@ -134,7 +134,7 @@ async fn an_answer_in_a_coding_that_is_not_spoken_is_none() {
         )
     })
     .await;
-    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.upstream().retries = 0));
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.upstream().retries.most = 0));
     let mut client = gateway.client().await;
     for coding in ["chunked", "Chunked", ",+chunked"] {
         assert_eq!(client.get(&format!("/{coding}")).await.text(), "body", "{coding}");

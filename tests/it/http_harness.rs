@@ -14,6 +14,7 @@ use witgate::{
     config,
     http::run_worker,
     plugin::{Plugins, SelectorUse, Uses},
+    resilience::RetryPolicy,
     server::{self, Closer, Workers},
     telemetry::ProcessMetrics,
     upstream::{Endpoint, Facts, Offer, Publisher, Reader, UpstreamName, Weight},
@@ -99,7 +100,7 @@ pub fn upstream(name: &str) -> config::Upstream {
             write: Duration::from_secs(60),
         },
         pool: config::Pool { idle_timeout: Duration::from_secs(60), max_idle: 100 },
-        retries: 1,
+        retries: RetryPolicy::default(),
         reliability: config::Reliability::default(),
     }
 }
@@ -110,6 +111,8 @@ pub fn route(path: &str, upstream: &str) -> config::Route {
         matches: config::Matches { path: path.into(), ..Default::default() },
         strip_prefix: false,
         timeouts: config::RouteTimeouts::default(),
+        retries: None,
+        repeatable: false,
         target: config::Target::Upstream(UpstreamName::new(upstream)),
     }
 }

@@ -140,7 +140,7 @@ async fn a_second_try_has_the_facts_of_the_first() {
             assert_eq!(answer.text(), home, "{key} {number}");
         }
         assert!(
-            gateway.upstream("main").metrics.counts().retries > 0,
+            gateway.upstream("main").metrics.counts().retried() > 0,
             "no key belongs to the one that is gone"
         );
         assert!(homes.values().collect::<std::collections::HashSet<_>>().len() == 3);

@@ -1,4 +1,5 @@
-//! Endpoints and clients that misbehave, ten thousand times each, and what is left of them: nothing.
+//! Endpoints and clients that misbehave, ten thousand times each, and what is left of them: nothing. So it is with
+//! requests that are tried again because of that, in every mode.
 
 use std::{
     net::SocketAddr,
@@ -11,13 +12,13 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 
 use crate::support::{
     client::LONG,
     gateway::Gateway,
-    origin::{Origin, Reply, read_head},
+    origin::{Origin, Reply, read_head, read_request},
 };
 
 const REQUESTS: u64 = 10_000;
@@ -33,15 +34,19 @@ const QUESTIONS: usize = 5;
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 const UPLOAD: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\nonly this";
 
-fn gateway(endpoint: SocketAddr) -> Gateway {
+/// A gateway in front of these endpoints, with settings of its upstream beside.
+fn gateway(endpoints: &[SocketAddr], settings: &str) -> Gateway {
+    let endpoints: Vec<_> = endpoints.iter().map(|endpoint| format!("'{endpoint}'")).collect();
+    let endpoints = endpoints.join(", ");
     Gateway::start(&format!(
         "[registry.fixed]
          plugin = 'static'
-         settings = {{ endpoints = ['{endpoint}'] }}
+         settings = {{ endpoints = [{endpoints}] }}
          [upstream.main]
          service = 'main'
          registry = 'fixed'
          timeouts = {{ response_ms = 50 }}
+         {settings}
          [[route]]
          upstream = 'main'"
     ))
@@ -109,7 +114,10 @@ async fn back(gateway: &Gateway, before: Holds) {
 }
 
 async fn leaves_nothing(origin: Origin, request: &'static str) {
-    let gateway = gateway(origin.address);
+    nothing_is_left(gateway(&[origin.address], ""), request).await;
+}
+
+async fn nothing_is_left(gateway: Gateway, request: &'static str) {
     let before = holds(&gateway).await;
     send(gateway.address(), request, REQUESTS / 10).await;
     back(&gateway, before).await;
@@ -176,4 +184,87 @@ async fn endpoints_that_send_garbage() {
         })
     });
     leaves_nothing(garbage.await, GET).await;
+}
+
+const PUT: &str = "PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nonly this";
+
+/// One endpoint for each way to fail, and two that do not, one of them slowly. What fails stays in the list.
+async fn every_way() -> (Vec<Origin>, Vec<SocketAddr>) {
+    const LONG_BODY: usize = 100_000;
+    let answer = |body: String| {
+        move |mut stream: TcpStream, _, _| {
+            let text = format!("HTTP/1.1 503 Busy\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            async move {
+                let mut buffer = Vec::new();
+                while read_request(&mut stream, &mut buffer, 0).await.is_some() {
+                    if stream.write_all(text.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    };
+    let fickle = |mut stream: TcpStream, connection, _| async move {
+        let mut buffer = Vec::new();
+        read_request(&mut stream, &mut buffer, connection).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        read_request(&mut stream, &mut buffer, connection).await;
+    };
+    let slow = |mut stream: TcpStream, connection, _| async move {
+        let mut buffer = Vec::new();
+        while read_request(&mut stream, &mut buffer, connection).await.is_some() {
+            tokio::time::sleep(Duration::from_millis(15)).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nslow").await;
+        }
+    };
+    let origins = vec![
+        Origin::start("good").await,
+        Origin::connected(slow).await,
+        Origin::replying(|_| Reply::Hang).await,
+        Origin::replying(|_| Reply::Close(Vec::new())).await,
+        Origin::connected(answer("busy".into())).await,
+        Origin::connected(answer("x".repeat(LONG_BODY))).await,
+        Origin::connected(fickle).await,
+        Origin::replying(|_| Reply::raw("SSH-2.0-OpenSSH_9.2\r\n\r\n")).await,
+        Origin::replying(|_| {
+            Reply::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this".to_vec())
+        })
+        .await,
+    ];
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let addresses = origins.iter().map(|origin| origin.address).chain([nobody]).collect();
+    (origins, addresses)
+}
+
+async fn tried_again(mode: &str) {
+    for request in [GET, PUT] {
+        let (_origins, addresses) = every_way().await;
+        let settings = format!(
+            "retries = {{ mode = '{mode}', most = 2, budget = 1, per_try_ms = 20, backup_after_ms = 5 }}
+             selector = 'random'
+             pool = {{ idle_timeout_ms = 200 }}
+             health = {{ max_ejected = 0 }}"
+        );
+        nothing_is_left(gateway(&addresses, &settings), request).await;
+    }
+}
+
+#[tokio::test]
+async fn requests_that_are_tried_on_another_endpoint() {
+    tried_again("failover").await;
+}
+
+#[tokio::test]
+async fn requests_that_are_tried_on_the_same_endpoint() {
+    tried_again("failtry").await;
+}
+
+#[tokio::test]
+async fn requests_that_are_tried_on_two_endpoints_at_once() {
+    tried_again("failbackup").await;
+}
+
+#[tokio::test]
+async fn requests_that_are_not_tried_again() {
+    tried_again("failfast").await;
 }

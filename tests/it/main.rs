@@ -32,6 +32,7 @@ mod http_retry;
 mod http_route;
 mod http_smuggling;
 mod http_target;
+mod http_tries;
 mod http_upgrade;
 mod http_waits;
 mod layers;

@@ -96,7 +96,7 @@ impl Checker<'_> {
         self.count(way, number, 1..=MOST_IN_A_ROW) as u32
     }
 
-    fn share_of(&mut self, way: &Way, share: f64) -> f64 {
+    pub(super) fn share_of(&mut self, way: &Way, share: f64) -> f64 {
         if !(0.0..=1.0).contains(&share) {
             let message = format!("{share} is no share");
             self.wrong(way, message).hint("write a number from 0 to 1: half is 0.5");

@@ -52,8 +52,20 @@ impl Checker<'_> {
                 .hint("write the prefix as `path`");
         }
         let timeouts = self.route_timeouts(&way.key("timeouts"), &route.timeouts);
-        let name = way.to_string().into();
-        Some(Route { name, matches: matches?, strip_prefix: route.strip_prefix, timeouts, target: target? })
+        // Where the services are found by name it is theirs, and checked with the rest of them.
+        let retries = match self.finds_by_name(way, route) {
+            true => None,
+            false => route.retries.as_ref().map(|retries| self.retries(&way.key("retries"), Some(retries))),
+        };
+        Some(Route {
+            name: way.to_string().into(),
+            matches: matches?,
+            strip_prefix: route.strip_prefix,
+            timeouts,
+            retries,
+            repeatable: route.repeatable,
+            target: target?,
+        })
     }
 
     /// The times that a request has however its upstream was found.
@@ -68,9 +80,8 @@ impl Checker<'_> {
 
     fn target(&mut self, way: &Way, route: &file::Route) -> Option<Target> {
         let at = way.key("upstream");
-        let finds_by_name = by_name::in_path(route) || self.mentions(&way.key("service_header"));
         let named = self.mentions(&at);
-        match (finds_by_name, named) {
+        match (self.finds_by_name(way, route), named) {
             (true, false) => return self.by_name(way, route).map(Target::ByName),
             (true, true) => {
                 self.wrong_key(&at, "the request names the service, so there can be no `upstream`");
@@ -89,6 +100,10 @@ impl Checker<'_> {
             TextOr::Text(name) => self.upstream_name(&at, name, Part::Value).map(Target::Upstream),
             TextOr::Table(shares) => self.shares(&at, shares),
         }
+    }
+
+    fn finds_by_name(&self, way: &Way, route: &file::Route) -> bool {
+        by_name::in_path(route) || self.mentions(&way.key("service_header"))
     }
 
     fn shares(&mut self, way: &Way, shares: &BTreeMap<String, u64>) -> Option<Target> {

@@ -9,11 +9,11 @@ use crate::{
         running::{Pool, Selector, Source, Timeouts, Upstream},
     },
     document::{TextOr, Way},
+    resilience::RetryPolicy,
     upstream::UpstreamName,
 };
 
 const DEFAULT_SELECTOR: &str = "p2c-ewma";
-const DEFAULT_RETRIES: u64 = 1;
 
 /// What an upstream has beside its sources, whether it is configured or found by name.
 pub(super) struct Manner<'f> {
@@ -21,7 +21,7 @@ pub(super) struct Manner<'f> {
     pub selector: Option<&'f TextOr<file::Selector>>,
     pub timeouts: &'f file::Timeouts,
     pub pool: &'f file::Pool,
-    pub retries: Option<u64>,
+    pub retries: Option<&'f file::Tries>,
     pub reliability: Written<'f>,
 }
 
@@ -33,7 +33,7 @@ impl Checker<'_> {
             selector: upstream.selector.as_ref(),
             timeouts: &upstream.timeouts,
             pool: &upstream.pool,
-            retries: upstream.retries,
+            retries: upstream.retries.as_ref(),
             reliability: Written {
                 trust: &upstream.trust,
                 health: &upstream.health,
@@ -52,7 +52,7 @@ impl Checker<'_> {
         let selector = self.selector(&way.key("selector"), manner.selector);
         let timeouts = self.timeouts(&way.key("timeouts"), manner.timeouts);
         let pool = self.pool(&way.key("pool"), manner.pool);
-        let retries = self.count(&way.key("retries"), manner.retries.unwrap_or(DEFAULT_RETRIES), 0..=10);
+        let retries = self.retries(&way.key("retries"), manner.retries);
         let reliability = self.reliability(way, &manner.reliability);
         Some(Upstream {
             name,
@@ -61,7 +61,7 @@ impl Checker<'_> {
             selector: selector?,
             timeouts,
             pool,
-            retries: retries as u32,
+            retries: retries.over(&RetryPolicy::default()),
             reliability: reliability?,
         })
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Check, Health, Pool, Selector, Trust};
+use super::{Check, Health, Pool, Selector, Tries, Trust};
 use crate::document::{HeaderIs, OneOrMore, TextOr};
 
 /// Which requests go where: everything that is given must match.
@@ -29,6 +29,11 @@ pub(in crate::config) struct Route {
     pub strip_prefix: bool,
     /// Times for the requests of this route, instead of those of its upstream.
     pub timeouts: RouteTimeouts,
+    /// As in an upstream, for the requests of this route: what is written takes the place of what the upstream says, key
+    /// by key. For a route that takes the name of a service from the request, it is that of the services found by it.
+    pub retries: Option<Tries>,
+    /// Requests of this route ask for the same thing however often they are sent, whatever their method. Default: false.
+    pub repeatable: bool,
     /// The name of an upstream, or several with their shares: `{ orders = 9, orders-next = 1 }`.
     pub upstream: Option<TextOr<BTreeMap<String, u64>>>,
     /// The header that names the service.
@@ -51,8 +56,6 @@ pub(in crate::config) struct Route {
     pub selector: Option<TextOr<Selector>>,
     /// As in an upstream, for the services found by this route.
     pub pool: Option<Pool>,
-    /// As in an upstream, for the services found by this route. Default: 1.
-    pub retries: Option<u64>,
     /// As in an upstream, for the services found by this route.
     pub trust: Option<Trust>,
     /// As in an upstream, for the services found by this route.

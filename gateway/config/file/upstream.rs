@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Check, Health, Trust};
+use super::{Check, Health, Tries, Trust};
 use crate::document::TextOr;
 
 /// A service as the gateway knows it: where its instances are found, and how one is chosen and called.
@@ -27,8 +27,8 @@ pub(in crate::config) struct Upstream {
     pub timeouts: Timeouts,
     /// Idle connections to instances.
     pub pool: Pool,
-    /// Tries on another instance after one failed without an answer; at most 10. Default: 1.
-    pub retries: Option<u64>,
+    /// How many tries there may be after the first, or a table that says more. Default: 1, on another instance.
+    pub retries: Option<Tries>,
     /// How much the registries are believed when they say that instances are gone.
     pub trust: Trust,
     /// When an instance that fails is taken out, and how it comes back.

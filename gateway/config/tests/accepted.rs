@@ -6,6 +6,7 @@ use super::{parse, running};
 use crate::{
     config::{ByName, HttpProbe, NameFrom, Probe, Reliability, Secret, Target, Timeouts, load},
     connector::{Grants, memory},
+    resilience::{BackupAfter, Cause, Causes, Mode, RetryPolicy},
     upstream::UpstreamName,
 };
 
@@ -45,7 +46,7 @@ fn what_is_left_out_has_its_documented_default() {
     let upstream = &config.upstreams[&UpstreamName::new("a")];
     assert_eq!((&*upstream.selector.plugin, &*upstream.selector.settings), ("p2c-ewma", "{}"));
     assert_eq!(upstream.timeouts, TIMEOUTS);
-    assert_eq!(upstream.retries, 1);
+    assert_eq!(upstream.retries, RetryPolicy::default());
     assert_eq!(upstream.reliability, Reliability::default());
 }
 
@@ -198,7 +199,7 @@ fn a_route_by_header_is_for_requests_that_have_it() {
     assert_eq!((route.pattern.0.is_match("b"), route.pattern.0.is_match("ab")), (true, false));
     let template = &route.template;
     assert_eq!(template.labels, [("zone".to_owned(), "x".to_owned())]);
-    assert_eq!((&*template.selector.plugin, template.retries, template.pool.max_idle), ("random", 0, 0));
+    assert_eq!((&*template.selector.plugin, template.retries.most, template.pool.max_idle), ("random", 0, 0));
     assert_eq!(config.routes[0].timeouts.over(&template.timeouts), Timeouts { response: MS_5, ..TIMEOUTS });
 }
 
@@ -333,4 +334,54 @@ fn that_traffic_decides_may_be_said_with_a_question_and_without() {
         let config = running(&text);
         assert!(config.upstreams[&UpstreamName::new("c")].reliability.health.traffic_decides, "{check}");
     }
+}
+
+#[test]
+fn retries_are_a_number_or_a_table_and_a_route_replaces_what_it_names() {
+    let config = running(
+        "[upstream.c]
+         service = 'c'
+         registry = 'memory'
+         retries = { mode = 'failbackup', most = 2, on = ['connect', '500'], budget = 0.5, budget_min = 3,
+                     per_try_ms = 5, backup_after_ms = 'p95', replay_bytes = 7 }
+         [upstream.d]
+         service = 'd'
+         registry = 'memory'
+         retries = 3
+         [[route]]
+         path = '/number'
+         upstream = 'c'
+         retries = 4
+         repeatable = true
+         [[route]]
+         path = '/table'
+         upstream = 'c'
+         retries = { per_try_ms = 0, backup_after_ms = 9 }
+         [[route]]
+         path = '/{service}'
+         registry = 'memory'
+         retries = { mode = 'failfast' }",
+    );
+    let of = |name: &str| config.upstreams[&UpstreamName::new(name)].retries;
+    let route = |path: &str| config.routes.iter().find(|route| &*route.matches.path == path).unwrap();
+    let c = RetryPolicy {
+        mode: Mode::Failbackup,
+        most: 2,
+        on: Causes::from_iter([Cause::Connect, Cause::Status500]),
+        budget: 0.5,
+        budget_min: 3,
+        per_try: MS_5,
+        backup_after: BackupAfter::P95,
+        replay_bytes: 7,
+    };
+    assert_eq!(of("c"), c);
+    assert_eq!(of("d"), RetryPolicy { most: 3, ..RetryPolicy::default() });
+    let over = |path| route(path).retries.unwrap().over(&c);
+    assert_eq!(over("/number"), RetryPolicy { mode: Mode::Failover, most: 4, ..c });
+    let nine = BackupAfter::Time(Duration::from_millis(9));
+    assert_eq!(over("/table"), RetryPolicy { per_try: None, backup_after: nine, ..c });
+    assert_eq!((route("/number").repeatable, route("/table").repeatable), (true, false));
+    assert_eq!(route("/").retries, None);
+    let template = &by_name(&route("/").target).template;
+    assert_eq!(template.retries, RetryPolicy { mode: Mode::Failfast, ..RetryPolicy::default() });
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::parse;
-use crate::upstream::UpstreamName;
+use crate::{resilience::RetryPolicy, upstream::UpstreamName};
 
 /// Right, and with a bit of everything.
 const RIGHT: &str = r#"
@@ -116,7 +116,7 @@ proptest! {
         let upstream = &config.upstreams[&UpstreamName::new(name.as_str())];
         prop_assert_eq!(&*upstream.sources[0].service, service.as_str());
         prop_assert_eq!(upstream.timeouts.connect.as_millis(), u128::from(connect));
-        prop_assert_eq!(upstream.retries, retries);
+        prop_assert_eq!(upstream.retries, RetryPolicy { most: retries, ..RetryPolicy::default() });
         let shares = crate::config::Target::Weighted(vec![(UpstreamName::new(name.as_str()), share)]);
         prop_assert_eq!(&config.routes[0].target, &shares);
     }

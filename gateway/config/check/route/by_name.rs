@@ -35,7 +35,7 @@ pub(super) fn disagree(one: &Target, other: &Target) -> bool {
 }
 
 /// Keys that say nothing about a route to an upstream.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 12] = [
     "registry",
     "pattern",
     "max_services",
@@ -45,7 +45,6 @@ const KEYS: [&str; 13] = [
     "labels",
     "selector",
     "pool",
-    "retries",
     "trust",
     "health",
     "check",
@@ -120,7 +119,7 @@ impl Checker<'_> {
             selector: route.selector.as_ref(),
             timeouts: &timeouts,
             pool: route.pool.as_ref().unwrap_or(&pool),
-            retries: route.retries,
+            retries: route.retries.as_ref(),
             reliability: Written {
                 trust: route.trust.as_ref().unwrap_or(&trust),
                 health: route.health.as_ref().unwrap_or(&health),

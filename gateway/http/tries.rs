@@ -1,0 +1,387 @@
+//! The tries of one request: the one loop that begins them, waits for them, judges how they ended and does what comes of
+//! that. What is to be done is decided in `resilience`.
+
+use std::{
+    mem,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use http::{HeaderValue, Request, Response, header, request::Parts};
+use hyper::body::Incoming;
+
+use super::{
+    RequestError,
+    attempt::{Attempt, Dialing, Opened, Picked, Step, Tries, Try},
+    exchange::{Exchange, Headed},
+    seen::Seen,
+    upload::RequestBody,
+    verdict::{self, Failed},
+    waits::Wait,
+};
+use crate::{
+    client::{self, Connection},
+    resilience::{BackupAfter, Cause, Event, Mode, Next},
+    selector::{PickError, RequestFacts},
+    upstream::{Admission, Evidence, Member, Slot},
+};
+
+/// Endpoints half-open that one request avoids, before it goes where it is sent: each costs another pick.
+const AVOIDED_MOST: usize = 8;
+
+/// How a try ended: with the head of an answer, or without.
+type Outcome = Result<Response<Incoming>, Failed>;
+
+/// How a try begins.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct How {
+    /// Over a new connection: an idle one was dead, and the others are as old.
+    pub fresh: bool,
+    /// Beside the first.
+    pub backup: bool,
+}
+
+impl Exchange {
+    /// Waits for the head of an answer, or for the failure that no other try can mend.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RequestError>> {
+        self.waits.remember(cx);
+        loop {
+            let (place, outcome) = match self.poll_tries(cx) {
+                Poll::Ready(ended) => ended,
+                Poll::Pending => match self.waits.expired() {
+                    Some(wait) => (0, Err(Failed::expired(wait))),
+                    None if self.waits.is_late() => (0, Err(self.late())),
+                    None if self.waits.is_backup_due() => {
+                        self.hedge();
+                        continue;
+                    }
+                    None => return Poll::Pending,
+                },
+            };
+            if let Err(error) = self.conclude(place, outcome) {
+                return Poll::Ready(Err(error));
+            }
+            if self.headed.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+            // Another try is under way.
+        }
+    }
+
+    /// The place and the end of a try that has ended.
+    fn poll_tries(&mut self, cx: &mut Context<'_>) -> Poll<(usize, Outcome)> {
+        if let Poll::Ready(outcome) = self.poll_try(0, cx) {
+            return Poll::Ready((0, outcome));
+        }
+        self.poll_try(1, cx).map(|outcome| (1, outcome))
+    }
+
+    fn poll_try(&mut self, place: usize, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let Some(Try { step, .. }) = self.tries.get_mut(place) else { return Poll::Pending };
+        if let Step::Dialing(dialing) = step {
+            let connected = ready!(dialing.connection.as_mut().poll(cx));
+            let Step::Dialing(dialing) = mem::replace(step, Step::Over) else { return Poll::Pending };
+            let Dialing { request, .. } = *dialing;
+            match connected {
+                Ok(connection) => self.send_over(place, connection, request),
+                Err(error) => return Poll::Ready(Err(Failed::to_connect(error.into(), request))),
+            }
+        }
+        let Some(Try { step: Step::Sent(attempt), .. }) = self.tries.get_mut(place) else {
+            return Poll::Pending;
+        };
+        Poll::Ready(ready!(attempt.poll(cx)).map_err(|error| {
+            let client = self.upload.as_ref().is_some_and(|upload| upload.has_failed());
+            Failed::to_send(error, client, attempt.connection.reused)
+        }))
+    }
+
+    /// The time of the first try is over. While it is being connected, nothing of the request has been sent.
+    fn late(&mut self) -> Failed {
+        let step = self.tries.get_mut(0).map(|of| &mut of.step);
+        match step {
+            Some(step @ Step::Dialing(_)) => match mem::replace(step, Step::Over) {
+                Step::Dialing(dialing) => {
+                    Failed::to_connect(RequestError::Expired(Wait::Try), dialing.request)
+                }
+                _ => Failed::expired(Wait::Try),
+            },
+            _ => Failed::expired(Wait::Try),
+        }
+    }
+
+    /// An endpoint that may be sent to. While another request tries one that is half-open, this one goes elsewhere
+    /// where it can.
+    pub(super) fn pick(&self, head: &Parts) -> Result<Picked, RequestError> {
+        let altered = self.altered.as_ref();
+        let facts = RequestFacts { head, asked: &self.asked, client: self.client, altered };
+        let pick = |tried: &[Slot]| self.target.view.pick(&facts, self.history.number(), tried);
+        let mut member = pick(self.tried.slots()).map_err(|error| self.not_picked(error))?;
+        let mut avoided = Vec::new();
+        loop {
+            match member.stats().admit() {
+                Admission::Open => return Ok((member, None)),
+                Admission::HalfOpen(trial) => return Ok((member, Some(trial))),
+                Admission::Refused if avoided.len() == AVOIDED_MOST => return Ok((member, None)),
+                Admission::Refused => {}
+            }
+            avoided.push(member.slot());
+            let all: Vec<Slot> = self.tried.slots().iter().chain(&avoided).copied().collect();
+            member = match pick(&all) {
+                Ok(other) if !all.contains(&other.slot()) => other,
+                _ => return Ok((member, None)),
+            };
+        }
+    }
+
+    /// Why there is no endpoint. Only looked for when there is none.
+    fn not_picked(&self, error: PickError) -> RequestError {
+        match error {
+            PickError::NoEndpoints(_) if self.target.upstream.status().drained => RequestError::Drained,
+            error => error.into(),
+        }
+    }
+
+    /// Begins a try: over an idle connection at once, or over a new one.
+    pub(super) fn begin(&mut self, opened: Opened, request: Request<RequestBody>, how: How) {
+        let (address, limit) = (opened.member.address(), self.target.upstream.config.timeouts.connect);
+        // What cannot be sent again if its connection is dead.
+        let careful = !(self.history.may_repeat() && self.policy().retries() > 0);
+        let idle = match how.fresh {
+            true => None,
+            false => self.peer.worker.pool.take(address, opened.begun, careful),
+        };
+        let try_over = |step| Try { opened, step, backup: how.backup };
+        match idle {
+            Some(connection) => {
+                self.tries.add(try_over(Step::Over));
+                let place = usize::from(how.backup);
+                self.send_over(place, connection, request);
+            }
+            None => {
+                let connection = Box::pin(client::dial(address, limit));
+                self.tries.add(try_over(Step::Dialing(Box::new(Dialing { request, connection }))));
+            }
+        }
+    }
+
+    fn send_over(
+        &mut self,
+        place: usize,
+        connection: Connection<RequestBody>,
+        mut request: Request<RequestBody>,
+    ) {
+        let again = self.history.may_repeat() && self.policy().keeps();
+        let Some(Try { opened, step, .. }) = self.tries.get_mut(place) else { return };
+        // Clients of HTTP/1.0 may name no host; endpoints of 1.1 must be told one.
+        if self.asked.authority().is_none()
+            && let Ok(host) = HeaderValue::from_str(&opened.member.address().to_string())
+        {
+            request.headers_mut().insert(header::HOST, host);
+        }
+        let spare = again.then(|| self.peer.worker.spares.copy(&request));
+        // Of two at once, the first is the one that is watched.
+        if place == 0 {
+            self.waits.sent(&connection.meter);
+        }
+        *step = Step::Sent(Attempt::send(connection, request, spare, self.upgrading));
+    }
+
+    /// Judges how a try ended, and does what comes of it. Where nothing is `headed` after it, another one is under way.
+    fn conclude(&mut self, place: usize, outcome: Outcome) -> Result<(), RequestError> {
+        let seen = outcome.as_ref().map_or_else(|_| Seen::default(), |response| Seen::of(response.headers()));
+        let outcome = outcome.and_then(|response| verdict::accept(response, seen, self.upgrading));
+        let at = Instant::now();
+        let (well, success) = self.learn(place, &outcome, at);
+        if self.kept.as_ref().is_some_and(|kept| kept.is_lost()) {
+            self.history.lose();
+        }
+        let next = self.step(verdict::event(&outcome), at);
+        match outcome {
+            Ok(response) => {
+                self.headed = Some(Headed { response, seen, at, well, success });
+                if matches!(next, Next::End | Next::Refused) {
+                    self.won(place);
+                } else {
+                    self.unwanted(next, place);
+                }
+                Ok(())
+            }
+            Err(failed) => self.failed(next, place, failed),
+        }
+    }
+
+    /// The endpoint's statistics and its upstream's health learn of a try that ended just now. Says
+    /// whether the one and the other have only good to remember.
+    fn learn(&mut self, place: usize, outcome: &Outcome, at: Instant) -> (bool, bool) {
+        let Some(Try { opened, backup, .. }) = self.tries.get_mut(place) else { return (false, false) };
+        let (Opened { member, begun, trial, .. }, backup) = (opened, *backup);
+        let (success, begun) = (verdict::success(outcome), *begun);
+        if let Some(success) = success {
+            member.stats().record(at, at.saturating_duration_since(begun), success);
+        }
+        let evidence = verdict::evidence(outcome);
+        if let Some(evidence) = evidence {
+            self.target.upstream.metrics.learned(self.peer.worker.index, evidence);
+            // That an endpoint answers well is known at the end of the answer, but who waits for a trial waits no
+            // longer than for the head.
+            if evidence != Evidence::Answered || trial.is_some() {
+                self.target.evidence.send(member.address(), member.stats(), evidence, trial.take());
+            }
+        }
+        if success == Some(true) && !backup {
+            self.note_latency(begun, at);
+        }
+        (evidence == Some(Evidence::Answered), success == Some(true))
+    }
+
+    /// How long a first try took, or has taken so far, where somebody wants to know.
+    pub(super) fn note_latency(&self, begun: Instant, at: Instant) {
+        let policy = self.policy();
+        if policy.mode == Mode::Failbackup && policy.backup_after == BackupAfter::P95 {
+            self.target.upstream.latencies.record(at, at.saturating_duration_since(begun));
+        }
+    }
+
+    /// What comes of an event.
+    pub(super) fn step(&mut self, event: Event, at: Instant) -> Next {
+        let Self { history, own_policy, target, peer, .. } = self;
+        let upstream = &target.upstream;
+        let policy = own_policy.as_deref().unwrap_or(&upstream.config.retries);
+        let next = history.step(policy, event, || upstream.spend_retry(policy, at));
+        if next == Next::Refused {
+            upstream.metrics.refused(peer.worker.index);
+        }
+        next
+    }
+
+    /// An answer came, and it is not what is wanted.
+    fn unwanted(&mut self, next: Next, place: usize) {
+        let Some(mut ended) = self.tries.take(place) else { return };
+        let member = ended.opened.member.clone();
+        let Next::Retry(cause) = next else {
+            self.tried.add(member.slot(), member);
+            self.set_aside(ended);
+            self.watch_the_rest();
+            return;
+        };
+        match ended.request().and_then(|request| self.prepare(cause, &member, request)) {
+            Some((opened, request)) => {
+                self.set_aside(ended);
+                self.retry(cause, opened, request);
+            }
+            // There is no better one.
+            None => self.tries.add(ended),
+        }
+    }
+
+    /// A try failed without an answer.
+    fn failed(&mut self, next: Next, place: usize, failed: Failed) -> Result<(), RequestError> {
+        let Failed { error, unsent, .. } = failed;
+        let Some(mut ended) = self.tries.take(place) else { return Err(error) };
+        let member = ended.opened.member.clone();
+        match next {
+            Next::Wait => {
+                self.tried.add(member.slot(), member);
+                self.watch_the_rest();
+                return Ok(());
+            }
+            Next::Resend => {
+                if let Some(request) = unsent.map(|unsent| *unsent).or_else(|| ended.request()) {
+                    self.resend(ended, request);
+                    return Ok(());
+                }
+            }
+            Next::Retry(cause) => {
+                let request = unsent.map(|unsent| *unsent).or_else(|| ended.request());
+                drop(ended);
+                if let Some(request) = request
+                    && let Some((opened, request)) = self.prepare(cause, &member, request)
+                {
+                    self.retry(cause, opened, request);
+                    return Ok(());
+                }
+            }
+            Next::End | Next::Refused | Next::Backup => {}
+        }
+        // Whatever else is under way ends with this.
+        self.tries = Tries::None;
+        if self.take_aside(&error) { Ok(()) } else { Err(error) }
+    }
+
+    /// Gives a request its body, from its beginning, unless it has it already. Whoever was sending it before is cut off,
+    /// if there is more to come from the client.
+    pub(super) fn with_body(&self, mut request: Request<RequestBody>) -> Request<RequestBody> {
+        if request.body().is_empty()
+            && let Some(kept) = &self.kept
+        {
+            *request.body_mut() = RequestBody::Kept(kept.replay());
+        }
+        request
+    }
+
+    /// Finds an endpoint for a try after one on that member. None: there is no better one than before.
+    fn prepare(
+        &mut self,
+        cause: Cause,
+        member: &Arc<Member>,
+        request: Request<RequestBody>,
+    ) -> Option<(Opened, Request<RequestBody>)> {
+        self.tried.add(member.slot(), member.clone());
+        let same = self.policy().mode == Mode::Failtry;
+        let (head, body) = request.into_parts();
+        let picked = match same.then(|| self.same(member)).flatten() {
+            Some(picked) => picked,
+            None => {
+                let picked = self.pick(&head).ok()?;
+                // Whoever refuses connections goes on to, for a moment.
+                if cause == Cause::Connect && self.tried.contains(picked.0.slot()) {
+                    return None;
+                }
+                picked
+            }
+        };
+        Some((Opened::begin(picked, Instant::now()), Request::from_parts(head, body)))
+    }
+
+    /// The same endpoint, while it is offered.
+    fn same(&self, member: &Arc<Member>) -> Option<Picked> {
+        let member = self.target.view.offered(member)?;
+        match member.stats().admit() {
+            Admission::Open => Some((member, None)),
+            Admission::HalfOpen(trial) => Some((member, Some(trial))),
+            Admission::Refused => None,
+        }
+    }
+
+    fn retry(&mut self, cause: Cause, opened: Opened, request: Request<RequestBody>) {
+        self.target.upstream.metrics.retried(self.peer.worker.index, cause);
+        self.waits.again(opened.begun);
+        let request = self.with_body(request);
+        self.begin(opened, request, How { fresh: cause == Cause::Reset, backup: false });
+    }
+
+    /// Sends the request to the same endpoint over a new connection.
+    fn resend(&mut self, ended: Try, request: Request<RequestBody>) {
+        let Try { opened, backup, .. } = ended;
+        let opened = Opened { begun: Instant::now(), ..opened };
+        self.target.upstream.metrics.retried(self.peer.worker.index, Cause::Stale);
+        let request = self.with_body(request);
+        match self.tries.first() {
+            None => self.waits.again(opened.begun),
+            // The other one is the first from now on.
+            Some(_) => self.watch_the_rest(),
+        }
+        self.begin(opened, request, How { fresh: true, backup });
+    }
+
+    /// Of two tries one has ended without winning, and the other is the one that is watched now.
+    fn watch_the_rest(&self) {
+        let Some(Try { opened, step, .. }) = self.tries.first() else { return };
+        self.waits.again(opened.begun);
+        if let Step::Sent(attempt) = step {
+            self.waits.sent(&attempt.connection.meter);
+        }
+    }
+}
