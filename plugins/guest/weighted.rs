@@ -1,7 +1,7 @@
 //! Draws in proportion to weight, at a cost that does not grow with the number of candidates.
 //!
 //! Candidates are grouped by the power of two above their weight. A draw chooses a group by its total, then a member
-//! by chance, and keeps it with the chance of its weight to that power of two, which is more than a half. After
+//! by chance, and keeps it with the chance of its weight to the greatest in the group, which is more than a half. After
 //! Matias, Vitter and Ni, "Dynamic Generation of Discrete Random Variates" (2003). A change costs the same few steps.
 
 use fastrand::Rng;
@@ -26,6 +26,8 @@ pub struct Weighted {
 struct Group {
     members: Vec<(Slot, u32)>,
     total: u64,
+    /// No member weighs more.
+    top: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -56,6 +58,7 @@ impl Weighted {
         let place = Place { weight, position: group.members.len() };
         group.members.push((slot, weight));
         group.total += u64::from(weight);
+        group.top = group.top.max(weight);
         self.total += u64::from(weight);
         self.count += 1;
         let index = slot as usize;
@@ -76,6 +79,7 @@ impl Weighted {
         group.members.swap_remove(position);
         if group.members.is_empty() {
             self.filled &= !(1 << number);
+            group.top = 0;
         }
         group.total -= u64::from(weight);
         self.total -= u64::from(weight);
@@ -127,7 +131,7 @@ impl Weighted {
             let group = &self.groups[number];
             let total = group.total - self.weight_of(except, |weight| group_of(weight) == number);
             if at < total {
-                return group.draw(random, except, 1 << number);
+                return group.draw(random, except);
             }
             at -= total;
         }
@@ -143,11 +147,10 @@ impl Weighted {
 
 impl Group {
     /// Only called when a member is left that is not excepted.
-    fn draw(&self, random: &mut Rng, except: &[Slot], top: u64) -> Slot {
+    fn draw(&self, random: &mut Rng, except: &[Slot]) -> Slot {
         loop {
             let (slot, weight) = self.members[random.usize(..self.members.len())];
-            let weight = u64::from(weight);
-            if (weight == top || random.u64(..top) < weight) && !except.contains(&slot) {
+            if (weight == self.top || random.u32(..self.top) < weight) && !except.contains(&slot) {
                 return slot;
             }
         }
@@ -206,6 +209,16 @@ mod tests {
         check(&[u32::MAX, 1 << 31, 1 << 30, 7], &[]);
         check(&[1, 2, 3, 4, 5, 100], &[5]);
         check(&[1, 2, 3, 4, 5, 100], &[5, 3, 3, 77]);
+    }
+
+    /// Where weights are alike nothing but the place is left to chance.
+    #[test]
+    fn equal_weights_are_drawn_alike_whatever_they_are() {
+        let drawn = |weight| {
+            let (weighted, mut random) = (weighted(&[weight; 5]), Rng::with_seed(3));
+            (0..1_000).map(|_| weighted.draw(&mut random, &[])).collect::<Vec<_>>()
+        };
+        assert_eq!(drawn(100), drawn(1));
     }
 
     proptest! {
