@@ -93,6 +93,13 @@ fn lists(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
     series(exposition, &names::EJECTED, ejected);
     let standby = statuses.iter().map(|(name, status)| ([*name], status.standby.len() as u64));
     series(exposition, &names::STANDBY, standby);
+    let figure =
+        |of: fn(&Status) -> usize| statuses.iter().map(move |(name, status)| ([*name], of(status) as u64));
+    series(exposition, &names::SLOW_START, figure(|status| status.starting));
+    series(exposition, &names::UNUSED, figure(|status| status.unused));
+    let local = statuses.iter().filter_map(|(name, status)| Some(([*name], status.local?)));
+    series(exposition, &names::LOCAL, local);
+    series(exposition, &names::GROUPS, figure(|status| status.groups));
     let of_status =
         |is: fn(&Status) -> bool| statuses.iter().map(move |(name, status)| ([*name], u64::from(is(status))));
     series(exposition, &names::PANIC, of_status(|status| status.panic));

@@ -20,7 +20,7 @@ use crate::{
     registry::{BoxFuture, Failure, Registry, Subscription},
     resilience::{Cause, RetryPolicy},
     telemetry::names,
-    upstream::{Disk, Evidence, UpstreamName},
+    upstream::{Disk, Evidence, OfferPolicy, UpstreamName},
 };
 
 /// Every service has two instances. That of `down` is told once, after which its registry does not answer.
@@ -197,6 +197,7 @@ fn upstream(name: &str) -> Arc<config::Upstream> {
         pool: config::Pool { idle_timeout: Duration::from_secs(1), max_idle: 1 },
         retries: RetryPolicy::default(),
         reliability: config::Reliability::default(),
+        offer: OfferPolicy::default(),
     })
 }
 

@@ -41,6 +41,12 @@ struct Summary {
     ejected_count: usize,
     /// Endpoints that get no requests while those before them answer.
     standby_count: usize,
+    /// Endpoints that do not have all of their weight yet.
+    slow_start_count: usize,
+    /// Endpoints that are left to other gateways.
+    unused_count: usize,
+    /// The share of requests that is to stay in the zone of the gateway; null where zones are not looked at.
+    zone_share: Option<f64>,
     panic: bool,
     /// Nobody gets requests, because the instances there are have weight 0.
     drained: bool,
@@ -78,6 +84,9 @@ struct Standby {
     address: SocketAddr,
     state: &'static str,
     priority: u32,
+    zone: Option<String>,
+    /// What it waits behind.
+    reason: &'static str,
 }
 
 #[derive(Serialize)]
@@ -139,6 +148,14 @@ struct Endpoint {
     slot: u32,
     address: SocketAddr,
     weight: u32,
+    /// As selectors see it: times 100, and all that follows.
+    effective_weight: u32,
+    /// The part of its weight that a slow start leaves it; null when there is none.
+    slow_start: Option<f32>,
+    /// The part that is left to its zone; null when that is all.
+    zone_part: Option<f32>,
+    /// The part that is left to its priority; null when that is all.
+    priority_part: Option<f32>,
     state: &'static str,
     priority: u32,
     hostname: Option<String>,
@@ -222,6 +239,9 @@ fn summary(upstream: &Upstream, found: bool, now: SystemTime) -> Summary {
         pinned: status.pin.map(|pin| Pinned { since: rfc3339(pin.since), endpoints: pin.endpoints }),
         ejected_count: status.ejected.len(),
         standby_count: status.standby.len(),
+        slow_start_count: status.starting,
+        unused_count: status.unused,
+        zone_share: status.local,
         panic: status.panic,
         drained: status.drained,
         unsaved: status.unsaved.as_ref().map(|reason| shown(reason).to_string()),
@@ -294,17 +314,28 @@ fn detail(upstream: &Upstream, found: bool, now: SystemTime) -> Detail {
     }
 }
 
-fn standby((address, facts): &(SocketAddr, upstream::Facts)) -> Standby {
-    Standby { address: *address, state: facts.state.as_str(), priority: facts.priority }
+fn standby(of: &upstream::Standby) -> Standby {
+    Standby {
+        address: of.address,
+        state: of.facts.state.as_str(),
+        priority: of.facts.priority,
+        zone: of.facts.zone.as_deref().map(str::to_owned),
+        reason: of.reason.as_str(),
+    }
 }
 
 fn endpoint(member: &upstream::Member) -> Endpoint {
-    let (figures, facts) = (member.stats().figures(), member.facts());
+    let (figures, facts, effective) = (member.stats().figures(), member.facts(), member.effective());
+    let part = |part: f32| Some(part).filter(|part| *part < 1.0);
     let latency = Some(figures.latency).filter(|latency| *latency != Duration::ZERO);
     Endpoint {
         slot: member.slot().0,
         address: member.address(),
-        weight: member.weight().get(),
+        weight: member.endpoint().weight.get(),
+        effective_weight: effective.weight.get(),
+        slow_start: part(effective.slow_start),
+        zone_part: part(effective.zone),
+        priority_part: part(effective.priority),
         state: facts.state.as_str(),
         priority: facts.priority,
         hostname: facts.hostname.as_deref().map(str::to_owned),

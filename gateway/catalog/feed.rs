@@ -179,7 +179,11 @@ fn policies(upstream: &config::Upstream, config: &Config) -> Policies {
             ..*reliability.registries.get(&source.registry).unwrap_or(&reliability.trust)
         }
     };
-    Policies { trust: upstream.sources.iter().map(trust).collect(), health: reliability.health }
+    Policies {
+        trust: upstream.sources.iter().map(trust).collect(),
+        health: reliability.health,
+        offer: upstream.offer.clone(),
+    }
 }
 
 /// Says whether it is another value.

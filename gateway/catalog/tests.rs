@@ -18,7 +18,7 @@ use crate::{
     config::{ByName, NameFrom, NamePattern, Target},
     registry::{BoxFuture, Failure, Registry, Subscription},
     resilience::RetryPolicy,
-    upstream::{Evidence, Order, OrderError},
+    upstream::{Evidence, OfferPolicy, Order, OrderError},
 };
 
 /// Services and their addresses; a service that is not listed is answered with an empty list, a name that begins
@@ -93,6 +93,7 @@ fn settings(name: &str) -> Arc<config::Upstream> {
         pool: config::Pool { idle_timeout: Duration::from_secs(1), max_idle: 1 },
         retries: RetryPolicy::default(),
         reliability: config::Reliability::default(),
+        offer: OfferPolicy::default(),
     })
 }
 

@@ -4,6 +4,7 @@
 
 mod json;
 mod listen;
+mod offer;
 mod registry;
 mod reliability;
 mod retries;
@@ -34,6 +35,7 @@ pub(super) struct Checker<'a> {
     examiner: Examiner<'a>,
     /// What the tables of registries say of their trust.
     trusts: BTreeMap<Arc<str>, file::Trust>,
+    identity: offer::Identity,
 }
 
 impl<'a> Deref for Checker<'a> {
@@ -52,7 +54,8 @@ impl DerefMut for Checker<'_> {
 
 impl<'a> Checker<'a> {
     pub(super) fn new(document: &'a Document<'a>, path: &Path, mistakes: Vec<Mistake>) -> Self {
-        Self { examiner: Examiner::new(document, path, mistakes), trusts: BTreeMap::new() }
+        let examiner = Examiner::new(document, path, mistakes);
+        Self { examiner, trusts: BTreeMap::new(), identity: offer::Identity::default() }
     }
 
     pub(super) fn into_problems(self) -> Vec<Mistake> {
@@ -71,6 +74,7 @@ impl<'a> Checker<'a> {
         let plugins = self.plugins(&top.key("plugins"), &file.plugins);
         let shutdown = self.shutdown(&top.key("shutdown"), &file.shutdown);
         self.trusts = trusts(&file.registry);
+        self.identity = self.identity(&top.key("gateway"), &file.gateway);
         let registries = self.registries(&file.registry);
         let upstreams = self.upstreams(&file.upstream);
         let routes = self.routes(&file.route, &file.listener);

@@ -4,6 +4,7 @@
 //! the descriptions in the schema, and so what editors show.
 
 mod listen;
+mod offer;
 mod plugins;
 mod registry;
 mod reliability;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::{
     listen::{Admin, Listener, Registrations},
+    offer::{Gateway, Subset, ZoneAware},
     plugins::{Plugins, RegistryLimits, SelectorLimits},
     registry::Registry,
     reliability::{Check, Health, HttpCheck, Trust},
@@ -37,6 +39,8 @@ pub(super) struct File {
     pub listener: Vec<Listener>,
     /// The admin listener: health, metrics, the state of everything, and the embedded registry.
     pub admin: Admin,
+    /// Which of several gateways this is, and where.
+    pub gateway: Gateway,
     /// What outlives the process.
     pub state: State,
     /// How host names in lists of endpoints become addresses.

@@ -13,7 +13,7 @@ use crate::{
     connector,
     document::Secret,
     resilience::{BackupAfter, Causes, Mode, RetryPolicy},
-    upstream::{HealthPolicy, TrustPolicy, UpstreamName},
+    upstream::{HealthPolicy, OfferPolicy, TrustPolicy, UpstreamName},
 };
 
 /// One immutable value for the whole process.
@@ -175,6 +175,8 @@ pub struct Upstream {
     pub pool: Pool,
     pub retries: RetryPolicy,
     pub reliability: Reliability,
+    /// How those who are well share requests.
+    pub offer: OfferPolicy,
 }
 
 /// How the lists of an upstream are believed, and its endpoints judged.

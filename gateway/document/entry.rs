@@ -129,6 +129,40 @@ pub(crate) enum Flag {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Nothing {}
 
+/// A thing that is on or off, or a table that says more of one that is on.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[schemars(inline)]
+#[serde(untagged)]
+pub(crate) enum SwitchOr<T> {
+    Is(bool),
+    Table(T),
+}
+
+// Not derived, for the same reason as above.
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for SwitchOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(BoolOrTable(PhantomData))
+    }
+}
+
+struct BoolOrTable<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for BoolOrTable<T> {
+    type Value = SwitchOr<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a boolean or a table")
+    }
+
+    fn visit_bool<E>(self, is: bool) -> Result<Self::Value, E> {
+        Ok(SwitchOr::Is(is))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(SwitchOr::Table)
+    }
+}
+
 impl Flag {
     pub(crate) fn is_set(&self) -> bool {
         !matches!(self, Self::Is(false))

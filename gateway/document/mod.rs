@@ -17,7 +17,7 @@ use std::{
 
 pub use self::problem::{Problem, Problems};
 pub(crate) use self::{
-    entry::{Flag, HeaderIs, NumberOr, OneOrMore, TextOr},
+    entry::{Flag, HeaderIs, NumberOr, OneOrMore, SwitchOr, TextOr},
     problem::Mistake,
     tree::{Document, Way, cut},
 };

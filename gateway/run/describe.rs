@@ -31,15 +31,13 @@ pub(super) fn one(upstream: &Value) -> String {
     let serving = items(&upstream["endpoints"]).iter();
     let rows = serving.map(|of| {
         let out = ejected.iter().find(|ejected| ejected["address"] == of["address"]);
-        endpoint(of, out.map_or_else(String::new, |out| format!("fails: {}", text(&out["reason"]))))
+        endpoint(of, out.map_or_else(|| parts(of), |out| format!("fails: {}", text(&out["reason"]))))
     });
     let taken_out = ejected
         .iter()
         .filter(|out| items(&upstream["endpoints"]).iter().all(|of| of["address"] != out["address"]));
     let taken_out = taken_out.map(|out| endpoint(out, format!("taken out: {}", text(&out["reason"]))));
-    let standby = items(&upstream["standby"])
-        .iter()
-        .map(|of| endpoint(of, format!("waits: {}, priority {}", text(&of["state"]), text(&of["priority"]))));
+    let standby = items(&upstream["standby"]).iter().map(|of| endpoint(of, waits(of)));
     let head = ["ENDPOINT", "WEIGHT", "IN FLIGHT", "REQUESTS", "FAILURES", "LATENCY", "STATE"];
     let _ = write!(out, "\n{}", table(head, rows.chain(taken_out).chain(standby)));
     let changes = items(&upstream["history"]).iter().map(change);
@@ -137,6 +135,21 @@ fn endpoint(endpoint: &Value, state: String) -> [String; 7] {
     [address, weight, in_flight, requests, failures, latency, state]
 }
 
+/// Behind whom an endpoint waits.
+fn waits(endpoint: &Value) -> String {
+    match endpoint["reason"] == "zone" {
+        true => format!("waits: zone {}", text(&endpoint["zone"])),
+        false => format!("waits: {}, priority {}", text(&endpoint["state"]), text(&endpoint["priority"])),
+    }
+}
+
+/// What makes the weight of an endpoint less than it is.
+fn parts(endpoint: &Value) -> String {
+    let parts = [("slow_start", "slow start"), ("zone_part", "zone"), ("priority_part", "priority")];
+    let parts = parts.map(|(key, word)| Some(format!("{word} {:.0} %", endpoint[key].as_f64()? * 100.0)));
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
 fn change(change: &Value) -> [String; 8] {
     let cause = match (&change["rolled_back_to"], change["applied"].as_bool()) {
         (Value::Number(to), _) => format!("rolled back to {to}"),
@@ -226,6 +239,25 @@ mod tests {
             "pinned": null, "unsaved": null, "selector": { "plugin": "p2c-ewma" }, "sources": sources,
             "endpoints": [], "ejected": [], "history": [],
         })
+    }
+
+    #[test]
+    fn an_endpoint_says_why_it_gets_less_than_others() {
+        let mut upstream = upstream("orders", vec![source("main", "live", 0)]);
+        upstream["endpoints"] = json!([
+            { "address": "10.0.0.1:1", "weight": 1, "slow_start": null, "zone_part": null },
+            { "address": "10.0.0.2:1", "weight": 1, "slow_start": 0.3, "zone_part": 0.25, "priority_part": null },
+        ]);
+        upstream["standby"] = json!([
+            { "address": "10.0.0.3:1", "state": "ready", "priority": 0, "zone": "b", "reason": "zone" },
+            { "address": "10.0.0.4:1", "state": "draining", "priority": 2, "zone": "b", "reason": "rank" },
+        ]);
+        let shown = one(&upstream);
+        let state = |address| shown.lines().find_map(|line: &str| line.strip_prefix(address)).unwrap().trim();
+        assert_eq!(state("10.0.0.1:1"), "1");
+        assert!(state("10.0.0.2:1").ends_with(" slow start 30 %, zone 25 %"), "{shown}");
+        assert!(state("10.0.0.3:1").ends_with("waits: zone b"), "{shown}");
+        assert!(state("10.0.0.4:1").ends_with("waits: draining, priority 2"), "{shown}");
     }
 
     #[test]

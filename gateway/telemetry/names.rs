@@ -57,7 +57,15 @@ metrics! {
     EJECTED = Gauge "witgate_ejected_endpoints" ["upstream", "reason"]
         "Endpoints that failed and get no requests for now, by reason";
     STANDBY = Gauge "witgate_standby_endpoints" ["upstream"]
-        "Endpoints that get no requests while those before them answer";
+        "Endpoints that are well and get no requests while those before them do";
+    SLOW_START = Gauge "witgate_slow_start_endpoints" ["upstream"]
+        "Endpoints that do not have all of their weight yet";
+    UNUSED = Gauge "witgate_unused_endpoints" ["upstream"]
+        "Endpoints that are left to other gateways";
+    LOCAL = Gauge "witgate_zone_share" ["upstream"]
+        "Share of the requests that is to stay in the zone of the gateway; absent where zones are not looked at";
+    GROUPS = Gauge "witgate_priority_groups" ["upstream"]
+        "Priorities that get requests: 0 while nobody is well, more than 1 while too few of the first are";
     PANIC = Gauge "witgate_panic" ["upstream"]
         "1 while so many endpoints failed that all get requests";
     DRAINED = Gauge "witgate_drained" ["upstream"]

@@ -8,8 +8,9 @@ mod disk;
 pub mod durable;
 mod health;
 mod history;
-mod owner;
 mod merge;
+mod offer;
+mod owner;
 mod publish;
 mod saved;
 mod slots;
@@ -25,9 +26,11 @@ pub use health::{
 use history::Recorded;
 pub use history::{Addresses, Cause, Entry, History, RollbackError};
 pub use merge::{Changed, Merge};
+pub use offer::{Effective, Offered, Offering, Policy as OfferPolicy, RESOLUTION, Subset, Zones, place};
+use offer::{Group, Shaped, Subsetting, shares};
 pub use owner::{
     Command, Event, LeftOut, LeftOuts, Order, OrderError, Owner, Pinned, Plan, Policies, Report, Reserved,
-    SourceName, SourceStatus, Status,
+    SourceName, SourceStatus, Standby, StandbyReason, Status,
 };
 pub use publish::{Offer, Published, Publisher, Reader};
 pub use saved::{Saved, SavedPin, SavedSource};

@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::{Change, Endpoint, Member, Snapshot, Stats, UpstreamName, slots::Slots};
+use super::{Change, Endpoint, Member, Offered, Snapshot, Stats, UpstreamName, slots::Slots};
 
 /// How long statistics of an address are kept after it left, and of how many addresses.
 const RETIRED_FOR: Duration = Duration::from_secs(600);
@@ -150,9 +150,9 @@ impl Publisher {
     ///
     /// Requests already running keep the snapshot they hold. Offers that change nothing make no generation;
     /// returns what the new generation did if there is one.
-    pub fn publish(&mut self, offers: Vec<Offer>, now: Instant) -> Option<Published> {
+    pub fn publish(&mut self, offers: Vec<impl Into<Offered>>, now: Instant) -> Option<Published> {
         let mut published = Published::default();
-        let changes = offers.into_iter().filter_map(|offer| self.change(offer, now, &mut published));
+        let changes = offers.into_iter().filter_map(|offer| self.change(offer.into(), now, &mut published));
         let changes: Vec<Change> = changes.collect();
         if changes.is_empty() {
             return None;
@@ -179,11 +179,26 @@ impl Publisher {
 
     /// Wants to be told of the next success of an endpoint, as after a failure, whether it is offered or not.
     pub fn suspect(&mut self, address: SocketAddr, now: Instant) {
-        let stats = match self.members.get(&address) {
+        self.stats(address, now).suspect(true);
+    }
+
+    /// Begins the averages of endpoints anew, with that of the others, so that no selector takes them for the fastest, or
+    /// for what they were before they were out. Where nobody has an average, nothing changes.
+    pub fn seed(&mut self, addresses: &[SocketAddr], now: Instant) {
+        let seeded: HashSet<&SocketAddr> = addresses.iter().collect();
+        let others = self.members.values().filter(|member| !seeded.contains(&member.address()));
+        let known: Vec<u64> = others.map(|member| member.stats().latency_ns()).filter(|ns| *ns > 0).collect();
+        let Some(average) = known.iter().sum::<u64>().checked_div(known.len() as u64) else { return };
+        for address in addresses {
+            self.stats(*address, now).seed(average, now);
+        }
+    }
+
+    fn stats(&mut self, address: SocketAddr, now: Instant) -> &Stats {
+        match self.members.get(&address) {
             Some(member) => member.stats(),
             None => &self.retired.entry(address).or_insert_with(|| (now, Arc::default())).1,
-        };
-        stats.suspect(true);
+        }
     }
 
     /// Whether an endpoint that is offered has ever answered a request, as far as anybody remembers.
@@ -191,28 +206,30 @@ impl Publisher {
         self.members.get(&address).is_some_and(|member| member.stats().has_answered())
     }
 
-    fn change(&mut self, offer: Offer, now: Instant, published: &mut Published) -> Option<Change> {
+    fn change(&mut self, offer: Offered, now: Instant, published: &mut Published) -> Option<Change> {
         match offer {
-            Offer::Put(endpoint) => {
+            Offered::Put(endpoint, effective) => {
                 let address = endpoint.address;
                 let member = match self.members.get(&address) {
-                    Some(known) if *known.endpoint() == endpoint => return None,
+                    Some(known) if *known.endpoint() == endpoint && *known.effective() == effective => {
+                        return None;
+                    }
                     Some(known) => {
                         published.updated.push(address);
-                        Member::new(known.lease().clone(), endpoint, known.stats().clone())
+                        Member::new(known.lease().clone(), endpoint, effective, known.stats().clone())
                     }
                     None => {
                         published.added.push(address);
                         let stats = self.retired.remove(&address).map(|(_, stats)| stats).unwrap_or_default();
                         stats.set_half_open(self.half_open.contains(&address));
-                        Member::new(self.slots.take(), endpoint, stats)
+                        Member::new(self.slots.take(), endpoint, effective, stats)
                     }
                 };
                 let member = Arc::new(member);
                 self.members.insert(address, member.clone());
                 Some(Change::Put(member))
             }
-            Offer::Remove(address) => {
+            Offered::Remove(address) => {
                 let member = self.members.remove(&address)?;
                 published.removed.push(address);
                 member.stats().close();

@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::SystemTime};
 
-use super::{Endpoint, Facts, InFlight, Slot, Stats, Weight, slots::SlotLease};
+use super::{Effective, Endpoint, Facts, InFlight, Slot, Stats, Weight, slots::SlotLease};
 
 const CHUNK: usize = 128;
 
@@ -18,12 +18,13 @@ const RECENT: usize = 64;
 pub struct Member {
     lease: SlotLease,
     endpoint: Endpoint,
+    effective: Effective,
     stats: Arc<Stats>,
 }
 
 impl Member {
-    pub(super) fn new(lease: SlotLease, endpoint: Endpoint, stats: Arc<Stats>) -> Self {
-        Self { lease, endpoint, stats }
+    pub(super) fn new(lease: SlotLease, endpoint: Endpoint, effective: Effective, stats: Arc<Stats>) -> Self {
+        Self { lease, endpoint, effective, stats }
     }
 
     pub fn slot(&self) -> Slot {
@@ -34,8 +35,13 @@ impl Member {
         self.endpoint.address
     }
 
+    /// The weight as selectors see it.
     pub fn weight(&self) -> Weight {
-        self.endpoint.weight
+        self.effective.weight
+    }
+
+    pub fn effective(&self) -> &Effective {
+        &self.effective
     }
 
     pub fn facts(&self) -> &Facts {

@@ -29,8 +29,9 @@ pub struct Stats {
     /// The bits of an `f64` between 0 and 1.
     success: AtomicU64,
     consecutive_failures: AtomicU32,
-    /// Nanoseconds since `epoch` plus one, 0 for never.
+    /// Nanoseconds since `epoch` plus one, 0 for never; with [`SEEDED`] while what is averaged was never measured.
     last_sample: AtomicU64,
+    /// Nanoseconds since `epoch` plus one, 0 for never.
     last_pick: AtomicU64,
     requests: AtomicU64,
     failures: AtomicU64,
@@ -39,6 +40,9 @@ pub struct Stats {
     /// One of [`OPEN`], [`FREE`], [`TAKEN`] and [`CLOSED`].
     trial: AtomicU8,
 }
+
+/// A bit that no time since the start of a process has.
+const SEEDED: u64 = 1 << 63;
 
 /// Requests go to the endpoint as they come.
 const OPEN: u8 = 0;
@@ -98,19 +102,28 @@ impl Stats {
         let took = if ok { took } else { took.max(FAILURE) };
         let at = self.since_epoch(now);
         let last = self.last_sample.swap(at, Relaxed);
-        let keep = match last {
+        let keep = match last & !SEEDED {
             0 => 0.0,
             last => (-(at.saturating_sub(last) as f64) / DECAY.as_nanos() as f64).exp(),
         };
         let sample = (took.as_nanos() as u64).max(1) as f64;
         let latency = self.latency.load(Relaxed) as f64 * keep + sample * (1.0 - keep);
         self.latency.store((latency as u64).max(1), Relaxed);
+        // That it succeeds is nothing that others can tell.
+        let keep = if last & SEEDED == 0 { keep } else { 0.0 };
         let success = f64::from_bits(self.success.load(Relaxed)) * keep + if ok { 1.0 - keep } else { 0.0 };
         self.success.store(success.to_bits(), Relaxed);
         if !ok {
             self.consecutive_failures.fetch_add(1, Relaxed);
             self.failures.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Begins the averages anew: the latency with one that others have, and as if nothing had failed.
+    pub fn seed(&self, latency_ns: u64, now: Instant) {
+        self.latency.store(latency_ns, Relaxed);
+        self.success.store(1f64.to_bits(), Relaxed);
+        self.last_sample.store(self.since_epoch(now) | SEEDED, Relaxed);
     }
 
     /// What had been recorded as a success is one, now that its answer has ended: failures before it are not in a row
@@ -168,7 +181,7 @@ impl Stats {
         self.in_flight.load(Relaxed)
     }
 
-    /// The latency average in nanoseconds, 0 while there is no sample.
+    /// The latency average in nanoseconds, 0 while there is no sample and it was not [seeded](Self::seed).
     pub fn latency_ns(&self) -> u64 {
         self.latency.load(Relaxed)
     }
@@ -180,7 +193,13 @@ impl Stats {
 
     /// Whether any request succeeded.
     pub fn has_answered(&self) -> bool {
-        self.latency_ns() > 0 && self.success() > 0.0
+        self.is_sampled() && self.success() > 0.0
+    }
+
+    /// Whether the averages are of this endpoint.
+    fn is_sampled(&self) -> bool {
+        let last = self.last_sample.load(Relaxed);
+        last != 0 && last & SEEDED == 0
     }
 
     /// How long ago the last request was sent, `Duration::MAX` when never.
@@ -194,7 +213,7 @@ impl Stats {
     pub fn figures(&self) -> Figures {
         Figures {
             in_flight: self.in_flight(),
-            latency: Duration::from_nanos(self.latency_ns()),
+            latency: Duration::from_nanos(if self.is_sampled() { self.latency_ns() } else { 0 }),
             success: self.success(),
             consecutive_failures: self.consecutive_failures.load(Relaxed),
             requests: self.requests.load(Relaxed),
@@ -304,6 +323,25 @@ mod tests {
         assert_eq!(stats.figures().consecutive_failures, 2);
         stats.confirm();
         assert_eq!(stats.figures().consecutive_failures, 0);
+    }
+
+    #[test]
+    fn what_was_seeded_is_averaged_with_what_is_measured_and_is_no_answer() {
+        let (stats, start) = (Stats::new(), Instant::now());
+        stats.record(start, Duration::from_secs(9), false);
+        stats.seed(10_000_000, start);
+        assert_eq!((stats.latency_ns(), stats.success(), stats.has_answered()), (10_000_000, 1.0, false));
+        assert_eq!(stats.figures().latency, Duration::ZERO, "nothing was measured");
+
+        stats.record(start + DECAY, Duration::from_millis(20), true);
+        let keep = (-1f64).exp();
+        let expected = 10e6 * keep + 20e6 * (1.0 - keep);
+        assert!((stats.latency_ns() as f64 - expected).abs() < 1e3, "{}", stats.latency_ns());
+        assert!(stats.has_answered());
+
+        stats.seed(10_000_000, start);
+        stats.record(start, Duration::from_millis(1), false);
+        assert!(!stats.has_answered(), "its first request failed");
     }
 
     #[test]

@@ -125,7 +125,7 @@ mod tests {
 
     fn bounded(bound: f64, endpoints: u32) -> Bounded {
         let mut bounded = Bounded::new(100, bound);
-        (0..endpoints).for_each(|slot| bounded.put(slot, 1, &format!("10.0.0.{slot}:80")));
+        (0..endpoints).for_each(|slot| bounded.put(slot, 100, &format!("10.0.0.{slot}:80")));
         bounded.settle();
         bounded
     }

@@ -4,7 +4,7 @@
 //! the candidate of the first point at or after it. So the ring is the same for the same candidates, whatever the
 //! order they came in.
 //!
-//! **How many points.** `virtual_nodes` times the weight, halved until a candidate of mean weight has at most twice
+//! **How many points.** `virtual_nodes` times the weight, of which 100 is one, halved until a candidate of mean weight has at most twice
 //! `virtual_nodes` points, and all together at most 262,144; at least one each. The halving depends on the set alone.
 //! When it changes, because the mean weight or the total passes a power of two, each point of every other pair goes
 //! or comes and a part of the keys moves; in between only keys of candidates that come or go do.
@@ -16,6 +16,9 @@
 type Slot = u32;
 
 const MOST_POINTS: u64 = 1 << 18;
+
+/// Weights come times this.
+const RESOLUTION: u64 = 100;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Point {
@@ -136,12 +139,12 @@ impl Ring {
 
     fn halvings_wanted(&self) -> u32 {
         let limit = (2 * self.virtual_nodes * self.count).min(MOST_POINTS);
-        let all = self.virtual_nodes * self.weight;
+        let all = self.virtual_nodes * self.weight / RESOLUTION;
         (0..).find(|halvings| all >> halvings <= limit).expect("a number shifted far enough is 0")
     }
 
     fn points_of(&self, member: &Member) -> u64 {
-        ((self.virtual_nodes * u64::from(member.weight)) >> self.halvings).max(1)
+        ((self.virtual_nodes * u64::from(member.weight) / RESOLUTION) >> self.halvings).max(1)
     }
 
     fn rebuild(&mut self, halvings: u32) {
@@ -248,7 +251,7 @@ mod tests {
 
     fn ring(weights: &[u32]) -> Ring {
         let mut ring = Ring::new(100);
-        (0..).zip(weights).for_each(|(slot, weight)| ring.put(slot, *weight, &key(slot)));
+        (0..).zip(weights).for_each(|(slot, weight)| ring.put(slot, weight.saturating_mul(100), &key(slot)));
         ring.settle();
         ring
     }
@@ -312,7 +315,7 @@ mod tests {
     fn rebuilt(members: &BTreeMap<u32, u32>) -> (Ring, Vec<u32>) {
         let mut ring = Ring::new(3);
         let numbers: Vec<_> = members.keys().rev().copied().collect();
-        (0..).zip(&numbers).for_each(|(slot, number)| ring.put(slot, members[number], &key(*number)));
+        (0..).zip(&numbers).for_each(|(slot, number)| ring.put(slot, 100 * members[number], &key(*number)));
         ring.settle();
         (ring, numbers)
     }
@@ -328,7 +331,7 @@ mod tests {
                     ring.remove(number);
                     members.remove(&number);
                 } else {
-                    ring.put(number, weight, &key(number));
+                    ring.put(number, 100 * weight, &key(number));
                     members.insert(number, weight);
                 }
                 if settle {

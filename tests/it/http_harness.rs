@@ -17,7 +17,7 @@ use witgate::{
     resilience::RetryPolicy,
     server::{self, Closer, Workers},
     telemetry::ProcessMetrics,
-    upstream::{Endpoint, Facts, Offer, Publisher, Reader, UpstreamName, Weight},
+    upstream::{Endpoint, Facts, Offer, OfferPolicy, Publisher, Reader, UpstreamName, Weight},
 };
 
 use crate::support::{client::Client, origin::Origin};
@@ -102,6 +102,7 @@ pub fn upstream(name: &str) -> config::Upstream {
         pool: config::Pool { idle_timeout: Duration::from_secs(60), max_idle: 100 },
         retries: RetryPolicy::default(),
         reliability: config::Reliability::default(),
+        offer: OfferPolicy::default(),
     }
 }
 

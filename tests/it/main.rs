@@ -38,6 +38,7 @@ mod http_waits;
 mod layers;
 mod leftovers;
 mod names;
+mod offering;
 mod operator;
 mod plugin_files;
 mod plugins;

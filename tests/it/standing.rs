@@ -73,7 +73,7 @@ async fn what_drains_gets_new_requests_only_while_nobody_is_ready() {
     let gateway = start(&[instance(&old, "ready", 0), instance(&new, "ready", 0)]);
     until_requests_go_to(&gateway, &["new", "old"]).await;
     tell(&gateway, &[instance(&old, "draining", 0), instance(&new, "ready", 0)]);
-    let standby = json!([{ "address": old.address, "state": "draining", "priority": 0 }]);
+    let standby = json!([{ "address": old.address, "state": "draining", "priority": 0, "zone": null, "reason": "rank" }]);
     until_shown(&gateway, "standby", &standby).await;
     assert_eq!(orders(&gateway).await["standby_count"], 1);
     until_requests_go_to(&gateway, &["new"]).await;

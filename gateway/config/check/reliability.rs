@@ -23,6 +23,7 @@ pub(super) struct Written<'f> {
     pub trust: &'f file::Trust,
     pub health: &'f file::Health,
     pub check: Option<&'f file::Check>,
+    pub priority_threshold: Option<f64>,
 }
 
 impl Checker<'_> {
@@ -34,6 +35,9 @@ impl Checker<'_> {
         health.fall = self.in_a_row(&at.key("fall"), table.fall);
         health.rise = self.in_a_row(&at.key("rise"), table.rise);
         health.traffic_decides = table.traffic_decides;
+        if let Some(threshold) = written.priority_threshold {
+            health.priority_threshold = self.share_of(&way.key("priority_threshold"), threshold);
+        }
         let interval = self.duration_ms(&at.key("interval_ms"), table.interval_ms);
         let timeout = self.duration_ms(&at.key("timeout_ms"), table.timeout_ms);
         let probe = match written.check {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Checker, reliability::Written};
+use super::{Checker, offer, reliability::Written};
 use crate::{
     config::{
         file,
@@ -23,6 +23,7 @@ pub(super) struct Manner<'f> {
     pub pool: &'f file::Pool,
     pub retries: Option<&'f file::Tries>,
     pub reliability: Written<'f>,
+    pub offer: offer::Written<'f>,
 }
 
 impl Checker<'_> {
@@ -38,6 +39,12 @@ impl Checker<'_> {
                 trust: &upstream.trust,
                 health: &upstream.health,
                 check: upstream.check.as_ref(),
+                priority_threshold: upstream.priority_threshold,
+            },
+            offer: offer::Written {
+                slow_start_secs: upstream.slow_start_secs,
+                zone_aware: upstream.zone_aware.as_ref(),
+                subset: upstream.subset.as_ref(),
             },
         };
         let mut made = self.manner(way, UpstreamName::new(name), &manner)?;
@@ -54,6 +61,7 @@ impl Checker<'_> {
         let pool = self.pool(&way.key("pool"), manner.pool);
         let retries = self.retries(&way.key("retries"), manner.retries);
         let reliability = self.reliability(way, &manner.reliability);
+        let offer = self.offer(way, &manner.offer);
         Some(Upstream {
             name,
             sources: Vec::new(),
@@ -63,6 +71,7 @@ impl Checker<'_> {
             pool,
             retries: retries.over(&RetryPolicy::default()),
             reliability: reliability?,
+            offer,
         })
     }
 

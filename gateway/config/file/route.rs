@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Check, Health, Pool, Selector, Tries, Trust};
-use crate::document::{HeaderIs, OneOrMore, TextOr};
+use super::{Check, Health, Pool, Selector, Subset, Tries, Trust, ZoneAware};
+use crate::document::{HeaderIs, OneOrMore, SwitchOr, TextOr};
 
 /// Which requests go where: everything that is given must match.
 ///
@@ -62,6 +62,14 @@ pub(in crate::config) struct Route {
     pub health: Option<Health>,
     /// As in an upstream, for the services found by this route. Default: only those that failed are asked.
     pub check: Option<Check>,
+    /// As in an upstream, for the services found by this route. Default: 0.
+    pub slow_start_secs: Option<u64>,
+    /// As in an upstream, for the services found by this route. Default: false.
+    pub zone_aware: Option<SwitchOr<ZoneAware>>,
+    /// As in an upstream, for the services found by this route. Default: 0.7.
+    pub priority_threshold: Option<f64>,
+    /// As in an upstream, for the services found by this route. Default: use all.
+    pub subset: Option<Subset>,
 }
 
 /// Times for the requests of one route. What is left out is as the upstream says.

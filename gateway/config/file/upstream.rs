@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Check, Health, Tries, Trust};
-use crate::document::TextOr;
+use super::{Check, Health, Subset, Tries, Trust, ZoneAware};
+use crate::document::{SwitchOr, TextOr};
 
 /// A service as the gateway knows it: where its instances are found, and how one is chosen and called.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -35,6 +35,16 @@ pub(in crate::config) struct Upstream {
     pub health: Health,
     /// How every instance is asked whether it answers. Default: only those that failed are asked.
     pub check: Option<Check>,
+    /// Seconds in which an instance that is new, or comes back, gets all of its share, from a tenth of it on; 0 is at once.
+    /// Default: 0.
+    pub slow_start_secs: u64,
+    /// Prefer instances in the zone of the gateway: `true`, or a table that says more. Default: false.
+    pub zone_aware: Option<SwitchOr<ZoneAware>>,
+    /// With less than this share of the instances of a priority well, 0 to 1, those of the next get requests, too.
+    /// Default: 0.7.
+    pub priority_threshold: Option<f64>,
+    /// Use only some of the instances and leave the others to other gateways. Default: use all.
+    pub subset: Option<Subset>,
 }
 
 /// One registry's view of a service.

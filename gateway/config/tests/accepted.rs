@@ -7,7 +7,7 @@ use crate::{
     config::{ByName, HttpProbe, NameFrom, Probe, Reliability, Secret, Target, Timeouts, load},
     connector::{Grants, memory},
     resilience::{BackupAfter, Cause, Causes, Mode, RetryPolicy},
-    upstream::UpstreamName,
+    upstream::{OfferPolicy, Subset, UpstreamName, Zones},
 };
 
 /// As documented.
@@ -59,6 +59,42 @@ fn the_embedded_registry_is_there_unless_another_is_named() {
 
     let config = parse("[[listener]]\naddress = \"[::]:80\"\n[registry.fixed]\nplugin = \"static\"").unwrap();
     assert_eq!(config.registries.keys().collect::<Vec<_>>(), ["fixed"]);
+}
+
+#[test]
+fn how_requests_are_shared_depends_on_which_gateway_this_is() {
+    let text = "
+        [gateway]
+        zone = 'eu-1a'
+        id = 'edge-1'
+        [upstream.c]
+        service = 'c'
+        registry = 'memory'
+        slow_start_secs = 30
+        zone_aware = true
+        priority_threshold = 0.5
+        subset = { size = 20 }
+        [[route]]
+        path = '/svc/{service}'
+        registry = 'memory'
+        zone_aware = { min_endpoints = 2 }
+        subset = { size = 20 }
+    ";
+    let config = running(text);
+    let upstream = &config.upstreams[&UpstreamName::new("c")];
+    let subset = Some(Subset { place: 1 << 63, size: 20 });
+    let zones = |min_endpoints| Some(Zones { own: "eu-1a".into(), min_endpoints });
+    let slow_start = Some(Duration::from_secs(30));
+    assert_eq!(upstream.offer, OfferPolicy { slow_start, zones: zones(6), subset });
+    assert_eq!(upstream.reliability.health.priority_threshold, 0.5);
+    let found = &by_name(&config.routes[0].target).template.offer;
+    assert_eq!(*found, OfferPolicy { slow_start: None, zones: zones(2), subset });
+    assert_eq!(config.upstreams[&UpstreamName::new("a")].offer, OfferPolicy::default());
+
+    let off = "[upstream.c]\nservice = 'c'\nregistry = 'memory'\nzone_aware = false\nsubset = { size = 3 }";
+    let config = running(off);
+    let offer = &config.upstreams[&UpstreamName::new("c")].offer;
+    assert_eq!((&offer.zones, offer.subset.map(|subset| subset.size)), (&None, Some(3)));
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub struct Registration {
     /// How the instance stands, by its own word.
     #[serde(default, skip_serializing_if = "is_default")]
     pub state: State,
-    /// 0 comes first: those of a greater number get requests while none of a smaller one answers.
+    /// 0 comes first: those of a greater number get requests while too few of a smaller one are well.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: u32,
     /// The name it goes by, where that is not the host of its address.

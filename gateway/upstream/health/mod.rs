@@ -4,8 +4,8 @@
 //! answer. Requests are evidence, and so are checks, those of the registry among them. Whatever the evidence says, a list
 //! that is not empty never becomes empty here: with too few well, all are offered.
 //!
-//! Of those that are well only the first [`Rank`] is offered: what drains, and what has a lower priority, waits until none
-//! before it is well.
+//! Of those that are well only the first [`Rank`] is offered: what drains waits until nobody else is well, and what has a
+//! lower priority until too few before it are.
 //!
 //! A pure function of (state, input, policy, now): no IO, no clock.
 
@@ -25,7 +25,7 @@ pub use self::{
     condition::{ConditionState, Reason},
     policy::Policy,
 };
-use super::{Endpoint, HealthState, Offer, Rank, State};
+use super::{Endpoint, Group, HealthState, Offer, Rank, State, shares};
 
 /// What a request tells of the endpoint it was sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub struct Judged {
     pub offers: Vec<Offer>,
     /// Endpoints of which something else is to be thought than before.
     pub states: Vec<(SocketAddr, HealthState)>,
+    /// Endpoints that are new, or that come back after they were out or about to go.
+    pub joined: Vec<SocketAddr>,
     /// Endpoints whose trial begins or ends: half-open, one request at a time decides for all others.
     pub half_open: Vec<(SocketAddr, bool)>,
 }
@@ -105,13 +107,13 @@ pub struct Health {
 }
 
 /// Who of the list is offered.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Choice {
     /// Those that are out because they are unwell.
     unwell: BTreeSet<SocketAddr>,
-    /// Only those of this rank, while somebody is well.
-    rank: Option<Rank>,
-    /// The others of the rank, too; all others, while nobody is well.
+    /// Only those of these ranks, while somebody is well, and the share of requests of each; all, while there are none.
+    groups: Vec<(Rank, f64)>,
+    /// The others of these ranks, too; all others, while nobody is well.
     panic: bool,
     /// Whether nobody is well, and those that are only doubted are offered.
     relying: bool,
@@ -129,11 +131,29 @@ impl Health {
     /// The endpoints that are well and wait, because others come before them.
     pub fn standby(&self) -> impl Iterator<Item = &Endpoint> {
         // Of one rank nobody waits.
-        let several = self.ranks.len() > 1 && self.choice.rank.is_some();
+        let several = self.ranks.len() > self.choice.groups.len();
         let list = self.list.values().filter(move |_| several).map(|(endpoint, _)| endpoint);
-        list.filter(|endpoint| {
-            Some(endpoint.facts.rank()) != self.choice.rank && !self.is_out(endpoint.address)
-        })
+        list.filter(|endpoint| !self.choice.has(endpoint.facts.rank()) && !self.is_out(endpoint.address))
+    }
+
+    /// The ranks that are offered, the first first, and the share of requests that each is to get. None while nobody is
+    /// well.
+    pub fn groups(&self) -> &[(Rank, f64)] {
+        &self.choice.groups
+    }
+
+    /// Everybody that is offered.
+    pub fn offered(&self) -> impl Iterator<Item = &Endpoint> {
+        self.list().filter(|endpoint| self.offers(endpoint))
+    }
+
+    /// Whether requests or checks say that it is not well.
+    pub fn is_failing(&self, address: SocketAddr) -> bool {
+        self.reason(address).is_some()
+    }
+
+    pub fn is_offered(&self, address: SocketAddr) -> bool {
+        self.get(address).is_some_and(|endpoint| self.offers(endpoint))
     }
 
     /// Endpoints that somebody should ask whether they answer.
@@ -254,7 +274,7 @@ impl Health {
                 }
             }
         }
-        self.weigh(policy, &mut touched);
+        self.weigh(policy, now, &mut touched);
         judged.offers = touched.into_iter().map(|address| self.offer(address)).collect();
         judged
     }
@@ -274,11 +294,15 @@ impl Health {
             touched.insert(address);
             let before = self.list.remove(&address);
             let since = before.as_ref().map_or(now, |(_, since)| *since);
+            let was = before.as_ref().map(|(endpoint, _)| endpoint.facts.state);
             if let Some((before, _)) = before {
                 self.leave(before.facts.rank());
             }
             self.say(address, endpoint.as_ref().map(|endpoint| endpoint.facts.state), judged);
             if let Some(endpoint) = endpoint {
+                if was.is_none() || was != Some(State::Ready) && endpoint.facts.state == State::Ready {
+                    judged.joined.push(address);
+                }
                 *self.ranks.entry(endpoint.facts.rank()).or_default() += 1;
                 self.list.insert(address, (endpoint, since));
             }
@@ -340,20 +364,23 @@ impl Health {
         if before.1 != after.1 {
             touched.insert(address);
         }
+        if before.1.0 && !after.1.0 {
+            judged.joined.push(address);
+        }
         if before.2 != after.2 {
             judged.half_open.push((address, after.2));
         }
     }
 
     /// Chooses anew who is offered, and touches those for whom that makes a difference.
-    fn weigh(&mut self, policy: &Policy, touched: &mut BTreeSet<SocketAddr>) {
-        let choice = self.choose(policy);
+    fn weigh(&mut self, policy: &Policy, now: Instant, touched: &mut BTreeSet<SocketAddr>) {
+        let choice = self.choose(policy, now);
         if choice == self.choice {
             return;
         }
         let before = std::mem::replace(&mut self.choice, choice);
         touched.extend(before.unwell.symmetric_difference(&self.choice.unwell));
-        if before.rank != self.choice.rank {
+        if !before.same_ranks(&self.choice) {
             touched.extend(self.list.keys());
         } else if (before.panic, before.relying) != (self.choice.panic, self.choice.relying) {
             let out = self.conditions.keys().chain(&self.choice.unwell);
@@ -361,39 +388,46 @@ impl Health {
         }
     }
 
-    fn choose(&self, policy: &Policy) -> Choice {
+    fn choose(&self, policy: &Policy, now: Instant) -> Choice {
         let list = self.list.len();
         // A registry that finds hardly anybody well is likelier to be wrong than right.
         let believed = !policy.is_panic(list - self.unwell.len(), 0, list);
         let most = if believed { policy.may_be_out(list) } else { 0 };
         // The first by address, so that it is the same ones whoever came first.
         let unwell: BTreeSet<SocketAddr> = self.unwell.iter().take(most).copied().collect();
-        let (mut well, mut starting, mut doubted) = (self.ranks.clone(), BTreeMap::new(), false);
+        let (mut well, mut starting, mut new) = (self.ranks.clone(), BTreeMap::new(), BTreeMap::new());
+        let mut doubted = false;
         let known = self.conditions.iter().filter(|(_, known)| known.reason().is_some());
         let fresh = unwell.iter().filter(|address| self.reason(**address).is_none());
         let out =
             known.map(|(address, known)| (address, Some(known))).chain(fresh.map(|address| (address, None)));
         for (address, known) in out {
-            let Some((endpoint, _)) = self.list.get(address) else { continue };
+            let Some((endpoint, since)) = self.list.get(address) else { continue };
             let rank = endpoint.facts.rank();
             well.entry(rank).and_modify(|well| *well -= 1);
             if known.is_some_and(Condition::is_starting) {
                 *starting.entry(rank).or_default() += 1;
+                *new.entry(rank).or_default() += usize::from(policy.is_new(*since, now));
             }
             doubted |= known.is_some_and(Condition::is_doubted);
         }
-        match well.into_iter().find(|(_, well)| *well > 0) {
-            Some((rank, well)) => {
-                let (starting, list) = (starting.get(&rank).copied().unwrap_or(0), self.ranks[&rank]);
-                Choice {
-                    unwell,
-                    rank: Some(rank),
-                    panic: policy.is_panic(well, starting, list),
-                    relying: false,
-                }
-            }
-            None => Choice { unwell, rank: None, panic: !doubted && !self.list.is_empty(), relying: doubted },
+        let of = |counts: &BTreeMap<Rank, usize>, rank: &Rank| counts.get(rank).copied().unwrap_or(0);
+        let group = |(rank, well): (&Rank, &usize)| Group {
+            rank: *rank,
+            members: self.ranks[rank] - of(&new, rank),
+            well: *well,
+        };
+        let groups = shares(well.iter().map(group), policy.priority_threshold);
+        if groups.is_empty() {
+            return Choice { unwell, groups, panic: !doubted && !self.list.is_empty(), relying: doubted };
         }
+        let ranks = || groups.iter().map(|(rank, _)| rank);
+        let panic = policy.is_panic(
+            ranks().map(|rank| well[rank]).sum(),
+            ranks().map(|rank| of(&starting, rank)).sum(),
+            ranks().map(|rank| self.ranks[rank]).sum(),
+        );
+        Choice { unwell, groups, panic, relying: false }
     }
 
     fn reason(&self, address: SocketAddr) -> Option<Reason> {
@@ -419,15 +453,27 @@ impl Health {
     }
 
     fn offer(&self, address: SocketAddr) -> Offer {
-        let Choice { rank, panic, relying, .. } = &self.choice;
-        let relied = *relying && self.conditions.get(&address).is_some_and(Condition::is_doubted);
-        let offered = |endpoint: &Endpoint| {
-            rank.is_none_or(|rank| rank == endpoint.facts.rank())
-                && (*panic || relied || !self.is_out(address))
-        };
-        match self.list.get(&address).filter(|(endpoint, _)| offered(endpoint)) {
-            Some((endpoint, _)) => Offer::Put(endpoint.clone()),
+        match self.get(address).filter(|endpoint| self.offers(endpoint)) {
+            Some(endpoint) => Offer::Put(endpoint.clone()),
             None => Offer::Remove(address),
         }
+    }
+
+    /// Whether this one, which is in the list, is offered.
+    fn offers(&self, endpoint: &Endpoint) -> bool {
+        let (choice, address) = (&self.choice, endpoint.address);
+        let relied = || choice.relying && self.conditions.get(&address).is_some_and(Condition::is_doubted);
+        let first = choice.groups.is_empty() || choice.has(endpoint.facts.rank());
+        first && (choice.panic || !self.is_out(address) || relied())
+    }
+}
+
+impl Choice {
+    fn has(&self, rank: Rank) -> bool {
+        self.groups.iter().any(|(of, _)| *of == rank)
+    }
+
+    fn same_ranks(&self, other: &Self) -> bool {
+        self.groups.iter().map(|(rank, _)| rank).eq(other.groups.iter().map(|(rank, _)| rank))
     }
 }

@@ -21,6 +21,8 @@ pub struct Policy {
     /// With less than this share of the list well, or none at all, everything is offered. 0.1 by default: it is likelier
     /// then that the judgement is broken than that nine of ten endpoints are.
     pub panic: f64,
+    /// With less than this share of those of a priority well, the next one gets requests, too. 0.7 by default.
+    pub priority_threshold: f64,
     /// A new endpoint that refuses connections for so long is only starting: it comes back the moment it answers. 10 s
     /// by default.
     pub grace: Duration,
@@ -44,6 +46,7 @@ impl Default for Policy {
             eject_most: Duration::from_secs(300),
             max_ejected: 0.5,
             panic: 0.1,
+            priority_threshold: 0.7,
             grace: Duration::from_secs(10),
             fall: 3,
             rise: 2,

@@ -687,6 +687,7 @@ fn what_drains_gets_requests_only_where_nothing_ready_answers() {
 #[test]
 fn those_of_a_lower_priority_wait_for_the_last_of_those_before_them() {
     let mut bench = Bench::settled(1..=2);
+    bench.policy.priority_threshold = 0.0;
     let standby = [put_as(3, State::Ready, 1), put_as(4, State::Ready, 7), put_as(5, State::Draining, 0)];
     bench.step(HealthInput::List(standby.to_vec()));
     bench.pass(3_600);
@@ -708,10 +709,47 @@ fn a_panic_is_one_of_those_that_get_requests() {
     let mut bench = Bench::settled(1..=20);
     bench.step(HealthInput::List((21..=40).map(|port| put_as(port, State::Ready, 1)).collect()));
     bench.pass(3_600);
+    bench.policy.priority_threshold = 0.0;
     (1..=18).for_each(|port| bench.check(port, false, 3));
     bench.offers([19, 20]);
     bench.check(19, false, 3);
     bench.offers(1..=20);
+    // Where others step in there is no need for one.
+    bench.policy.priority_threshold = 0.7;
+    bench.step(HealthInput::Tick);
+    bench.offers(20..=40);
+    assert!(!bench.health.is_panic());
+}
+
+#[test]
+fn the_next_priority_steps_in_when_too_few_of_the_first_are_well() {
+    let mut bench = Bench::settled(1..=10);
+    bench.step(HealthInput::List((11..=12).map(|port| put_as(port, State::Ready, 1)).collect()));
+    bench.step(HealthInput::List(vec![put_as(13, State::Ready, 2), put_as(14, State::Draining, 0)]));
+    bench.pass(3_600);
+    (1..=3).for_each(|port| bench.check(port, false, 3));
+    bench.offers(4..=10);
+    bench.check(4, false, 3);
+    bench.offers(5..=12);
+    assert_eq!(bench.health.standby().count(), 2);
+    bench.check(11, false, 3);
+    bench.check(12, false, 3);
+    bench.offers((5..=10).chain([13]));
+    bench.check(4, true, 2);
+    bench.offers(4..=10);
+}
+
+#[test]
+fn those_that_are_only_starting_are_no_reason_for_others_to_step_in() {
+    let mut bench = Bench::settled(1..=4);
+    bench.step(HealthInput::List(vec![put_as(9, State::Ready, 1)]));
+    bench.step(HealthInput::List((5..=8).map(put).collect()));
+    (5..=8).for_each(|port| bench.tell(port, Evidence::ConnectFailed, 1));
+    bench.offers(1..=4);
+    // Then they should have come.
+    (5..=8).for_each(|port| bench.check(port, false, 1));
+    bench.pass(10);
+    bench.offers((1..=4).chain([9]));
 }
 
 fn input() -> impl Strategy<Value = HealthInput> {
@@ -744,9 +782,11 @@ proptest! {
     /// it is offered, and what behaves is always offered, unless others come before it.
     #[test]
     fn no_evidence_empties_a_list(
-        steps in prop::collection::vec((input(), prop_oneof![2 => Just(0), 1 => 0u64..30]), 1..80)
+        steps in prop::collection::vec((input(), prop_oneof![2 => Just(0), 1 => 0u64..30]), 1..80),
+        threshold in 0.0..=1.0,
     ) {
         let mut bench = Bench::new();
+        bench.policy.priority_threshold = threshold;
         for (input, seconds) in steps {
             bench.now += Duration::from_secs(seconds);
             bench.step(input);
@@ -763,14 +803,26 @@ proptest! {
                 let known = bench.health.reason(address(port)).is_some();
                 prop_assert_eq!(out.contains(&port), known || number < believed);
             }
-            let first = list.difference(&out).map(|port| facts(*port).rank()).min();
-            let group = |port: &u16| first.is_none_or(|rank| rank == facts(*port).rank());
+            let is_starting = |port: &u16| {
+                bench.health.conditions.get(&address(*port)).is_some_and(Condition::is_starting)
+            };
+            let ranks: BTreeSet<Rank> = list.difference(&out).map(|port| facts(*port).rank()).collect();
+            let (mut first, mut carried) = (Vec::<Rank>::new(), 0.0);
+            for rank in ranks {
+                if carried > 1.0 - 1e-9 || first.first().is_some_and(|first| first.draining != rank.draining) {
+                    break;
+                }
+                first.push(rank);
+                let members: Vec<_> = list.iter().filter(|port| facts(**port).rank() == rank).collect();
+                let well = members.iter().filter(|port| !out.contains(port)).count();
+                let new = |port: &u16| bench.health.is_new(address(*port), &bench.policy, bench.now);
+                let started = members.iter().filter(|port| !(is_starting(port) && new(port))).count();
+                carried += well as f64 / (started as f64 * threshold);
+            }
+            let group = |port: &u16| first.is_empty() || first.contains(&facts(*port).rank());
             let list: BTreeSet<u16> = list.into_iter().filter(group).collect();
             let well = list.difference(&out).count();
-            let starting = list.iter().filter(|port| {
-                bench.health.conditions.get(&address(**port)).is_some_and(Condition::is_starting)
-            });
-            let started = list.len() - starting.count();
+            let started = list.iter().filter(|port| !is_starting(port)).count();
             let doubted = list.iter().copied().filter(|port| {
                 bench.health.conditions.get(&address(*port)).is_some_and(Condition::is_doubted)
             });

@@ -2,9 +2,9 @@
 //! merges, judges, publishes, remembers and saves.
 //!
 //! ```text
-//! news, failures -> trust (per source) -> merge -> pin -> health -> publish
-//! evidence, checks ------------------------------------^   |
-//!                        ^---------------------------------+  who answers
+//! news, failures -> trust (per source) -> merge -> pin -> subset -> health -> offer -> publish
+//! evidence, checks ----------------------------------------------^   |
+//!                        ^-------------------------------------------+  who answers
 //! ```
 
 mod labels;
@@ -26,11 +26,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::labels::Wanted;
 pub use self::{
     order::{Command, Order, OrderError},
-    status::{LeftOut, LeftOuts, Pinned, Reserved, SourceName, SourceStatus, Status},
+    status::{LeftOut, LeftOuts, Pinned, Reserved, SourceName, SourceStatus, Standby, StandbyReason, Status},
 };
 use super::{
     Cause, Changed, ClaimChange, Endpoint, Evidence, Health, HealthInput, HealthPolicy, Input, Judged, Merge,
-    News, Origin, Publisher, Reader, Recorded, Saved, SavedList, Source, TrustPolicy, UpstreamName,
+    News, Offer, OfferPolicy, Offering, Origin, Publisher, Reader, Recorded, Saved, SavedList, Shaped,
+    Source, Subsetting, TrustPolicy, UpstreamName,
 };
 use crate::backoff::{Backoff, Lasting};
 
@@ -88,12 +89,13 @@ pub struct Report {
     pub evidence: Evidence,
 }
 
-/// How the sources of an upstream are believed, and its endpoints judged.
+/// How the sources of an upstream are believed, its endpoints judged, and those that are well offered.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Policies {
     /// In the order of the sources; the default where there is none.
     pub trust: Vec<TrustPolicy>,
     pub health: HealthPolicy,
+    pub offer: OfferPolicy,
 }
 
 /// What an owner is made of.
@@ -117,7 +119,9 @@ pub struct Owner {
     sources: Vec<Source>,
     merge: Merge,
     pin: Option<Pin>,
+    subsetting: Subsetting,
     health: Health,
+    offering: Offering,
     publisher: Publisher,
     reader: Reader,
     wanted: Wanted,
@@ -156,6 +160,10 @@ impl Owner {
             pin: None,
             ejected: Arc::default(),
             standby: Arc::default(),
+            starting: 0,
+            local: None,
+            groups: 0,
+            unused: 0,
             panic: false,
             drained: false,
             unsaved: None,
@@ -165,7 +173,9 @@ impl Owner {
             sources: status.sources.iter().map(|_| Source::new()).collect(),
             merge: Merge::default(),
             pin: None,
+            subsetting: Subsetting::default(),
             health: Health::default(),
+            offering: Offering::default(),
             publisher,
             reader,
             wanted: Wanted(labels),
@@ -209,7 +219,7 @@ impl Owner {
     /// Takes in events until the last sender of them is gone, then writes what is not written yet. The upstream
     /// closes when this returns.
     pub async fn run(mut self, mut events: mpsc::Receiver<Event>, mut reports: mpsc::Receiver<Report>) {
-        let mut tick: Option<tokio::time::Instant> = None;
+        let (mut tick, mut step): (Option<tokio::time::Instant>, Option<tokio::time::Instant>) = (None, None);
         loop {
             tokio::select! {
                 event = events.recv() => match event {
@@ -226,10 +236,22 @@ impl Owner {
                     self.tick();
                     tick = None;
                 }
+                () = sleep_until(step) => {
+                    self.look();
+                    step = None;
+                }
+                Ok(()) = self.policies.changed() => {
+                    self.choose(Vec::new());
+                    self.tick();
+                    self.look();
+                    step = None;
+                }
             }
             self.plan_to_write();
             let now = tokio::time::Instant::now();
             tick = if self.is_waiting() { tick.or(Some(now + TICK)) } else { None };
+            let pause = self.offering.pause(&self.policies.borrow().offer);
+            step = pause.map(|pause| step.unwrap_or(now + pause));
         }
         // What the passing of time changes is not written while it passes.
         let is_changing = self.health.is_waiting() || self.sources.iter().any(Source::is_waiting);
@@ -363,19 +385,43 @@ impl Owner {
 
     /// The list in force changes.
     fn relist(&mut self, changed: &[Changed]) {
-        self.judge(HealthInput::List(changed.iter().map(Changed::offer).collect()));
+        self.choose(changed.iter().map(Changed::offer).collect());
+    }
+
+    /// The list in force.
+    fn listed(&self) -> HashMap<SocketAddr, Endpoint> {
+        let whole = |endpoint: &Endpoint| (endpoint.address, endpoint.clone());
+        match self.subsetting.list() {
+            Some(list) => list.map(whole).collect(),
+            None => self.health.list().map(whole).collect(),
+        }
+    }
+
+    /// Chooses whom of the list this gateway uses, after these changes to it.
+    fn choose(&mut self, offers: Vec<Offer>) {
+        let policies = self.policies.borrow().clone();
+        let offers = self.subsetting.take(offers, policies.offer.subset.as_ref(), &self.health);
+        if !offers.is_empty() {
+            self.judge(HealthInput::List(offers));
+        }
     }
 
     fn judge(&mut self, input: HealthInput) {
-        let policy = self.policies.borrow().health;
-        let Judged { offers, states, half_open } = self.health.step(input, &policy, now());
+        let policies = self.policies.borrow().clone();
+        let Judged { offers, states, joined, half_open } = self.health.step(input, &policies.health, now());
         self.unwritten_health |= !(offers.is_empty() && states.is_empty() && half_open.is_empty());
         // A trial begins before its endpoint is offered, and ends after it is taken away: in between there are workers that
         // do not know yet.
         let (begun, ended): (Vec<_>, Vec<_>) = half_open.into_iter().partition(|(_, half_open)| *half_open);
         begun.into_iter().for_each(|(address, _)| self.publisher.set_half_open(address, true));
-        self.publisher.publish(offers, now());
+        let other = !offers.is_empty();
+        let shaped = self.offering.step(offers, &joined, &self.health, &policies.offer, now());
+        self.publish(shaped);
         ended.into_iter().for_each(|(address, _)| self.publisher.set_half_open(address, false));
+        if other && policies.offer.subset.is_some() {
+            // Whoever failed is replaced.
+            self.choose(Vec::new());
+        }
         if states.is_empty() {
             return;
         }
@@ -386,6 +432,22 @@ impl Owner {
         for source in 0..self.sources.len() {
             self.step(source, Input::Health(states.clone()), Cause::Health);
         }
+    }
+
+    /// Time has passed for what is offered, or the policy is another.
+    fn look(&mut self) {
+        let policies = self.policies.borrow().clone();
+        let shaped = self.offering.look(&self.health, &policies.offer, now());
+        self.publish(shaped);
+        self.refresh();
+    }
+
+    fn publish(&mut self, Shaped { offered, starting }: Shaped) {
+        if !starting.is_empty() {
+            self.publisher.seed(&starting, now());
+        }
+        let published = self.publisher.publish(offered, now());
+        self.untold |= published.is_some() && self.offering.is_shaping();
     }
 
     fn record(
@@ -440,8 +502,20 @@ impl Owner {
             let status = Arc::make_mut(status);
             status.pin = pin;
             status.ejected = self.health.out().collect();
-            let standby = self.health.standby();
-            status.standby = standby.map(|endpoint| (endpoint.address, endpoint.facts.clone())).collect();
+            let waits = |reason| {
+                move |endpoint: &Endpoint| Standby {
+                    address: endpoint.address,
+                    facts: endpoint.facts.clone(),
+                    reason,
+                }
+            };
+            let away = self.offering.away().filter_map(|address| self.health.get(address));
+            let standby = self.health.standby().map(waits(StandbyReason::Rank));
+            status.standby = standby.chain(away.map(waits(StandbyReason::Zone))).collect();
+            status.starting = self.offering.starting();
+            status.local = self.offering.local();
+            status.groups = self.health.groups().len();
+            status.unused = self.subsetting.unused();
             status.panic = self.health.is_panic();
             status.drained = self.pin.is_none() && self.merge.is_drained();
             status.unsaved = unsaved;

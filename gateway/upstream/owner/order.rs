@@ -49,8 +49,7 @@ impl Owner {
     pub(super) fn obey(&mut self, order: Order) -> Result<(), OrderError> {
         match order {
             Order::Pin => {
-                let list = self.health.list().map(|endpoint| (endpoint.address, endpoint.clone())).collect();
-                self.pin(list, Cause::Pinned);
+                self.pin(self.listed(), Cause::Pinned);
             }
             Order::Unpin => {
                 self.pin.take().ok_or(OrderError::NotPinned)?;
@@ -58,8 +57,7 @@ impl Owner {
                 self.exchange(list, Cause::Unpinned);
             }
             Order::Rollback { generation } => {
-                let list = self.health.list().map(|endpoint| (endpoint.address, endpoint.clone())).collect();
-                let latest = self.publisher.generation();
+                let (list, latest) = (self.listed(), self.publisher.generation());
                 let list = self.status.borrow().history.list_at(generation, latest, list)?;
                 self.pin(list, Cause::RolledBack { to: generation });
             }
@@ -91,10 +89,10 @@ impl Owner {
     /// Puts this list in the place of the one in force.
     pub(super) fn exchange(&mut self, mut list: HashMap<SocketAddr, Endpoint>, cause: Cause) {
         let mut changed: Vec<Changed> = Vec::new();
-        for before in self.health.list() {
-            let (address, after) = (before.address, list.remove(&before.address));
-            if after.as_ref() != Some(before) {
-                changed.push(Changed { address, before: Some(before.clone()), after });
+        for (address, before) in self.listed() {
+            let after = list.remove(&address);
+            if after.as_ref() != Some(&before) {
+                changed.push(Changed { address, before: Some(before), after });
             }
         }
         let added = list.into_iter().map(|(address, endpoint)| Changed {

@@ -106,6 +106,33 @@ pub struct Pinned {
     pub endpoints: usize,
 }
 
+/// An endpoint that is well and waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standby {
+    pub address: SocketAddr,
+    pub facts: Facts,
+    pub reason: StandbyReason,
+}
+
+/// Why an endpoint waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StandbyReason {
+    /// It drains, or those of a lower priority are well.
+    Rank,
+    /// Its zone is another one, and the own has enough.
+    Zone,
+}
+
+impl StandbyReason {
+    /// The word for the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rank => "rank",
+            Self::Zone => "zone",
+        }
+    }
+}
+
 /// How an upstream stands. A new one is published at every event that changes it.
 #[derive(Debug, Clone)]
 pub struct Status {
@@ -115,7 +142,15 @@ pub struct Status {
     /// Endpoints that failed, and get no requests for now.
     pub ejected: Arc<[(SocketAddr, Reason)]>,
     /// Endpoints that are well and wait, because others come before them.
-    pub standby: Arc<[(SocketAddr, Facts)]>,
+    pub standby: Arc<[Standby]>,
+    /// Endpoints that start slowly.
+    pub starting: usize,
+    /// The share of requests that is to stay in the zone of the gateway, where zones are looked at.
+    pub local: Option<f64>,
+    /// Ranks that get requests: 0 while nobody is well.
+    pub groups: usize,
+    /// Endpoints that are left to other gateways.
+    pub unused: usize,
     /// So many are ejected that they get requests all the same.
     pub panic: bool,
     /// Nobody gets requests, and that is because instances are there with weight 0.

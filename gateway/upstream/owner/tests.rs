@@ -4,7 +4,9 @@ use proptest::prelude::*;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::upstream::{Claim, ClaimChange, Disk, Facts, Labels, Reason, RollbackError, Weight};
+use crate::upstream::{
+    Claim, ClaimChange, Disk, Facts, Labels, OfferPolicy, Reason, RollbackError, Subset, Weight,
+};
 
 fn source(registry: &str) -> SourceName {
     SourceName { registry: registry.into(), service: "orders".into() }
@@ -313,7 +315,7 @@ async fn a_weight_that_a_later_registry_tells_counts_while_the_earlier_has_lost_
     assert_eq!(ports(&owner), [1]);
     let heavy = Claim { weight: Weight::new(7), ..labelled(1, &[]) };
     owner.take(Event::News { source: 1, news: News::Complete(vec![heavy]) });
-    assert_eq!(owner.reader.snapshot().iter().next().unwrap().weight().get(), 7);
+    assert_eq!(owner.reader.snapshot().iter().next().unwrap().weight().get(), 700);
 }
 
 #[tokio::test]
@@ -543,6 +545,99 @@ async fn a_list_that_nobody_vouches_for_becomes_an_alarm() {
     assert_eq!(ports(&owner), [1, 2]);
 }
 
+fn weight_of(reader: &Reader, port: u16) -> Option<u32> {
+    let snapshot = reader.snapshot();
+    snapshot.iter().find(|member| member.address().port() == port).map(|member| member.weight().get())
+}
+
+fn offering(offer: OfferPolicy) -> watch::Sender<Arc<Policies>> {
+    watch::Sender::new(Arc::new(Policies { offer, ..Policies::default() }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_start_goes_on_by_itself_in_ten_steps_however_many_start() {
+    let slow = OfferPolicy { slow_start: Some(Duration::from_secs(90)), ..OfferPolicy::default() };
+    let policies = offering(slow);
+    let mut owner = Owner::new(Plan { policies: policies.subscribe(), ..plan(&["a"], None) });
+    owner.take(news(0, 1..=200));
+    let reader = owner.reader();
+    assert_eq!(reader.snapshot().generation(), 1);
+    let (_, mut generations) = reader.follow();
+    let ((events, received), (_reports, reported)) = (mpsc::channel(8), mpsc::channel(8));
+    let running = tokio::spawn(owner.run(received, reported));
+    events.send(news(0, 1..=300)).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let mut weights = Vec::new();
+    for generation in 2..=11 {
+        generations.wait_for(|newest| *newest >= generation).await.unwrap();
+        assert_eq!((weight_of(&reader, 1), weight_of(&reader, 201)), (Some(100), weight_of(&reader, 300)));
+        weights.extend(weight_of(&reader, 300));
+    }
+    assert_eq!(weights, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]);
+    assert_eq!(began.elapsed().as_secs(), 90);
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert_eq!(reader.snapshot().generation(), 11, "then nothing is left to do");
+    drop(events);
+    running.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_starts_slowly_has_the_latency_of_the_others() {
+    let slow = OfferPolicy { slow_start: Some(Duration::from_secs(90)), ..OfferPolicy::default() };
+    let policies = offering(slow);
+    let mut owner = Owner::new(Plan { policies: policies.subscribe(), ..plan(&["a"], None) });
+    owner.take(news(0, 1..=2));
+    let stats = |port: u16| {
+        let snapshot = owner.reader.snapshot();
+        snapshot
+            .iter()
+            .find(|member| member.address().port() == port)
+            .map(|member| member.stats().clone())
+            .unwrap()
+    };
+    stats(1).record(now(), Duration::from_millis(10), true);
+    stats(2).record(now(), Duration::from_millis(30), true);
+    owner.take(news(0, 1..=3));
+    let snapshot = owner.reader.snapshot();
+    let new = snapshot.iter().find(|member| member.address().port() == 3).unwrap();
+    assert_eq!((new.stats().latency_ns(), new.stats().has_answered()), (20_000_000, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_uses_some_of_many_and_replaces_who_fails() {
+    let subset = Subset { place: 0, size: 10 };
+    let policies = offering(OfferPolicy { subset: Some(subset), ..OfferPolicy::default() });
+    let mut owner = Owner::new(Plan { policies: policies.subscribe(), ..plan(&["a"], None) });
+    owner.take(news(0, 1..=100));
+    let used = ports(&owner);
+    assert_eq!((used.len(), owner.status.borrow().unused), (10, 90));
+    tokio::time::advance(Duration::from_secs(60)).await;
+    refuse(&mut owner, used[0], 2);
+    let replaced = ports(&owner);
+    assert_eq!(replaced.len(), 10);
+    assert!(used[1..].iter().all(|port| replaced.contains(port)) && !replaced.contains(&used[0]));
+    tokio::time::advance(Duration::from_secs(11)).await;
+    owner.tick();
+    assert_eq!(ports(&owner), used, "it came back");
+
+    // Orders concern the whole list.
+    owner.obey(Order::Pin).unwrap();
+    owner.take(news(0, 51..=150));
+    assert_eq!((ports(&owner), owner.pin.as_ref().unwrap().list.len()), (used, 100));
+    owner.obey(Order::Unpin).unwrap();
+    assert_eq!((ports(&owner).len(), owner.listed().len()), (10, 100));
+
+    // Another setting is in force at once.
+    let reader = owner.reader();
+    let (_, mut generations) = reader.follow();
+    let ((events, received), (_reports, reported)) = (mpsc::channel(8), mpsc::channel(8));
+    let running = tokio::spawn(owner.run(received, reported));
+    policies.send_replace(Arc::default());
+    generations.wait_for(|_| reader.snapshot().len() == 100).await.unwrap();
+    drop(events);
+    running.await.unwrap();
+}
+
 /// What may happen to an upstream, in small numbers so that sequences meet.
 #[derive(Debug, Clone)]
 enum Happening {
@@ -607,15 +702,19 @@ proptest! {
     /// knew gives requests the same endpoints, then and later.
     #[test]
     fn a_restart_changes_nothing_for_requests(
-        before in prop::collection::vec(happening(), 1..40), after in prop::collection::vec(happening(), 1..40)
+        before in prop::collection::vec(happening(), 1..40), after in prop::collection::vec(happening(), 1..40),
+        size in prop::option::of(1usize..5),
     ) {
+        let subset = size.map(|size| Subset { place: 1 << 63, size });
+        let policies = offering(OfferPolicy { subset, ..OfferPolicy::default() });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let mut owner = owner(&["a"]);
+            let plan = || Plan { policies: policies.subscribe(), ..plan(&["a"], None) };
+            let mut owner = Owner::new(plan());
             for happening in &before {
                 happen(&mut [&mut owner], happening).await;
             }
-            let mut restarted = next(&owner, &["a"]);
+            let mut restarted = Owner::new(Plan { known: Some(through_a_file(&owner.saved())), ..plan() });
             prop_assert_eq!(ports(&owner), ports(&restarted), "before the registry answers");
             let claims: Vec<Claim> = owner.sources[0].claims().cloned().collect();
             for owner in [&mut owner, &mut restarted] {

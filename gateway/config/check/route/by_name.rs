@@ -6,7 +6,7 @@ use regex_lite::Regex;
 
 use crate::{
     config::{
-        check::{Checker, reliability::Written, upstream::Manner},
+        check::{Checker, offer, reliability::Written, upstream::Manner},
         file,
         running::{ByName, NameFrom, NamePattern, Target, Upstream},
     },
@@ -35,7 +35,7 @@ pub(super) fn disagree(one: &Target, other: &Target) -> bool {
 }
 
 /// Keys that say nothing about a route to an upstream.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 16] = [
     "registry",
     "pattern",
     "max_services",
@@ -48,6 +48,10 @@ const KEYS: [&str; 12] = [
     "trust",
     "health",
     "check",
+    "slow_start_secs",
+    "zone_aware",
+    "priority_threshold",
+    "subset",
 ];
 
 /// The same, of those in `timeouts`: connections are shared by all routes to an upstream.
@@ -124,6 +128,12 @@ impl Checker<'_> {
                 trust: route.trust.as_ref().unwrap_or(&trust),
                 health: route.health.as_ref().unwrap_or(&health),
                 check: route.check.as_ref(),
+                priority_threshold: route.priority_threshold,
+            },
+            offer: offer::Written {
+                slow_start_secs: route.slow_start_secs.unwrap_or_default(),
+                zone_aware: route.zone_aware.as_ref(),
+                subset: route.subset.as_ref(),
             },
         };
         self.manner(way, UpstreamName::new(way.to_string()), &manner)
