@@ -123,6 +123,7 @@ fn configured(upstreams: &[&str]) -> Arc<Config> {
         timeouts: config::RouteTimeouts::default(),
         retries: None,
         repeatable: false,
+        heads: config::Heads::default(),
         strip_prefix: false,
         target: Target::ByName(by_name()),
     };

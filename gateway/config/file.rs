@@ -3,6 +3,7 @@
 //! Everything is optional here; what must be present is told by the checks, which say so better. The comments are
 //! the descriptions in the schema, and so what editors show.
 
+mod heads;
 mod listen;
 mod offer;
 mod plugins;
@@ -18,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::{
+    heads::{HeaderChanges, Redirect},
     listen::{Admin, Listener, Registrations},
     offer::{Gateway, Subset, ZoneAware},
     plugins::{Plugins, RegistryLimits, SelectorLimits},

@@ -3,12 +3,15 @@
 //! Parts that are equal in two configurations keep running when one replaces the other, so all of them can be
 //! compared.
 
+mod heads;
+
 use std::{
     collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration,
 };
 
 use ipnet::IpNet;
 
+pub use self::heads::{HeaderChanges, Heads, Redirect, Scheme, UpstreamHost};
 use crate::{
     connector,
     document::Secret,
@@ -330,6 +333,7 @@ pub struct Route {
     pub retries: Option<RouteRetries>,
     /// Requests may be sent more than once, whatever their method.
     pub repeatable: bool,
+    pub heads: Heads,
     pub target: Target,
 }
 
@@ -359,6 +363,8 @@ pub enum Target {
     Weighted(Vec<(UpstreamName, u32)>),
     /// The request names the service.
     ByName(ByName),
+    /// The client is sent elsewhere.
+    Redirect(Redirect),
 }
 
 /// Upstreams that exist because a request asks for them.

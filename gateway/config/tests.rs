@@ -3,6 +3,7 @@
 mod accepted;
 mod expected;
 mod fuzz;
+mod heads;
 mod order;
 mod restart;
 

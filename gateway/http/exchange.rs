@@ -28,6 +28,7 @@ use super::{
     worker::Target,
 };
 use crate::{
+    config::Heads,
     resilience::{BackupAfter, History, Mode, RetryPolicy, Tried, idempotent, only_reads},
     selector::Altered,
     server::ConnInfo,
@@ -59,6 +60,8 @@ pub(super) struct Exchange {
     /// Of the request's body, if it has one.
     pub(super) upload: Option<Rc<Course>>,
     pub(super) asked: HostAndPath,
+    /// What the route changes in heads, if anything.
+    pub(super) heads: Option<Rc<Heads>>,
     /// What the client's head was before it became one for an endpoint, which it is not yet.
     pub(super) altered: Option<Altered>,
     pub(super) upgrading: bool,
@@ -91,7 +94,7 @@ impl Routed {
     /// one.
     pub(super) fn send(mut self, target: Rc<Target>) -> Result<Box<Exchange>, Box<Response<ReplyBody>>> {
         let Self { peer, inbound, asked, seen, manner, mut record, body, .. } = self;
-        let Manner { strip, timeouts, retries, repeatable } = manner;
+        let Manner { strip, timeouts, retries, repeatable, heads } = manner;
         // Stays where it is: it is large.
         let head = &mut self.head;
         let upstream = &target.upstream;
@@ -120,6 +123,7 @@ impl Routed {
             waits,
             upload,
             asked,
+            heads,
             altered: None,
             upgrading: false,
             kept,
@@ -135,8 +139,11 @@ impl Routed {
             Err(error) => return Err(Box::new(exchange.fail(&error))),
         };
         let has_body = exchange.upload.is_some();
-        let (upgrading, altered) =
+        let (upgrading, mut altered) =
             forward::request(head, &exchange.asked, &exchange.peer.sender, strip, has_body, seen);
+        if let Some(heads) = &exchange.heads {
+            forward::change_request(&mut head.headers, &heads.request, &mut altered);
+        }
         (exchange.upgrading, exchange.altered) = (upgrading, Some(altered));
         let opened = Opened::begin(picked, exchange.record.started);
         exchange.begin(opened, Request::from_parts(self.head, body), How::default());
@@ -171,7 +178,7 @@ impl Exchange {
         if self.aside.is_some() {
             self.forget_aside();
         }
-        let Self { peer, target, inbound, mut record, waits, upload, tries, headed, .. } = *self;
+        let Self { peer, target, inbound, mut record, waits, upload, heads, tries, headed, .. } = *self;
         let Tries::One(Try { opened, step: Step::Sent(attempt), .. }) = tries else { return None };
         let Headed { mut response, seen, at, well, success } = headed?;
         let Attempt { connection, spare, switched, .. } = attempt;
@@ -184,6 +191,9 @@ impl Exchange {
         }
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         forward::response(response.headers_mut(), seen, switching);
+        if let Some(heads) = &heads {
+            forward::change(response.headers_mut(), &heads.response);
+        }
         *response.version_mut() = Version::HTTP_11;
         record.answered(response.status().as_u16(), at);
         let Opened { member, in_flight, .. } = opened;
@@ -219,7 +229,10 @@ impl Exchange {
         let (host, path) = (self.asked.host(), self.asked.path());
         tracing::debug!(client = %self.peer.sender.address, upstream = %self.target.upstream.name(), host, path, %error,
             "Request failed");
-        let response = error.response();
+        let mut response = error.response();
+        if let Some(heads) = &self.heads {
+            forward::change(response.headers_mut(), &heads.response);
+        }
         self.record.answered(response.status().as_u16(), Instant::now());
         self.record.ended();
         response

@@ -7,11 +7,18 @@ use ipnet::IpNet;
 
 use super::{
     RequestError, cdn_loop,
-    seen::{HOP_BY_HOP, Seen, is_disguised, is_ours},
+    seen::{HOP_BY_HOP, Seen},
 };
 use crate::{
+    config::{HeaderChanges, Scheme},
     selector::Altered,
-    syntax::{list, target::HostAndPath, upgrade},
+    syntax::{
+        authority,
+        field::{is_disguised, is_ours},
+        list,
+        target::{self, HostAndPath},
+        upgrade,
+    },
 };
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -36,6 +43,16 @@ impl Sender {
         // The text of an IP address is always a header value.
         let text = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         Self { address, text, trusted: is_trusted(trusted, address) }
+    }
+
+    /// How the client came, as far as a trusted proxy says it: connections here are not encrypted.
+    pub(super) fn scheme(&self, headers: &HeaderMap) -> Scheme {
+        let said = headers.get(FORWARDED_PROTO).filter(|_| self.trusted);
+        let first = said.and_then(|said| list::elements(said.as_bytes()).next());
+        match first {
+            Some(scheme) if scheme.eq_ignore_ascii_case(b"https") => Scheme::Https,
+            _ => Scheme::Http,
+        }
     }
 
     /// The client: the sender, or the last of those it names who is no trusted proxy itself.
@@ -99,6 +116,40 @@ pub(super) fn request(
     head.version = Version::HTTP_11;
     head.extensions.clear();
     (upgrading, altered)
+}
+
+/// Makes the changes that a route says of requests, and remembers what was there.
+pub(super) fn change_request(headers: &mut HeaderMap, changes: &HeaderChanges, altered: &mut Altered) {
+    let written = changes.set.iter().chain(&changes.add).map(|(name, _)| name);
+    changes.remove.iter().chain(written).for_each(|name| altered.overwrite(headers, name));
+    change(headers, changes);
+}
+
+/// Makes the changes that a route says of heads.
+pub(super) fn change(headers: &mut HeaderMap, changes: &HeaderChanges) {
+    for name in &changes.remove {
+        headers.remove(name);
+    }
+    for (name, value) in &changes.set {
+        headers.insert(name.clone(), value.clone());
+    }
+    for (name, value) in &changes.add {
+        headers.append(name.clone(), value.clone());
+    }
+}
+
+/// What a client that knows an endpoint by this name, or by its address alone, says in `Host`.
+pub(super) fn host_of(name: Option<&str>, address: SocketAddr) -> Option<HeaderValue> {
+    let is_whole =
+        |name: &str| authority::parse(name.as_bytes()).is_some_and(|named| named.host == name.len());
+    let name = name.filter(|name| is_whole(name) && target::check_host(name.as_bytes()) == Some(true));
+    let named = name.map(|name| match address.port() {
+        80 => name.to_owned(),
+        port => format!("{name}:{port}"),
+    });
+    // A scope says something on this machine only.
+    let address = || SocketAddr::new(address.ip(), address.port()).to_string();
+    HeaderValue::try_from(named.unwrap_or_else(address)).ok()
 }
 
 /// Whether what a client expects can be fulfilled: it is asked for its body by everybody, and nothing else is known
@@ -315,6 +366,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::selector::{Key, RequestFacts};
 
     fn sender(peer: &str, trusted: &[IpNet]) -> Sender {
         Sender::new(format!("{peer}:1").parse().unwrap(), trusted)
@@ -461,6 +513,40 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_is_called_by_its_name_or_its_address() {
+        let check = |name: Option<&str>, address: &str, expected: &str| {
+            assert_eq!(host_of(name, address.parse().unwrap()).unwrap(), expected, "{name:?}");
+        };
+        check(Some("one.internal"), "10.0.0.1:80", "one.internal");
+        check(Some("one.internal"), "10.0.0.1:8080", "one.internal:8080");
+        check(Some("[::1]"), "10.0.0.1:81", "[::1]:81");
+        check(None, "10.0.0.1:80", "10.0.0.1:80");
+        check(None, "[fe80::1%2]:80", "[fe80::1]:80");
+        // What a registry calls a name need not be one.
+        for name in ["", ".", "a b", "a\r\nx: y", "one:8080", "u@one", "::1", "caf\u{e9}"] {
+            check(Some(name), "10.0.0.1:81", "10.0.0.1:81");
+        }
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_says_that_a_client_came_encrypted() {
+        let scheme = |trusted: &str, lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(FORWARDED_PROTO, line.parse().unwrap());
+            }
+            sender("10.0.0.1", &[trusted.parse().unwrap()]).scheme(&headers)
+        };
+        for said in [&["https"][..], &["HTTPS"], &["https, http"], &["https", "http"]] {
+            assert_eq!(scheme("10.0.0.0/8", said), Scheme::Https, "{said:?}");
+            assert_eq!(scheme("10.9.0.0/16", said), Scheme::Http, "{said:?}");
+        }
+        for said in [&[][..], &["http"], &["http, https"], &[""], &["wss"]] {
+            assert_eq!(scheme("10.0.0.0/8", said), Scheme::Http, "{said:?}");
+        }
+    }
+
+    #[test]
     fn answers_are_chunked_or_not_coded() {
         let check = |lines: &[&str], understood: bool| {
             let mut headers = HeaderMap::new();
@@ -512,6 +598,44 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever comes and whatever a route says: what is removed is gone, what is set is there once, what is added is
+        /// there too, nothing else is touched, and a second try is picked on what the client sent.
+        #[test]
+        fn changes_are_made_as_they_are_written(
+            sent in prop::collection::vec(("[a-d]", "[0-4]"), 0..8),
+            remove in prop::collection::vec("[a-e]", 0..3),
+            set in prop::collection::btree_map("[a-e]", "[5-6]", 0..3),
+            add in prop::collection::vec(("[a-e]", "[7-9]"), 0..3),
+        ) {
+            let name = |text: &String| text.parse::<HeaderName>().unwrap();
+            let line = |(key, text): (&String, &String)| (name(key), text.parse::<HeaderValue>().unwrap());
+            let sent: HeaderMap = sent.iter().map(|(key, text)| line((key, text))).collect();
+            let changes = HeaderChanges {
+                remove: remove.iter().map(name).filter(|name| !set.contains_key(name.as_str())).collect(),
+                set: set.iter().map(line).collect(),
+                add: add.iter().map(|(key, text)| line((key, text))).collect(),
+            };
+            let (mut head, ()) = http::Request::new(()).into_parts();
+            head.headers = sent.clone();
+            let mut altered = Altered::new(&OURS);
+            change_request(&mut head.headers, &changes, &mut altered);
+
+            let asked = HostAndPath::read(&head).unwrap();
+            let client = IpAddr::from([10, 0, 0, 1]);
+            let facts = RequestFacts { head: &head, asked: &asked, client, altered: Some(&altered) };
+            for key in ["a", "b", "c", "d", "e"] {
+                let was: Vec<_> = sent.get_all(key).iter().collect();
+                let mut expected = if changes.remove.contains(&name(&key.into())) { vec![] } else { was.clone() };
+                if let Some((_, value)) = changes.set.iter().find(|(name, _)| name == key) {
+                    expected = vec![value];
+                }
+                expected.extend(changes.add.iter().filter(|(name, _)| name == key).map(|(_, value)| value));
+                prop_assert_eq!(head.headers.get_all(key).iter().collect::<Vec<_>>(), expected);
+                let seen = facts.value(&Key::Header(name(&key.into())));
+                prop_assert_eq!(seen.as_deref(), was.first().map(|value| value.to_str().unwrap()));
+            }
+        }
+
         /// Whatever headers come: none that concerns one connection goes on, and nothing else is lost.
         #[test]
         fn no_hop_by_hop_header_is_forwarded(

@@ -7,6 +7,7 @@ mod cdn_loop;
 mod exchange;
 mod forward;
 mod hedge;
+mod redirect;
 mod replay;
 mod reply;
 mod respond;

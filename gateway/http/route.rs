@@ -2,10 +2,11 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use http::request::Parts;
+use http::{HeaderName, HeaderValue, request::Parts};
 
+use super::redirect;
 use crate::{
-    config::{self, ByName, NameFrom},
+    config::{self, ByName, HeaderChanges, Heads, NameFrom, Redirect, Scheme, UpstreamHost},
     syntax::target::HostAndPath,
     upstream::UpstreamName,
 };
@@ -20,6 +21,8 @@ struct Route<T> {
     timeouts: config::RouteTimeouts,
     retries: Option<Rc<config::RouteRetries>>,
     repeatable: bool,
+    /// What to change in heads, if anything.
+    heads: Option<Rc<Heads>>,
     goal: Goal<T>,
 }
 
@@ -28,6 +31,8 @@ pub(super) enum Goal<T> {
     /// To one of these, by shares. None of them: the upstreams do not exist.
     Shares(Vec<(T, u32)>),
     ByName(ByName),
+    /// Elsewhere, and not through this gateway.
+    Redirect(Rc<Redirect>),
 }
 
 /// A request's route.
@@ -46,6 +51,8 @@ pub(super) struct Manner {
     pub retries: Option<Rc<config::RouteRetries>>,
     /// The request may be sent more than once, whatever its method.
     pub repeatable: bool,
+    /// What to change in heads, if anything.
+    pub heads: Option<Rc<Heads>>,
 }
 
 impl<T> Routes<T> {
@@ -62,38 +69,48 @@ impl<T> Routes<T> {
             timeouts: route.timeouts,
             retries: route.retries.map(Rc::new),
             repeatable: route.repeatable,
+            heads: (route.heads != Heads::default()).then(|| Rc::new(of_one_worker(&route.heads))),
             goal: match &route.target {
                 config::Target::Upstream(name) => Goal::Shares(share((name, 1)).into_iter().collect()),
                 config::Target::Weighted(shares) => {
                     Goal::Shares(shares.iter().filter_map(|(name, weight)| share((name, *weight))).collect())
                 }
                 config::Target::ByName(by_name) => Goal::ByName(by_name.clone()),
+                config::Target::Redirect(to) => Goal::Redirect(Rc::new(to.clone())),
             },
         };
         Self(config.routes.iter().map(compile).collect())
     }
 
-    /// The first route that matches.
+    /// The first route that matches. `scheme` is by which the client came.
     pub(super) fn find(
         &self,
         listener: &str,
         head: &Parts,
         asked: &HostAndPath,
+        scheme: impl Fn() -> Scheme,
     ) -> Option<RouteMatch<'_, T>> {
-        let route = self.0.iter().find(|route| route.matches(listener, head, asked))?;
-        let Route { timeouts, retries, repeatable, .. } = route;
+        let route = self.0.iter().find(|route| route.matches(listener, head, asked, &scheme))?;
+        let Route { timeouts, retries, repeatable, heads, .. } = route;
         let manner = Manner {
             strip: route.strip(asked.path()),
             timeouts: *timeouts,
             retries: retries.clone(),
             repeatable: *repeatable,
+            heads: heads.clone(),
         };
         Some(RouteMatch { goal: &route.goal, manner })
     }
 }
 
 impl<T> Route<T> {
-    fn matches(&self, listener: &str, head: &Parts, asked: &HostAndPath) -> bool {
+    fn matches(
+        &self,
+        listener: &str,
+        head: &Parts,
+        asked: &HostAndPath,
+        scheme: impl Fn() -> Scheme,
+    ) -> bool {
         let Self { matches, goal, .. } = self;
         under(asked.path(), &matches.path)
             && (matches.listeners.is_empty() || matches.listeners.iter().any(|name| **name == *listener))
@@ -102,6 +119,7 @@ impl<T> Route<T> {
             && match goal {
                 Goal::Shares(_) => true,
                 Goal::ByName(by_name) => service(by_name, head, asked).is_some(),
+                Goal::Redirect(to) => redirect::leads_on(to, asked, scheme()),
             }
     }
 
@@ -133,6 +151,25 @@ impl<T> Goal<T> {
         });
         chosen.map(|(target, _)| target)
     }
+}
+
+/// A copy that shares no bytes with that of another worker: every request counts who has them.
+fn of_one_worker(heads: &Heads) -> Heads {
+    let name = |name: &HeaderName| HeaderName::from_bytes(name.as_ref()).unwrap_or_else(|_| name.clone());
+    let value =
+        |value: &HeaderValue| HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
+    let lines =
+        |lines: &[(HeaderName, HeaderValue)]| lines.iter().map(|(n, v)| (name(n), value(v))).collect();
+    let changes = |changes: &HeaderChanges| HeaderChanges {
+        remove: changes.remove.iter().map(name).collect(),
+        set: lines(&changes.set),
+        add: lines(&changes.add),
+    };
+    let host = match &heads.host {
+        UpstreamHost::Name(host) => UpstreamHost::Name(value(host)),
+        other => other.clone(),
+    };
+    Heads { request: changes(&heads.request), response: changes(&heads.response), host }
 }
 
 /// The service that a request names, if it names one.
@@ -196,6 +233,7 @@ mod tests {
             timeouts: config::RouteTimeouts::default(),
             retries: None,
             repeatable: false,
+            heads: Heads::default(),
             target: config::Target::Upstream(UpstreamName::new(upstream)),
         }
     }
@@ -209,7 +247,8 @@ mod tests {
 
     fn found(routes: &Routes<String>, listener: &str, head: &Parts) -> Option<(String, usize)> {
         let asked = HostAndPath::read(head).unwrap();
-        let RouteMatch { goal: Goal::Shares(shares), manner } = routes.find(listener, head, &asked)? else {
+        let found = routes.find(listener, head, &asked, || Scheme::Http)?;
+        let RouteMatch { goal: Goal::Shares(shares), manner } = found else {
             return None;
         };
         Some((Goal::draw(shares)?.clone(), manner.strip))
@@ -310,6 +349,23 @@ mod tests {
         check("web", "http://x.test/a", &[("host", "y.test")], "x");
         check("web", "/b", &[("host", "x.test"), ("x-canary", "1")], "canary");
         check("web", "/b", &[("x-canary", "2")], "rest");
+    }
+
+    #[test]
+    fn a_redirect_is_for_requests_that_are_not_there_yet() {
+        let to = config::Redirect {
+            scheme: Some(Scheme::Https),
+            host: None,
+            port: None,
+            status: http::StatusCode::PERMANENT_REDIRECT,
+        };
+        let redirect = config::Route { target: config::Target::Redirect(to), ..route("/", None, "") };
+        let routes = routes(&[redirect, route("/", None, "rest")]);
+        let head = head("/", &[("host", "a.test")]);
+        let asked = HostAndPath::read(&head).unwrap();
+        let goal = |scheme| routes.find("web", &head, &asked, || scheme).unwrap().goal;
+        assert!(matches!(goal(Scheme::Http), Goal::Redirect(_)));
+        assert!(matches!(goal(Scheme::Https), Goal::Shares(_)));
     }
 
     #[test]

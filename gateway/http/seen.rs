@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use crate::syntax::field::is_odd;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -146,32 +148,10 @@ fn is_common(line: &HeaderValue) -> bool {
         || line.eq_ignore_ascii_case(b"close")
 }
 
-/// Whether an endpoint believes that a header with this name is ours, or is about the message itself. A client neither
-/// takes such a header away by naming it in `Connection`, nor sends it as a trailer or under a name that some servers
-/// take for the same.
-pub(super) fn is_ours(name: &str) -> bool {
-    name.starts_with("x-forwarded-")
-        || matches!(name, "forwarded" | "host" | "content-length" | "cdn-loop")
-        || HOP_BY_HOP.iter().any(|ours| name == ours.as_str())
-}
-
-/// Whether a name is that of a header of ours to a server that makes one byte of all that is neither letter nor digit, as
-/// CGI does: `x_forwarded_for`.
-pub(super) fn is_disguised(name: &str) -> bool {
-    name.bytes().any(is_odd) && {
-        let plain: String = name.bytes().map(|byte| if is_odd(byte) { '-' } else { byte as char }).collect();
-        is_ours(&plain)
-    }
-}
-
-/// Bytes that are not in the name of any header of ours. Names are in lower case.
-fn is_odd(byte: u8) -> bool {
-    !(byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::syntax::field::{is_disguised, is_ours};
 
     #[test]
     fn every_hop_by_hop_header_is_seen_as_itself() {

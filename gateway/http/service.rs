@@ -18,13 +18,14 @@ use super::{
     RequestError, cdn_loop,
     exchange::{Exchange, Routed},
     forward::{self, Sender},
+    redirect,
     reply::ReplyBody,
     route::Manner,
     seen::Seen,
     worker::{Lookup, Target, Worker},
 };
 use crate::{
-    config,
+    config::{self, Heads, Redirect},
     server::{Arrival, Refusal},
     syntax::target::HostAndPath,
     telemetry::Record,
@@ -68,16 +69,17 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
     // The check has been made: the server refuses what could be understood in two ways.
     let (head, body) = match request {
         Ok(request) => request.into_parts(),
-        Err(refusal) => return unrouted(peer, record, &refusal.into()),
+        Err(refusal) => return unrouted(peer, record, &refusal.into(), &None),
     };
     // What is large is not handed through a result: it would be copied.
     let (seen, mut manner) = (Seen::of(&head.headers), Manner::default());
     let (asked, found) = match route(peer, &head, seen, &mut manner) {
         Ok(found) => found,
-        Err(error) => return unrouted(peer, record, &error),
+        Err(error) => return unrouted(peer, record, &error, &manner.heads),
     };
     let routed = Routed { peer: peer.clone(), inbound: connection, asked, seen, manner, record, head, body };
     match found {
+        Lookup::Elsewhere(to) => Call::redirect(routed, &to),
         Lookup::Known(target) => Call::begin(routed, target),
         Lookup::New(search) => {
             let (worker, routed) = (peer.worker.clone(), Box::new(routed));
@@ -86,7 +88,7 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
     }
 }
 
-/// What a request is for, where it goes, and how its route has it treated.
+/// What a request is for, where it goes, and how its route has it treated, which is known once there is one.
 fn route(
     peer: &Peer,
     head: &Parts,
@@ -101,22 +103,38 @@ fn route(
         cdn_loop::check(&head.headers)?;
     }
     let routes = peer.worker.routes();
-    let route = routes.find(&peer.listener.name, head, &asked).ok_or(RequestError::NoRoute)?;
-    let found = peer.worker.target(route.goal, head, &asked)?;
+    let scheme = || peer.sender.scheme(&head.headers);
+    let route = routes.find(&peer.listener.name, head, &asked, scheme).ok_or(RequestError::NoRoute)?;
     *manner = route.manner;
+    let found = peer.worker.target(route.goal, head, &asked)?;
     Ok((asked, found))
 }
 
 /// The answer to a request that leads to no upstream.
-fn unrouted(peer: &Peer, mut record: Record, error: &RequestError) -> Call {
+fn unrouted(peer: &Peer, record: Record, error: &RequestError, heads: &Option<Rc<Heads>>) -> Call {
     tracing::debug!(client = %peer.sender.address, %error, "Request failed");
-    let response = error.response();
-    record.answered(response.status().as_u16(), Instant::now());
-    record.ended();
-    Call::Known(Box::new(response))
+    Call::known(error.response(), record, heads)
 }
 
 impl Call {
+    /// An answer of the gateway's own, for a request that leads to no upstream.
+    fn known(mut response: Response<ReplyBody>, mut record: Record, heads: &Option<Rc<Heads>>) -> Self {
+        if let Some(heads) = heads {
+            forward::change(response.headers_mut(), &heads.response);
+        }
+        record.answered(response.status().as_u16(), Instant::now());
+        record.ended();
+        Self::Known(Box::new(response))
+    }
+
+    fn redirect(routed: Routed, to: &Redirect) -> Self {
+        let Routed { peer, asked, manner, record, head, .. } = routed;
+        match redirect::answer(to, &asked, peer.sender.scheme(&head.headers)) {
+            Ok(response) => Self::known(response, record, &manner.heads),
+            Err(error) => unrouted(&peer, record, &error, &manner.heads),
+        }
+    }
+
     fn begin(routed: Routed, target: Rc<Target>) -> Self {
         match routed.send(target) {
             Ok(exchange) => Self::Going(exchange),
@@ -135,8 +153,8 @@ impl Future for Call {
             *call = match found {
                 Ok(target) => Self::begin(*routed, target),
                 Err(error) => {
-                    let Routed { peer, record, .. } = *routed;
-                    unrouted(&peer, record, &error)
+                    let Routed { peer, record, manner, .. } = *routed;
+                    unrouted(&peer, record, &error, &manner.heads)
                 }
             };
         }

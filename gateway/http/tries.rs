@@ -15,6 +15,7 @@ use super::{
     RequestError,
     attempt::{Attempt, Dialing, Opened, Picked, Step, Tries, Try},
     exchange::{Exchange, Headed},
+    forward,
     seen::Seen,
     upload::RequestBody,
     verdict::{self, Failed},
@@ -22,8 +23,10 @@ use super::{
 };
 use crate::{
     client::{self, Connection},
+    config::{Heads, UpstreamHost},
     resilience::{BackupAfter, Cause, Event, Mode, Next},
     selector::{PickError, RequestFacts},
+    syntax::target::HostAndPath,
     upstream::{Admission, Evidence, Member, Slot},
 };
 
@@ -174,10 +177,7 @@ impl Exchange {
     ) {
         let again = self.history.may_repeat() && self.policy().keeps();
         let Some(Try { opened, step, .. }) = self.tries.get_mut(place) else { return };
-        // Clients of HTTP/1.0 may name no host; endpoints of 1.1 must be told one.
-        if self.asked.authority().is_none()
-            && let Ok(host) = HeaderValue::from_str(&opened.member.address().to_string())
-        {
+        if let Some(host) = host(self.heads.as_deref(), &self.asked, &opened.member) {
             request.headers_mut().insert(header::HOST, host);
         }
         let spare = again.then(|| self.peer.worker.spares.copy(&request));
@@ -384,4 +384,16 @@ impl Exchange {
             self.waits.sent(&attempt.connection.meter);
         }
     }
+}
+
+/// The `Host` of a try on this endpoint, if it is not the client's.
+fn host(heads: Option<&Heads>, asked: &HostAndPath, member: &Member) -> Option<HeaderValue> {
+    let name = match heads.map_or(&UpstreamHost::Keep, |heads| &heads.host) {
+        UpstreamHost::Name(name) => return Some(name.clone()),
+        UpstreamHost::Endpoint => member.facts().hostname.as_deref(),
+        UpstreamHost::Keep if asked.authority().is_some() => return None,
+        // Clients of HTTP/1.0 may name no host; endpoints of 1.1 must be told one.
+        UpstreamHost::Keep => None,
+    };
+    forward::host_of(name, member.address())
 }

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     catalog::{Catalog, EvidenceSender, Table, Upstream},
     client::Pool,
-    config::ByName,
+    config::{ByName, Redirect},
     net::{Meter, Watch},
     selector::{View, WorkerSelectors},
     server::{self, Listening, Shutdown},
@@ -53,6 +53,8 @@ pub(super) struct Target {
 pub(super) enum Lookup {
     Known(Rc<Target>),
     New(Search),
+    /// The client is sent elsewhere.
+    Elsewhere(Rc<Redirect>),
 }
 
 /// A service that is to be found by its name.
@@ -172,6 +174,7 @@ impl Worker {
             Goal::Shares(shares) => {
                 Goal::draw(shares).cloned().map(Lookup::Known).ok_or(RequestError::NoUpstream)
             }
+            Goal::Redirect(to) => Ok(Lookup::Elsewhere(to.clone())),
             Goal::ByName(by_name) => {
                 let service = route::service(by_name, head, asked).ok_or(RequestError::UnknownService)?;
                 if let Some(target) = self.known(by_name, service) {

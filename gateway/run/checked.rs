@@ -9,7 +9,7 @@ use std::{
 
 use super::{PluginsError, Signals, StartError, blocking, uses::uses};
 use crate::{
-    config::{self, Config, NameFrom, Target},
+    config::{self, Config, NameFrom, Scheme, Target},
     connector::{Lent, Memory},
     plugin::{Cause, Plugins, Problem},
     telemetry::text::shown,
@@ -126,5 +126,11 @@ fn target(target: &Target) -> String {
             NameFrom::Path(prefix) => format!("the service named after {prefix}, in {}", by_name.registry),
             NameFrom::Header(name) => format!("the service named by header {name}, in {}", by_name.registry),
         },
+        Target::Redirect(to) => {
+            let scheme = to.scheme.map_or("", Scheme::as_str);
+            let colon = if scheme.is_empty() { "" } else { ":" };
+            let port = to.port.map_or_else(String::new, |port| format!(":{port}"));
+            format!("{} to {scheme}{colon}//{}{port}", to.status.as_u16(), to.host.as_deref().unwrap_or("*"))
+        }
     }
 }

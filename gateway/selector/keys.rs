@@ -63,7 +63,8 @@ pub struct RequestFacts<'a> {
 pub struct Altered {
     /// These say nothing of the client in a head that is forwarded.
     ours: &'static [HeaderName],
-    lines: Vec<(HeaderName, HeaderValue)>,
+    /// None stands for a header that was not there.
+    lines: Vec<(HeaderName, Option<HeaderValue>)>,
 }
 
 impl Altered {
@@ -83,7 +84,18 @@ impl Altered {
     /// Remembers a header that will be replaced.
     pub fn remember(&mut self, headers: &HeaderMap, name: &HeaderName) {
         let lines = headers.get_all(name).into_iter();
-        self.lines.extend(lines.map(|line| (name.clone(), line.clone())));
+        self.lines.extend(lines.map(|line| (name.clone(), Some(line.clone()))));
+    }
+
+    /// Remembers a header that will be written, also that it was not there. Nothing if it has been altered before.
+    pub fn overwrite(&mut self, headers: &HeaderMap, name: &HeaderName) {
+        if self.holds(name) {
+            return;
+        }
+        self.remember(headers, name);
+        if !self.holds(name) {
+            self.lines.push((name.clone(), None));
+        }
     }
 
     fn holds(&self, name: &HeaderName) -> bool {
@@ -93,7 +105,7 @@ impl Altered {
     fn lines<'a>(&'a self, name: &HeaderName) -> impl Iterator<Item = &'a HeaderValue> + use<'a> {
         let name = name.clone();
         let lines = self.lines.iter().filter(move |(altered, _)| *altered == name);
-        lines.map(|(_, line)| line)
+        lines.filter_map(|(_, line)| line.as_ref())
     }
 }
 

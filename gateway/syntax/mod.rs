@@ -3,6 +3,7 @@
 //! reading.
 
 pub mod authority;
+pub mod field;
 pub mod list;
 pub mod path;
 pub mod target;

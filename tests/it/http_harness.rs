@@ -114,6 +114,7 @@ pub fn route(path: &str, upstream: &str) -> config::Route {
         timeouts: config::RouteTimeouts::default(),
         retries: None,
         repeatable: false,
+        heads: config::Heads::default(),
         target: config::Target::Upstream(UpstreamName::new(upstream)),
     }
 }

@@ -25,6 +25,7 @@ mod http_body;
 mod http_drain;
 mod http_forward;
 mod http_harness;
+mod http_heads;
 mod http_leaving;
 mod http_limits;
 mod http_permits;

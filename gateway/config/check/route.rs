@@ -1,7 +1,9 @@
 //! Routes: what a request must be, and where it goes then.
 
 mod by_name;
+mod heads;
 mod matches;
+mod redirect;
 
 use std::collections::BTreeMap;
 
@@ -25,7 +27,7 @@ impl Checker<'_> {
         for (index, route) in routes.iter().enumerate() {
             let way = way.index(index);
             let Some(route) = self.route(&way, route, listeners) else { continue };
-            if let Some(first) = made.iter().find(|other| same(&other.matches, &route.matches)) {
+            if let Some(first) = made.iter().find(|other| takes_all(other, &route)) {
                 let message = format!("{} matches the same requests, so this route gets none", first.name);
                 self.wrong_key(&way, message);
             }
@@ -37,6 +39,13 @@ impl Checker<'_> {
                     "a service has one set of settings, however it was found: write the same in both routes, or \
                      give one of them a registry table of its own",
                 );
+            }
+            if let Some(last) = redirect::leads_back(&made, &route) {
+                let message = match last.name == route.name {
+                    true => "this leads to where the request is already".to_owned(),
+                    false => format!("requests go round in a circle: {} leads back to this one", last.name),
+                };
+                self.wrong_key(&way.key("redirect"), message);
             }
             made.push(route);
         }
@@ -57,6 +66,7 @@ impl Checker<'_> {
             true => None,
             false => route.retries.as_ref().map(|retries| self.retries(&way.key("retries"), Some(retries))),
         };
+        let heads = self.heads(way, route);
         Some(Route {
             name: way.to_string().into(),
             matches: matches?,
@@ -64,6 +74,7 @@ impl Checker<'_> {
             timeouts,
             retries,
             repeatable: route.repeatable,
+            heads: heads?,
             target: target?,
         })
     }
@@ -79,6 +90,9 @@ impl Checker<'_> {
     }
 
     fn target(&mut self, way: &Way, route: &file::Route) -> Option<Target> {
+        if self.mentions(&way.key("redirect")) {
+            return self.redirect(way, route);
+        }
         let at = way.key("upstream");
         let named = self.mentions(&at);
         match (self.finds_by_name(way, route), named) {
@@ -89,8 +103,8 @@ impl Checker<'_> {
             }
             (false, false) => {
                 self.wrong(way, "this route leads nowhere").hint(
-                    "write `upstream`, or take the name of a service from the path (`/svc/{service}`) or from a \
-                     header (`service_header`)",
+                    "write `upstream` or `redirect`, or take the name of a service from the path (`/svc/{service}`) or \
+                     from a header (`service_header`)",
                 );
                 return None;
             }
@@ -141,6 +155,13 @@ impl Checker<'_> {
         }
         Some(UpstreamName::new(name))
     }
+}
+
+/// Whether every request that would take the second route takes the first. A redirect leaves those that are where it
+/// leads to.
+fn takes_all(first: &Route, second: &Route) -> bool {
+    let redirects = |route: &Route| matches!(route.target, Target::Redirect(_));
+    same(&first.matches, &second.matches) && (!redirects(first) || redirects(second))
 }
 
 /// Whether every request that matches one matches the other.

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Check, Health, Pool, Selector, Subset, Tries, Trust, ZoneAware};
+use super::{
+    Check, HeaderChanges, Health, Pool, Redirect, Selector, Subset, Tries, Trust, ZoneAware,
+};
 use crate::document::{HeaderIs, OneOrMore, SwitchOr, TextOr};
 
 /// Which requests go where: everything that is given must match.
 ///
 /// A route leads to an `upstream`, or takes the name of a service from the request: from its path
 /// (`path = "/svc/{service}"`) or from a header (`service_header`). The keys from `registry` on are for the
-/// second kind.
+/// second kind. Or it sends clients elsewhere (`redirect`).
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Route {
@@ -34,6 +36,15 @@ pub(in crate::config) struct Route {
     pub retries: Option<Tries>,
     /// Requests of this route ask for the same thing however often they are sent, whatever their method. Default: false.
     pub repeatable: bool,
+    /// Headers of requests that are changed on their way to an instance.
+    pub request_headers: HeaderChanges,
+    /// Headers of answers that are changed on their way to the client, also in answers that the gateway makes itself.
+    pub response_headers: HeaderChanges,
+    /// The `Host` that an instance gets: `keep` for what the client sent, `endpoint` for the instance's own name (its
+    /// hostname, or else its address), or a name. Default: `keep`.
+    pub upstream_host: Option<String>,
+    /// Sends clients elsewhere, instead of forwarding what they ask for.
+    pub redirect: Option<Redirect>,
     /// The name of an upstream, or several with their shares: `{ orders = 9, orders-next = 1 }`.
     pub upstream: Option<TextOr<BTreeMap<String, u64>>>,
     /// The header that names the service.

@@ -35,7 +35,7 @@ pub(super) fn disagree(one: &Target, other: &Target) -> bool {
 }
 
 /// Keys that say nothing about a route to an upstream.
-const KEYS: [&str; 16] = [
+pub(super) const KEYS: [&str; 16] = [
     "registry",
     "pattern",
     "max_services",
