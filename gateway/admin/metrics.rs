@@ -72,6 +72,8 @@ fn requests(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
         FAULTS.into_iter().zip(counts.cut).map(|(fault, count)| ([*name, fault], count))
     });
     series(exposition, &names::CUT, cut);
+    let ended = counts.iter().map(|(name, counts)| ([*name, "endpoint-left"], counts.left));
+    series(exposition, &names::ENDED, ended);
     series(exposition, &names::INTERIM, of(|counts| counts.interim));
     let mut durations = exposition.family(&names::REQUEST_DURATION);
     for (name, counts) in &counts {

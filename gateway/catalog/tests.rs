@@ -92,6 +92,7 @@ fn settings(name: &str) -> Arc<config::Upstream> {
         },
         pool: config::Pool { idle_timeout: Duration::from_secs(1), max_idle: 1 },
         retries: RetryPolicy::default(),
+        leave: None,
         reliability: config::Reliability::default(),
         offer: OfferPolicy::default(),
     })

@@ -4,6 +4,7 @@ use std::{
     cell::RefCell,
     net::SocketAddr,
     rc::{Rc, Weak},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -11,6 +12,7 @@ use rustc_hash::FxHashMap;
 use tokio::{sync::Notify, time::MissedTickBehavior};
 
 use super::Connection;
+use crate::{config, upstream::Stats};
 
 /// How often idle connections are looked through; they close so much late at most.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -24,6 +26,7 @@ pub struct Pool<B> {
 
 struct Idle<B> {
     connection: Connection<B>,
+    endpoint: Arc<Stats>,
     since: Instant,
     keep: Duration,
 }
@@ -57,23 +60,27 @@ impl<B: 'static> Pool<B> {
         std::iter::from_fn(|| stack.pop()).find(open).map(|idle| idle.connection)
     }
 
-    /// Keeps a connection that has carried a request. Closes it instead when there are `most` already.
+    /// Keeps a connection that has carried a request. Closes it instead when there are enough already, or its endpoint
+    /// has left, and soon when that leaves.
     pub fn put(
         &self,
         address: SocketAddr,
+        endpoint: Arc<Stats>,
         mut connection: Connection<B>,
         now: Instant,
-        most: usize,
-        keep: Duration,
+        keep: config::Pool,
     ) {
+        if endpoint.has_left() {
+            return;
+        }
         connection.reused = true;
         let mut idle = self.idle.borrow_mut();
         if idle.is_empty() {
             self.used.notify_one();
         }
         let stack = idle.entry(address).or_default();
-        if stack.len() < most {
-            stack.push(Idle { connection, since: now, keep });
+        if stack.len() < keep.max_idle {
+            stack.push(Idle { connection, endpoint, since: now, keep: keep.idle_timeout });
         }
     }
 
@@ -90,7 +97,9 @@ impl<B: 'static> Pool<B> {
         let now = Instant::now();
         self.idle.borrow_mut().retain(|_, stack| {
             stack.retain(|idle| {
-                now.saturating_duration_since(idle.since) < idle.keep && !idle.connection.sender.is_closed()
+                now.saturating_duration_since(idle.since) < idle.keep
+                    && !idle.endpoint.has_left()
+                    && !idle.connection.sender.is_closed()
             });
             !stack.is_empty()
         });

@@ -177,6 +177,8 @@ pub struct Upstream {
     pub timeouts: Timeouts,
     pub pool: Pool,
     pub retries: RetryPolicy,
+    /// How long what is under way at an endpoint may go on after it left the list. None: for ever.
+    pub leave: Option<Duration>,
     pub reliability: Reliability,
     /// How those who are well share requests.
     pub offer: OfferPolicy,

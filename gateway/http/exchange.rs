@@ -107,7 +107,7 @@ impl Routed {
         let backup = backup_after(policy, &head.method, repeatable, &target);
         let waits = peer.worker.waits(record.started, &inbound.meter);
         let limits = Limits::new(&peer.listener, &timeouts.over(&upstream.config.timeouts));
-        waits.limit(Limits { per_try: policy.per_try, backup, ..limits });
+        waits.limit(Limits { per_try: policy.per_try, backup, leave: upstream.config.leave, ..limits });
         let keep = (may_repeat && policy.keeps()).then_some(policy.replay_bytes);
         let Uploaded { body, course: upload, kept } = Uploaded::new(body, &waits, keep);
         let mut history = History::new(may_repeat, backup.is_some());
@@ -201,7 +201,9 @@ impl Exchange {
             Some(switched) if switching => {
                 record.ended();
                 in_flight.stats().confirm();
-                inbound.take_over(tunnel(switched, in_flight));
+                let leave = target.upstream.config.leave;
+                let leaving = leave.map(|limit| peer.worker.leaving(in_flight.stats(), limit));
+                inbound.take_over(tunnel(switched, in_flight, leaving, record.account.clone()));
                 ReplyBody::Empty
             }
             _ => {

@@ -59,6 +59,8 @@ impl Exchange {
             if !backup {
                 // It would have taken longer than that.
                 self.note_latency(opened.begun, Instant::now());
+                // Until now this one was watched.
+                self.watch_the_rest();
             }
         }
     }

@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -21,7 +22,7 @@ use crate::{
     client::{Connection, Pool},
     config,
     telemetry::{Account, Fault, Record},
-    upstream::{Evidence, InFlight},
+    upstream::{Evidence, InFlight, Stats},
 };
 
 /// How long the rest of a request is taken in after the whole answer to it: the endpoint wanted no more of it.
@@ -100,8 +101,9 @@ impl Ending {
         if well {
             evidence.send(address, in_flight.stats(), Evidence::Answered, None);
         }
+        let endpoint = in_flight.stats().clone();
         drop(in_flight);
-        give_back(connection, pool, address, keep);
+        give_back(connection, pool, address, endpoint, keep);
     }
 
     /// The answer has broken off. The verdict at the head becomes worse if that was the endpoint's fault.
@@ -122,15 +124,16 @@ pub(super) fn give_back(
     mut connection: Connection<RequestBody>,
     pool: Rc<Pool<RequestBody>>,
     address: SocketAddr,
+    endpoint: Arc<Stats>,
     keep: config::Pool,
 ) {
     if connection.sender.is_ready() {
-        pool.put(address, connection, Instant::now(), keep.max_idle, keep.idle_timeout);
+        pool.put(address, endpoint, connection, Instant::now(), keep);
     } else if !connection.sender.is_closed() {
         // The endpoint answered before it had the whole request: the rest is still being sent.
         tokio::task::spawn_local(async move {
             match tokio::time::timeout(REST, connection.sender.ready()).await {
-                Ok(Ok(())) => pool.put(address, connection, Instant::now(), keep.max_idle, keep.idle_timeout),
+                Ok(Ok(())) => pool.put(address, endpoint, connection, Instant::now(), keep),
                 Ok(Err(_)) => {}
                 Err(_) => connection.close(),
             }
@@ -149,17 +152,12 @@ impl Drop for Passing {
 
 impl Passing {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+        // First, since an answer that never pauses has to end, too.
+        if let Some(wait) = self.waits.expired() {
+            self.expire(wait);
+            return Poll::Ready(Some(Err(ReplyError::Expired(wait))));
+        }
         let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
-            if let Some(wait) = self.waits.expired() {
-                let fault = match wait {
-                    Wait::Upload | Wait::WholeOfClient => Fault::Client,
-                    Wait::Room | Wait::Head | Wait::Answer | Wait::WholeOfEndpoint | Wait::Try => {
-                        Fault::Endpoint
-                    }
-                };
-                self.break_off(fault, Evidence::TimedOut);
-                return Poll::Ready(Some(Err(ReplyError::Expired(wait))));
-            }
             self.waits.answer_wanted(true);
             self.waits.remember(cx);
             return Poll::Pending;
@@ -180,6 +178,13 @@ impl Passing {
                 Poll::Ready(frame.map(|frame| frame.map_err(ReplyError::Broken)))
             }
         }
+    }
+
+    fn expire(&mut self, wait: Wait) {
+        if wait == Wait::Leave {
+            self.record.account.left();
+        }
+        self.break_off(wait.fault(), Evidence::TimedOut);
     }
 
     fn end(&mut self) {

@@ -20,6 +20,7 @@
 //! | `response-timeout` | 504 | no head of an answer within `timeouts.response_ms` after the request was sent |
 //! | `upstream-write-timeout` | 504 | the endpoint took nothing of the request for `timeouts.write_ms` |
 //! | `try-timeout` | 504 | no head of an answer within `retries.per_try_ms`, and there was no other try |
+//! | `endpoint-left` | 504 | the instance left the list more than `leave_ms` ago, and had not answered |
 //! | `request-timeout` | 504 | the whole took longer than `timeouts.request_ms` |
 //! | `request-body-timeout` | 408 | nothing of the body of the request came for `body_timeout_ms` |
 //! | `request-aborted` | 400 | the body of the request did not come as announced |
@@ -147,6 +148,9 @@ impl RequestError {
             Self::Expired(Wait::WholeOfClient | Wait::WholeOfEndpoint) => {
                 (StatusCode::GATEWAY_TIMEOUT, "request-timeout", "the request took too long")
             }
+            Self::Expired(Wait::Leave) => {
+                (StatusCode::GATEWAY_TIMEOUT, "endpoint-left", "the instance left before it answered")
+            }
             Self::Aborted(_) => (StatusCode::BAD_REQUEST, "request-aborted", "the request was not complete"),
             Self::Expectation => {
                 (StatusCode::EXPECTATION_FAILED, "expectation-failed", "only 100-continue can be expected")
@@ -159,19 +163,14 @@ impl RequestError {
     /// Whose failure it is, in one place.
     pub(super) fn fault(&self) -> Fault {
         match self {
-            Self::Expectation
-            | Self::Aborted(_)
-            | Self::Refused(_)
-            | Self::Expired(Wait::Upload | Wait::WholeOfClient) => Fault::Client,
+            Self::Expectation | Self::Aborted(_) | Self::Refused(_) => Fault::Client,
+            Self::Expired(wait) => wait.fault(),
             Self::Dial(error) if error.is_own() => Fault::Local,
             Self::Dial(_)
             | Self::Reset(_)
             | Self::BadAnswer(_)
             | Self::AnswerCoding
-            | Self::AnswerTooLarge
-            | Self::Expired(Wait::Room | Wait::Head | Wait::Answer | Wait::WholeOfEndpoint | Wait::Try) => {
-                Fault::Endpoint
-            }
+            | Self::AnswerTooLarge => Fault::Endpoint,
             Self::NoRoute
             | Self::UnknownService
             | Self::Find(_)

@@ -54,7 +54,7 @@ impl Exchange {
         let Some(aside) = self.aside.take().filter(|_| !is_over) else { return false };
         let Aside { mut headed, ended } = *aside;
         if let Step::Sent(attempt) = &ended.step {
-            self.waits.sent(&attempt.connection.meter);
+            self.waits.sent(&attempt.connection.meter, ended.opened.in_flight.stats());
         }
         headed.at = Instant::now();
         self.headed = Some(headed);
@@ -69,8 +69,9 @@ impl Exchange {
         let Step::Sent(Attempt { connection, .. }) = step else { return };
         let (pool, keep) = (self.peer.worker.pool.clone(), self.target.upstream.config.pool);
         let (address, mut body) = (opened.member.address(), headed.response.into_body());
+        let endpoint = opened.in_flight.stats().clone();
         if body.is_end_stream() {
-            return give_back(connection, pool, address, keep);
+            return give_back(connection, pool, address, endpoint, keep);
         }
         if body.size_hint().lower() > SHORT as u64 {
             return connection.close();
@@ -79,7 +80,7 @@ impl Exchange {
             // Until then the endpoint is busy with it.
             let _opened = opened;
             match tokio::time::timeout(SOON, drain(&mut body)).await {
-                Ok(true) => give_back(connection, pool, address, keep),
+                Ok(true) => give_back(connection, pool, address, endpoint, keep),
                 _ => connection.close(),
             }
         }));

@@ -55,6 +55,10 @@ impl Exchange {
                 Poll::Pending => match self.waits.expired() {
                     Some(wait) => (0, Err(Failed::expired(wait))),
                     None if self.waits.is_late() => (0, Err(self.late())),
+                    None if self.waits.has_left() => {
+                        self.record.account.left();
+                        (0, Err(Failed::expired(Wait::Leave)))
+                    }
                     None if self.waits.is_backup_due() => {
                         self.hedge();
                         continue;
@@ -183,7 +187,7 @@ impl Exchange {
         let spare = again.then(|| self.peer.worker.spares.copy(&request));
         // Of two at once, the first is the one that is watched.
         if place == 0 {
-            self.waits.sent(&connection.meter);
+            self.waits.sent(&connection.meter, opened.in_flight.stats());
         }
         *step = Step::Sent(Attempt::send(connection, request, spare, self.upgrading));
     }
@@ -377,11 +381,11 @@ impl Exchange {
     }
 
     /// Of two tries one has ended without winning, and the other is the one that is watched now.
-    fn watch_the_rest(&self) {
+    pub(super) fn watch_the_rest(&self) {
         let Some(Try { opened, step, .. }) = self.tries.first() else { return };
         self.waits.again(opened.begun);
         if let Step::Sent(attempt) = step {
-            self.waits.sent(&attempt.connection.meter);
+            self.waits.sent(&attempt.connection.meter, opened.in_flight.stats());
         }
     }
 }

@@ -1,19 +1,37 @@
 //! What a connection carries after both sides agreed on another protocol: bytes, both ways.
 
-use std::io;
+use std::{future::pending, io, rc::Rc, sync::Arc, time::Duration};
 
 use hyper::body::Bytes;
-use tokio::{io::AsyncWriteExt, sync::oneshot};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{Notify, oneshot},
+    time::Instant,
+};
 
-use crate::{net::Stream, server::Takeover, upstream::InFlight};
+use crate::{
+    net::{Place, Stream, Watch, Watched},
+    server::Takeover,
+    telemetry::Account,
+    upstream::{InFlight, Stats},
+};
 
-/// Passes on bytes until both sides have closed. Counts as one request in flight.
-pub(super) fn tunnel(switched: oneshot::Receiver<(Stream, Bytes)>, in_flight: InFlight) -> Takeover {
+/// Passes on bytes until both sides have closed, or the endpoint has left and its time is over. Counts as one request in
+/// flight.
+pub(super) fn tunnel(
+    switched: oneshot::Receiver<(Stream, Bytes)>,
+    in_flight: InFlight,
+    leaving: Option<Leaving>,
+    account: Rc<Account>,
+) -> Takeover {
     Box::new(move |client, early| {
         Box::pin(async move {
             let _in_flight = in_flight;
-            if let Err(error) = carry(client, early, switched).await {
-                tracing::debug!(%error, "Upgraded connection ended");
+            tokio::select! {
+                carried = carry(client, early, switched) => if let Err(error) = carried {
+                    tracing::debug!(%error, "Upgraded connection ended");
+                },
+                () = over(leaving) => account.left(),
             }
         })
     })
@@ -32,4 +50,43 @@ async fn carry(
 
 async fn write(to: &mut Stream, bytes: &[u8]) -> io::Result<()> {
     if bytes.is_empty() { Ok(()) } else { to.write_all(bytes).await }
+}
+
+/// Tells when something has to end because its endpoint has left.
+pub(super) struct Leaving {
+    over: Rc<Endpoint>,
+    _place: Place,
+}
+
+struct Endpoint {
+    stats: Arc<Stats>,
+    limit: Duration,
+    over: Notify,
+}
+
+impl Leaving {
+    pub(super) fn watch(watch: &Rc<Watch>, stats: Arc<Stats>, limit: Duration) -> Self {
+        let over = Rc::new(Endpoint { stats, limit, over: Notify::new() });
+        let place = watch.enter(over.clone());
+        place.wait(Some(limit));
+        Self { over, _place: place }
+    }
+}
+
+impl Watched for Endpoint {
+    fn look(&self, now: Instant) -> bool {
+        let over = self.stats.gone_for(now.into_std()).is_some_and(|gone| gone >= self.limit);
+        if over {
+            self.over.notify_one();
+        }
+        !over
+    }
+}
+
+/// Waits until it has to end, for ever if there is no limit.
+async fn over(leaving: Option<Leaving>) {
+    match leaving {
+        Some(leaving) => leaving.over.over.notified().await,
+        None => pending().await,
+    }
 }

@@ -31,7 +31,7 @@ impl Failed {
 
     /// Something took too long.
     pub(super) fn expired(wait: Wait) -> Self {
-        let event = if wait == Wait::Try { Event::TimedOut } else { Event::Over };
+        let event = if matches!(wait, Wait::Try | Wait::Leave) { Event::TimedOut } else { Event::Over };
         Self { error: RequestError::Expired(wait), event, stale: false, unsent: None }
     }
 
@@ -159,6 +159,7 @@ mod tests {
             (RequestError::Expired(Wait::Try), Fault::Endpoint, Some(Evidence::TimedOut)),
             (RequestError::Expired(Wait::WholeOfClient), Fault::Client, None),
             (RequestError::Expired(Wait::Upload), Fault::Client, None),
+            (RequestError::Expired(Wait::Leave), Fault::Local, None),
             (RequestError::Aborted(String::new()), Fault::Client, None),
             (Refusal::Host.into(), Fault::Client, None),
         ] {

@@ -6,6 +6,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    sync::Arc,
     task::{Context, Waker},
     time::Duration,
 };
@@ -15,6 +16,8 @@ use tokio::time::Instant;
 use crate::{
     config,
     net::{Meter, Place, Standstill, Watch, Watched},
+    telemetry::Fault,
+    upstream::Stats,
 };
 
 /// What a request can wait for.
@@ -34,6 +37,19 @@ pub(super) enum Wait {
     WholeOfEndpoint,
     /// The head of the answer, of one try.
     Try,
+    /// The end of it all, after the endpoint has left the list.
+    Leave,
+}
+
+impl Wait {
+    /// Whose fault it is that it took too long.
+    pub(super) fn fault(self) -> Fault {
+        match self {
+            Self::Upload | Self::WholeOfClient => Fault::Client,
+            Self::Room | Self::Head | Self::Answer | Self::WholeOfEndpoint | Self::Try => Fault::Endpoint,
+            Self::Leave => Fault::Local,
+        }
+    }
 }
 
 /// How long a request may wait. None: for ever.
@@ -48,6 +64,8 @@ pub(super) struct Limits {
     pub per_try: Option<Duration>,
     /// After so long the first try may get one beside it.
     pub backup: Option<Duration>,
+    /// Counts from when the endpoint has left.
+    pub leave: Option<Duration>,
 }
 
 impl Limits {
@@ -60,6 +78,7 @@ impl Limits {
             head: timeouts.response,
             answer: timeouts.idle,
             whole: timeouts.request,
+            leave: None,
         }
     }
 
@@ -71,11 +90,12 @@ impl Limits {
             Wait::Answer => self.answer,
             Wait::WholeOfClient | Wait::WholeOfEndpoint => self.whole,
             Wait::Try => self.per_try,
+            Wait::Leave => self.leave,
         }
     }
 
     fn shortest(&self) -> Option<Duration> {
-        [self.upload, self.room, self.head, self.answer, self.whole, self.per_try, self.backup]
+        [self.upload, self.room, self.head, self.answer, self.whole, self.per_try, self.backup, self.leave]
             .into_iter()
             .flatten()
             .min()
@@ -134,6 +154,8 @@ struct State {
     late: Cell<bool>,
     /// It has taken so long that there may be one beside it.
     backup_due: Cell<bool>,
+    /// Its endpoint has left, and its time is over.
+    left: Cell<bool>,
     upload: Cell<Upload>,
     frames: Cell<u64>,
     answer: Cell<Answer>,
@@ -141,6 +163,8 @@ struct State {
     meter: RefCell<Option<Rc<Meter>>>,
     /// Of the client's connection.
     client: RefCell<Option<Rc<Meter>>>,
+    /// Of the endpoint, if it may have to be left.
+    endpoint: RefCell<Option<Arc<Stats>>>,
     expired: Cell<Option<Wait>>,
     waker: RefCell<Option<Waker>>,
     standstill: Standstill<(u64, Wait)>,
@@ -175,9 +199,12 @@ impl Waits {
         }
     }
 
-    /// The request is sent over a connection with this meter.
-    pub(super) fn sent(&self, meter: &Rc<Meter>) {
+    /// The request is sent to an endpoint, over a connection with this meter.
+    pub(super) fn sent(&self, meter: &Rc<Meter>, endpoint: &Arc<Stats>) {
         self.state.answer.set(Answer::Head);
+        if self.state.limits.get().leave.is_some() {
+            self.state.endpoint.replace(Some(endpoint.clone()));
+        }
         self.state.meter.replace(Some(meter.clone()));
     }
 
@@ -189,12 +216,19 @@ impl Waits {
         state.meter.replace(None);
         state.tried.set(Some(begun.into()));
         state.late.set(false);
+        state.left.set(false);
+        state.endpoint.replace(None);
         state.standstill.over();
     }
 
     /// Whether the time of the try is over.
     pub(super) fn is_late(&self) -> bool {
         self.state.late.get()
+    }
+
+    /// Whether the endpoint of the try has left, and its time is over.
+    pub(super) fn has_left(&self) -> bool {
+        self.state.left.get()
     }
 
     /// Whether it is time for a try beside the first. Says so once.
@@ -277,8 +311,10 @@ impl State {
         self.expired.set(None);
         self.late.set(false);
         self.backup_due.set(false);
+        self.left.set(false);
         self.meter.replace(None);
         self.client.replace(None);
+        self.endpoint.replace(None);
         self.standstill.over();
     }
 
@@ -313,6 +349,13 @@ impl State {
             Answer::Head => self.upload.get() == Upload::Wanted,
             Answer::Moving => true,
         }
+    }
+
+    /// Whether the endpoint has left, and longer ago than is allowed.
+    fn is_to_leave(&self, limits: &Limits, now: Instant) -> bool {
+        let endpoint = self.endpoint.borrow();
+        let gone = endpoint.as_ref().and_then(|endpoint| endpoint.gone_for(now.into_std()));
+        gone.zip(limits.leave).is_some_and(|(gone, limit)| gone >= limit)
     }
 
     fn expire(&self, wait: Wait) -> bool {
@@ -362,6 +405,14 @@ impl Watched for State {
         }
         if limits.per_try.is_some() || limits.backup.is_some() {
             self.look_at_try(now, &limits);
+        }
+        if limits.leave.is_some() && self.is_to_leave(&limits, now) {
+            if self.answer.get() != Answer::Head {
+                return self.expire(Wait::Leave);
+            }
+            // It may be answered by another.
+            self.left.set(true);
+            self.wake();
         }
         let Some((wait, progress)) = self.waiting() else {
             self.standstill.over();

@@ -21,6 +21,7 @@ use super::{
     route::{self, Goal, Routes},
     service::{self, Peer},
     spare::Spares,
+    tunnel::Leaving,
     upload::RequestBody,
     waits::{Unused, Waits},
 };
@@ -33,7 +34,7 @@ use crate::{
     server::{self, Listening, Shutdown},
     syntax::target::HostAndPath,
     telemetry::{Account, ProcessMetrics},
-    upstream::UpstreamName,
+    upstream::{Stats, UpstreamName},
 };
 
 /// How often upstreams that were found by name and are gone are let go.
@@ -156,6 +157,11 @@ impl Worker {
     /// The waits of a request that began then, over a connection with this meter.
     pub(super) fn waits(&self, began: Instant, client: &Rc<Meter>) -> Waits {
         self.unused_waits.take(&self.watch, began, client)
+    }
+
+    /// What tells when something at an endpoint has to end, so long after that left.
+    pub(super) fn leaving(&self, endpoint: &Arc<Stats>, limit: Duration) -> Leaving {
+        Leaving::watch(&self.watch, endpoint.clone(), limit)
     }
 
     /// The routes as they are now; a request keeps them while it needs them.

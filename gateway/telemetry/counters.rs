@@ -52,6 +52,7 @@ struct WorkerCounters {
     hedges_won: AtomicU64,
     hedges_cancelled: AtomicU64,
     interim: AtomicU64,
+    left: AtomicU64,
     /// As in [`FAULTS`].
     cut: [AtomicU64; FAULTS.len()],
     /// As in [`FAILURES`].
@@ -124,6 +125,11 @@ impl UpstreamMetrics {
         add(&self.workers[worker].interim, answers);
     }
 
+    /// A request, or an upgraded connection, was ended because its endpoint had left.
+    pub fn left(&self, worker: usize) {
+        add(&self.workers[worker].left, 1);
+    }
+
     /// A try told something of an endpoint. Counts failures; a success costs nothing.
     pub fn learned(&self, worker: usize, evidence: Evidence) {
         let kind = match evidence {
@@ -150,6 +156,7 @@ impl UpstreamMetrics {
             counts.hedges += worker.hedges.load(Relaxed);
             counts.hedges_won += worker.hedges_won.load(Relaxed);
             counts.hedges_cancelled += worker.hedges_cancelled.load(Relaxed);
+            counts.left += worker.left.load(Relaxed);
             counts.interim += worker.interim.load(Relaxed);
             counts.latencies.sum += Duration::from_nanos(worker.nanoseconds.load(Relaxed));
         }
@@ -175,6 +182,8 @@ pub struct UpstreamCounts {
     /// Tries that were ended because the one beside them had the answer.
     pub hedges_cancelled: u64,
     pub interim: u64,
+    /// Requests and upgraded connections that were ended because their endpoint had left.
+    pub left: u64,
     /// Requests that did not come to their end, as in [`FAULTS`].
     pub cut: [u64; FAULTS.len()],
     /// Failed tries, as in [`FAILURES`].

@@ -47,6 +47,8 @@ metrics! {
         "Tries that an endpoint failed, by kind";
     CUT = Counter "witgate_requests_cut_total" ["upstream", "fault"]
         "Requests that did not come to the end of their answer, by whose fault that was";
+    ENDED = Counter "witgate_requests_ended_total" ["upstream", "reason"]
+        "Requests and upgraded connections that the gateway ended, by reason";
     INTERIM = Counter "witgate_interim_answers_total" ["upstream"]
         "Interim answers (1xx) of endpoints, which are dropped";
     UNROUTED = Counter "witgate_unrouted_requests_total" ["code"]

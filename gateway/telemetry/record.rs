@@ -27,6 +27,13 @@ pub struct Account {
     pub worker: usize,
 }
 
+impl Account {
+    /// Something was ended because its endpoint had left.
+    pub fn left(&self) {
+        self.metrics.left(self.worker);
+    }
+}
+
 /// The record of one request: begun with its head, complete when its answer has ended. Dropping it counts the
 /// request, so that one whose future is dropped is counted too.
 #[derive(Debug)]

@@ -206,6 +206,14 @@ impl Publisher {
         self.members.get(&address).is_some_and(|member| member.stats().has_answered())
     }
 
+    /// Says of every endpoint that is not offered whether it has left, or is only out: `listed` says who is still in the
+    /// list.
+    pub fn tell_left(&self, listed: impl Fn(SocketAddr) -> bool, now: Instant) {
+        for (address, (_, stats)) in &self.retired {
+            stats.set_left(!listed(*address), now);
+        }
+    }
+
     fn change(&mut self, offer: Offered, now: Instant, published: &mut Published) -> Option<Change> {
         match offer {
             Offered::Put(endpoint, effective) => {
@@ -222,6 +230,7 @@ impl Publisher {
                         published.added.push(address);
                         let stats = self.retired.remove(&address).map(|(_, stats)| stats).unwrap_or_default();
                         stats.set_half_open(self.half_open.contains(&address));
+                        stats.set_left(false, now);
                         Member::new(self.slots.take(), endpoint, effective, stats)
                     }
                 };

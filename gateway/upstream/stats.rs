@@ -39,6 +39,8 @@ pub struct Stats {
     suspected: AtomicBool,
     /// One of [`OPEN`], [`FREE`], [`TAKEN`] and [`CLOSED`].
     trial: AtomicU8,
+    /// When it left the list, in nanoseconds since `epoch` plus one; 0 while it is in it.
+    left: AtomicU64,
 }
 
 /// A bit that no time since the start of a process has.
@@ -82,6 +84,7 @@ impl Stats {
             failures: AtomicU64::new(0),
             suspected: AtomicBool::new(false),
             trial: AtomicU8::new(OPEN),
+            left: AtomicU64::new(0),
         }
     }
 
@@ -176,6 +179,27 @@ impl Stats {
         self.trial.store(CLOSED, Relaxed);
     }
 
+    /// The endpoint is in no list any more since now, unless since before; or is in one.
+    pub fn set_left(&self, left: bool, now: Instant) {
+        match (left, self.has_left()) {
+            (true, false) => self.left.store(self.since_epoch(now), Relaxed),
+            (false, true) => self.left.store(0, Relaxed),
+            _ => {}
+        }
+    }
+
+    pub fn has_left(&self) -> bool {
+        self.left.load(Relaxed) != 0
+    }
+
+    /// How long ago the endpoint left the list; none while it is in it, be it ejected or not.
+    pub fn gone_for(&self, now: Instant) -> Option<Duration> {
+        match self.left.load(Relaxed) {
+            0 => None,
+            left => Some(Duration::from_nanos(self.since_epoch(now).saturating_sub(left))),
+        }
+    }
+
     /// Requests sent whose answer is not complete yet.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
@@ -238,7 +262,7 @@ pub struct InFlight(Arc<Stats>);
 
 impl InFlight {
     /// The statistics of the endpoint that it is sent to.
-    pub fn stats(&self) -> &Stats {
+    pub fn stats(&self) -> &Arc<Stats> {
         &self.0
     }
 }
@@ -381,6 +405,18 @@ mod tests {
             end(trial);
             assert!(matches!(stats.admit(), Admission::Refused));
         }
+    }
+
+    #[test]
+    fn an_endpoint_has_left_since_it_was_said_first() {
+        let stats = Stats::new();
+        let start = Instant::now();
+        assert_eq!(stats.gone_for(start), None);
+        stats.set_left(true, start);
+        stats.set_left(true, start + Duration::from_secs(1));
+        assert_eq!(stats.gone_for(start + Duration::from_secs(3)), Some(Duration::from_secs(3)));
+        stats.set_left(false, start);
+        assert!(!stats.has_left());
     }
 
     #[test]

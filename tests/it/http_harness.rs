@@ -101,6 +101,7 @@ pub fn upstream(name: &str) -> config::Upstream {
         },
         pool: config::Pool { idle_timeout: Duration::from_secs(60), max_idle: 100 },
         retries: RetryPolicy::default(),
+        leave: None,
         reliability: config::Reliability::default(),
         offer: OfferPolicy::default(),
     }
@@ -190,9 +191,11 @@ impl Gateway {
         &self.table.upstreams[&UpstreamName::new(name)]
     }
 
-    /// Changes the list of an upstream.
+    /// Changes the list of an upstream. Who is not offered any more has left.
     pub fn offer(&mut self, name: &str, offers: Vec<Offer>) {
-        self.publishers.get_mut(&UpstreamName::new(name)).unwrap().publish(offers, Instant::now());
+        let publisher = self.publishers.get_mut(&UpstreamName::new(name)).unwrap();
+        publisher.publish(offers, Instant::now());
+        publisher.tell_left(|_| false, Instant::now());
     }
 
     /// Makes this the table that workers use.

@@ -22,6 +22,7 @@ pub(super) struct Manner<'f> {
     pub timeouts: &'f file::Timeouts,
     pub pool: &'f file::Pool,
     pub retries: Option<&'f file::Tries>,
+    pub leave_ms: u64,
     pub reliability: Written<'f>,
     pub offer: offer::Written<'f>,
 }
@@ -35,6 +36,7 @@ impl Checker<'_> {
             timeouts: &upstream.timeouts,
             pool: &upstream.pool,
             retries: upstream.retries.as_ref(),
+            leave_ms: upstream.leave_ms,
             reliability: Written {
                 trust: &upstream.trust,
                 health: &upstream.health,
@@ -60,6 +62,7 @@ impl Checker<'_> {
         let timeouts = self.timeouts(&way.key("timeouts"), manner.timeouts);
         let pool = self.pool(&way.key("pool"), manner.pool);
         let retries = self.retries(&way.key("retries"), manner.retries);
+        let leave = self.limit_ms(&way.key("leave_ms"), manner.leave_ms);
         let reliability = self.reliability(way, &manner.reliability);
         let offer = self.offer(way, &manner.offer);
         Some(Upstream {
@@ -70,6 +73,7 @@ impl Checker<'_> {
             timeouts,
             pool,
             retries: retries.over(&RetryPolicy::default()),
+            leave,
             reliability: reliability?,
             offer,
         })

@@ -67,6 +67,8 @@ pub(in crate::config) struct Route {
     pub selector: Option<TextOr<Selector>>,
     /// As in an upstream, for the services found by this route.
     pub pool: Option<Pool>,
+    /// As in an upstream, for the services found by this route. Default: 0.
+    pub leave_ms: Option<u64>,
     /// As in an upstream, for the services found by this route.
     pub trust: Option<Trust>,
     /// As in an upstream, for the services found by this route.

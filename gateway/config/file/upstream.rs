@@ -29,6 +29,9 @@ pub(in crate::config) struct Upstream {
     pub pool: Pool,
     /// How many tries there may be after the first, or a table that says more. Default: 1, on another instance.
     pub retries: Option<Tries>,
+    /// Milliseconds that requests and upgraded connections may go on at an instance that has left the list; 0 is no
+    /// limit. Default: 0.
+    pub leave_ms: u64,
     /// How much the registries are believed when they say that instances are gone.
     pub trust: Trust,
     /// When an instance that fails is taken out, and how it comes back.

@@ -47,6 +47,7 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!((&*upstream.selector.plugin, &*upstream.selector.settings), ("p2c-ewma", "{}"));
     assert_eq!(upstream.timeouts, TIMEOUTS);
     assert_eq!(upstream.retries, RetryPolicy::default());
+    assert_eq!(upstream.leave, None);
     assert_eq!(upstream.reliability, Reliability::default());
 }
 
@@ -226,7 +227,8 @@ fn a_route_by_header_is_for_requests_that_have_it() {
          selector = 'random'
          timeouts = { response_ms = 5 }
          pool = { max_idle = 0 }
-         retries = 0",
+         retries = 0
+         leave_ms = 5",
     );
     let route = by_name(&config.routes[0].target);
 
@@ -236,6 +238,7 @@ fn a_route_by_header_is_for_requests_that_have_it() {
     let template = &route.template;
     assert_eq!(template.labels, [("zone".to_owned(), "x".to_owned())]);
     assert_eq!((&*template.selector.plugin, template.retries.most, template.pool.max_idle), ("random", 0, 0));
+    assert_eq!(template.leave, MS_5);
     assert_eq!(config.routes[0].timeouts.over(&template.timeouts), Timeouts { response: MS_5, ..TIMEOUTS });
 }
 
@@ -245,8 +248,15 @@ fn every_wait_has_its_time_and_0_is_no_limit_where_there_may_be_none() {
         "[upstream.c]
          service = 'c'
          registry = 'memory'
-         timeouts = { connect_ms = 5, response_ms = 0, idle_ms = 5, request_ms = 5, write_ms = 5 }",
+         timeouts = { connect_ms = 5, response_ms = 0, idle_ms = 5, request_ms = 5, write_ms = 5 }
+         leave_ms = 5
+         [upstream.d]
+         service = 'd'
+         registry = 'memory'
+         leave_ms = 0",
     );
+    let leave = |name| config.upstreams[&UpstreamName::new(name)].leave;
+    assert_eq!((leave("c"), leave("d")), (MS_5, None));
     let times = config.upstreams[&UpstreamName::new("c")].timeouts;
     let expected =
         Timeouts { connect: MS_5.unwrap(), response: None, idle: MS_5, request: MS_5, write: MS_5.unwrap() };

@@ -493,6 +493,9 @@ impl Owner {
     /// Says what else stands otherwise than before.
     fn refresh(&mut self) {
         let unsaved = self.unsaved.clone();
+        if self.untold {
+            self.publisher.tell_left(|address| self.lists(address), now());
+        }
         if !std::mem::take(&mut self.untold) && self.status.borrow().unsaved == unsaved {
             return;
         }
@@ -552,6 +555,11 @@ impl Owner {
     /// Whether anybody offers, holds or pins this address.
     fn knows(&self, address: SocketAddr) -> bool {
         self.health.get(address).is_some() || self.sources.iter().any(|source| source.knows(address))
+    }
+
+    /// Whether an address is in the list in force, or in that of a source.
+    fn lists(&self, address: SocketAddr) -> bool {
+        self.health.get(address).is_some() || self.sources.iter().any(|source| source.lists(address))
     }
 
     fn is_waiting(&self) -> bool {

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::upstream::{
-    Claim, ClaimChange, Disk, Facts, Labels, OfferPolicy, Reason, RollbackError, Subset, Weight,
+    Claim, ClaimChange, Disk, Facts, Labels, OfferPolicy, Reason, RollbackError, Stats, Subset, Weight,
 };
 
 fn source(registry: &str) -> SourceName {
@@ -109,6 +109,50 @@ async fn only_instances_with_all_labels_count() {
     let relabelled = News::Partial(vec![labelled(1, &[("version", "3")])]);
     owner.take(Event::News { source: 0, news: relabelled });
     assert_eq!(ports(&owner), [3], "an instance that lost the label leaves");
+}
+
+/// Who has left, of those that requests may still be under way to.
+fn left(stats: &[(u16, Arc<Stats>)]) -> Vec<u16> {
+    stats.iter().filter(|(_, stats)| stats.has_left()).map(|(port, _)| *port).collect()
+}
+
+fn statistics(owner: &Owner) -> Vec<(u16, Arc<Stats>)> {
+    let snapshot = owner.reader.snapshot();
+    snapshot.iter().map(|member| (member.address().port(), member.stats().clone())).collect()
+}
+
+#[tokio::test]
+async fn an_endpoint_has_left_when_it_is_in_no_list_any_more() {
+    let mut owner = owner(&["a", "b"]);
+    owner.take(news(0, 1..=8));
+    let stats = statistics(&owner);
+    refuse(&mut owner, 1, 2);
+    assert_eq!((ports(&owner).len(), left(&stats)), (7, vec![]), "an ejection is no leaving");
+    let drained = Claim { weight: None, ..labelled(2, &[]) };
+    owner.take(Event::News { source: 0, news: News::Changes(vec![ClaimChange::Put(drained)]) });
+    assert_eq!((ports(&owner).len(), left(&stats)), (6, vec![]), "nor is a drain");
+
+    owner.take(news(0, 3..=8));
+    assert_eq!(left(&stats), [1, 2], "also of those that were not offered");
+    owner.take(news(1, [1, 9]));
+    assert_eq!(left(&stats), [2], "another registry names it, though it is still ejected");
+    owner.take(news(0, [8]));
+    assert_eq!(left(&stats), [2], "the others are a reserve, which need not be offered");
+    assert!(!owner.status.borrow().sources[0].reserve.is_empty());
+    owner.obey(Order::Accept { source: Some(0) }).unwrap();
+    owner.refresh();
+    assert_eq!(left(&stats), [2, 3, 4, 5, 6, 7]);
+    owner.take(news(0, [7, 8]));
+    assert_eq!(left(&stats), [2, 3, 4, 5, 6], "it is back");
+
+    owner.obey(Order::Pin).unwrap();
+    owner.take(news(0, [8]));
+    owner.obey(Order::Accept { source: Some(0) }).unwrap_or(());
+    owner.refresh();
+    assert_eq!(left(&stats), [2, 3, 4, 5, 6], "what is pinned is in the list");
+    owner.obey(Order::Unpin).unwrap();
+    owner.refresh();
+    assert_eq!(left(&stats), [2, 3, 4, 5, 6, 7]);
 }
 
 #[tokio::test]

@@ -190,6 +190,11 @@ impl Source {
         self.claimed.contains_key(&address) || self.reserve.get(address).is_some()
     }
 
+    /// Whether an address has not left: it is claimed, with whatever weight, or held.
+    pub fn lists(&self, address: SocketAddr) -> bool {
+        self.claims.name(address) || self.reserve.get(address).is_some()
+    }
+
     /// Whether a [`Input::Tick`] can change something.
     pub fn is_waiting(&self) -> bool {
         !self.reserve.is_empty() || self.window.is_waiting()

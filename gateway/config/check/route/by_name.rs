@@ -35,7 +35,7 @@ pub(super) fn disagree(one: &Target, other: &Target) -> bool {
 }
 
 /// Keys that say nothing about a route to an upstream.
-pub(super) const KEYS: [&str; 16] = [
+pub(super) const KEYS: [&str; 17] = [
     "registry",
     "pattern",
     "max_services",
@@ -45,6 +45,7 @@ pub(super) const KEYS: [&str; 16] = [
     "labels",
     "selector",
     "pool",
+    "leave_ms",
     "trust",
     "health",
     "check",
@@ -124,6 +125,7 @@ impl Checker<'_> {
             timeouts: &timeouts,
             pool: route.pool.as_ref().unwrap_or(&pool),
             retries: route.retries.as_ref(),
+            leave_ms: route.leave_ms.unwrap_or(0),
             reliability: Written {
                 trust: route.trust.as_ref().unwrap_or(&trust),
                 health: route.health.as_ref().unwrap_or(&health),
