@@ -18,12 +18,14 @@ use witgate::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Name and settings.
-const SELECTORS: [(&str, &str); 5] = [
+const SELECTORS: [(&str, &str); 7] = [
     ("round-robin", "{}"),
     ("random", "{}"),
     ("least-request", "{}"),
     ("p2c-ewma", "{}"),
     ("consistent-hash", r#"{"key":"client-ip"}"#),
+    ("closest", r#"{"latitude":0,"longitude":0}"#),
+    ("latency-weighted", "{}"),
 ];
 
 const SIZES: [u32; 3] = [10, 1_000, 10_000];

@@ -1,6 +1,13 @@
 //! Connections to endpoints.
 
-use std::{future::poll_fn, io, net::SocketAddr, rc::Rc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use hyper::{
     body::{Body, Bytes},
@@ -25,6 +32,8 @@ pub struct Connection<B> {
     pub sender: SendRequest<B>,
     /// What goes through it.
     pub meter: Rc<Meter>,
+    /// How long it took to be made.
+    pub took: Duration,
     /// Whether it has carried a request before: then it may have died unnoticed.
     pub reused: bool,
     sight: Sight,
@@ -72,7 +81,9 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let began = Instant::now();
     let stream = Stream::new(connect(address, limit).await?);
+    let took = began.elapsed();
     let (meter, sight, shared) = (stream.meter().clone(), stream.sight(), Rc::<Shared>::default());
     let (sender, mut driver) = http1::Builder::new()
         // What is read ahead for a client that does not read, and the longest head of an answer.
@@ -100,5 +111,5 @@ where
             Err(error) => tracing::debug!(endpoint = %address, %error, "Connection ended"),
         }
     }));
-    Ok(Connection { sender, meter, reused: false, sight, shared })
+    Ok(Connection { sender, meter, took, reused: false, sight, shared })
 }

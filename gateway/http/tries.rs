@@ -85,13 +85,16 @@ impl Exchange {
     }
 
     fn poll_try(&mut self, place: usize, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let Some(Try { step, .. }) = self.tries.get_mut(place) else { return Poll::Pending };
+        let Some(Try { opened, step, .. }) = self.tries.get_mut(place) else { return Poll::Pending };
         if let Step::Dialing(dialing) = step {
             let connected = ready!(dialing.connection.as_mut().poll(cx));
             let Step::Dialing(dialing) = mem::replace(step, Step::Over) else { return Poll::Pending };
             let Dialing { request, .. } = *dialing;
             match connected {
-                Ok(connection) => self.send_over(place, connection, request),
+                Ok(connection) => {
+                    opened.member.stats().connected(Instant::now(), connection.took);
+                    self.send_over(place, connection, request);
+                }
                 Err(error) => return Poll::Ready(Err(Failed::to_connect(error.into(), request))),
             }
         }

@@ -28,6 +28,9 @@ pub struct Stats {
     latency: AtomicU64,
     /// The bits of an `f64` between 0 and 1.
     success: AtomicU64,
+    /// Until a connection was there, in nanoseconds; 0 while there was none.
+    connect_time: AtomicU64,
+    last_connect: AtomicU64,
     consecutive_failures: AtomicU32,
     /// Nanoseconds since `epoch` plus one, 0 for never; with [`SEEDED`] while what is averaged was never measured.
     last_sample: AtomicU64,
@@ -77,6 +80,8 @@ impl Stats {
             in_flight: AtomicU32::new(0),
             latency: AtomicU64::new(0),
             success: AtomicU64::new(1f64.to_bits()),
+            connect_time: AtomicU64::new(0),
+            last_connect: AtomicU64::new(0),
             consecutive_failures: AtomicU32::new(0),
             last_sample: AtomicU64::new(0),
             last_pick: AtomicU64::new(0),
@@ -105,13 +110,8 @@ impl Stats {
         let took = if ok { took } else { took.max(FAILURE) };
         let at = self.since_epoch(now);
         let last = self.last_sample.swap(at, Relaxed);
-        let keep = match last & !SEEDED {
-            0 => 0.0,
-            last => (-(at.saturating_sub(last) as f64) / DECAY.as_nanos() as f64).exp(),
-        };
-        let sample = (took.as_nanos() as u64).max(1) as f64;
-        let latency = self.latency.load(Relaxed) as f64 * keep + sample * (1.0 - keep);
-        self.latency.store((latency as u64).max(1), Relaxed);
+        let keep = kept(last & !SEEDED, at);
+        average(&self.latency, took, keep);
         // That it succeeds is nothing that others can tell.
         let keep = if last & SEEDED == 0 { keep } else { 0.0 };
         let success = f64::from_bits(self.success.load(Relaxed)) * keep + if ok { 1.0 - keep } else { 0.0 };
@@ -127,6 +127,13 @@ impl Stats {
         self.latency.store(latency_ns, Relaxed);
         self.success.store(1f64.to_bits(), Relaxed);
         self.last_sample.store(self.since_epoch(now) | SEEDED, Relaxed);
+    }
+
+    /// Takes in how long a connection took that is there now.
+    pub fn connected(&self, now: Instant, took: Duration) {
+        let at = self.since_epoch(now);
+        let last = self.last_connect.swap(at, Relaxed);
+        average(&self.connect_time, took, kept(last, at));
     }
 
     /// What had been recorded as a success is one, now that its answer has ended: failures before it are not in a row
@@ -210,6 +217,11 @@ impl Stats {
         self.latency.load(Relaxed)
     }
 
+    /// How long connections took, averaged, in microseconds; 0 while there was none.
+    pub fn connect_time_us(&self) -> u64 {
+        self.connect_time.load(Relaxed).div_ceil(1_000)
+    }
+
     /// The share of requests that succeeded, averaged.
     pub fn success(&self) -> f64 {
         f64::from_bits(self.success.load(Relaxed))
@@ -248,6 +260,21 @@ impl Stats {
     fn since_epoch(&self, now: Instant) -> u64 {
         (now.saturating_duration_since(self.epoch).as_nanos() as u64).saturating_add(1)
     }
+}
+
+/// How much the average so far counts beside a sample of now, when the one before was at `last`; 0 for never.
+fn kept(last: u64, at: u64) -> f64 {
+    match last {
+        0 => 0.0,
+        last => (-(at.saturating_sub(last) as f64) / DECAY.as_nanos() as f64).exp(),
+    }
+}
+
+/// Takes a sample into an average that is never 0 from then on.
+fn average(of: &AtomicU64, sample: Duration, keep: f64) {
+    let sample = (sample.as_nanos() as u64).max(1) as f64;
+    let average = of.load(Relaxed) as f64 * keep + sample * (1.0 - keep);
+    of.store((average as u64).max(1), Relaxed);
 }
 
 impl Default for Stats {
@@ -327,6 +354,20 @@ mod tests {
         let expected = 10e6 * keep + 20e6 * (1.0 - keep);
         assert!((stats.latency_ns() as f64 - expected).abs() < 1e3, "{}", stats.latency_ns());
         assert_eq!(stats.success(), 1.0);
+    }
+
+    #[test]
+    fn connections_have_an_average_of_their_own() {
+        let stats = Stats::new();
+        let start = Instant::now();
+        assert_eq!(stats.connect_time_us(), 0);
+        stats.connected(start, Duration::from_nanos(1));
+        assert_eq!(stats.connect_time_us(), 1, "known, and so not 0");
+        stats.connected(start + DECAY * 100, Duration::from_millis(20));
+        assert_eq!((stats.connect_time_us(), stats.latency_ns()), (20_000, 0));
+        stats.connected(start + DECAY * 101, Duration::from_millis(40));
+        let expected = 40_000.0 - 20_000.0 * (-1f64).exp();
+        assert!((stats.connect_time_us() as f64 - expected).abs() < 2.0, "{}", stats.connect_time_us());
     }
 
     #[test]

@@ -24,6 +24,17 @@ async fn requests_of_one_client_share_one_connection_to_the_endpoint() {
     assert_eq!(seen[0].header("host"), Some("test"));
 }
 
+#[tokio::test]
+async fn how_long_connecting_took_is_known_of_the_endpoint() {
+    let origin = Origin::start("hello").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let connect_time =
+        || gateway.upstream("main").reader.snapshot().iter().next().unwrap().stats().connect_time_us();
+    assert_eq!(connect_time(), 0);
+    gateway.client().await.get("/").await;
+    assert!((1..2_000_000).contains(&connect_time()), "{}", connect_time());
+}
+
 async fn seen(setup: impl FnOnce(&mut Setup), request: &str) -> Seen {
     let origin = Origin::start("ok").await;
     let gateway = Gateway::start(Setup::to(&[&origin]).with(setup));

@@ -66,8 +66,8 @@ pub(in crate::config) struct Source {
 #[schemars(extend("required" = ["plugin"]))]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Selector {
-    /// A shipped plugin (`round-robin`, `random`, `least-request`, `p2c-ewma`, `consistent-hash`) or the name of a
-    /// file in the plugins folder. Required.
+    /// A shipped plugin (`round-robin`, `random`, `least-request`, `p2c-ewma`, `consistent-hash`, `closest`,
+    /// `latency-weighted`) or the name of a file in the plugins folder. Required.
     pub plugin: Option<String>,
     /// What the plugin understands; passed to it as JSON. Default: empty.
     #[schemars(with = "serde_json::Map<String, serde_json::Value>")]

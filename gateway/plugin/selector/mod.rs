@@ -547,6 +547,13 @@ impl load::Host for Data {
             (self.statistics(list.as_ref(), first), self.statistics(list.as_ref(), second))
         })
     }
+
+    fn connect_time(&mut self, slot: types::Slot) -> u64 {
+        LIST.with_borrow(|list| {
+            let member = list.as_ref().and_then(|list| list.get(Slot(slot)));
+            member.map_or(0, |member| member.stats().connect_time_us())
+        })
+    }
 }
 
 impl Data {
@@ -651,9 +658,16 @@ mod tests {
 
     #[test]
     fn every_shipped_selector_picks_what_was_offered() {
-        for name in ["round-robin", "random", "least-request", "p2c-ewma", "consistent-hash"] {
+        for (name, settings) in [
+            ("round-robin", "{}"),
+            ("random", "{}"),
+            ("least-request", "{}"),
+            ("p2c-ewma", "{}"),
+            ("consistent-hash", r#"{"key":"header:x-user"}"#),
+            ("closest", r#"{"latitude":52.5,"longitude":13.4}"#),
+            ("latency-weighted", "{}"),
+        ] {
             let selector = selector(shipped(name).unwrap());
-            let settings = if name == "consistent-hash" { r#"{"key":"header:x-user"}"# } else { "{}" };
             let (mut balancer, snapshot) = ready(&*selector.on_worker(), settings);
             for _ in 0..100 {
                 assert!(pick(&mut balancer, &snapshot, &[]).unwrap().unwrap().index() < 4, "{name}");

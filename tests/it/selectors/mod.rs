@@ -4,6 +4,7 @@
 
 mod hash;
 mod load;
+mod near;
 mod retry;
 mod shares;
 mod slow;
@@ -29,7 +30,16 @@ use witgate::{
     upstream::{Endpoint, Facts, Member, Offer, Publisher, Reader, Slot, UpstreamName, Weight},
 };
 
-const SHIPPED: [&str; 5] = ["round-robin", "random", "least-request", "p2c-ewma", "consistent-hash"];
+/// Name and settings.
+const SHIPPED: [(&str, &str); 7] = [
+    ("round-robin", "{}"),
+    ("random", "{}"),
+    ("least-request", "{}"),
+    ("p2c-ewma", "{}"),
+    ("consistent-hash", "{}"),
+    ("closest", r#"{"latitude":0,"longitude":0}"#),
+    ("latency-weighted", "{}"),
+];
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9));
 

@@ -9,9 +9,9 @@ use super::*;
 #[tokio::test]
 async fn every_selector_avoids_what_was_tried() {
     let test = async {
-        for plugin in SHIPPED {
+        for (plugin, settings) in SHIPPED {
             // The heavy one is what they would pick.
-            let process = Process::start(plugin, "{}", &[1_000_000, 1, 1]).await;
+            let process = Process::start(plugin, settings, &[1_000_000, 1, 1]).await;
             for number in 0..200u8 {
                 let (head, client) = (head("/", &[]), [10, 0, 0, number].into());
                 let mut tried = Vec::new();
