@@ -22,6 +22,8 @@
 //! once per pick as a rule, for both endpoints. A plugin keeps only the candidates.
 
 mod choice;
+#[cfg(test)]
+mod compared;
 
 use std::cell::RefCell;
 
