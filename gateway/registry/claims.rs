@@ -361,7 +361,9 @@ impl ClaimReader {
             None => drop(self.left_out.remove(&id)),
         }
         named.told.clone_from(&addresses);
-        Some(claim(named.endpoint.clone(), addresses))
+        let mut claim = claim(named.endpoint.clone(), addresses);
+        claim.facts.hostname.get_or_insert_with(|| named.host.clone());
+        Some(claim)
     }
 
     /// Each once, while it is left out for the same reason. Names that are not resolved have lines of their own.
@@ -518,6 +520,18 @@ mod tests {
         .unwrap();
         let news = reader.read(put("i", "localhost:9901")).await.unwrap();
         assert_eq!(claims(&news), ["i="]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_goes_by_the_host_of_its_address_where_nothing_else_is_said() {
+        let names = FakeNames::default();
+        names.set("one.example", &["10.0.0.1"]);
+        let mut reader = reader(&names);
+        let called = wit::Endpoint { hostname: Some("two".into()), ..endpoint("b", "one.example:80") };
+        let list = vec![endpoint("a", "One.example:80"), called, endpoint("c", "10.0.0.1:80")];
+        let News::Complete(claims) = reader.read(wit::News::Complete(list)).await.unwrap() else { panic!() };
+        let hostnames: Vec<_> = claims.iter().map(|claim| claim.facts.hostname.as_deref()).collect();
+        assert_eq!(hostnames, [Some("one.example"), Some("two"), None]);
     }
 
     #[tokio::test(start_paused = true)]

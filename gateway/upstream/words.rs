@@ -118,7 +118,7 @@ pub struct Facts {
     pub state: State,
     /// 0 comes first.
     pub priority: u32,
-    /// The name it goes by, where that is not the host of its address.
+    /// The name it goes by: that of its registry, or the host of its address if that is a name.
     pub hostname: Option<Arc<str>>,
     pub zone: Option<Arc<str>>,
     pub labels: Labels,

@@ -41,7 +41,7 @@ pub(in crate::config) struct Route {
     /// Headers of answers that are changed on their way to the client, also in answers that the gateway makes itself.
     pub response_headers: HeaderChanges,
     /// The `Host` that an instance gets: `keep` for what the client sent, `endpoint` for the instance's own name (its
-    /// hostname, or else its address), or a name. Default: `keep`.
+    /// hostname or the name in its address, or else its address), or a name. Default: `keep`.
     pub upstream_host: Option<String>,
     /// Sends clients elsewhere, instead of forwarding what they ask for.
     pub redirect: Option<Redirect>,
