@@ -13,9 +13,9 @@ use super::{
 use crate::{
     catalog::Upstream,
     plugin::{PluginInfo, State},
-    resilience::Cause,
+    resilience::{Cause, Gate, MOST_IN_FLIGHT, RateTable},
     telemetry::{
-        Exposition, FAILURES, FAULTS, Format, UpstreamCounts, Value, log,
+        Exposition, FAILURES, FAULTS, Format, Refused, UpstreamCounts, Value, log,
         names::{self, Metric},
     },
     upstream::{Reason, SourceStatus, Status},
@@ -29,6 +29,8 @@ pub(super) fn text(parts: &Parts, format: Format) -> String {
     let mut exposition = Exposition::new(format);
     let upstreams = upstreams(parts);
     requests(&mut exposition, &upstreams);
+    overload(&mut exposition, &upstreams);
+    rates(&mut exposition, parts);
     lists(&mut exposition, &upstreams);
     sources(&mut exposition, &upstreams);
     plugins(&mut exposition, &parts.plugins.list());
@@ -79,6 +81,41 @@ fn requests(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
     for (name, counts) in &counts {
         durations.histogram([name], &counts.latencies);
     }
+}
+
+/// What upstreams are spared.
+fn overload(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
+    let now = Instant::now();
+    let refused = upstreams.iter().flat_map(|upstream| {
+        let counts = Refused::ALL.into_iter().zip(upstream.metrics.counts().not_sent);
+        counts.map(|(refused, count)| ([upstream.name().as_str(), refused.as_str()], count))
+    });
+    series(exposition, &names::REFUSED, refused);
+    let open = upstreams.iter().filter_map(|upstream| {
+        let is_open = upstream.breaker.as_ref()?.is_open(upstream.config.breaker.as_ref()?, now);
+        Some(([upstream.name().as_str()], u64::from(is_open)))
+    });
+    series(exposition, &names::BREAKER_OPEN, open);
+    let of = |figure: fn(&Gate) -> u32| {
+        upstreams.iter().filter_map(move |upstream| {
+            Some(([upstream.name().as_str()], u64::from(figure(upstream.gate.as_ref()?))))
+        })
+    };
+    series(exposition, &names::IN_FLIGHT, of(Gate::in_flight));
+    series(exposition, &names::QUEUED, of(Gate::waiting));
+    // Where only endpoints have a limit, there is none of the upstream.
+    let limited = of(Gate::limit).filter(|(_, limit)| *limit < u64::from(MOST_IN_FLIGHT));
+    series(exposition, &names::IN_FLIGHT_LIMIT, limited);
+}
+
+fn rates(exposition: &mut Exposition, parts: &Parts) {
+    let table = parts.catalog.table();
+    let of = |figure: fn(&RateTable) -> u64| {
+        let routes = table.config.routes.iter().zip(&table.rates);
+        routes.filter_map(move |(route, rate)| Some(([&*route.name], figure(rate.as_ref()?))))
+    };
+    series(exposition, &names::RATE_LIMITED, of(RateTable::refused));
+    series(exposition, &names::RATE_KEYS, of(|rate| rate.keys() as u64));
 }
 
 fn lists(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {

@@ -197,6 +197,8 @@ fn upstream(name: &str) -> Arc<config::Upstream> {
         pool: config::Pool { idle_timeout: Duration::from_secs(1), max_idle: 1 },
         retries: RetryPolicy::default(),
         leave: None,
+        breaker: None,
+        limits: None,
         reliability: config::Reliability::default(),
         offer: OfferPolicy::default(),
     })

@@ -31,6 +31,7 @@ pub use self::{
 use crate::{
     config::{self, ByName, Config},
     registry::{Intake, Registry},
+    resilience::RateTable,
     selector,
     upstream::{Disk, Event, Reader, UpstreamName},
 };
@@ -68,6 +69,35 @@ pub struct Table {
     pub config: Arc<Config>,
     /// The configured upstreams.
     pub upstreams: HashMap<UpstreamName, Arc<Upstream>>,
+    /// Who has sent how much, in the order of the routes; none for those without a rate.
+    pub rates: Vec<Option<Arc<RateTable>>>,
+}
+
+impl Table {
+    /// A table after another one: what its routes remember of clients goes on.
+    pub fn new(
+        config: Arc<Config>,
+        upstreams: HashMap<UpstreamName, Arc<Upstream>>,
+        before: Option<&Self>,
+    ) -> Self {
+        let known = |route: &config::Route, rate: &config::RouteRate| {
+            let before = before?;
+            let same = |other: &config::Route| {
+                other.matches == route.matches
+                    && other
+                        .rate
+                        .as_ref()
+                        .is_some_and(|of| (&of.by, of.max_keys) == (&rate.by, rate.max_keys))
+            };
+            before.rates.get(before.config.routes.iter().position(same)?)?.clone()
+        };
+        let table = |route: &config::Route| {
+            let rate = route.rate.as_ref()?;
+            Some(known(route, rate).unwrap_or_else(|| Arc::new(RateTable::new(rate.max_keys))))
+        };
+        let rates = config.routes.iter().map(table).collect();
+        Self { config, upstreams, rates }
+    }
 }
 
 /// Why a name led to no upstream.

@@ -78,8 +78,7 @@ struct Running {
 
 /// Starts the catalog with nothing in it. Must be called on the control runtime.
 pub(super) fn start(parts: Parts, config: Arc<Config>) -> (Catalog, Control) {
-    let (table, tables) =
-        watch::channel(Arc::new(Table { config: config.clone(), upstreams: HashMap::new() }));
+    let (table, tables) = watch::channel(Arc::new(Table::new(config.clone(), HashMap::new(), None)));
     let (published, found) = watch::channel(Arc::default());
     let ((wanted, asked), (strange, strangers)) = (mpsc::channel(WANTED), mpsc::channel(WANTED));
     let (commands, commanded) = mpsc::channel(1);
@@ -182,7 +181,8 @@ impl Task {
             prepared.iter().map(|(name, running)| (name.clone(), running.upstream.clone())).collect();
         prepared.values().for_each(|running| running.feed.configure(&running.upstream.config, &config));
         self.found.reconcile(&config);
-        self.table.send_replace(Arc::new(Table { config: config.clone(), upstreams }));
+        let table = Table::new(config.clone(), upstreams, Some(&self.table.borrow()));
+        self.table.send_replace(Arc::new(table));
         let old = std::mem::replace(&mut self.running, prepared);
         for (name, old) in old.into_iter().filter(|(name, _)| !config.upstreams.contains_key(name)) {
             tracing::info!(upstream = %name, "Upstream removed");

@@ -93,6 +93,8 @@ fn settings(name: &str) -> Arc<config::Upstream> {
         pool: config::Pool { idle_timeout: Duration::from_secs(1), max_idle: 1 },
         retries: RetryPolicy::default(),
         leave: None,
+        breaker: None,
+        limits: None,
         reliability: config::Reliability::default(),
         offer: OfferPolicy::default(),
     })
@@ -126,6 +128,8 @@ fn configured(upstreams: &[&str]) -> Arc<Config> {
         repeatable: false,
         heads: config::Heads::default(),
         strip_prefix: false,
+        max_body: None,
+        rate: None,
         target: Target::ByName(by_name()),
     };
     let mut config = Config::empty(PathBuf::from("."));

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{feed, task::FIRST_LISTS};
 use crate::{
     config,
-    resilience::{Budget, Percentile, RetryPolicy},
+    resilience::{Breaker, Budget, Gate, Percentile, RetryPolicy},
     selector,
     telemetry::UpstreamMetrics,
     upstream::{
@@ -73,6 +73,9 @@ pub struct Upstream {
     /// How long the first tries of its requests took, where that is wanted.
     pub latencies: Arc<Percentile>,
     budget: Arc<Budget>,
+    /// If its requests are limited.
+    pub gate: Option<Arc<Gate>>,
+    pub breaker: Option<Arc<Breaker>>,
     owner: ToOwner,
     started: Instant,
     /// Seconds since `started`.
@@ -88,6 +91,8 @@ impl Upstream {
         workers: usize,
     ) -> Self {
         let started = Instant::now();
+        let gate = config.limits.map(|limits| Arc::new(Gate::new(limits.bounds, workers)));
+        let breaker = config.breaker.as_ref().map(|_| Arc::new(Breaker::new(started)));
         Self {
             config,
             reader,
@@ -96,6 +101,8 @@ impl Upstream {
             metrics: Arc::new(UpstreamMetrics::new(workers)),
             latencies: Arc::new(Percentile::new(started)),
             budget: Arc::new(Budget::new(started)),
+            gate,
+            breaker,
             owner,
             started,
             used: AtomicU64::new(0),
@@ -107,7 +114,8 @@ impl Upstream {
         self.progress.iter().all(|progress| progress.has_tried(&self.selector))
     }
 
-    /// The same upstream with other settings: its list, its status and its counters go on.
+    /// The same upstream with other settings: its list, its status and its counters go on. Other limits are put in force
+    /// when requests use it.
     pub(super) fn with_config(&self, config: Arc<config::Upstream>, selector: selector::Current) -> Self {
         let workers = self.progress.len();
         let mut next = Self::new(config, self.reader.clone(), self.owner.clone(), selector, workers);
@@ -117,6 +125,8 @@ impl Upstream {
         // The seconds of the budget go on, too, and the new settings count as a use.
         next.used = AtomicU64::new(next.started.saturating_duration_since(self.started).as_secs());
         next.started = self.started;
+        next.gate = next.gate.map(|gate| self.gate.clone().unwrap_or(gate));
+        next.breaker = next.breaker.map(|breaker| self.breaker.clone().unwrap_or(breaker));
         next
     }
 

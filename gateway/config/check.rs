@@ -3,6 +3,7 @@
 //! A part with a mistake becomes nothing, and what refers to it is still checked as if it were there.
 
 mod json;
+mod limits;
 mod listen;
 mod offer;
 mod registry;

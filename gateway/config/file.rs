@@ -4,6 +4,7 @@
 //! the descriptions in the schema, and so what editors show.
 
 mod heads;
+mod limits;
 mod listen;
 mod offer;
 mod plugins;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::{
     heads::{HeaderChanges, Redirect},
+    limits::{Breaker, Limits, Rate},
     listen::{Admin, Listener, Registrations},
     offer::{Gateway, Subset, ZoneAware},
     plugins::{Plugins, RegistryLimits, SelectorLimits},

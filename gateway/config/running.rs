@@ -15,7 +15,7 @@ pub use self::heads::{HeaderChanges, Heads, Redirect, Scheme, UpstreamHost};
 use crate::{
     connector,
     document::Secret,
-    resilience::{BackupAfter, Causes, Mode, RetryPolicy},
+    resilience::{BackupAfter, Bounds, BreakerPolicy, Causes, Mode, Rate, RetryPolicy},
     upstream::{HealthPolicy, OfferPolicy, TrustPolicy, UpstreamName},
 };
 
@@ -179,9 +179,26 @@ pub struct Upstream {
     pub retries: RetryPolicy,
     /// How long what is under way at an endpoint may go on after it left the list. None: for ever.
     pub leave: Option<Duration>,
+    /// None: nothing is refused because others failed.
+    pub breaker: Option<BreakerPolicy>,
+    /// None: any number of requests may be in flight.
+    pub limits: Option<Limits>,
     pub reliability: Reliability,
     /// How those who are well share requests.
     pub offer: OfferPolicy,
+}
+
+/// How many requests may be in flight at once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// To all endpoints together.
+    pub bounds: Bounds,
+    /// To one endpoint. None: any number.
+    pub per_endpoint: Option<u32>,
+    /// Requests that wait at once.
+    pub queue: u32,
+    /// How long one waits.
+    pub queue_time: Duration,
 }
 
 /// How the lists of an upstream are believed, and its endpoints judged.
@@ -336,7 +353,30 @@ pub struct Route {
     /// Requests may be sent more than once, whatever their method.
     pub repeatable: bool,
     pub heads: Heads,
+    /// Bytes that the body of a request may have. None: any number.
+    pub max_body: Option<u64>,
+    pub rate: Option<RouteRate>,
     pub target: Target,
+}
+
+/// How many requests a route takes in a time, and from whom.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RouteRate {
+    pub rate: Rate,
+    pub by: RateBy,
+    /// Keys that are remembered.
+    pub max_keys: usize,
+}
+
+/// Who has a rate of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RateBy {
+    /// Each address, or each network of 64 bits of IPv6.
+    Client,
+    /// Each value; requests without it count by their client.
+    Header(http::HeaderName),
+    /// Nobody: there is one for all.
+    Route,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]

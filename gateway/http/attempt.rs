@@ -16,15 +16,12 @@ use hyper::{
 };
 use tokio::sync::oneshot;
 
-use super::{spare::Spare, upload::RequestBody};
+use super::{pick::Picked, spare::Spare, upload::RequestBody};
 use crate::{
     client::{Connection, DialError},
     net::Stream,
     upstream::{HalfOpenTry, InFlight, Member},
 };
-
-/// An endpoint, and the right to try it if it is half-open.
-pub(super) type Picked = (Arc<Member>, Option<HalfOpenTry>);
 
 /// What is begun with an endpoint before there is a connection. Dropping it ends it: the endpoint can be picked as if
 /// this try had not been.
@@ -146,8 +143,9 @@ pub(super) struct Attempt {
 type Sent = Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>>>;
 
 impl Opened {
-    pub(super) fn begin((member, trial): Picked, begun: Instant) -> Self {
-        Self { in_flight: member.begin(begun), member, begun, trial }
+    pub(super) fn begin(picked: Picked, begun: Instant) -> Self {
+        let Picked { member, trial, place } = picked;
+        Self { in_flight: place.unwrap_or_else(|| member.begin(begun)), member, begun, trial }
     }
 }
 

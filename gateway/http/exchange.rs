@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 
 use super::{
     RequestError,
+    admission::{Admitted, Held},
     attempt::{Attempt, Opened, Step, Tries, Try},
     forward,
     replay::Kept,
@@ -41,6 +42,7 @@ use crate::{
 pub(super) struct Routed {
     pub peer: Rc<Peer>,
     pub inbound: Rc<ConnInfo>,
+    pub client: IpAddr,
     pub asked: HostAndPath,
     pub seen: Seen,
     pub manner: Manner,
@@ -77,6 +79,8 @@ pub(super) struct Exchange {
     pub(super) headed: Option<Headed>,
     /// The last answer, while there is hope for a better one.
     pub(super) aside: Option<Box<Aside>>,
+    /// Given back last: whoever is let go by it finds the endpoint free.
+    pub(super) held: Held,
 }
 
 /// The head of an answer, and what was learned from it.
@@ -90,17 +94,15 @@ pub(super) struct Headed {
 }
 
 impl Routed {
-    /// Picks an endpoint, and sends the request if one of its connections is idle; otherwise it is sent once there is
-    /// one.
-    pub(super) fn send(mut self, target: Rc<Target>) -> Result<Box<Exchange>, Box<Response<ReplyBody>>> {
-        let Self { peer, inbound, asked, seen, manner, mut record, body, .. } = self;
-        let Manner { strip, timeouts, retries, repeatable, heads } = manner;
+    /// Sends the request if a connection of the picked endpoint is idle; otherwise it is sent once there is one.
+    pub(super) fn send(mut self, target: Rc<Target>, admitted: Admitted) -> Box<Exchange> {
+        let Self { peer, inbound, client, asked, seen, manner, record, body, .. } = self;
+        let Manner { strip, timeouts, retries, repeatable, heads, max_body } = manner;
+        let Admitted { picked, at, held } = admitted;
         // Stays where it is: it is large.
         let head = &mut self.head;
         let upstream = &target.upstream;
-        upstream.touch(record.started);
         upstream.metrics.began(peer.worker.index);
-        record.account = target.account.clone();
         let own_policy = retries.map(|retries| Box::new(retries.over(&upstream.config.retries)));
         let policy = own_policy.as_deref().unwrap_or(&upstream.config.retries);
         let may_repeat = repeatable || idempotent(&head.method);
@@ -109,13 +111,13 @@ impl Routed {
         let limits = Limits::new(&peer.listener, &timeouts.over(&upstream.config.timeouts));
         waits.limit(Limits { per_try: policy.per_try, backup, leave: upstream.config.leave, ..limits });
         let keep = (may_repeat && policy.keeps()).then_some(policy.replay_bytes);
-        let Uploaded { body, course: upload, kept } = Uploaded::new(body, &waits, keep);
+        let Uploaded { body, course: upload, kept } = Uploaded::new(body, &waits, max_body, keep);
         let mut history = History::new(may_repeat, backup.is_some());
         if upload.is_some() && kept.is_none() {
             history.lose();
         }
         let mut exchange = Box::new(Exchange {
-            client: peer.sender.client(&head.headers, &peer.listener.trusted_proxies),
+            client,
             peer,
             target,
             inbound,
@@ -133,11 +135,8 @@ impl Routed {
             tries: Tries::None,
             headed: None,
             aside: None,
+            held,
         });
-        let picked = match exchange.pick(head) {
-            Ok(picked) => picked,
-            Err(error) => return Err(Box::new(exchange.fail(&error))),
-        };
         let has_body = exchange.upload.is_some();
         let (upgrading, mut altered) =
             forward::request(head, &exchange.asked, &exchange.peer.sender, strip, has_body, seen);
@@ -145,9 +144,9 @@ impl Routed {
             forward::change_request(&mut head.headers, &heads.request, &mut altered);
         }
         (exchange.upgrading, exchange.altered) = (upgrading, Some(altered));
-        let opened = Opened::begin(picked, exchange.record.started);
+        let opened = Opened::begin(picked, at);
         exchange.begin(opened, Request::from_parts(self.head, body), How::default());
-        Ok(exchange)
+        exchange
     }
 }
 
@@ -178,9 +177,11 @@ impl Exchange {
         if self.aside.is_some() {
             self.forget_aside();
         }
-        let Self { peer, target, inbound, mut record, waits, upload, heads, tries, headed, .. } = *self;
+        let Self { peer, target, inbound, mut record, waits, upload, heads, tries, headed, mut held, .. } =
+            *self;
         let Tries::One(Try { opened, step: Step::Sent(attempt), .. }) = tries else { return None };
         let Headed { mut response, seen, at, well, success } = headed?;
+        held.answered(&target.upstream.config, response.status(), at);
         let Attempt { connection, spare, switched, .. } = attempt;
         let interim = connection.interim();
         if interim > 0 {
@@ -203,7 +204,7 @@ impl Exchange {
                 in_flight.stats().confirm();
                 let leave = target.upstream.config.leave;
                 let leaving = leave.map(|limit| peer.worker.leaving(in_flight.stats(), limit));
-                inbound.take_over(tunnel(switched, in_flight, leaving, record.account.clone()));
+                inbound.take_over(tunnel(switched, in_flight, leaving, record.account.clone(), held));
                 ReplyBody::Empty
             }
             _ => {
@@ -217,6 +218,7 @@ impl Exchange {
                     well,
                     success,
                     upload,
+                    held,
                 };
                 ReplyBody::passing(incoming, ending, waits, record)
             }
@@ -227,6 +229,10 @@ impl Exchange {
     pub(super) fn fail(mut self, error: &RequestError) -> Response<ReplyBody> {
         if let Some(upload) = &self.upload {
             upload.cut();
+        }
+        self.held.failed(error);
+        if let Some(refused) = error.refused() {
+            self.target.upstream.metrics.not_sent(self.peer.worker.index, refused);
         }
         let (host, path) = (self.asked.host(), self.asked.path());
         tracing::debug!(client = %self.peer.sender.address, upstream = %self.target.upstream.name(), host, path, %error,

@@ -20,11 +20,11 @@ impl Exchange {
         let Some(request) = self.copy() else { return };
         self.tried.add(member.slot(), member);
         let (head, body) = self.with_body(request).into_parts();
-        let Ok(picked) = self.pick(&head) else { return };
-        if self.tried.contains(picked.0.slot()) {
+        let now = Instant::now();
+        let Ok(picked) = self.choice(&head).pick(now) else { return };
+        if self.tried.contains(picked.member.slot()) {
             return;
         }
-        let now = Instant::now();
         if self.step(Event::BackupDue, now) == Next::Backup {
             self.target.upstream.metrics.hedged(self.peer.worker.index);
             let how = How { fresh: false, backup: true };
@@ -62,6 +62,8 @@ impl Exchange {
                 // Until now this one was watched.
                 self.watch_the_rest();
             }
+            drop(opened);
+            self.held.tried();
         }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! `service` is the path, step by step. Everything that can go wrong on it becomes a status in `respond`.
 
+mod admission;
 mod attempt;
 mod cdn_loop;
 mod exchange;
 mod forward;
 mod hedge;
 mod redirect;
+mod pick;
 mod replay;
 mod reply;
 mod respond;

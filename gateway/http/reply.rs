@@ -14,6 +14,7 @@ use std::{
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
 use super::{
+    admission::Held,
     upload::{Course, RequestBody},
     waits::{Wait, Waits},
 };
@@ -58,6 +59,8 @@ pub(super) struct Ending {
     pub success: bool,
     /// Of the request's body, if it has one.
     pub upload: Option<Rc<Course>>,
+    /// Given back last: whoever is let go by it finds the endpoint free.
+    pub held: Held,
 }
 
 /// Why an answer does not come to its end.
@@ -107,8 +110,9 @@ impl Ending {
     }
 
     /// The answer has broken off. The verdict at the head becomes worse if that was the endpoint's fault.
-    fn break_off(self, fault: Fault, evidence: Evidence) {
+    fn break_off(mut self, fault: Fault, evidence: Evidence) {
         if fault == Fault::Endpoint {
+            self.held.broke_off();
             let stats = self.in_flight.stats();
             stats.worsen(Instant::now());
             self.evidence.send(self.address, stats, evidence, None);
@@ -167,7 +171,7 @@ impl Passing {
             Some(Err(error)) => {
                 let upload = self.ending.as_ref().and_then(|ending| ending.upload.as_ref());
                 // What the client broke, breaks the connection and with it the answer.
-                let failed = upload.is_some_and(|upload| upload.has_failed());
+                let failed = upload.is_some_and(|upload| upload.spoilt().is_some());
                 self.break_off(if failed { Fault::Client } else { Fault::Endpoint }, Evidence::Broke);
                 Poll::Ready(Some(Err(ReplyError::Broken(error))))
             }

@@ -11,6 +11,11 @@
 //! | `no-endpoints` | 503 | the upstream has no endpoints |
 //! | `drained` | 503 | instances of the upstream are there, and all of them have weight 0 |
 //! | `nothing-suits` | 503 | the selector found no endpoint for this request |
+//! | `breaker-open` | 503 | so many requests to the upstream fail that this one was not sent |
+//! | `in-flight-limit` | 503 | so many requests are in flight to the upstream, or to each of its endpoints, that there is no room |
+//! | `queue-full` | 503 | there is none, and so many requests wait for it already |
+//! | `queue-timeout` | 503 | the request has waited for room for `limits.queue_ms` |
+//! | `rate-limited` | 429 | the client, or whoever `rate.by` names, sends more than `rate` allows; `Retry-After` says when to come again |
 //! | `connect-failed` | 502 | an endpoint refused the connection, and so did the one tried after it |
 //! | `connect-timeout` | 504 | no connection within `timeouts.connect` |
 //! | `upstream-reset` | 502 | the connection ended before the head of the answer |
@@ -24,6 +29,7 @@
 //! | `request-timeout` | 504 | the whole took longer than `timeouts.request_ms` |
 //! | `request-body-timeout` | 408 | nothing of the body of the request came for `body_timeout_ms` |
 //! | `request-aborted` | 400 | the body of the request did not come as announced |
+//! | `request-body-too-large` | 413 | the body of the request is longer than `max_body_bytes` |
 //! | `expectation-failed` | 417 | the request expects something else than `100-continue` |
 //! | `loop-detected` | 508 | the request has been here three times, as `CDN-Loop` says |
 //! | `shutting-down` | 503 | the gateway is shutting down |
@@ -46,7 +52,13 @@
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::{reply::ReplyBody, waits::Wait};
-use crate::{catalog::FindError, client::DialError, selector::PickError, server::Refusal, telemetry::Fault};
+use crate::{
+    catalog::FindError,
+    client::DialError,
+    selector::PickError,
+    server::Refusal,
+    telemetry::{Fault, Refused},
+};
 
 const REASON: HeaderName = HeaderName::from_static("x-witgate-reason");
 
@@ -63,6 +75,14 @@ pub(super) enum RequestError {
     Pick(#[from] PickError),
     #[error("every endpoint is drained")]
     Drained,
+    #[error("every endpoint that suits has as many requests as it may have")]
+    Full,
+    #[error("not sent: {}", .0.as_str())]
+    NotSent(Refused),
+    #[error("more requests than the rate of the route, until in {0} s")]
+    TooFast(u64),
+    #[error("the body of the request is longer than it may be")]
+    BodyTooLarge,
     #[error("route leads to no upstream")]
     NoUpstream,
     #[error("no connection: {0}")]
@@ -109,6 +129,22 @@ impl RequestError {
             }
             Self::Drained => {
                 (StatusCode::SERVICE_UNAVAILABLE, "drained", "all instances of the service are drained")
+            }
+            Self::Full => Self::NotSent(Refused::InFlightLimit).facts(),
+            Self::NotSent(refused) => {
+                let text = match refused {
+                    Refused::BreakerOpen => "the service fails",
+                    Refused::BodyTooLarge => return Self::BodyTooLarge.facts(),
+                    Refused::InFlightLimit | Refused::QueueFull | Refused::QueueTimeout => {
+                        "the service has too many requests"
+                    }
+                };
+                (StatusCode::SERVICE_UNAVAILABLE, refused.as_str(), text)
+            }
+            Self::TooFast(_) => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "too many requests"),
+            Self::BodyTooLarge => {
+                let text = "the request's body is too large";
+                (StatusCode::PAYLOAD_TOO_LARGE, Refused::BodyTooLarge.as_str(), text)
             }
             Self::Pick(PickError::NothingSuits(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "nothing-suits", "no instance suits this request")
@@ -163,7 +199,7 @@ impl RequestError {
     /// Whose failure it is, in one place.
     pub(super) fn fault(&self) -> Fault {
         match self {
-            Self::Expectation | Self::Aborted(_) | Self::Refused(_) => Fault::Client,
+            Self::Expectation | Self::Aborted(_) | Self::Refused(_) | Self::BodyTooLarge => Fault::Client,
             Self::Expired(wait) => wait.fault(),
             Self::Dial(error) if error.is_own() => Fault::Local,
             Self::Dial(_)
@@ -176,8 +212,21 @@ impl RequestError {
             | Self::Find(_)
             | Self::Pick(_)
             | Self::Drained
+            | Self::Full
+            | Self::NotSent(_)
+            | Self::TooFast(_)
             | Self::NoUpstream
             | Self::Loop => Fault::Local,
+        }
+    }
+
+    /// As what it is counted, if the gateway refused the request to its upstream.
+    pub(super) fn refused(&self) -> Option<Refused> {
+        match self {
+            Self::NotSent(refused) => Some(*refused),
+            Self::Full => Some(Refused::InFlightLimit),
+            Self::BodyTooLarge => Some(Refused::BodyTooLarge),
+            _ => None,
         }
     }
 
@@ -189,6 +238,9 @@ impl RequestError {
         let headers = response.headers_mut();
         headers.insert(REASON, HeaderValue::from_static(reason));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if let Self::TooFast(seconds) = self {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
+        }
         if self.fault() == Fault::Client {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

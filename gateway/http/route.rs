@@ -4,9 +4,10 @@ use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderName, HeaderValue, request::Parts};
 
-use super::redirect;
+use super::{admission::RateLimit, redirect};
 use crate::{
     config::{self, ByName, HeaderChanges, Heads, NameFrom, Redirect, Scheme, UpstreamHost},
+    resilience::RateTable,
     syntax::target::HostAndPath,
     upstream::UpstreamName,
 };
@@ -23,6 +24,8 @@ struct Route<T> {
     repeatable: bool,
     /// What to change in heads, if anything.
     heads: Option<Rc<Heads>>,
+    max_body: Option<u64>,
+    rate: Option<RateLimit>,
     goal: Goal<T>,
 }
 
@@ -38,6 +41,7 @@ pub(super) enum Goal<T> {
 /// A request's route.
 pub(super) struct RouteMatch<'a, T> {
     pub goal: &'a Goal<T>,
+    pub rate: Option<&'a RateLimit>,
     pub manner: Manner,
 }
 
@@ -53,6 +57,8 @@ pub(super) struct Manner {
     pub repeatable: bool,
     /// What to change in heads, if anything.
     pub heads: Option<Rc<Heads>>,
+    /// Bytes that the body may have. None: any number.
+    pub max_body: Option<u64>,
 }
 
 impl<T> Routes<T> {
@@ -60,16 +66,25 @@ impl<T> Routes<T> {
         Self(Vec::new())
     }
 
-    /// The routes in the order of the configuration, which is the most specific first.
-    pub(super) fn new(config: &config::Config, upstream: impl Fn(&UpstreamName) -> Option<T>) -> Self {
+    /// The routes in the order of the configuration, which is the most specific first, and so are their tables of rates.
+    pub(super) fn new(
+        config: &config::Config,
+        rates: &[Option<Arc<RateTable>>],
+        upstream: impl Fn(&UpstreamName) -> Option<T>,
+    ) -> Self {
         let share = |(name, share): (&UpstreamName, u32)| Some((upstream(name)?, share));
-        let compile = |route: &config::Route| Route {
+        let rate = |index: usize, route: &config::Route| {
+            Some(RateLimit::new(route.rate.clone()?, rates.get(index)?.clone()?))
+        };
+        let compile = |(index, route): (usize, &config::Route)| Route {
             matches: route.matches.clone(),
             strip: route.strip_prefix,
             timeouts: route.timeouts,
             retries: route.retries.map(Rc::new),
             repeatable: route.repeatable,
             heads: (route.heads != Heads::default()).then(|| Rc::new(of_one_worker(&route.heads))),
+            max_body: route.max_body,
+            rate: rate(index, route),
             goal: match &route.target {
                 config::Target::Upstream(name) => Goal::Shares(share((name, 1)).into_iter().collect()),
                 config::Target::Weighted(shares) => {
@@ -79,7 +94,7 @@ impl<T> Routes<T> {
                 config::Target::Redirect(to) => Goal::Redirect(Rc::new(to.clone())),
             },
         };
-        Self(config.routes.iter().map(compile).collect())
+        Self(config.routes.iter().enumerate().map(compile).collect())
     }
 
     /// The first route that matches. `scheme` is by which the client came.
@@ -91,15 +106,16 @@ impl<T> Routes<T> {
         scheme: impl Fn() -> Scheme,
     ) -> Option<RouteMatch<'_, T>> {
         let route = self.0.iter().find(|route| route.matches(listener, head, asked, &scheme))?;
-        let Route { timeouts, retries, repeatable, heads, .. } = route;
+        let Route { timeouts, retries, repeatable, heads, max_body, rate, goal, .. } = route;
         let manner = Manner {
             strip: route.strip(asked.path()),
             timeouts: *timeouts,
             retries: retries.clone(),
             repeatable: *repeatable,
             heads: heads.clone(),
+            max_body: *max_body,
         };
-        Some(RouteMatch { goal: &route.goal, manner })
+        Some(RouteMatch { goal, rate: rate.as_ref(), manner })
     }
 }
 
@@ -222,7 +238,7 @@ mod tests {
 
     fn routes(list: &[config::Route]) -> Routes<String> {
         let config = config::Config { routes: list.to_vec(), ..config::Config::empty("".into()) };
-        Routes::new(&config, |name| Some(name.to_string()))
+        Routes::new(&config, &[], |name| Some(name.to_string()))
     }
 
     fn route(path: &str, host: Option<&str>, upstream: &str) -> config::Route {
@@ -234,6 +250,8 @@ mod tests {
             retries: None,
             repeatable: false,
             heads: Heads::default(),
+            max_body: None,
+            rate: None,
             target: config::Target::Upstream(UpstreamName::new(upstream)),
         }
     }
@@ -248,7 +266,7 @@ mod tests {
     fn found(routes: &Routes<String>, listener: &str, head: &Parts) -> Option<(String, usize)> {
         let asked = HostAndPath::read(head).unwrap();
         let found = routes.find(listener, head, &asked, || Scheme::Http)?;
-        let RouteMatch { goal: Goal::Shares(shares), manner } = found else {
+        let RouteMatch { goal: Goal::Shares(shares), manner, .. } = found else {
             return None;
         };
         Some((Goal::draw(shares)?.clone(), manner.strip))

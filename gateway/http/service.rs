@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     mem,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -15,7 +15,9 @@ use http::request::Parts;
 use hyper::Response;
 
 use super::{
-    RequestError, cdn_loop,
+    RequestError,
+    admission::{self, Verdict, Waiting},
+    cdn_loop,
     exchange::{Exchange, Routed},
     forward::{self, Sender},
     redirect,
@@ -53,6 +55,8 @@ pub(super) enum Call {
     Known(Box<Response<ReplyBody>>),
     /// Waits for the first list of a service that no request has named here before.
     Finding(Finding),
+    /// Waits until there is room at its upstream.
+    Waiting(Waiting),
     Going(Box<Exchange>),
     /// Has been handed out.
     Over,
@@ -73,16 +77,19 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
     };
     // What is large is not handed through a result: it would be copied.
     let (seen, mut manner) = (Seen::of(&head.headers), Manner::default());
-    let (asked, found) = match route(peer, &head, seen, &mut manner) {
+    let client = peer.sender.client(&head.headers, &peer.listener.trusted_proxies);
+    let now = record.started;
+    let (asked, found) = match route(peer, &head, seen, client, now, &mut manner) {
         Ok(found) => found,
         Err(error) => return unrouted(peer, record, &error, &manner.heads),
     };
-    let routed = Routed { peer: peer.clone(), inbound: connection, asked, seen, manner, record, head, body };
+    let (peer, inbound) = (peer.clone(), connection);
+    let routed = Routed { peer, inbound, client, asked, seen, manner, record, head, body };
     match found {
         Lookup::Elsewhere(to) => Call::redirect(routed, &to),
         Lookup::Known(target) => Call::begin(routed, target),
         Lookup::New(search) => {
-            let (worker, routed) = (peer.worker.clone(), Box::new(routed));
+            let (worker, routed) = (routed.peer.worker.clone(), Box::new(routed));
             Call::Finding(Box::pin(async move { (routed, worker.find(search).await) }))
         }
     }
@@ -93,6 +100,8 @@ fn route(
     peer: &Peer,
     head: &Parts,
     seen: Seen,
+    client: IpAddr,
+    now: Instant,
     manner: &mut Manner,
 ) -> Result<(HostAndPath, Lookup), RequestError> {
     let asked = HostAndPath::read(head).map_err(Refusal::from)?;
@@ -105,6 +114,9 @@ fn route(
     let routes = peer.worker.routes();
     let scheme = || peer.sender.scheme(&head.headers);
     let route = routes.find(&peer.listener.name, head, &asked, scheme).ok_or(RequestError::NoRoute)?;
+    if let Some(rate) = route.rate {
+        rate.take(head, client, now)?;
+    }
     *manner = route.manner;
     let found = peer.worker.target(route.goal, head, &asked)?;
     Ok((asked, found))
@@ -135,10 +147,11 @@ impl Call {
         }
     }
 
-    fn begin(routed: Routed, target: Rc<Target>) -> Self {
-        match routed.send(target) {
-            Ok(exchange) => Self::Going(exchange),
-            Err(response) => Self::Known(response),
+    fn begin(mut routed: Routed, target: Rc<Target>) -> Self {
+        match admission::admit(&mut routed, &target) {
+            Verdict::Admitted(admitted) => Self::Going(routed.send(target, admitted)),
+            Verdict::Waiting(place) => Self::Waiting(admission::wait(Box::new(routed), target, place)),
+            Verdict::Refused(error) => Self::Known(Box::new(admission::refuse(routed, &target, &error))),
         }
     }
 }
@@ -156,6 +169,13 @@ impl Future for Call {
                     let Routed { peer, record, manner, .. } = *routed;
                     unrouted(&peer, record, &error, &manner.heads)
                 }
+            };
+        }
+        if let Self::Waiting(waiting) = call {
+            let (routed, target, admitted) = ready!(waiting.as_mut().poll(cx));
+            *call = match admitted {
+                Ok(admitted) => Self::Going(routed.send(target, admitted)),
+                Err(error) => Self::Known(Box::new(admission::refuse(*routed, &target, &error))),
             };
         }
         if let Self::Going(exchange) = call {

@@ -49,6 +49,7 @@ impl Exchange {
         let is_over = matches!(
             error,
             RequestError::Aborted(_)
+                | RequestError::BodyTooLarge
                 | RequestError::Expired(Wait::Upload | Wait::WholeOfClient | Wait::WholeOfEndpoint)
         );
         let Some(aside) = self.aside.take().filter(|_| !is_over) else { return false };

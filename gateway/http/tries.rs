@@ -13,9 +13,10 @@ use hyper::body::Incoming;
 
 use super::{
     RequestError,
-    attempt::{Attempt, Dialing, Opened, Picked, Step, Tries, Try},
+    attempt::{Attempt, Dialing, Opened, Step, Tries, Try},
     exchange::{Exchange, Headed},
     forward,
+    pick::{Choice, Picked},
     seen::Seen,
     upload::RequestBody,
     verdict::{self, Failed},
@@ -25,13 +26,10 @@ use crate::{
     client::{self, Connection},
     config::{Heads, UpstreamHost},
     resilience::{BackupAfter, Cause, Event, Mode, Next},
-    selector::{PickError, RequestFacts},
+    selector::RequestFacts,
     syntax::target::HostAndPath,
-    upstream::{Admission, Evidence, Member, Slot},
+    upstream::{Evidence, Member},
 };
-
-/// Endpoints half-open that one request avoids, before it goes where it is sent: each costs another pick.
-const AVOIDED_MOST: usize = 8;
 
 /// How a try ended: with the head of an answer, or without.
 type Outcome = Result<Response<Incoming>, Failed>;
@@ -102,8 +100,8 @@ impl Exchange {
             return Poll::Pending;
         };
         Poll::Ready(ready!(attempt.poll(cx)).map_err(|error| {
-            let client = self.upload.as_ref().is_some_and(|upload| upload.has_failed());
-            Failed::to_send(error, client, attempt.connection.reused)
+            let spoilt = self.upload.as_ref().and_then(|upload| upload.spoilt());
+            Failed::to_send(error, spoilt, attempt.connection.reused)
         }))
     }
 
@@ -121,36 +119,11 @@ impl Exchange {
         }
     }
 
-    /// An endpoint that may be sent to. While another request tries one that is half-open, this one goes elsewhere
-    /// where it can.
-    pub(super) fn pick(&self, head: &Parts) -> Result<Picked, RequestError> {
+    /// What an endpoint for another try is chosen by.
+    pub(super) fn choice<'a>(&'a self, head: &'a Parts) -> Choice<'a> {
         let altered = self.altered.as_ref();
         let facts = RequestFacts { head, asked: &self.asked, client: self.client, altered };
-        let pick = |tried: &[Slot]| self.target.view.pick(&facts, self.history.number(), tried);
-        let mut member = pick(self.tried.slots()).map_err(|error| self.not_picked(error))?;
-        let mut avoided = Vec::new();
-        loop {
-            match member.stats().admit() {
-                Admission::Open => return Ok((member, None)),
-                Admission::HalfOpen(trial) => return Ok((member, Some(trial))),
-                Admission::Refused if avoided.len() == AVOIDED_MOST => return Ok((member, None)),
-                Admission::Refused => {}
-            }
-            avoided.push(member.slot());
-            let all: Vec<Slot> = self.tried.slots().iter().chain(&avoided).copied().collect();
-            member = match pick(&all) {
-                Ok(other) if !all.contains(&other.slot()) => other,
-                _ => return Ok((member, None)),
-            };
-        }
-    }
-
-    /// Why there is no endpoint. Only looked for when there is none.
-    fn not_picked(&self, error: PickError) -> RequestError {
-        match error {
-            PickError::NoEndpoints(_) if self.target.upstream.status().drained => RequestError::Drained,
-            error => error.into(),
-        }
+        Choice { target: &self.target, facts, attempt: self.history.number(), tried: self.tried.slots() }
     }
 
     /// Begins a try: over an idle connection at once, or over a new one.
@@ -337,33 +310,29 @@ impl Exchange {
     ) -> Option<(Opened, Request<RequestBody>)> {
         self.tried.add(member.slot(), member.clone());
         let same = self.policy().mode == Mode::Failtry;
-        let (head, body) = request.into_parts();
-        let picked = match same.then(|| self.same(member)).flatten() {
+        let ((head, body), now) = (request.into_parts(), Instant::now());
+        let picked = match same.then(|| self.same(member, &head, now)).flatten() {
             Some(picked) => picked,
             None => {
-                let picked = self.pick(&head).ok()?;
+                let picked = self.choice(&head).pick(now).ok()?;
                 // Whoever refuses connections goes on to, for a moment.
-                if cause == Cause::Connect && self.tried.contains(picked.0.slot()) {
+                if cause == Cause::Connect && self.tried.contains(picked.member.slot()) {
                     return None;
                 }
                 picked
             }
         };
-        Some((Opened::begin(picked, Instant::now()), Request::from_parts(head, body)))
+        Some((Opened::begin(picked, now), Request::from_parts(head, body)))
     }
 
     /// The same endpoint, while it is offered.
-    fn same(&self, member: &Arc<Member>) -> Option<Picked> {
-        let member = self.target.view.offered(member)?;
-        match member.stats().admit() {
-            Admission::Open => Some((member, None)),
-            Admission::HalfOpen(trial) => Some((member, Some(trial))),
-            Admission::Refused => None,
-        }
+    fn same(&self, member: &Arc<Member>, head: &Parts, at: Instant) -> Option<Picked> {
+        self.choice(head).pick_only(self.target.view.offered(member)?, at)
     }
 
     fn retry(&mut self, cause: Cause, opened: Opened, request: Request<RequestBody>) {
         self.target.upstream.metrics.retried(self.peer.worker.index, cause);
+        self.held.tried();
         self.waits.again(opened.begun);
         let request = self.with_body(request);
         self.begin(opened, request, How { fresh: cause == Cause::Reset, backup: false });

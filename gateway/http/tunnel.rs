@@ -9,6 +9,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::admission::Held;
 use crate::{
     net::{Place, Stream, Watch, Watched},
     server::Takeover,
@@ -23,9 +24,12 @@ pub(super) fn tunnel(
     in_flight: InFlight,
     leaving: Option<Leaving>,
     account: Rc<Account>,
+    held: Held,
 ) -> Takeover {
     Box::new(move |client, early| {
         Box::pin(async move {
+            // Given back last: whoever is let go by it finds the endpoint free.
+            let _held = held;
             let _in_flight = in_flight;
             tokio::select! {
                 carried = carry(client, early, switched) => if let Err(error) = carried {

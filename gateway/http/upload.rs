@@ -28,6 +28,8 @@ pub(super) struct Live {
     incoming: Incoming,
     waits: UploadWaits,
     course: Rc<Course>,
+    /// Bytes that may come yet.
+    left: u64,
 }
 
 /// How a body fares, as its request wants to know it after the body has gone its own way.
@@ -44,6 +46,8 @@ enum State {
     Over,
     /// The client went away in the middle, or sent what is no body.
     Failed,
+    /// It is longer than it may be.
+    TooLarge,
     /// Nobody waits for the rest.
     Cut,
 }
@@ -53,8 +57,17 @@ enum State {
 pub(super) enum UploadError {
     #[error(transparent)]
     Client(hyper::Error),
+    #[error("it is longer than it may be")]
+    TooLarge,
     #[error("the rest is not wanted any more")]
     Cut,
+}
+
+/// What a client has done to a body that did not come to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spoilt {
+    BrokenOff,
+    TooLarge,
 }
 
 /// A body for an endpoint, and what its request knows of it.
@@ -65,15 +78,17 @@ pub(super) struct Uploaded {
 }
 
 impl Uploaded {
-    /// The body, and how it fares if there is one. It is kept up to so many bytes, if it is not known to be longer.
-    pub(super) fn new(incoming: Incoming, waits: &Waits, keep: Option<usize>) -> Self {
+    /// The body, and how it fares if there is one. It may have so many bytes at most, and is kept up to so many, if it is
+    /// not known to be longer.
+    pub(super) fn new(incoming: Incoming, waits: &Waits, most: Option<u64>, keep: Option<usize>) -> Self {
         if incoming.is_end_stream() {
             return Self { body: RequestBody::Empty, course: None, kept: None };
         }
         let course = Rc::<Course>::default();
-        let most = keep.filter(|most| incoming.size_hint().lower() <= *most as u64);
-        let live = Live { incoming, waits: waits.upload(), course: course.clone() };
-        let (body, kept) = match most {
+        let (left, keep) =
+            (most.unwrap_or(u64::MAX), keep.filter(|most| incoming.size_hint().lower() <= *most as u64));
+        let live = Live { incoming, waits: waits.upload(), course: course.clone(), left };
+        let (body, kept) = match keep {
             None => (RequestBody::Live(live), None),
             Some(most) => {
                 let kept = Kept::new(live, most);
@@ -96,8 +111,13 @@ impl Course {
         self.state.get() == State::Over
     }
 
-    pub(super) fn has_failed(&self) -> bool {
-        self.state.get() == State::Failed
+    /// Whether the client has spoilt it, and how.
+    pub(super) fn spoilt(&self) -> Option<Spoilt> {
+        match self.state.get() {
+            State::Failed => Some(Spoilt::BrokenOff),
+            State::TooLarge => Some(Spoilt::TooLarge),
+            State::Going | State::Over | State::Cut => None,
+        }
     }
 
     fn remember(&self, cx: &Context<'_>) {
@@ -141,7 +161,7 @@ impl Live {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        let Self { incoming, waits, course } = self;
+        let Self { incoming, waits, course, left } = self;
         if course.state.get() == State::Cut {
             return Poll::Ready(Some(Err(UploadError::Cut)));
         }
@@ -150,6 +170,16 @@ impl Live {
             course.remember(cx);
             return Poll::Pending;
         };
+        let length = match &frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
+            _ => 0,
+        };
+        let Some(rest) = left.checked_sub(length) else {
+            course.state.set(State::TooLarge);
+            waits.set(Upload::Over);
+            return Poll::Ready(Some(Err(UploadError::TooLarge)));
+        };
+        *left = rest;
         let state = match &frame {
             // Nothing comes after trailers, and nobody asks.
             Some(Ok(frame)) if !frame.is_trailers() && !incoming.is_end_stream() => State::Going,

@@ -4,7 +4,12 @@
 use http::{Request, Response, StatusCode};
 use hyper::client::conn::TrySendError;
 
-use super::{RequestError, forward, seen::Seen, upload::RequestBody, waits::Wait};
+use super::{
+    RequestError, forward,
+    seen::Seen,
+    upload::{RequestBody, Spoilt},
+    waits::Wait,
+};
 use crate::{resilience::Event, telemetry::Fault, upstream::Evidence};
 
 /// A try that failed.
@@ -35,13 +40,20 @@ impl Failed {
         Self { error: RequestError::Expired(wait), event, stale: false, unsent: None }
     }
 
-    /// Sending failed. `client` says that the client had broken off its body, `reused` that the connection had carried
+    /// Sending failed. `spoilt` says what the client had done to its body, `reused` that the connection had carried
     /// a request before.
-    pub(super) fn to_send(mut error: TrySendError<Request<RequestBody>>, client: bool, reused: bool) -> Self {
+    pub(super) fn to_send(
+        mut error: TrySendError<Request<RequestBody>>,
+        spoilt: Option<Spoilt>,
+        reused: bool,
+    ) -> Self {
         let unsent = error.take_message().map(Box::new);
         let error = error.into_error();
-        if client {
-            let error = RequestError::Aborted(error.to_string());
+        if let Some(spoilt) = spoilt {
+            let error = match spoilt {
+                Spoilt::BrokenOff => RequestError::Aborted(error.to_string()),
+                Spoilt::TooLarge => RequestError::BodyTooLarge,
+            };
             return Self { error, event: Event::Over, stale: false, unsent: None };
         }
         if error.is_parse_too_large() {
@@ -115,7 +127,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        catalog::FindError, client::DialError, selector::PickError, server::Refusal, upstream::UpstreamName,
+        catalog::FindError, client::DialError, selector::PickError, server::Refusal, telemetry::Refused,
+        upstream::UpstreamName,
     };
 
     fn refused(error: io::Error) -> RequestError {
@@ -137,6 +150,11 @@ mod tests {
             (PickError::NoEndpoints(upstream()).into(), Fault::Local, None),
             (PickError::NothingSuits(upstream()).into(), Fault::Local, None),
             (RequestError::Drained, Fault::Local, None),
+            (RequestError::Full, Fault::Local, None),
+            (RequestError::TooFast(1), Fault::Local, None),
+            (RequestError::NotSent(Refused::BreakerOpen), Fault::Local, None),
+            (RequestError::NotSent(Refused::QueueTimeout), Fault::Local, None),
+            (RequestError::BodyTooLarge, Fault::Client, None),
             (RequestError::NoUpstream, Fault::Local, None),
             (refused(no_descriptors), Fault::Local, None),
             (refused(no_ports), Fault::Local, None),

@@ -30,6 +30,7 @@ use crate::{
     client::Pool,
     config::{ByName, Redirect},
     net::{Meter, Watch},
+    resilience::Line,
     selector::{View, WorkerSelectors},
     server::{self, Listening, Shutdown},
     syntax::target::HostAndPath,
@@ -48,6 +49,8 @@ pub(super) struct Target {
     pub account: Rc<Account>,
     /// The way for what they learn of endpoints.
     pub evidence: Rc<EvidenceSender>,
+    /// Where requests wait that are too many, if they are limited.
+    pub line: Option<Rc<Line>>,
 }
 
 /// Where a request goes.
@@ -208,7 +211,7 @@ impl Worker {
         {
             return Ok(target);
         }
-        let target = self.make(upstream);
+        let target = self.make(upstream, None);
         let mut found = self.found.borrow_mut();
         if found.is_empty() {
             self.found_one.notify_one();
@@ -222,22 +225,23 @@ impl Worker {
         let mut configured = HashMap::with_capacity(table.upstreams.len());
         for (name, upstream) in &table.upstreams {
             let known = self.configured.borrow().get(name).cloned();
-            let target = match known.filter(|known| Arc::ptr_eq(&known.upstream, upstream)) {
-                Some(target) => target,
-                None => {
+            let target = match known {
+                Some(target) if Arc::ptr_eq(&target.upstream, upstream) => target,
+                known => {
                     // A view costs a call into a selector; requests go on between two of them.
                     tokio::task::yield_now().await;
-                    self.make(upstream.clone())
+                    self.make(upstream.clone(), known.as_deref())
                 }
             };
             configured.insert(name.clone(), target);
         }
-        let routes = Routes::new(&table.config, |name| configured.get(name).cloned());
+        let routes = Routes::new(&table.config, &table.rates, |name| configured.get(name).cloned());
         self.routes.replace(Rc::new(routes));
         self.configured.replace(configured);
     }
 
-    fn make(&self, upstream: Arc<Upstream>) -> Rc<Target> {
+    /// An upstream as it is now, in the place of what it was before.
+    fn make(&self, upstream: Arc<Upstream>, before: Option<&Target>) -> Rc<Target> {
         let progress = upstream.progress.get(self.index).cloned().unwrap_or_default();
         let view = View::new(
             upstream.reader.clone(),
@@ -248,7 +252,17 @@ impl Worker {
         );
         let account = Rc::new(Account { metrics: upstream.metrics.clone(), worker: self.index });
         let evidence = Rc::new(upstream.evidence());
-        Rc::new(Target { upstream, view, account, evidence })
+        let line = self.line(&upstream, before);
+        Rc::new(Target { upstream, view, account, evidence, line })
+    }
+
+    /// Whoever waits goes on waiting when other limits are put in force.
+    fn line(&self, upstream: &Upstream, before: Option<&Target>) -> Option<Rc<Line>> {
+        let (gate, limits) = (upstream.gate.as_ref()?, upstream.config.limits?);
+        gate.set_bounds(limits.bounds);
+        let line =
+            before.and_then(|before| before.line.clone()).filter(|line| Arc::ptr_eq(line.gate(), gate));
+        Some(line.unwrap_or_else(|| Rc::new(Line::new(gate.clone(), self.index))))
     }
 
     /// Drops what the catalog has dropped or replaced.

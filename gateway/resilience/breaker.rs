@@ -6,12 +6,14 @@
 //!
 //! A request counts from its start, in the bucket in which it began, so that an outage shows at once and not only when
 //! the first requests time out. Until it ends nobody knows what it is: it counts as failed once it has taken several times
-//! as long as answers usually do. What was refused here counts as asked for, and nothing that is the client's or the
+//! as long as answers usually do, and more than a second. What was refused here counts as asked for, and nothing that is the client's or the
 //! gateway's own fault counts at all.
 //!
 //! This file is pure; `shared` is what the workers count in.
 
 mod shared;
+#[cfg(test)]
+mod simulation;
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,8 +30,10 @@ const PROBE: Duration = Duration::from_secs(1);
 /// What the factor slides to while everything fails, and the least that it may be.
 pub const LEAST_K: f64 = 1.1;
 
-/// A request that takes so many times as long as answers usually do counts as failed.
+/// A request that takes so many times as long as answers usually do counts as failed, and none that is not as many
+/// buckets old: a second.
 const PATIENCE: u32 = 3;
+const LEAST_PATIENCE: usize = 4;
 
 /// What an operator may tune.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,8 +79,10 @@ struct History {
 enum Verdict {
     /// Nothing is refused.
     Closed,
-    /// Others are refused, and this one goes through.
+    /// Others are refused, and this one goes through by chance.
     Let,
+    /// One goes through, because none has for a while.
+    Probe,
     Refused,
 }
 
@@ -84,7 +90,7 @@ impl History {
     /// Sums up the buckets, the oldest first. Answers usually take `usual`; none: nothing was answered yet, so nobody knows
     /// what is long.
     fn new(buckets: &[Bucket; BUCKETS], usual: Option<Duration>) -> Self {
-        let patience = usual.map_or(BUCKETS, patience);
+        let patience = patience(usual);
         let mut history = Self::default();
         for (bucket, age) in buckets.iter().zip((0..BUCKETS).rev()) {
             let overdue = if age > patience { bucket.pending } else { 0 };
@@ -116,14 +122,19 @@ impl History {
             return Verdict::Closed;
         }
         let lenient = ratio * f64::from(BUCKETS as u32 - self.working) / BUCKETS as f64;
-        if since > PROBE || drawn >= lenient { Verdict::Let } else { Verdict::Refused }
+        match drawn >= lenient {
+            true => Verdict::Let,
+            false if since > PROBE => Verdict::Probe,
+            false => Verdict::Refused,
+        }
     }
 }
 
-/// How many buckets old a request is that has taken too long.
-fn patience(usual: Duration) -> usize {
+/// How many buckets old a request is that has taken too long. As many as there are: none is in the window.
+fn patience(usual: Option<Duration>) -> usize {
+    let Some(usual) = usual else { return BUCKETS };
     let long = usual.saturating_mul(PATIENCE).as_nanos().div_ceil(BUCKET.as_nanos());
-    usize::try_from(long).unwrap_or(BUCKETS).clamp(1, BUCKETS)
+    usize::try_from(long).unwrap_or(BUCKETS).clamp(LEAST_PATIENCE, BUCKETS)
 }
 
 #[cfg(test)]
@@ -180,15 +191,15 @@ mod tests {
         let history = History::new(&even(Bucket { failed: 1000, ..Bucket::default() }), FAST);
         let policy = BreakerPolicy::default();
         assert_eq!(history.verdict(&policy, PROBE, 0.0), Verdict::Refused);
-        assert_eq!(history.verdict(&policy, PROBE + Duration::from_millis(1), 0.0), Verdict::Let);
+        assert_eq!(history.verdict(&policy, PROBE + Duration::from_millis(1), 0.0), Verdict::Probe);
     }
 
     #[test]
     fn what_hangs_counts_when_it_takes_several_times_as_long_as_usual() {
         let mut buckets = even(Bucket { accepted: 10, ..Bucket::default() });
-        buckets[36..].fill(Bucket { pending: 200, ..Bucket::default() });
+        buckets[30..].fill(Bucket { pending: 200, ..Bucket::default() });
         let of = |usual| History::new(&buckets, usual).ratio(&BreakerPolicy::default());
-        assert!(of(Some(Duration::from_millis(50))) > 0.0, "for more than a bucket");
+        assert!(of(Some(Duration::from_millis(50))) > 0.0, "half of it is more than a second old");
         assert_eq!(of(Some(Duration::from_secs(1))), 0.0, "nothing of it is three seconds old");
         assert_eq!(of(None), 0.0, "nothing was answered yet");
     }
@@ -232,7 +243,7 @@ mod tests {
         }
 
         #[test]
-        fn requests_on_their_way_are_nothing_until_they_are_overdue(buckets in window(), young in 0..=1usize) {
+        fn requests_on_their_way_are_nothing_until_they_are_overdue(buckets in window(), young in 0..=LEAST_PATIENCE) {
             let mut more = buckets;
             more[BUCKETS - 1 - young].pending += 1000;
             prop_assert_eq!(History::new(&more, FAST), History::new(&buckets, FAST));

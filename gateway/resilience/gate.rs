@@ -133,8 +133,11 @@ impl Gate {
 
     /// Says who is first in the line of a worker, if anybody is.
     pub(super) fn set_first(&self, worker: usize, ticket: Option<u64>) {
-        if let Some(front) = self.fronts.get(worker) {
-            front.ticket.store(ticket.unwrap_or(NOBODY), SeqCst);
+        let Some(front) = self.fronts.get(worker) else { return };
+        front.ticket.store(ticket.unwrap_or(NOBODY), SeqCst);
+        if ticket.is_none() {
+            // It would keep what is left of the last that waited.
+            front.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
     }
 
@@ -200,6 +203,13 @@ impl Permit {
     pub fn made_room(&self) {
         self.gate.ended.fetch_add(1, SeqCst);
         self.gate.call();
+    }
+
+    /// There is an endpoint for it: whoever waits in vain may find one, too.
+    pub fn made_use(&self) {
+        if self.gate.waiting.load(SeqCst) > 0 {
+            self.made_room();
+        }
     }
 
     /// Gives it back as if it had not been given, because there is no endpoint for it: nothing has ended.

@@ -192,6 +192,21 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_in_vain_looks_again_when_somebody_else_finds_an_endpoint() {
+        let gate = gate(3, 1);
+        let line = Rc::new(Line::new(gate.clone(), 0));
+        let _running = gate.enter().unwrap();
+        let mut place = line.join(10).unwrap();
+        let permit = look(&place).unwrap();
+        place.step_back(permit);
+        assert!(look(&place).is_none());
+        // A new one was registered, say.
+        let other = gate.enter().unwrap();
+        other.made_use();
+        assert!(look(&place).is_some());
+    }
+
+    #[test]
     fn a_few_have_a_turn_in_vain_and_then_nobody_until_another_request_ends() {
         let gate = gate(2, 1);
         let line = Rc::new(Line::new(gate.clone(), 0));

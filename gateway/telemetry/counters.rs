@@ -14,6 +14,32 @@ pub const FAULTS: [&str; 3] = ["client", "endpoint", "gateway"];
 /// The failures of tries, by kind, as they are counted.
 pub const FAILURES: [&str; 4] = ["connect", "timeout", "reset", "gateway-error"];
 
+/// Why the gateway did not send a request to its upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    BreakerOpen,
+    InFlightLimit,
+    QueueFull,
+    QueueTimeout,
+    BodyTooLarge,
+}
+
+impl Refused {
+    pub const ALL: [Self; 5] =
+        [Self::BreakerOpen, Self::InFlightLimit, Self::QueueFull, Self::QueueTimeout, Self::BodyTooLarge];
+
+    /// As clients and metrics are told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BreakerOpen => "breaker-open",
+            Self::InFlightLimit => "in-flight-limit",
+            Self::QueueFull => "queue-full",
+            Self::QueueTimeout => "queue-timeout",
+            Self::BodyTooLarge => "request-body-too-large",
+        }
+    }
+}
+
 /// Upper bounds of the latency buckets; a last one without bound follows.
 const BOUNDS: [Duration; 14] = [
     Duration::from_micros(500),
@@ -57,6 +83,8 @@ struct WorkerCounters {
     cut: [AtomicU64; FAULTS.len()],
     /// As in [`FAILURES`].
     failures: [AtomicU64; FAILURES.len()],
+    /// As in [`Refused::ALL`].
+    not_sent: [AtomicU64; Refused::ALL.len()],
     /// How many answers took at most as long as each bound, and longer than the one before.
     buckets: [AtomicU64; BOUNDS.len() + 1],
     nanoseconds: AtomicU64,
@@ -110,6 +138,11 @@ impl UpstreamMetrics {
         self.workers.iter().map(|worker| worker.requests.load(Relaxed)).sum()
     }
 
+    /// A request was not sent, or not to its end.
+    pub fn not_sent(&self, worker: usize, refused: Refused) {
+        add(&self.workers[worker].not_sent[refused as usize], 1);
+    }
+
     /// A request did not come to the end of its answer.
     pub fn cut(&self, worker: usize, fault: Fault) {
         let index = match fault {
@@ -151,6 +184,7 @@ impl UpstreamMetrics {
             collect(&mut counts.failures, &worker.failures);
             collect(&mut counts.cut, &worker.cut);
             collect(&mut counts.retries, &worker.retries);
+            collect(&mut counts.not_sent, &worker.not_sent);
             counts.requests += worker.requests.load(Relaxed);
             counts.refused += worker.refused.load(Relaxed);
             counts.hedges += worker.hedges.load(Relaxed);
@@ -188,6 +222,8 @@ pub struct UpstreamCounts {
     pub cut: [u64; FAULTS.len()],
     /// Failed tries, as in [`FAILURES`].
     pub failures: [u64; FAILURES.len()],
+    /// Requests that were not sent, as in [`Refused::ALL`].
+    pub not_sent: [u64; Refused::ALL.len()],
     pub latencies: Latencies,
 }
 
@@ -251,6 +287,8 @@ mod tests {
         metrics.hedge_won(1);
         metrics.hedge_cancelled(1);
         metrics.hedge_cancelled(0);
+        metrics.not_sent(0, Refused::QueueFull);
+        metrics.not_sent(1, Refused::QueueFull);
         metrics.learned(0, Evidence::TimedOut);
         metrics.learned(1, Evidence::TimedOut);
         metrics.learned(1, Evidence::GatewayError);
@@ -264,6 +302,7 @@ mod tests {
             Cause::ALL.map(|of| u64::from([Cause::Stale, Cause::Status503].contains(&of)))
         );
         assert_eq!((counts.hedges, counts.hedges_won, counts.hedges_cancelled), (1, 1, 2));
+        assert_eq!(counts.not_sent, [0, 0, 2, 0, 0]);
         assert_eq!(counts.failures, [0, 2, 0, 1]);
         assert_eq!(counts.latencies.count(), 3);
         assert_eq!(counts.latencies.sum, Duration::from_millis(60_001));

@@ -51,6 +51,20 @@ metrics! {
         "Requests and upgraded connections that the gateway ended, by reason";
     INTERIM = Counter "witgate_interim_answers_total" ["upstream"]
         "Interim answers (1xx) of endpoints, which are dropped";
+    REFUSED = Counter "witgate_requests_refused_total" ["upstream", "reason"]
+        "Requests that the gateway did not send to an upstream, by reason";
+    BREAKER_OPEN = Gauge "witgate_breaker_open" ["upstream"]
+        "1 while the breaker refuses requests";
+    IN_FLIGHT = Gauge "witgate_requests_in_flight" ["upstream"]
+        "Requests in flight, of an upstream with limits";
+    IN_FLIGHT_LIMIT = Gauge "witgate_in_flight_limit" ["upstream"]
+        "How many requests may be in flight now";
+    QUEUED = Gauge "witgate_requests_queued" ["upstream"]
+        "Requests that wait for others to end";
+    RATE_LIMITED = Counter "witgate_rate_limited_total" ["route"]
+        "Requests refused because of the rate of their route";
+    RATE_KEYS = Gauge "witgate_rate_keys" ["route"]
+        "Clients or values of a header that the rate of a route remembers";
     UNROUTED = Counter "witgate_unrouted_requests_total" ["code"]
         "Answers to requests that reached no upstream, by class of status";
 

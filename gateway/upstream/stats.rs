@@ -101,6 +101,15 @@ impl Stats {
         InFlight(self.clone())
     }
 
+    /// The same, unless there are `most` already.
+    pub fn begin_within(self: &Arc<Self>, now: Instant, most: u32) -> Option<InFlight> {
+        let more = |in_flight| (in_flight < most).then_some(in_flight + 1);
+        self.in_flight.fetch_update(Relaxed, Relaxed, more).ok()?;
+        self.requests.fetch_add(1, Relaxed);
+        self.last_pick.store(self.since_epoch(now), Relaxed);
+        Some(InFlight(self.clone()))
+    }
+
     /// Takes in the outcome of one request: how long the head of the answer took, and whether it was a success.
     ///
     /// The averages decay as in go-zero: `w = exp(-Δt / 10 s)`, the first sample counts whole. A failure counts as a
@@ -458,6 +467,17 @@ mod tests {
         assert_eq!(stats.gone_for(start + Duration::from_secs(3)), Some(Duration::from_secs(3)));
         stats.set_left(false, start);
         assert!(!stats.has_left());
+    }
+
+    #[test]
+    fn no_more_begin_than_may() {
+        let stats = Arc::new(Stats::new());
+        let _others = stats.begin(Instant::now());
+        let guard = stats.begin_within(Instant::now(), 2).unwrap();
+        assert!(stats.begin_within(Instant::now(), 2).is_none());
+        drop(guard);
+        assert!(stats.begin_within(Instant::now(), 2).is_some());
+        assert_eq!(stats.figures().requests, 3);
     }
 
     #[test]

@@ -102,6 +102,8 @@ pub fn upstream(name: &str) -> config::Upstream {
         pool: config::Pool { idle_timeout: Duration::from_secs(60), max_idle: 100 },
         retries: RetryPolicy::default(),
         leave: None,
+        breaker: None,
+        limits: None,
         reliability: config::Reliability::default(),
         offer: OfferPolicy::default(),
     }
@@ -116,6 +118,8 @@ pub fn route(path: &str, upstream: &str) -> config::Route {
         retries: None,
         repeatable: false,
         heads: config::Heads::default(),
+        max_body: None,
+        rate: None,
         target: config::Target::Upstream(UpstreamName::new(upstream)),
     }
 }
@@ -155,7 +159,7 @@ impl Gateway {
         let mut publishers = BTreeMap::new();
         let mut config = config::Config::empty(PathBuf::new());
         config.routes = setup.routes;
-        let mut table = Table { config: Arc::new(config), upstreams: Default::default() };
+        let mut table = Table::new(Arc::new(config), Default::default(), None);
         for (settings, addresses) in setup.upstreams {
             let name = settings.name.clone();
             let (mut publisher, reader) = Publisher::new(name.clone());
@@ -202,7 +206,7 @@ impl Gateway {
     pub fn publish(&mut self, change: impl FnOnce(&mut config::Config)) {
         let mut config = config::Config::clone(&self.table.config);
         change(&mut config);
-        self.table.config = Arc::new(config);
+        self.table = Table::new(Arc::new(config), self.table.upstreams.clone(), Some(&self.table));
         self.fixed.publish(self.table.clone());
     }
 

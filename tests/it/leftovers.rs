@@ -58,6 +58,9 @@ struct Holds {
     connections: f64,
     tasks: f64,
     in_flight: u64,
+    /// Of an upstream with limits.
+    counted: f64,
+    queued: f64,
 }
 
 async fn holds(gateway: &Gateway) -> Holds {
@@ -71,6 +74,8 @@ async fn holds(gateway: &Gateway) -> Holds {
     Holds {
         connections: sum("witgate_connections{"),
         tasks: sum("witgate_worker_tasks{"),
+        counted: sum("witgate_requests_in_flight{"),
+        queued: sum("witgate_requests_queued{"),
         in_flight: in_flight.map(|endpoint| endpoint["in_flight"].as_u64().unwrap()).sum(),
     }
 }
@@ -137,6 +142,25 @@ async fn after_head(then: fn(TcpStream) -> std::pin::Pin<Box<dyn Future<Output =
         }
     })
     .await
+}
+
+/// Fifty clients, and room for five and for twenty in line: some answers come in time, some do not, and some clients get
+/// none.
+#[tokio::test]
+async fn clients_that_wait_in_line() {
+    let limits = "breaker = true
+         pool = { max_idle = 0 }
+         limits = { max_in_flight = 5, max_in_flight_per_endpoint = 4, queue = 20, queue_ms = 20 }";
+    let origin = Origin::start("ok").await;
+    nothing_is_left(gateway(&[origin.address], limits), GET).await;
+}
+
+#[tokio::test]
+async fn clients_that_wait_in_line_for_endpoints_that_hang() {
+    let limits = "breaker = true
+         limits = { max_in_flight = 5, adaptive = true, queue = 100, queue_ms = 1000 }";
+    let origin = Origin::replying(|_| Reply::Hang).await;
+    nothing_is_left(gateway(&[origin.address], limits), GET).await;
 }
 
 #[tokio::test]

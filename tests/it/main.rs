@@ -43,6 +43,7 @@ mod leftovers;
 mod names;
 mod offering;
 mod operator;
+mod overload;
 mod plugin_files;
 mod plugins;
 mod process;

@@ -20,6 +20,9 @@ use crate::{
 /// More than anybody splits traffic into.
 const LARGEST_SHARE: u64 = 1_000_000;
 
+/// A limit beyond it is none.
+const LARGEST_BODY: u64 = 1 << 50;
+
 impl Checker<'_> {
     pub(super) fn routes(&mut self, routes: &[file::Route], listeners: &[file::Listener]) -> Vec<Route> {
         let way = Way::default().key("route");
@@ -67,6 +70,10 @@ impl Checker<'_> {
             false => route.retries.as_ref().map(|retries| self.retries(&way.key("retries"), Some(retries))),
         };
         let heads = self.heads(way, route);
+        if let Some(most) = route.max_body_bytes {
+            self.count(&way.key("max_body_bytes"), most, 0..=LARGEST_BODY);
+        }
+        let rate = route.rate.as_ref().and_then(|rate| self.rate(&way.key("rate"), rate));
         Some(Route {
             name: way.to_string().into(),
             matches: matches?,
@@ -75,6 +82,8 @@ impl Checker<'_> {
             retries,
             repeatable: route.repeatable,
             heads: heads?,
+            max_body: route.max_body_bytes,
+            rate,
             target: target?,
         })
     }

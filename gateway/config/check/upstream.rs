@@ -8,7 +8,7 @@ use crate::{
         file,
         running::{Pool, Selector, Source, Timeouts, Upstream},
     },
-    document::{TextOr, Way},
+    document::{SwitchOr, TextOr, Way},
     resilience::RetryPolicy,
     upstream::UpstreamName,
 };
@@ -23,6 +23,8 @@ pub(super) struct Manner<'f> {
     pub pool: &'f file::Pool,
     pub retries: Option<&'f file::Tries>,
     pub leave_ms: u64,
+    pub breaker: Option<&'f SwitchOr<file::Breaker>>,
+    pub limits: Option<&'f file::Limits>,
     pub reliability: Written<'f>,
     pub offer: offer::Written<'f>,
 }
@@ -37,6 +39,8 @@ impl Checker<'_> {
             pool: &upstream.pool,
             retries: upstream.retries.as_ref(),
             leave_ms: upstream.leave_ms,
+            breaker: upstream.breaker.as_ref(),
+            limits: upstream.limits.as_ref(),
             reliability: Written {
                 trust: &upstream.trust,
                 health: &upstream.health,
@@ -63,6 +67,8 @@ impl Checker<'_> {
         let pool = self.pool(&way.key("pool"), manner.pool);
         let retries = self.retries(&way.key("retries"), manner.retries);
         let leave = self.limit_ms(&way.key("leave_ms"), manner.leave_ms);
+        let breaker = self.breaker(&way.key("breaker"), manner.breaker);
+        let limits = self.limits(&way.key("limits"), manner.limits);
         let reliability = self.reliability(way, &manner.reliability);
         let offer = self.offer(way, &manner.offer);
         Some(Upstream {
@@ -74,6 +80,8 @@ impl Checker<'_> {
             pool,
             retries: retries.over(&RetryPolicy::default()),
             leave,
+            breaker,
+            limits,
             reliability: reliability?,
             offer,
         })

@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Check, HeaderChanges, Health, Pool, Redirect, Selector, Subset, Tries, Trust, ZoneAware,
+    Breaker, Check, HeaderChanges, Health, Limits, Pool, Rate, Redirect, Selector, Subset, Tries, Trust,
+    ZoneAware,
 };
 use crate::document::{HeaderIs, OneOrMore, SwitchOr, TextOr};
 
@@ -45,6 +46,10 @@ pub(in crate::config) struct Route {
     pub upstream_host: Option<String>,
     /// Sends clients elsewhere, instead of forwarding what they ask for.
     pub redirect: Option<Redirect>,
+    /// Bytes that the body of a request may have; a longer one is answered with 413. Default: no limit.
+    pub max_body_bytes: Option<u64>,
+    /// How many requests are taken in a time; more are answered with 429. Default: no limit.
+    pub rate: Option<Rate>,
     /// The name of an upstream, or several with their shares: `{ orders = 9, orders-next = 1 }`.
     pub upstream: Option<TextOr<BTreeMap<String, u64>>>,
     /// The header that names the service.
@@ -69,6 +74,10 @@ pub(in crate::config) struct Route {
     pub pool: Option<Pool>,
     /// As in an upstream, for the services found by this route. Default: 0.
     pub leave_ms: Option<u64>,
+    /// As in an upstream, for each of the services found by this route. Default: false.
+    pub breaker: Option<SwitchOr<Breaker>>,
+    /// As in an upstream, for each of the services found by this route. Default: no limit.
+    pub limits: Option<Limits>,
     /// As in an upstream, for the services found by this route.
     pub trust: Option<Trust>,
     /// As in an upstream, for the services found by this route.

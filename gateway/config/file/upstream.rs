@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Check, Health, Subset, Tries, Trust, ZoneAware};
+use super::{Breaker, Check, Health, Limits, Subset, Tries, Trust, ZoneAware};
 use crate::document::{SwitchOr, TextOr};
 
 /// A service as the gateway knows it: where its instances are found, and how one is chosen and called.
@@ -32,6 +32,10 @@ pub(in crate::config) struct Upstream {
     /// Milliseconds that requests and upgraded connections may go on at an instance that has left the list; 0 is no
     /// limit. Default: 0.
     pub leave_ms: u64,
+    /// Refuse the more requests the more of them fail: `true`, or a table. Default: false.
+    pub breaker: Option<SwitchOr<Breaker>>,
+    /// How many requests are in flight at once. Default: no limit.
+    pub limits: Option<Limits>,
     /// How much the registries are believed when they say that instances are gone.
     pub trust: Trust,
     /// When an instance that fails is taken out, and how it comes back.

@@ -4,9 +4,14 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use super::{parse, running};
 use crate::{
-    config::{ByName, HttpProbe, NameFrom, Probe, Reliability, Secret, Target, Timeouts, load},
+    config::{
+        ByName, HttpProbe, Limits, NameFrom, Probe, RateBy, Reliability, RouteRate, Secret, Target, Timeouts,
+        load,
+    },
     connector::{Grants, memory},
-    resilience::{BackupAfter, Cause, Causes, Mode, RetryPolicy},
+    resilience::{
+        BackupAfter, Bounds, BreakerPolicy, Cause, Causes, MOST_IN_FLIGHT, Mode, Rate, RetryPolicy,
+    },
     upstream::{OfferPolicy, Subset, UpstreamName, Zones},
 };
 
@@ -48,7 +53,65 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!(upstream.timeouts, TIMEOUTS);
     assert_eq!(upstream.retries, RetryPolicy::default());
     assert_eq!(upstream.leave, None);
+    assert_eq!((&upstream.breaker, upstream.limits), (&None, None));
     assert_eq!(upstream.reliability, Reliability::default());
+}
+
+#[test]
+fn limits_are_what_is_written_and_their_documented_defaults() {
+    let config = running(
+        "[upstream.c]
+         service = 'c'
+         registry = 'memory'
+         breaker = true
+         limits = { max_in_flight = 5 }
+         [upstream.d]
+         service = 'd'
+         registry = 'memory'
+         breaker = { k = 2, free_requests = 50, statuses = [503] }
+         limits = { max_in_flight_per_endpoint = 7, queue = 20, queue_ms = 5 }
+         [upstream.e]
+         service = 'e'
+         registry = 'memory'
+         breaker = false
+         limits = { max_in_flight = 100, adaptive = true }
+         [[route]]
+         path = '/c'
+         upstream = 'c'
+         max_body_bytes = 0
+         rate = { requests = 100 }
+         [[route]]
+         path = '/d'
+         upstream = 'd'
+         rate = { requests = 1, per_secs = 60, burst = 5, by = 'header:X-User', max_keys = 8 }
+         [[route]]
+         path = '/svc/{service}'
+         registry = 'memory'
+         breaker = true
+         limits = { max_in_flight = 3 }",
+    );
+    let of = |name: &str| &config.upstreams[&UpstreamName::new(name)];
+    let fixed = |limit| Bounds { min: limit, max: limit };
+    let half_a_second = Duration::from_millis(500);
+    let limits = |bounds| Limits { bounds, per_endpoint: None, queue: 0, queue_time: half_a_second };
+    assert_eq!(of("c").breaker, Some(BreakerPolicy::default()));
+    assert_eq!(of("c").limits, Some(limits(fixed(5))));
+    assert_eq!(of("d").breaker, Some(BreakerPolicy { k: 2.0, free: 50, statuses: [503].into() }));
+    let queue_time = Duration::from_millis(5);
+    let none = fixed(MOST_IN_FLIGHT);
+    assert_eq!(of("d").limits, Some(Limits { bounds: none, per_endpoint: Some(7), queue: 20, queue_time }));
+    assert_eq!((&of("e").breaker, of("e").limits), (&None, Some(limits(Bounds { min: 10, max: 100 }))));
+
+    let route = |path: &str| config.routes.iter().find(|route| &*route.matches.path == path).unwrap();
+    let rate = Rate { requests: 100, per: Duration::from_secs(1), burst: 100 };
+    assert_eq!(route("/c").rate, Some(RouteRate { rate, by: RateBy::Client, max_keys: 10_000 }));
+    assert_eq!((route("/c").max_body, route("/d").max_body), (Some(0), None));
+    let rate = Rate { requests: 1, per: Duration::from_secs(60), burst: 5 };
+    let by = RateBy::Header("x-user".parse().unwrap());
+    assert_eq!(route("/d").rate, Some(RouteRate { rate, by, max_keys: 8 }));
+    let template = &by_name(&route("/svc/").target).template;
+    assert_eq!(template.limits, Some(limits(fixed(3))));
+    assert_eq!(template.breaker, Some(BreakerPolicy::default()));
 }
 
 #[test]

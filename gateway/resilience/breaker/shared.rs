@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{BUCKET, BUCKETS, BreakerPolicy, Bucket, History, Verdict};
+use super::{BUCKET, BUCKETS, BreakerPolicy, Bucket, History, Verdict, patience};
 
 /// How much of the usual time an answer makes: one in so many.
 const SMOOTHING: u64 = 16;
@@ -55,7 +55,11 @@ impl Breaker {
         let verdict = self.history(now).verdict(policy, since, fastrand::f64());
         let goes = match verdict {
             Verdict::Closed => true,
-            Verdict::Let => self.let_through.compare_exchange(let_through, at, Relaxed, Relaxed).is_ok(),
+            Verdict::Let => {
+                self.let_through.store(at, Relaxed);
+                true
+            }
+            Verdict::Probe => self.let_through.compare_exchange(let_through, at, Relaxed, Relaxed).is_ok(),
             Verdict::Refused => false,
         };
         if !goes {
@@ -88,8 +92,12 @@ impl Breaker {
                 shared.read()
             }
         });
-        let usual = Some(self.usual.load(Relaxed)).filter(|usual| *usual > 0).map(Duration::from_nanos);
-        History::new(&buckets, usual)
+        History::new(&buckets, self.usual())
+    }
+
+    /// How long answers usually take, if there were any.
+    fn usual(&self) -> Option<Duration> {
+        Some(self.usual.load(Relaxed)).filter(|usual| *usual > 0).map(Duration::from_nanos)
     }
 
     /// The bucket of this number, begun anew if it is an older one still.
@@ -173,7 +181,9 @@ impl Started {
                 };
                 bucket
             }
-            // It began before the window. What it turned out to be is news all the same.
+            // It began before the window, and has counted as failed while it was in it.
+            None if !accepted && patience(self.breaker.usual()) < BUCKETS => return,
+            // What it turned out to be is news.
             None => self.breaker.bucket(newest),
         };
         let count = if self.state == State::Accepted { &bucket.accepted } else { &bucket.failed };
@@ -236,9 +246,9 @@ mod tests {
         requests(&breaker, 20, true, start);
         let hanging: Vec<_> = (0..100).map(|_| breaker.begin(start + BUCKET)).collect();
         assert!(!breaker.is_open(&policy, start + BUCKET));
-        assert!(breaker.is_open(&policy, start + 4 * BUCKET));
+        assert!(breaker.is_open(&policy, start + 7 * BUCKET));
         drop(hanging);
-        assert!(!breaker.is_open(&policy, start + 4 * BUCKET), "clients that go are no failures");
+        assert!(!breaker.is_open(&policy, start + 7 * BUCKET), "clients that go are no failures");
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(super) fn disagree(one: &Target, other: &Target) -> bool {
 }
 
 /// Keys that say nothing about a route to an upstream.
-pub(super) const KEYS: [&str; 17] = [
+pub(super) const KEYS: [&str; 19] = [
     "registry",
     "pattern",
     "max_services",
@@ -46,6 +46,8 @@ pub(super) const KEYS: [&str; 17] = [
     "selector",
     "pool",
     "leave_ms",
+    "breaker",
+    "limits",
     "trust",
     "health",
     "check",
@@ -126,6 +128,8 @@ impl Checker<'_> {
             pool: route.pool.as_ref().unwrap_or(&pool),
             retries: route.retries.as_ref(),
             leave_ms: route.leave_ms.unwrap_or(0),
+            breaker: route.breaker.as_ref(),
+            limits: route.limits.as_ref(),
             reliability: Written {
                 trust: route.trust.as_ref().unwrap_or(&trust),
                 health: route.health.as_ref().unwrap_or(&health),

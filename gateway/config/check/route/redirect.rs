@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What says something of requests that are forwarded, or of where to.
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "upstream",
     "service_header",
     "strip_prefix",
@@ -25,6 +25,7 @@ const KEYS: [&str; 8] = [
     "repeatable",
     "request_headers",
     "upstream_host",
+    "max_body_bytes",
 ];
 
 const STATUSES: [u64; 5] = [301, 302, 303, 307, 308];

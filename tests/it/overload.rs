@@ -1,0 +1,548 @@
+//! An upstream is spared: breaker, limits, the queue before them, rates, lengths of bodies.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{io::AsyncWriteExt, sync::Semaphore};
+use witgate::{
+    config::{Limits, RateBy, RouteRate},
+    resilience::{Bounds, BreakerPolicy, Gate, Rate},
+    upstream::Member,
+};
+
+use crate::{
+    http_harness::{self, Setup},
+    support::{
+        client::{Client, LONG, until},
+        gateway::{self, Gateway},
+        origin::{Origin, Reply, read_head, read_request},
+    },
+};
+
+/// Longer than any test waits for its turn.
+const PATIENT: Duration = Duration::from_secs(20);
+
+fn limits(most: u32, queue: u32) -> Limits {
+    Limits { bounds: Bounds { min: most, max: most }, per_endpoint: None, queue, queue_time: PATIENT }
+}
+
+/// Answers a request when it is let go, with its path.
+async fn holding() -> (Origin, Arc<Semaphore>) {
+    let go = Arc::new(Semaphore::new(0));
+    let let_go = go.clone();
+    let origin = Origin::connected(move |mut stream, connection, seen| {
+        let go = go.clone();
+        async move {
+            let mut buffer = Vec::new();
+            while let Some(request) = read_request(&mut stream, &mut buffer, connection).await {
+                let path = request.path().to_owned();
+                seen.lock().unwrap().push(request);
+                go.acquire().await.unwrap().forget();
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{path}", path.len());
+                stream.write_all(answer.as_bytes()).await.unwrap_or(());
+            }
+        }
+    });
+    (origin.await, let_go)
+}
+
+/// Fails while it is told to.
+async fn failing(status: u16) -> (Origin, Arc<AtomicBool>) {
+    let fails = Arc::new(AtomicBool::new(false));
+    let told = fails.clone();
+    let reply = move |_: &_| if told.load(SeqCst) { Reply::status(status) } else { Reply::text("ok") };
+    (Origin::replying(reply).await, fails)
+}
+
+fn gate(gateway: &http_harness::Gateway) -> Arc<Gate> {
+    gateway.upstream("main").gate.clone().unwrap()
+}
+
+fn members(gateway: &http_harness::Gateway) -> Vec<Arc<Member>> {
+    gateway.upstream("main").reader.snapshot().iter().cloned().collect()
+}
+
+async fn sending(gateway: &http_harness::Gateway, path: &str) -> Client {
+    let mut client = gateway.client().await;
+    client.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+    client
+}
+
+fn with_breaker(origin: &Origin) -> http_harness::Gateway {
+    http_harness::Gateway::start(Setup::to(&[origin]).with(|setup| {
+        setup.upstream().breaker = Some(BreakerPolicy::default());
+        setup.upstream().retries.most = 0;
+    }))
+}
+
+#[tokio::test]
+async fn a_breaker_opens_while_requests_fail_and_closes_when_they_succeed() {
+    let (origin, fails) = failing(500).await;
+    let gateway = with_breaker(&origin);
+    let mut client = gateway.client().await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    fails.store(true, SeqCst);
+    let (mut sent, mut refused) = (20, 0);
+    while refused < 3 {
+        let answer = client.get("/").await;
+        sent += 1;
+        match answer.reason() {
+            Some(reason) => {
+                assert_eq!((answer.status, reason), (503, "breaker-open"));
+                refused += 1;
+            }
+            None => assert_eq!(answer.status, 500),
+        }
+        assert!(sent < 1000);
+    }
+    assert_eq!(origin.seen().len(), sent - refused);
+    let figures = members(&gateway)[0].stats().figures();
+    assert_eq!(figures.failures as usize, sent - refused - 20, "a refusal is no failure of the endpoint");
+
+    fails.store(false, SeqCst);
+    let closing = async {
+        let mut in_a_row = 0;
+        while in_a_row < 50 {
+            in_a_row = if client.get("/").await.status == 200 { in_a_row + 1 } else { 0 };
+        }
+    };
+    tokio::time::timeout(2 * LONG, closing).await.expect("it closes");
+}
+
+#[tokio::test]
+async fn a_breaker_sees_what_hangs_before_it_times_out() {
+    let (origin, let_go) = holding().await;
+    let gateway = with_breaker(&origin);
+    let_go.add_permits(20);
+    let mut client = gateway.client().await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    let mut hanging = Vec::new();
+    for _ in 0..40 {
+        hanging.push(sending(&gateway, "/").await);
+    }
+    until("all hang", || origin.seen().len() == 60).await;
+    let upstream = gateway.upstream("main");
+    let (breaker, policy) = (upstream.breaker.clone().unwrap(), upstream.config.breaker.clone().unwrap());
+    until("it opens", || breaker.is_open(&policy, Instant::now())).await;
+    drop(hanging);
+    until("clients that went are no failures", || !breaker.is_open(&policy, Instant::now())).await;
+}
+
+#[tokio::test]
+async fn what_waits_goes_in_the_order_in_which_it_came() {
+    let (origin, let_go) = holding().await;
+    let gateway = http_harness::Gateway::start(
+        Setup::to(&[&origin]).with(|setup| setup.upstream().limits = Some(limits(1, 10))),
+    );
+    let gate = gate(&gateway);
+    let mut clients = vec![sending(&gateway, "/0").await];
+    until("one is in flight", || origin.seen().len() == 1).await;
+    for number in 1..=8 {
+        clients.push(sending(&gateway, &format!("/{number}")).await);
+        until("it waits", || gate.waiting() == number).await;
+    }
+    assert_eq!((gate.in_flight(), origin.seen().len()), (1, 1));
+    for (number, client) in clients.iter_mut().enumerate() {
+        let_go.add_permits(1);
+        assert_eq!(client.answer().await.text(), format!("/{number}"));
+    }
+    let order: Vec<String> = origin.seen().iter().map(|seen| seen.path().to_owned()).collect();
+    assert_eq!(order, (0..=8).map(|number| format!("/{number}")).collect::<Vec<_>>());
+    until("nothing is in flight", || gate.in_flight() == 0 && gate.waiting() == 0).await;
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_answered_with_503_and_why() {
+    let (origin, _let_go) = holding().await;
+    for (queue, queue_time, reason) in [
+        (0, PATIENT, "in-flight-limit"),
+        (1, PATIENT, "queue-full"),
+        (10, Duration::from_millis(50), "queue-timeout"),
+    ] {
+        let limits = Limits { queue_time, ..limits(1, queue) };
+        let gateway = http_harness::Gateway::start(
+            Setup::to(&[&origin]).with(|setup| setup.upstream().limits = Some(limits)),
+        );
+        let gate = gate(&gateway);
+        let _running = sending(&gateway, "/").await;
+        until("one is in flight", || gate.in_flight() == 1).await;
+        let _waiting = sending(&gateway, "/").await;
+        if queue == 1 {
+            until("one waits", || gate.waiting() == 1).await;
+        }
+        let (mut client, begun) = (gateway.client().await, Instant::now());
+        let answer = client.get("/").await;
+        assert_eq!((answer.status, answer.reason()), (503, Some(reason)));
+        if reason == "queue-timeout" {
+            assert!(begun.elapsed() >= queue_time);
+        }
+        // The connection goes on.
+        assert_eq!(client.get("/").await.reason(), Some(reason));
+        let figures = members(&gateway)[0].stats().figures();
+        assert_eq!((figures.in_flight, figures.failures), (1, 0));
+        let counts = gateway.upstream("main").metrics.counts().not_sent;
+        assert!(counts.iter().sum::<u64>() >= 2, "{counts:?}");
+    }
+}
+
+#[tokio::test]
+async fn waiting_in_line_makes_no_endpoint_slow() {
+    const WAITED: Duration = Duration::from_millis(500);
+    let (origin, let_go) = holding().await;
+    let gateway = http_harness::Gateway::start(
+        Setup::to(&[&origin]).with(|setup| setup.upstream().limits = Some(limits(1, 2))),
+    );
+    let gate = gate(&gateway);
+    let running = sending(&gateway, "/").await;
+    until("one is in flight", || gate.in_flight() == 1).await;
+    let mut waiting = sending(&gateway, "/").await;
+    until("one waits", || gate.waiting() == 1).await;
+    tokio::time::sleep(WAITED).await;
+    // Only the other one tells of the endpoint.
+    drop(running);
+    let_go.add_permits(2);
+    assert_eq!(waiting.answer().await.status, 200);
+    let latency = members(&gateway)[0].stats().figures().latency;
+    assert!(latency < WAITED, "{latency:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_leaves_the_queue_at_once() {
+    let (origin, let_go) = holding().await;
+    let gateway = http_harness::Gateway::start(
+        Setup::to(&[&origin]).with(|setup| setup.upstream().limits = Some(limits(1, 2))),
+    );
+    let gate = gate(&gateway);
+    let mut running = sending(&gateway, "/running").await;
+    until("one is in flight", || gate.in_flight() == 1).await;
+    let going = sending(&gateway, "/going").await;
+    until("it waits", || gate.waiting() == 1).await;
+    let mut staying = sending(&gateway, "/staying").await;
+    until("both wait", || gate.waiting() == 2).await;
+    drop(going);
+    until("it has left", || gate.waiting() == 1).await;
+    let_go.add_permits(2);
+    assert_eq!(running.answer().await.text(), "/running");
+    assert_eq!(staying.answer().await.text(), "/staying");
+    assert!(origin.seen().iter().all(|seen| seen.path() != "/going"));
+}
+
+#[tokio::test]
+async fn an_endpoint_at_its_limit_is_passed_over() {
+    let ((holding, let_go), quick) = (holding().await, Origin::start("quick").await);
+    let per_endpoint = Limits { per_endpoint: Some(1), ..limits(1000, 0) };
+    let gateway = http_harness::Gateway::start(
+        Setup::to(&[&holding, &quick]).with(|setup| setup.upstream().limits = Some(per_endpoint)),
+    );
+    let mut held = Vec::new();
+    while holding.seen().is_empty() {
+        held.push(sending(&gateway, "/").await);
+        let before = quick.seen().len();
+        until("it has come", || !holding.seen().is_empty() || quick.seen().len() > before).await;
+        until("only one goes on", || gate(&gateway).in_flight() <= 1).await;
+    }
+    let mut client = gateway.client().await;
+    for _ in 0..50 {
+        assert_eq!(client.get("/").await.text(), "quick");
+    }
+    assert_eq!(holding.seen().len(), 1);
+    let_go.add_permits(1);
+}
+
+#[tokio::test]
+async fn with_every_endpoint_at_its_limit_a_request_waits() {
+    let (one, other) = (holding().await, holding().await);
+    let per_endpoint = Limits { per_endpoint: Some(2), ..limits(1000, 10) };
+    let gateway = http_harness::Gateway::start(
+        Setup::to(&[&one.0, &other.0]).with(|setup| setup.upstream().limits = Some(per_endpoint)),
+    );
+    let (gate, mut clients) = (gate(&gateway), Vec::new());
+    for number in 0..8 {
+        clients.push(sending(&gateway, &format!("/{number}")).await);
+    }
+    until("four wait", || gate.waiting() == 4 && gate.in_flight() == 4).await;
+    until("two are at each", || one.0.seen().len() == 2 && other.0.seen().len() == 2).await;
+    one.1.add_permits(10);
+    until("all others go there", || one.0.seen().len() == 6).await;
+    other.1.add_permits(10);
+    for (number, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.answer().await.text(), format!("/{number}"));
+    }
+    until("nothing is in flight", || gate.in_flight() == 0).await;
+    assert_eq!(other.0.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_request_is_in_flight_until_its_answer_has_ended_or_its_tunnel_is_closed() {
+    const HEADS: [(&str, &str, &str); 2] = [
+        ("/body", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", "something"),
+        ("/tunnel", "HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: own\r\n\r\n", ""),
+    ];
+    let go_on = Arc::new(Semaphore::new(0));
+    let going = go_on.clone();
+    let origin = Origin::connected(move |mut stream, _, _| {
+        let go_on = going.clone();
+        async move {
+            let Some(head) = read_head(&mut stream, &mut Vec::new()).await else { return };
+            let Some((_, answer, rest)) = HEADS.iter().find(|(path, ..)| head.contains(path)) else { return };
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            go_on.acquire().await.unwrap().forget();
+            stream.write_all(rest.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let gateway = http_harness::Gateway::start(
+        Setup::to(&[&origin]).with(|setup| setup.upstream().limits = Some(limits(1, 0))),
+    );
+    let gate = gate(&gateway);
+    for (path, ..) in HEADS {
+        let mut client = gateway.client().await;
+        let ask = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: own\r\n\r\n");
+        client.send(ask).await;
+        let head = read_head(&mut client.stream, &mut client.buffer).await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 200") || head.starts_with("HTTP/1.1 101"), "{head}");
+        assert_eq!(gateway.client().await.get("/").await.reason(), Some("in-flight-limit"), "{path}");
+        go_on.add_permits(1);
+        if path == "/tunnel" {
+            // The endpoint has closed its side, and a tunnel has two.
+            drop(client);
+        }
+        until("it has ended", || gate.in_flight() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn an_adaptive_limit_goes_down_with_losses_and_up_with_use() {
+    let (origin, fails) = failing(503).await;
+    let adaptive = Limits { bounds: Bounds { min: 2, max: 20 }, ..limits(0, 0) };
+    let gateway = http_harness::Gateway::start(
+        Setup::to(&[&origin]).with(|setup| setup.upstream().limits = Some(adaptive)),
+    );
+    let (gate, mut client) = (gate(&gateway), gateway.client().await);
+    assert_eq!(gate.limit(), 20);
+    for _ in 0..100 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    assert_eq!(gate.limit(), 20);
+    fails.store(true, SeqCst);
+    for _ in 0..30 {
+        assert_eq!(client.get("/").await.reason(), None);
+    }
+    assert_eq!(gate.limit(), 2);
+    fails.store(false, SeqCst);
+    for _ in 0..30 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    // One at a time is not half of more.
+    assert_eq!(gate.limit(), 3);
+}
+
+fn with_body_limit(origin: &Origin, most: u64) -> http_harness::Gateway {
+    http_harness::Gateway::start(Setup::to(&[origin]).with(|setup| setup.routes[0].max_body = Some(most)))
+}
+
+#[tokio::test]
+async fn a_body_whose_length_is_too_much_goes_to_nobody() {
+    let origin = Origin::start("ok").await;
+    let gateway = with_body_limit(&origin, 1000);
+    let mut client = gateway.client().await;
+    client
+        .send(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n{}", "x".repeat(1000)))
+        .await;
+    assert_eq!(client.answer().await.text(), "ok");
+    // It sends everything before it reads.
+    let body = "x".repeat(2 << 20);
+    client.send(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{body}", body.len())).await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.reason()), (413, Some("request-body-too-large")));
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert_eq!(origin.seen().len(), 1);
+    assert_eq!(gateway.upstream("main").metrics.counts().not_sent, [0, 0, 0, 0, 1]);
+}
+
+#[tokio::test]
+async fn a_body_that_turns_out_too_long_is_cut_and_no_endpoint_is_at_fault() {
+    let origin = Origin::start("ok").await;
+    let gateway = with_body_limit(&origin, 1000);
+    let chunked = |chunks: usize| {
+        let chunk = format!("64\r\n{}\r\n", "x".repeat(100));
+        format!(
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{}0\r\n\r\n",
+            chunk.repeat(chunks)
+        )
+    };
+    let mut client = gateway.client().await;
+    client.send(chunked(10)).await;
+    assert_eq!(client.answer().await.text(), "ok");
+    client.send(chunked(5000)).await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.reason()), (413, Some("request-body-too-large")));
+    assert_eq!(origin.seen().len(), 1, "the connection to the endpoint was cut");
+    let figures = members(&gateway)[0].stats().figures();
+    assert_eq!((figures.in_flight, figures.failures), (0, 0));
+    assert_eq!(gateway.upstream("main").metrics.counts().failures, [0; 4]);
+}
+
+fn with_rate(origin: &Origin, by: RateBy, max_keys: usize) -> http_harness::Gateway {
+    let rate = Rate { requests: 2, per: Duration::from_secs(60), burst: 2 };
+    http_harness::Gateway::start(
+        Setup::to(&[origin]).with(|setup| setup.routes[0].rate = Some(RouteRate { rate, by, max_keys })),
+    )
+}
+
+async fn as_user(client: &mut Client, user: &str) -> u16 {
+    client.send(format!("GET / HTTP/1.1\r\nhost: a\r\nx-user: {user}\r\n\r\n")).await;
+    client.answer().await.status
+}
+
+#[tokio::test]
+async fn who_sends_too_much_is_told_when_to_come_again() {
+    let origin = Origin::start("ok").await;
+    for by in [RateBy::Client, RateBy::Route, RateBy::Header("x-user".parse().unwrap())] {
+        let gateway = with_rate(&origin, by.clone(), 100);
+        // On both workers.
+        let mut clients = [gateway.client().await, gateway.client().await, gateway.client().await];
+        for client in &mut clients[..2] {
+            assert_eq!(client.get("/").await.status, 200);
+        }
+        for client in &mut clients {
+            let answer = client.get("/").await;
+            assert_eq!((answer.status, answer.reason()), (429, Some("rate-limited")), "{by:?}");
+            let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+            assert!((1..=30).contains(&seconds), "{seconds}");
+            assert_eq!(answer.header("connection"), None);
+        }
+        assert_eq!(gateway.table.rates[0].as_ref().unwrap().refused(), 3);
+        let other = as_user(&mut clients[0], "other").await;
+        assert_eq!(other, if matches!(by, RateBy::Header(_)) { 200 } else { 429 }, "{by:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_rate_remembers_so_many_and_refuses_nobody_because_there_are_more() {
+    let origin = Origin::start("ok").await;
+    let gateway = with_rate(&origin, RateBy::Header("x-user".parse().unwrap()), 8);
+    let mut client = gateway.client().await;
+    for user in 0..200 {
+        assert_eq!(as_user(&mut client, &user.to_string()).await, 200, "{user}");
+    }
+    assert_eq!(gateway.table.rates[0].as_ref().unwrap().keys(), 8);
+}
+
+#[tokio::test]
+async fn a_rate_goes_on_when_something_else_changes() {
+    let origin = Origin::start("ok").await;
+    let mut gateway = with_rate(&origin, RateBy::Client, 100);
+    let mut client = gateway.client().await;
+    for expected in [200, 200, 429] {
+        assert_eq!(client.get("/").await.status, expected);
+    }
+    let other = http_harness::route("/other", "main");
+    gateway.publish(|config| config.routes.insert(0, other));
+    tokio::time::timeout(LONG, async { while client.get("/other").await.status != 200 {} })
+        .await
+        .expect("the other route is there");
+    assert_eq!(client.get("/").await.status, 429);
+    // More at once is allowed now, and what was taken is taken.
+    gateway.publish(|config| config.routes[1].rate.as_mut().unwrap().rate.burst = 3);
+    tokio::time::timeout(LONG, async { while client.get("/").await.status != 200 {} })
+        .await
+        .expect("the other rate is in force");
+    assert_eq!(client.get("/").await.status, 429);
+}
+
+fn named(origin: &Origin, most: u32, more: &str) -> String {
+    format!(
+        "[registry.fixed]
+         plugin = 'static'
+         settings = {{ services = {{ main = ['{}'] }} }}
+         [[route]]
+         path = '/svc/{{service}}'
+         registry = 'fixed'
+         breaker = true
+         limits = {{ max_in_flight = {most}, queue = 1, queue_ms = 20000 }}
+         [upstream.configured]
+         service = 'main'
+         registry = 'fixed'
+         limits = {{ max_in_flight = {most}, queue = 1, queue_ms = 20000 }}
+         [[route]]
+         path = '/configured'
+         upstream = 'configured'
+         {more}",
+        origin.address
+    )
+}
+
+async fn metric(gateway: &Gateway, line: &str) -> Option<String> {
+    let metrics = gateway.session_to_admin().get("/metrics").await.text().to_owned();
+    metrics.lines().find_map(|found| found.strip_prefix(line)).map(|value| value.trim().to_owned())
+}
+
+#[tokio::test]
+async fn services_found_by_name_have_limits_of_their_own_and_all_of_it_is_counted() {
+    let (origin, let_go) = holding().await;
+    let gateway = Gateway::start(&named(&origin, 1, ""));
+    let mut clients = [Client::connect(gateway.address()).await, Client::connect(gateway.address()).await];
+    for client in &mut clients {
+        client.send("GET /svc/main HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    }
+    let of = |name: &str| format!("witgate_{name}{{upstream=\"main@fixed\"}}");
+    for (name, value) in [
+        ("requests_in_flight", "1"),
+        ("requests_queued", "1"),
+        ("in_flight_limit", "1"),
+        ("breaker_open", "0"),
+    ] {
+        let line = of(name);
+        gateway::until(name, async || metric(&gateway, &line).await.as_deref() == Some(value)).await;
+    }
+    let answer = Client::connect(gateway.address()).await.get("/svc/main").await;
+    assert_eq!((answer.status, answer.reason()), (503, Some("queue-full")));
+    let refused = "witgate_requests_refused_total{upstream=\"main@fixed\",reason=\"queue-full\"}";
+    assert_eq!(metric(&gateway, refused).await.as_deref(), Some("1"));
+    let_go.add_permits(2);
+    for client in &mut clients {
+        assert_eq!(client.answer().await.text(), "/svc/main");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_puts_other_limits_in_force_and_loses_no_count() {
+    let (origin, let_go) = holding().await;
+    let gateway = Gateway::start(&named(&origin, 1, ""));
+    let mut clients = [Client::connect(gateway.address()).await, Client::connect(gateway.address()).await];
+    let queued = "witgate_requests_queued{upstream=\"configured\"}";
+    for (client, waiting) in clients.iter_mut().zip(["0", "1"]) {
+        client.send("GET /configured HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        gateway::until("it waits or not", async || {
+            metric(&gateway, queued).await.as_deref() == Some(waiting)
+        })
+        .await;
+    }
+    gateway::until("one is there", async || origin.seen().len() == 1).await;
+    // Something else changes.
+    let more = "timeouts = { response_ms = 25000 }\n[[route]]\npath = '/new'\nupstream = 'configured'";
+    gateway.reconfigure(&named(&origin, 1, more));
+    let mut client = Client::connect(gateway.address()).await;
+    gateway::until("the new route is there", async || {
+        Client::connect(gateway.address()).await.get("/new").await.reason() == Some("queue-full")
+    })
+    .await;
+    assert_eq!(client.get("/configured").await.reason(), Some("queue-full"));
+    // A higher limit lets go who waits.
+    gateway.reconfigure(&named(&origin, 2, more));
+    gateway::until("both are there", async || origin.seen().len() == 2).await;
+    let_go.add_permits(2);
+    for client in &mut clients {
+        assert_eq!(client.answer().await.text(), "/configured");
+    }
+}
