@@ -84,7 +84,7 @@ impl Stage {
             fs::read_to_string(state.join("lists/orders.json")).unwrap().contains(&new.address.to_string())
         );
         assert!(metrics(gateway).await.contains("witgate_unsaved{upstream=\"orders\"} 0"));
-        assert!(gateway.log().contains("List saved again"), "{}", gateway.log());
+        gateway.logged("List saved again").await;
         Outcome::without_failure(traffic.stop().await, right)
     }
 }

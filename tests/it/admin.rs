@@ -249,7 +249,7 @@ async fn what_was_answered_as_done_outlives_a_kill() {
     std::fs::write(&path, &text[..text.len() - 7]).unwrap();
     let gateway = gateway.restart().await;
     assert_eq!(ids(&gateway).await, ["i1", "i2", "i3"]);
-    assert!(gateway.log().contains("1 line damaged"), "{}", gateway.log());
+    gateway.logged("1 line damaged").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

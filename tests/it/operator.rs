@@ -87,7 +87,7 @@ async fn a_pin_outlives_a_restart_and_says_so_everywhere() {
     assert_eq!((&upstream["endpoint_count"], &upstream["pinned"]["endpoints"]), (&json!(2), &json!(2)));
     let metrics = gateway.session_to_admin().get("/metrics").await.text();
     assert!(metrics.lines().any(|line| line == r#"witgate_pinned{upstream="orders"} 1"#), "{metrics}");
-    assert!(gateway.log().contains("List is pinned"), "{}", gateway.log());
+    gateway.logged("List is pinned").await;
 
     let said = done(&gateway, &["unpin", "orders"]);
     assert_eq!(said, "orders is what its sources say again, with 3 endpoints\n");

@@ -318,7 +318,7 @@ async fn a_configuration_that_lacks_a_plugin_is_taken_when_the_plugin_comes() {
 
         // A gateway that starts with it goes on without the plugin, and its other settings can be changed.
         let gateway = Gateway::start_in(folder(&[]), &config);
-        assert!(log(&gateway).contains(&reason), "{}", gateway.log());
+        until("it says so", || async { log(&gateway).contains(&reason) }).await;
         gateway.reconfigure(&marked);
         until("another change is taken", || async { gateway.get("/").await.status != StatusCode::NOT_FOUND })
             .await;

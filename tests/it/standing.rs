@@ -169,7 +169,7 @@ async fn an_answer_that_is_suspect_freezes_the_list_and_is_shown() {
     let shown = json!({ "kind": "suspect", "error": "suspect: cut by missing rights\\u{1b}[2J" });
     assert_eq!(failure, shown);
     until_requests_go_to(&gateway, &["one", "other"]).await;
-    assert!(gateway.log().contains("suspect, list kept"), "{}", gateway.log());
+    gateway.logged("suspect, list kept").await;
 
     // As an answer to the first question, too.
     let gateway = gateway.restart().await;

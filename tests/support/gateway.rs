@@ -164,6 +164,11 @@ impl Gateway {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until the log has this text. Lines are written beside what they tell of, so they may come after it.
+    pub async fn logged(&self, text: &str) {
+        until(&format!("the log says {text:?}"), || async { self.log().contains(text) }).await;
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
