@@ -119,19 +119,29 @@ async fn back(gateway: &Gateway, before: Holds) {
 }
 
 async fn leaves_nothing(origin: Origin, request: &'static str) {
-    nothing_is_left(gateway(&[origin.address], ""), request).await;
+    nothing_is_left(gateway(&[origin.address], ""), request, REQUESTS / 10).await;
 }
 
-async fn nothing_is_left(gateway: Gateway, request: &'static str) {
+/// After so many requests its heap is as large as it will be.
+async fn nothing_is_left(gateway: Gateway, request: &'static str, warm_up: u64) {
     let before = holds(&gateway).await;
-    send(gateway.address(), request, REQUESTS / 10).await;
+    send(gateway.address(), request, warm_up).await;
     back(&gateway, before).await;
     let (memory, open) = (gateway.memory(), descriptors(&gateway));
     send(gateway.address(), request, REQUESTS - REQUESTS / 10).await;
     back(&gateway, before).await;
     let left = descriptors(&gateway).saturating_sub(open);
     assert!(left <= QUESTIONS, "{left} descriptors");
-    let grown = gateway.memory().saturating_sub(memory);
+    let mut grown = gateway.memory().saturating_sub(memory);
+    // What a heap keeps of a burst goes up and down, what leaks only up.
+    for _ in 0..3 {
+        if grown < GROWTH {
+            break;
+        }
+        send(gateway.address(), request, REQUESTS).await;
+        back(&gateway, before).await;
+        grown = gateway.memory().saturating_sub(memory);
+    }
     assert!(grown < GROWTH, "{grown} bytes");
 }
 
@@ -152,7 +162,7 @@ async fn clients_that_wait_in_line() {
          pool = { max_idle = 0 }
          limits = { max_in_flight = 5, max_in_flight_per_endpoint = 4, queue = 20, queue_ms = 20 }";
     let origin = Origin::start("ok").await;
-    nothing_is_left(gateway(&[origin.address], limits), GET).await;
+    nothing_is_left(gateway(&[origin.address], limits), GET, REQUESTS / 10).await;
 }
 
 #[tokio::test]
@@ -160,7 +170,7 @@ async fn clients_that_wait_in_line_for_endpoints_that_hang() {
     let limits = "breaker = true
          limits = { max_in_flight = 5, adaptive = true, queue = 100, queue_ms = 1000 }";
     let origin = Origin::replying(|_| Reply::Hang).await;
-    nothing_is_left(gateway(&[origin.address], limits), GET).await;
+    nothing_is_left(gateway(&[origin.address], limits), GET, REQUESTS / 10).await;
 }
 
 #[tokio::test]
@@ -269,7 +279,7 @@ async fn tried_again(mode: &str) {
              pool = {{ idle_timeout_ms = 200 }}
              health = {{ max_ejected = 0 }}"
         );
-        nothing_is_left(gateway(&addresses, &settings), request).await;
+        nothing_is_left(gateway(&addresses, &settings), request, REQUESTS).await;
     }
 }
 
