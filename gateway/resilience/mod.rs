@@ -10,6 +10,8 @@ mod line;
 mod percentile;
 mod policy;
 mod rate;
+#[cfg(test)]
+mod simulation;
 mod tried;
 
 pub use aimd::{Bounds, MOST as MOST_IN_FLIGHT};
