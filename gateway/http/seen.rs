@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::syntax::field::is_odd;
+use crate::syntax::field::{OURS, is_odd};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -108,27 +108,15 @@ fn is_of_interest(name: &str) -> bool {
 
 /// For each first byte, one bit for each length that a name of interest with it has.
 const LENGTHS: [u32; 256] = {
-    let names = [
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "proxy-authorization",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-        "http2-settings",
-        "expect",
-        "forwarded",
-        "cdn-loop",
-        "trailer",
-        "content-length",
-    ];
     let mut lengths = [0; 256];
     let mut place = 0;
-    while place < names.len() {
-        lengths[names[place].as_bytes()[0] as usize] |= length_bit(names[place].len());
+    while place < OURS.len() {
+        lengths[OURS[place].as_bytes()[0] as usize] |= length_bit(OURS[place].len());
         place += 1;
     }
+    lengths[b't' as usize] |= length_bit("trailer".len());
+    // Every request has it, and it is read elsewhere.
+    lengths[b'h' as usize] &= !length_bit("host".len());
     // `x-forwarded-` and anything behind it.
     lengths[b'x' as usize] = u32::MAX << 12;
     lengths

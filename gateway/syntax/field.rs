@@ -1,24 +1,26 @@
 //! Names of headers that mean something to a gateway.
 
+/// Headers of the gateway's, or about the message itself; beside all that begin with `x-forwarded-`. In lower case.
+pub const OURS: [&str; 13] = [
+    "forwarded",
+    "host",
+    "content-length",
+    "cdn-loop",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+    "expect",
+];
+
 /// Whether an endpoint believes that a header with this name is the gateway's, or it is about the message itself. A client
 /// neither takes such a header away by naming it in `Connection`, nor sends it as a trailer or under a name that some
 /// servers take for the same. Names are in lower case.
 pub fn is_ours(name: &str) -> bool {
-    const OURS: [&str; 13] = [
-        "forwarded",
-        "host",
-        "content-length",
-        "cdn-loop",
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "proxy-authorization",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-        "http2-settings",
-        "expect",
-    ];
     name.starts_with("x-forwarded-") || OURS.contains(&name)
 }
 
