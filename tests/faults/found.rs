@@ -48,10 +48,14 @@ pub async fn strangers_come_first() -> Outcome {
     let lists = gateway.folder().join("state/lists");
     until("the list is on disk", || async {
         std::fs::read_dir(&lists).is_ok_and(|files| {
-            files.flatten().any(|file| {
-                std::fs::read_to_string(file.path())
-                    .is_ok_and(|list| list.contains(&backends[1].address.to_string()))
-            })
+            // What is still being written has another name.
+            let lists = files
+                .flatten()
+                .map(|file| file.path())
+                .filter(|path| path.extension() == Some("json".as_ref()));
+            lists
+                .map(std::fs::read_to_string)
+                .any(|list| list.is_ok_and(|list| list.contains(&backends[1].address.to_string())))
         })
     })
     .await;
