@@ -79,9 +79,15 @@ fn absolute(target: &[u8]) -> Result<(), TargetError> {
     if named && http::Uri::try_from(target).is_ok() { Ok(()) } else { Err(TargetError::Invalid) }
 }
 
-/// Whether a host says anything: the root of all names does not.
-fn is_name(text: &[u8], authority: &authority::Authority) -> bool {
-    !matches!(&text[..authority.host], b"" | b".")
+/// Whether a host says anything: the root of all names does not, nor do dots alone, however they are written.
+fn is_name(text: &[u8], found: &authority::Authority) -> bool {
+    let host = &text[..found.host];
+    // Hardly any begins with one of these.
+    if !matches!(host.first(), None | Some(b'.' | b'%')) {
+        return true;
+    }
+    let host = String::from_utf8_lossy(host);
+    !authority::normal(&host).bytes().all(|byte| byte == b'.')
 }
 
 /// Whether a value of `Host` is one: none if it is invalid, and else whether it names a host.
@@ -328,6 +334,11 @@ mod tests {
             ("", Some(false)),
             (":80", Some(false)),
             (".", Some(false)),
+            ("..", Some(false)),
+            ("%2e", Some(false)),
+            (".%2E.:80", Some(false)),
+            (".a", Some(true)),
+            ("%61", Some(true)),
             ("a b", None),
             ("a, b", None),
             ("a/b", None),
