@@ -18,8 +18,8 @@ use super::{
 /// A body for an endpoint.
 pub(super) enum RequestBody {
     Empty,
-    /// Can be sent once.
-    Live(Live),
+    /// Can be sent once. In a box, because requests are moved about and most have no body.
+    Live(Box<Live>),
     /// Can be sent again, as long as it is no longer than what is kept.
     Kept(Replay),
 }
@@ -89,7 +89,7 @@ impl Uploaded {
             (most.unwrap_or(u64::MAX), keep.filter(|most| incoming.size_hint().lower() <= *most as u64));
         let live = Live { incoming, waits: waits.upload(), course: course.clone(), left };
         let (body, kept) = match keep {
-            None => (RequestBody::Live(live), None),
+            None => (RequestBody::Live(Box::new(live)), None),
             Some(most) => {
                 let kept = Kept::new(live, most);
                 (RequestBody::Kept(kept.replay()), Some(kept))

@@ -6,7 +6,11 @@ use std::{
     net::Shutdown,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    task::{Context, Poll, Wake, Waker, ready},
 };
 
 use rustix::{
@@ -31,11 +35,60 @@ pub struct Stream {
     piece: Vec<u8>,
     /// The runtime was told that nothing is there to be read, though something may be.
     hidden: bool,
+    reader: Reader,
+}
+
+/// Knows whether there is any use in asking the runtime if something is to be read. Whoever reads is woken for much else,
+/// and HTTP parsers then try once more, several times for each message.
+#[derive(Default)]
+struct Reader(Option<(Arc<Wakeup>, Waker)>);
+
+/// Wakes who reads, and remembers it.
+struct Wakeup {
+    reader: Waker,
+    /// Something may have come since the runtime said that nothing was there.
+    due: AtomicBool,
+}
+
+impl Wake for Wakeup {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.due.store(true, SeqCst);
+        self.reader.wake_by_ref();
+    }
+}
+
+impl Reader {
+    /// Asks, if there is any use in it. All that registers with the runtime for reading goes through this: it remembers the
+    /// last waker only.
+    fn ask<T>(&mut self, cx: &Context<'_>, ask: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        let (wakeup, waker) = match &mut self.0 {
+            Some(known) if known.0.reader.will_wake(cx.waker()) => known,
+            other => {
+                let wakeup = Arc::new(Wakeup { reader: cx.waker().clone(), due: AtomicBool::new(true) });
+                other.insert((wakeup.clone(), wakeup.into()))
+            }
+        };
+        if !wakeup.due.load(SeqCst) {
+            return Poll::Pending;
+        }
+        // Before asking: what comes meanwhile sets it again.
+        wakeup.due.store(false, SeqCst);
+        let answer = ask(&mut Context::from_waker(waker));
+        if answer.is_ready() {
+            wakeup.due.store(true, SeqCst);
+        }
+        answer
+    }
 }
 
 impl Stream {
     pub fn new(socket: TcpStream) -> Self {
-        Self { socket: Rc::new(RefCell::new(socket)), meter: Rc::default(), piece: Vec::new(), hidden: false }
+        let socket = Rc::new(RefCell::new(socket));
+        Self { socket, meter: Rc::default(), piece: Vec::new(), hidden: false, reader: Reader::default() }
     }
 
     /// What tells of the socket while the stream is elsewhere.
@@ -55,16 +108,19 @@ impl Stream {
     /// Ready as soon as the peer has closed its sending side or reset the connection, also when bytes that it sent
     /// before are still unread. Reads nothing.
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let socket = self.socket.borrow();
-        loop {
-            if ready!(socket.poll_read_ready(cx)).is_err() || shows(&socket, PollFlags::RDHUP) {
-                return Poll::Ready(());
+        let Self { socket, hidden, reader, .. } = self;
+        let socket = socket.borrow();
+        reader.ask(cx, |cx| {
+            loop {
+                if ready!(socket.poll_read_ready(cx)).is_err() || shows(&socket, PollFlags::RDHUP) {
+                    return Poll::Ready(());
+                }
+                // There are bytes, and nothing else. The runtime wakes for what comes next only when it believes that
+                // there is nothing now.
+                *hidden = true;
+                forget(&socket, Interest::READABLE);
             }
-            // There are bytes, and nothing else. The runtime wakes for what comes next only when it believes that
-            // there is nothing now.
-            self.hidden = true;
-            forget(&socket, Interest::READABLE);
-        }
+        })
     }
 
     /// Whether bytes may be there that reading would give at once, and of which nothing wakes.
@@ -105,7 +161,8 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         if !self.hidden || self.read_hidden(buf)?.is_pending() {
-            ready!(Pin::new(&mut *self.socket.borrow_mut()).poll_read(cx, buf))?;
+            let Self { socket, reader, .. } = &mut *self;
+            ready!(reader.ask(cx, |cx| Pin::new(&mut *socket.borrow_mut()).poll_read(cx, buf)))?;
         }
         self.meter.count_read(buf.filled().len() - before);
         Poll::Ready(Ok(()))
@@ -253,6 +310,38 @@ mod tests {
         peer.read_exact(&mut buf).await.unwrap();
         drop(peer);
         assert!(matches!(stream.read(&mut buf).await, Ok(0)));
+    }
+
+    #[tokio::test]
+    async fn who_reads_is_woken_wherever_it_is_and_whatever_it_waited_for() {
+        let (mut peer, mut stream) = pair().await;
+        let mut buf = [0; 3];
+        for round in 0..20 {
+            // Each asks from a task of its own, now for bytes, now for the end.
+            let asked = tokio::time::timeout(Duration::from_millis(2), async {
+                tokio::select! {
+                    _ = stream.read(&mut buf) => panic!("nothing has come"),
+                    () = std::future::pending() => {}
+                }
+            });
+            assert!(asked.await.is_err());
+            if round % 2 == 0 {
+                let waited = tokio::time::timeout(Duration::from_millis(2), closed(&mut stream));
+                assert!(waited.await.is_err());
+            }
+            let local = tokio::task::LocalSet::new();
+            let reading = local.run_until(async {
+                let reading = tokio::task::spawn_local(async move {
+                    stream.read_exact(&mut buf).await.unwrap();
+                    stream
+                });
+                peer.write_all(b"abc").await.unwrap();
+                reading.await.unwrap()
+            });
+            stream = tokio::time::timeout(Duration::from_secs(5), reading).await.expect("it is woken");
+        }
+        drop(peer);
+        tokio::time::timeout(Duration::from_secs(5), closed(&mut stream)).await.expect("the end is seen");
     }
 
     #[tokio::test]

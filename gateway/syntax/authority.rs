@@ -24,15 +24,9 @@ pub fn parse(text: &[u8]) -> Option<Authority> {
         let normal = literal(&text[1..end])?;
         return Some(Authority { host: end + 1, port: port(&text[end + 1..])?, normal });
     }
-    let (mut end, mut seen) = (0, 0);
-    while let Some(byte) = text.get(end) {
-        let kind = KINDS[*byte as usize];
-        if kind == END {
-            break;
-        }
-        seen |= kind;
-        end += 1;
-    }
+    let end = memchr::memchr(b':', text).unwrap_or(text.len());
+    // Folded without a short cut: names are short, and most have nothing in them that is worth a second look.
+    let seen = text[..end].iter().fold(0, |seen, byte| seen | KINDS[*byte as usize]);
     if seen & NEVER != 0 || seen & SPECIAL != 0 && !path::is_encoded_well(&text[..end]) {
         return None;
     }
@@ -109,8 +103,6 @@ const UPPER: u8 = 1;
 /// Is followed by two digits.
 const SPECIAL: u8 = 2;
 const NEVER: u8 = 4;
-/// What comes behind it is the port.
-const END: u8 = 8;
 
 /// What a byte of a name means; zero for most.
 const KINDS: [u8; 256] = {
@@ -118,7 +110,6 @@ const KINDS: [u8; 256] = {
     let mut byte = 0;
     while byte < kinds.len() {
         kinds[byte] = match byte as u8 {
-            b':' => END,
             b'%' => SPECIAL,
             b'A'..=b'Z' => UPPER,
             other if !is_name(other) => NEVER,

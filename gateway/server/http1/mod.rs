@@ -74,6 +74,9 @@ where
         let mut connection = http1::Builder::new()
             // The filter and the watch keep the limits of heads and the times.
             .header_read_timeout(None)
+            // Who has gone is found out below. The parser would try to read in the middle of each answer, and take room
+            // for what it never gets.
+            .half_close(true)
             .max_buf_size(buffer(longest_head))
             .serve_connection(TokioIo::new(filter), &service);
         let mut finishing = false;
