@@ -12,9 +12,11 @@ use tokio::sync::watch;
 
 use super::{Change, Endpoint, Member, Offered, Snapshot, Stats, UpstreamName, slots::Slots};
 
-/// How long statistics of an address are kept after it left, and of how many addresses.
+/// How long statistics of an address are kept after it left, and of how many addresses. Each is looked at when the list
+/// changes, so they are few; fewer yet are kept whatever their age.
 const RETIRED_FOR: Duration = Duration::from_secs(600);
-const RETIRED_MOST: usize = 10_000;
+const RETIRED_MOST: usize = 1_000;
+const RETIRED_FEW: usize = 256;
 
 /// How long a worker may take to pick from a new list before it is said to be behind.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
@@ -157,7 +159,6 @@ impl Publisher {
         if changes.is_empty() {
             return None;
         }
-        self.forget_retired(now);
         let next = self.shared.current.load().apply(changes, SystemTime::now());
         published.generation = next.generation();
         self.shared.current.store(Arc::new(next));
@@ -208,10 +209,11 @@ impl Publisher {
 
     /// Says of every endpoint that is not offered whether it has left, or is only out: `listed` says who is still in the
     /// list.
-    pub fn tell_left(&self, listed: impl Fn(SocketAddr) -> bool, now: Instant) {
+    pub fn tell_left(&mut self, listed: impl Fn(SocketAddr) -> bool, now: Instant) {
         for (address, (_, stats)) in &self.retired {
             stats.set_left(!listed(*address), now);
         }
+        self.forget_retired(now);
     }
 
     fn change(&mut self, offer: Offered, now: Instant, published: &mut Published) -> Option<Change> {
@@ -248,13 +250,14 @@ impl Publisher {
         }
     }
 
+    /// Forgets statistics of endpoints that have left. Only of these, and after they were told so: requests that are under
+    /// way to an endpoint see in its statistics when it leaves.
     fn forget_retired(&mut self, now: Instant) {
-        if self.retired.len() > RETIRED_MOST {
-            self.retired.clear();
-        }
-        // Looked through only now and then: removals are rare and the map is small.
-        if self.retired.len() > 256 {
-            self.retired.retain(|_, (since, _)| now.saturating_duration_since(*since) < RETIRED_FOR);
+        for (most, age) in [(RETIRED_FEW, RETIRED_FOR), (RETIRED_MOST, Duration::ZERO)] {
+            if self.retired.len() > most {
+                let young = |since: Instant| now.saturating_duration_since(since) < age;
+                self.retired.retain(|_, (since, stats)| !stats.has_left() || young(*since));
+            }
         }
     }
 }
@@ -336,6 +339,28 @@ mod tests {
         publisher.publish(vec![Offer::Put(endpoint(1, 7))], now);
         let snapshot = reader.snapshot();
         assert!(Arc::ptr_eq(snapshot.iter().next().unwrap().stats(), &before));
+    }
+
+    #[test]
+    fn who_is_forgotten_has_been_told_that_it_left() {
+        let (mut publisher, reader) = Publisher::new(UpstreamName::new("orders"));
+        let (now, ports) = (Instant::now(), 1..=3 * RETIRED_MOST as u16);
+        publisher.publish(ports.clone().map(|port| Offer::Put(endpoint(port, 1))).collect(), now);
+        let all: Vec<_> = reader.snapshot().iter().cloned().collect();
+        publisher
+            .publish(ports.map(|port| Offer::Remove(endpoint(port, 1).address)).collect::<Vec<_>>(), now);
+        // A third of them is ejected, and still in the list.
+        let listed = |address: SocketAddr| address.port().is_multiple_of(3);
+        publisher.tell_left(listed, now);
+        let told = |member: &Member, listed: &dyn Fn(SocketAddr) -> bool| {
+            member.stats().has_left() != listed(member.address())
+        };
+        assert!(all.iter().all(|member| told(member, &listed)));
+        assert_eq!(publisher.retired.len(), RETIRED_MOST);
+        // Those are told when they leave, however late that is.
+        publisher.tell_left(|_| false, now + RETIRED_FOR);
+        assert!(all.iter().all(|member| told(member, &|_| false)));
+        assert!(publisher.retired.is_empty());
     }
 
     #[test]

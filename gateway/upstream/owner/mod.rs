@@ -494,7 +494,10 @@ impl Owner {
     fn refresh(&mut self) {
         let unsaved = self.unsaved.clone();
         if self.untold {
-            self.publisher.tell_left(|address| self.lists(address), now());
+            let Self { publisher, health, sources, .. } = self;
+            let listed =
+                |address| health.get(address).is_some() || sources.iter().any(|source| source.lists(address));
+            publisher.tell_left(listed, now());
         }
         if !std::mem::take(&mut self.untold) && self.status.borrow().unsaved == unsaved {
             return;
@@ -555,11 +558,6 @@ impl Owner {
     /// Whether anybody offers, holds or pins this address.
     fn knows(&self, address: SocketAddr) -> bool {
         self.health.get(address).is_some() || self.sources.iter().any(|source| source.knows(address))
-    }
-
-    /// Whether an address is in the list in force, or in that of a source.
-    fn lists(&self, address: SocketAddr) -> bool {
-        self.health.get(address).is_some() || self.sources.iter().any(|source| source.lists(address))
     }
 
     fn is_waiting(&self) -> bool {
