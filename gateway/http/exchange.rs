@@ -172,15 +172,18 @@ impl Exchange {
         self.own_policy.as_deref().unwrap_or(&self.target.upstream.config.retries)
     }
 
-    /// Hands on the answer whose head is there; its body goes by itself. None: no head is there.
-    pub(super) fn answer(mut self: Box<Self>) -> Option<Response<ReplyBody>> {
+    /// Hands on the answer whose head is there; its body goes by itself.
+    pub(super) fn answer(mut self: Box<Self>) -> Response<ReplyBody> {
         if self.aside.is_some() {
             self.forget_aside();
         }
         let Self { peer, target, inbound, mut record, waits, upload, heads, tries, headed, mut held, .. } =
             *self;
-        let Tries::One(Try { opened, step: Step::Sent(attempt), .. }) = tries else { return None };
-        let Headed { mut response, seen, at, well, success } = headed?;
+        let (Tries::One(Try { opened, step: Step::Sent(attempt), .. }), Some(headed)) = (tries, headed)
+        else {
+            return missing(&target, record);
+        };
+        let Headed { mut response, seen, at, well, success } = headed;
         held.answered(&target.upstream.config, response.status(), at);
         let Attempt { connection, spare, switched, .. } = attempt;
         let interim = connection.interim();
@@ -198,7 +201,7 @@ impl Exchange {
         *response.version_mut() = Version::HTTP_11;
         record.answered(response.status().as_u16(), at);
         let Opened { member, in_flight, .. } = opened;
-        Some(response.map(|incoming| match switched {
+        response.map(|incoming| match switched {
             Some(switched) if switching => {
                 record.ended();
                 in_flight.stats().confirm();
@@ -222,7 +225,7 @@ impl Exchange {
                 };
                 ReplyBody::passing(incoming, ending, waits, record)
             }
-        }))
+        })
     }
 
     /// Answers in the endpoint's place.
@@ -245,4 +248,13 @@ impl Exchange {
         self.record.ended();
         response
     }
+}
+
+/// Answers where an answer was to be and is not: a mistake of ours that nobody may wait for.
+fn missing(target: &Target, mut record: Record) -> Response<ReplyBody> {
+    tracing::error!(upstream = %target.upstream.name(), "An answer was lost; please report this");
+    let response = RequestError::Lost.response();
+    record.answered(response.status().as_u16(), Instant::now());
+    record.ended();
+    response
 }

@@ -33,6 +33,7 @@
 //! | `expectation-failed` | 417 | the request expects something else than `100-continue` |
 //! | `loop-detected` | 508 | the request has been here three times, as `CDN-Loop` says |
 //! | `shutting-down` | 503 | the gateway is shutting down |
+//! | `internal-error` | 500 | the gateway has lost the answer, which is a fault of it; its log says more |
 //! | `connect-not-supported` | 501 | the method is CONNECT |
 //! | `head-too-large` | 431 | the request head is longer than `max_header_bytes` or has over 100 lines |
 //! | `head-timeout` | 408 | the request head did not come within `header_timeout` |
@@ -103,6 +104,8 @@ pub(super) enum RequestError {
     Expectation,
     #[error("the request has been here too often")]
     Loop,
+    #[error("the answer was lost in the gateway")]
+    Lost,
     #[error("request refused: {0}")]
     Refused(#[from] Refusal),
 }
@@ -192,6 +195,7 @@ impl RequestError {
                 (StatusCode::EXPECTATION_FAILED, "expectation-failed", "only 100-continue can be expected")
             }
             Self::Loop => (StatusCode::LOOP_DETECTED, "loop-detected", "the request goes round in a circle"),
+            Self::Lost => (StatusCode::INTERNAL_SERVER_ERROR, "internal-error", "a fault of the gateway"),
             Self::Refused(refusal) => refused(*refusal),
         }
     }
@@ -216,7 +220,8 @@ impl RequestError {
             | Self::NotSent(_)
             | Self::TooFast(_)
             | Self::NoUpstream
-            | Self::Loop => Fault::Local,
+            | Self::Loop
+            | Self::Lost => Fault::Local,
         }
     }
 

@@ -181,12 +181,10 @@ impl Future for Call {
         if let Self::Going(exchange) = call {
             let headed = ready!(exchange.poll(cx));
             if let Self::Going(exchange) = mem::replace(call, Self::Over) {
-                let answer = match headed {
+                return Poll::Ready(match headed {
                     Ok(()) => exchange.answer(),
-                    Err(error) => Some(exchange.fail(&error)),
-                };
-                // There is one once there is a head.
-                return answer.map_or(Poll::Pending, Poll::Ready);
+                    Err(error) => exchange.fail(&error),
+                });
             }
         }
         match mem::replace(call, Self::Over) {
