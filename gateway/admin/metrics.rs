@@ -91,10 +91,9 @@ fn overload(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
         counts.map(|(refused, count)| ([upstream.name().as_str(), refused.as_str()], count))
     });
     series(exposition, &names::REFUSED, refused);
-    let open = upstreams.iter().filter_map(|upstream| {
-        let is_open = upstream.breaker.as_ref()?.is_open(upstream.config.breaker.as_ref()?, now);
-        Some(([upstream.name().as_str()], u64::from(is_open)))
-    });
+    let open = upstreams
+        .iter()
+        .filter_map(|upstream| Some(([upstream.name().as_str()], u64::from(upstream.is_breaker_open(now)?))));
     series(exposition, &names::BREAKER_OPEN, open);
     let of = |figure: fn(&Gate) -> u32| {
         upstreams.iter().filter_map(move |upstream| {

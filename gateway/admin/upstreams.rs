@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::Serialize;
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     catalog::{Catalog, Upstream},
     connector::memory::label_object,
+    resilience::{Gate, MOST_IN_FLIGHT},
     selector::Progress,
     telemetry::text::shown,
     upstream::{self, Addresses, SourceName, UpstreamName},
@@ -47,6 +48,10 @@ struct Summary {
     unused_count: usize,
     /// The share of requests that is to stay in the zone of the gateway; null where zones are not looked at.
     zone_share: Option<f64>,
+    /// Null where nothing limits them.
+    requests: Option<Requests>,
+    /// Whether the breaker refuses requests; null without one.
+    breaker_open: Option<bool>,
     panic: bool,
     /// Nobody gets requests, because the instances there are have weight 0.
     drained: bool,
@@ -65,6 +70,15 @@ pub(super) struct Detail {
     ejected: Vec<Ejected>,
     standby: Vec<Standby>,
     history: Vec<Generation>,
+}
+
+#[derive(Serialize)]
+struct Requests {
+    in_flight: u32,
+    /// How many may be in flight; null where only endpoints have a limit.
+    limit: Option<u32>,
+    /// They wait for others to end.
+    queued: u32,
 }
 
 #[derive(Serialize)]
@@ -242,6 +256,8 @@ fn summary(upstream: &Upstream, found: bool, now: SystemTime) -> Summary {
         slow_start_count: status.starting,
         unused_count: status.unused,
         zone_share: status.local,
+        requests: upstream.gate.as_deref().map(requests),
+        breaker_open: upstream.is_breaker_open(Instant::now()),
         panic: status.panic,
         drained: status.drained,
         unsaved: status.unsaved.as_ref().map(|reason| shown(reason).to_string()),
@@ -252,6 +268,11 @@ fn summary(upstream: &Upstream, found: bool, now: SystemTime) -> Summary {
         sources: status.sources.iter().map(|status| source(status, now)).collect(),
         workers: upstream.progress.iter().map(|progress| worker(progress, upstream)).collect(),
     }
+}
+
+fn requests(gate: &Gate) -> Requests {
+    let limit = Some(gate.limit()).filter(|limit| *limit < MOST_IN_FLIGHT);
+    Requests { in_flight: gate.in_flight(), limit, queued: gate.waiting() }
 }
 
 fn source(status: &upstream::SourceStatus, now: SystemTime) -> Source {

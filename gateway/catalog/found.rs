@@ -58,6 +58,26 @@ impl Running {
         self.listed
     }
 
+    /// Takes over what a configuration says of it. False: it cannot, and is to be found anew when it is asked for.
+    fn takes_over(&mut self, config: &Config, parts: &Parts) -> bool {
+        let before = &self.upstream.config;
+        let of_route =
+            |route: &&ByName| before.sources.iter().all(|source| source.registry == route.registry);
+        // All routes to one registry say the same of the services there.
+        let Some(route) = routes_by_name(config).find(of_route) else { return false };
+        let settings = settings(route, before.name.clone(), before.sources.clone());
+        if !self.feed.suits(&settings, config) {
+            return false;
+        }
+        if settings != **before {
+            let selector = (parts.selector)(&settings.selector.plugin);
+            self.upstream = Arc::new(self.upstream.with_config(Arc::new(settings), selector));
+            self.feed.configure(&self.upstream.config, config);
+        }
+        (self.unused_after, self.unknown_for) = (route.unused_after, route.unknown_for);
+        true
+    }
+
     fn is_unused(&mut self, now: Instant) -> bool {
         let status = self.upstream.status();
         let live = status.sources.iter().all(|source| source.origin == Origin::Live);
@@ -123,11 +143,7 @@ impl FoundUpstreams {
         parts: &Parts,
     ) -> Option<Running> {
         let source = config::Source { registry: route.registry.clone(), service: service.clone() };
-        let settings = config::Upstream {
-            name: name.clone(),
-            sources: vec![source],
-            ..config::Upstream::clone(&route.template)
-        };
+        let settings = settings(route, name.clone(), vec![source]);
         let feed = Feed::start(name.clone(), &settings, config, parts, None).await?;
         let selector = (parts.selector)(&settings.selector.plugin);
         let (reader, owner) = (feed.reader.clone(), feed.owner_side.clone());
@@ -223,34 +239,11 @@ impl FoundUpstreams {
         }
     }
 
-    /// Another configuration is in force: what it would start otherwise is dropped, and found anew when asked for.
-    pub(super) fn reconcile(&mut self, config: &Config) {
-        let templates: Vec<&ByName> = config
-            .routes
-            .iter()
-            .filter_map(|route| match &route.target {
-                config::Target::ByName(by_name) => Some(by_name),
-                _ => None,
-            })
-            .collect();
-        let goes_on = |running: &Running| {
-            let settings = &running.upstream.config;
-            let same = |by_name: &&&ByName| {
-                settings.sources.iter().all(|source| source.registry == by_name.registry)
-                    && **settings
-                        == config::Upstream {
-                            name: settings.name.clone(),
-                            sources: settings.sources.clone(),
-                            ..config::Upstream::clone(&by_name.template)
-                        }
-            };
-            templates.iter().any(|by_name| same(&by_name)) && running.feed.suits(settings, config)
-        };
-        let over: Vec<_> = self.running.extract_if(|_, running| !goes_on(running)).collect();
+    /// Another configuration is in force. What goes on keeps its list and its counts; the rest is dropped, and found anew
+    /// when it is asked for.
+    pub(super) fn reconcile(&mut self, config: &Config, parts: &Parts) {
+        let over: Vec<_> = self.running.extract_if(|_, running| !running.takes_over(config, parts)).collect();
         self.unknown.clear();
-        if over.is_empty() {
-            return;
-        }
         for (name, running) in over {
             self.ending.insert(name, tokio::spawn(running.feed.end()));
         }
@@ -261,6 +254,18 @@ impl FoundUpstreams {
         let all = self.running.iter().map(|(name, running)| (name.clone(), running.upstream.clone()));
         self.published.send_replace(Arc::new(all.collect()));
     }
+}
+
+fn routes_by_name(config: &Config) -> impl Iterator<Item = &ByName> {
+    config.routes.iter().filter_map(|route| match &route.target {
+        config::Target::ByName(by_name) => Some(by_name),
+        _ => None,
+    })
+}
+
+/// Those of a service that a route finds.
+fn settings(route: &ByName, name: UpstreamName, sources: Vec<config::Source>) -> config::Upstream {
+    config::Upstream { name, sources, ..config::Upstream::clone(&route.template) }
 }
 
 async fn answer_when_known(

@@ -180,7 +180,7 @@ impl Task {
         let upstreams =
             prepared.iter().map(|(name, running)| (name.clone(), running.upstream.clone())).collect();
         prepared.values().for_each(|running| running.feed.configure(&running.upstream.config, &config));
-        self.found.reconcile(&config);
+        self.found.reconcile(&config, &self.parts);
         let table = Table::new(config.clone(), upstreams, Some(&self.table.borrow()));
         self.table.send_replace(Arc::new(table));
         let old = std::mem::replace(&mut self.running, prepared);

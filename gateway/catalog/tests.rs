@@ -17,7 +17,7 @@ use crate::{
     bindings::wit,
     config::{ByName, NameFrom, NamePattern, Target},
     registry::{BoxFuture, Failure, Registry, Subscription},
-    resilience::RetryPolicy,
+    resilience::{BreakerPolicy, RetryPolicy},
     upstream::{Evidence, OfferPolicy, Order, OrderError},
 };
 
@@ -232,6 +232,39 @@ async fn a_service_found_by_name_keeps_its_list_when_its_registry_is_configured_
     fixture.control.apply(with_registry("main", r#"{"other":1}"#, &[])).await;
     // It is on disk though nobody waited for that.
     assert_eq!(addresses(&fixture.find("a").await.unwrap()), ["10.0.0.1:80"]);
+}
+
+#[tokio::test]
+async fn a_service_found_by_name_goes_on_when_its_route_says_something_else() {
+    let fixture = start(&[("a", "10.0.0.1:80")], &[]).await;
+    let before = fixture.find("a").await.unwrap();
+    let apply = async |change: &dyn Fn(&mut ByName)| {
+        let mut config = Arc::unwrap_or_clone(configured(&[]));
+        let Target::ByName(route) = &mut config.routes[0].target else { unreachable!("it is by name") };
+        change(route);
+        fixture.control.apply(Arc::new(config)).await;
+    };
+    apply(&|route| Arc::make_mut(&mut route.template).breaker = Some(BreakerPolicy::default())).await;
+    let after = fixture.catalog.found()[before.name()].clone();
+    assert!(after.config.breaker.is_some() && after.breaker.is_some());
+    assert!(Arc::ptr_eq(&before.metrics, &after.metrics), "it is the same, with other settings");
+
+    apply(&|route| {
+        Arc::make_mut(&mut route.template).breaker =
+            Some(BreakerPolicy { free: 9, ..BreakerPolicy::default() });
+    })
+    .await;
+    let last = fixture.catalog.found()[before.name()].clone();
+    assert!(
+        Arc::ptr_eq(after.breaker.as_ref().unwrap(), last.breaker.as_ref().unwrap()),
+        "nothing is forgotten"
+    );
+
+    // What concerns nobody but the list of services is taken over, too.
+    apply(&|route| route.unused_after = Duration::ZERO).await;
+    while !fixture.catalog.found().is_empty() {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

@@ -174,6 +174,11 @@ impl Upstream {
         self.budget.take(now, self.metrics.requests(), policy.budget, policy.budget_min)
     }
 
+    /// Whether the breaker refuses requests. None without one.
+    pub fn is_breaker_open(&self, now: Instant) -> Option<bool> {
+        Some(self.breaker.as_ref()?.is_open(self.config.breaker.as_ref()?, now))
+    }
+
     /// How long no request has used it.
     pub fn unused(&self, now: Instant) -> Duration {
         let used = self.started + Duration::from_secs(self.used.load(Relaxed));

@@ -38,7 +38,7 @@ use crate::{
     upstream::{Stats, UpstreamName},
 };
 
-/// How often upstreams that were found by name and are gone are let go.
+/// How often upstreams that were found by name are let go if they are gone.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// An upstream on this worker.
@@ -131,8 +131,9 @@ async fn follow(worker: Rc<Worker>, mut tables: watch::Receiver<Arc<Table>>) {
                 }
                 let table = tables.borrow_and_update().clone();
                 worker.install(&table).await;
+                worker.renew().await;
             }
-            _ = ticks.tick(), if holds => worker.forget(),
+            _ = ticks.tick(), if holds => worker.renew().await,
             // The next time round it ticks.
             () = worker.found_one.notified(), if !holds => {}
         }
@@ -211,13 +212,7 @@ impl Worker {
         {
             return Ok(target);
         }
-        let target = self.make(upstream, None);
-        let mut found = self.found.borrow_mut();
-        if found.is_empty() {
-            self.found_one.notify_one();
-        }
-        found.entry(by_name.registry.clone()).or_default().insert(service, target.clone());
-        Ok(target)
+        Ok(self.put_found(by_name.registry, service, upstream))
     }
 
     /// Exchanges the routes for those of a table. Upstreams that did not change keep their views.
@@ -265,15 +260,37 @@ impl Worker {
         Some(line.unwrap_or_else(|| Rc::new(Line::new(gate.clone(), self.index))))
     }
 
-    /// Drops what the catalog has dropped or replaced.
-    fn forget(&self) {
+    /// Takes over what the catalog says of services that were found by name, and drops what it has dropped.
+    async fn renew(&self) {
         let current = self.catalog.found();
-        self.found.borrow_mut().retain(|_, services| {
-            services.retain(|_, target| {
-                let name = target.upstream.name();
-                current.get(name).is_some_and(|upstream| Arc::ptr_eq(upstream, &target.upstream))
+        let mut changed = Vec::new();
+        self.found.borrow_mut().retain(|registry, services| {
+            services.retain(|service, target| match current.get(target.upstream.name()) {
+                Some(upstream) if Arc::ptr_eq(upstream, &target.upstream) => true,
+                // It goes on with other settings, or it was gone and is there again.
+                Some(upstream) => {
+                    changed.push((registry.clone(), service.clone(), upstream.clone()));
+                    true
+                }
+                None => false,
             });
             !services.is_empty()
         });
+        for (registry, service, upstream) in changed {
+            tokio::task::yield_now().await;
+            self.put_found(registry, service, upstream);
+        }
+    }
+
+    /// A service that was found, in the place of what it was before.
+    fn put_found(&self, registry: Arc<str>, service: Arc<str>, upstream: Arc<Upstream>) -> Rc<Target> {
+        let before = self.found.borrow().get(&registry).and_then(|services| services.get(&service)).cloned();
+        let target = self.make(upstream, before.as_deref());
+        let mut found = self.found.borrow_mut();
+        if found.is_empty() {
+            self.found_one.notify_one();
+        }
+        found.entry(registry).or_default().insert(service, target.clone());
+        target
     }
 }

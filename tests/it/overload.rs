@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::json;
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 use witgate::{
     config::{Limits, RateBy, RouteRate},
@@ -509,6 +510,13 @@ async fn services_found_by_name_have_limits_of_their_own_and_all_of_it_is_counte
     assert_eq!((answer.status, answer.reason()), (503, Some("queue-full")));
     let refused = "witgate_requests_refused_total{upstream=\"main@fixed\",reason=\"queue-full\"}";
     assert_eq!(metric(&gateway, refused).await.as_deref(), Some("1"));
+    let shown = async |name: &str| gateway.api(&format!("/api/v1/upstreams/{name}")).await;
+    let found = shown("main@fixed").await;
+    assert_eq!(found["requests"], json!({ "in_flight": 1, "limit": 1, "queued": 1 }));
+    assert_eq!(found["breaker_open"], false);
+    let configured = shown("configured").await;
+    assert_eq!(configured["requests"], json!({ "in_flight": 0, "limit": 1, "queued": 0 }));
+    assert!(configured["breaker_open"].is_null(), "it has none");
     let_go.add_permits(2);
     for client in &mut clients {
         assert_eq!(client.answer().await.text(), "/svc/main");
@@ -517,32 +525,35 @@ async fn services_found_by_name_have_limits_of_their_own_and_all_of_it_is_counte
 
 #[tokio::test]
 async fn a_reload_puts_other_limits_in_force_and_loses_no_count() {
-    let (origin, let_go) = holding().await;
-    let gateway = Gateway::start(&named(&origin, 1, ""));
-    let mut clients = [Client::connect(gateway.address()).await, Client::connect(gateway.address()).await];
-    let queued = "witgate_requests_queued{upstream=\"configured\"}";
-    for (client, waiting) in clients.iter_mut().zip(["0", "1"]) {
-        client.send("GET /configured HTTP/1.1\r\nhost: a\r\n\r\n").await;
-        gateway::until("it waits or not", async || {
-            metric(&gateway, queued).await.as_deref() == Some(waiting)
+    for (path, name) in [("/configured", "configured"), ("/svc/main", "main@fixed")] {
+        let (origin, let_go) = holding().await;
+        let gateway = Gateway::start(&named(&origin, 1, ""));
+        let mut clients =
+            [Client::connect(gateway.address()).await, Client::connect(gateway.address()).await];
+        let queued = format!("witgate_requests_queued{{upstream=\"{name}\"}}");
+        for (client, waiting) in clients.iter_mut().zip(["0", "1"]) {
+            client.send(&format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+            gateway::until("it waits or not", async || {
+                metric(&gateway, &queued).await.as_deref() == Some(waiting)
+            })
+            .await;
+        }
+        gateway::until("one is there", async || origin.seen().len() == 1).await;
+        // Something else changes.
+        let new = "[[route]]\npath = '/new'\nredirect = { host = 'b' }";
+        let other = |most| named(&origin, most, new).replace("queue_ms = 20000", "queue_ms = 19000");
+        gateway.reconfigure(&other(1));
+        gateway::until("the new route is there", async || {
+            Client::connect(gateway.address()).await.get("/new").await.reason() != Some("no-route")
         })
         .await;
-    }
-    gateway::until("one is there", async || origin.seen().len() == 1).await;
-    // Something else changes.
-    let more = "timeouts = { response_ms = 25000 }\n[[route]]\npath = '/new'\nupstream = 'configured'";
-    gateway.reconfigure(&named(&origin, 1, more));
-    let mut client = Client::connect(gateway.address()).await;
-    gateway::until("the new route is there", async || {
-        Client::connect(gateway.address()).await.get("/new").await.reason() == Some("queue-full")
-    })
-    .await;
-    assert_eq!(client.get("/configured").await.reason(), Some("queue-full"));
-    // A higher limit lets go who waits.
-    gateway.reconfigure(&named(&origin, 2, more));
-    gateway::until("both are there", async || origin.seen().len() == 2).await;
-    let_go.add_permits(2);
-    for client in &mut clients {
-        assert_eq!(client.answer().await.text(), "/configured");
+        assert_eq!(Client::connect(gateway.address()).await.get(path).await.reason(), Some("queue-full"));
+        // A higher limit lets go who waits.
+        gateway.reconfigure(&other(2));
+        gateway::until("both are there", async || origin.seen().len() == 2).await;
+        let_go.add_permits(2);
+        for client in &mut clients {
+            assert_eq!(client.answer().await.text(), path);
+        }
     }
 }
