@@ -16,7 +16,7 @@ use std::{
 
 use wasmtime::{Cache, CacheConfig, Config, OptLevel, Store, UpdateDeadline};
 
-use crate::selector::Beside;
+use crate::{selector::Beside, upstream::since_epoch};
 
 /// The unit of deadlines.
 const TICK: Duration = Duration::from_millis(5);
@@ -128,7 +128,7 @@ const RUNNING: u8 = 2;
 /// long are counted besides.
 pub(super) struct Clock {
     engine: wasmtime::Engine,
-    start: Instant,
+    /// As of the statistics, which guests ask for.
     nanos: AtomicU64,
     state: AtomicU8,
     /// How many guests have run for long and still do.
@@ -156,7 +156,7 @@ impl Drop for Held {
 impl Clock {
     fn new(engine: wasmtime::Engine) -> Self {
         let (nanos, state, held) = (AtomicU64::new(0), AtomicU8::new(RESTING), AtomicUsize::new(0));
-        Self { engine, start: Instant::now(), nanos, state, held, ticker: OnceLock::new() }
+        Self { engine, nanos, state, held, ticker: OnceLock::new() }
     }
 
     /// Says that a guest is about to run: the clock ticks from now on, [`RESTS_AFTER`] times at least. To be called
@@ -169,13 +169,13 @@ impl Clock {
         }
     }
 
-    /// The time; a tick old at most while a guest runs.
-    pub fn now(&self) -> Instant {
-        self.start + Duration::from_nanos(self.nanos.load(Relaxed))
+    /// The time in nanoseconds since the epoch of statistics; a tick old at most while a guest runs.
+    pub fn now(&self) -> u64 {
+        self.nanos.load(Relaxed)
     }
 
     fn set(&self) {
-        self.nanos.store(self.start.elapsed().as_nanos() as u64, Relaxed);
+        self.nanos.store(since_epoch(Instant::now()), Relaxed);
     }
 
     fn wake(&self) {
@@ -382,13 +382,13 @@ mod tests {
         let clock = engine.clock();
         assert!(rests(clock));
         for _ in 0..3 {
-            let before = Instant::now();
+            let before = since_epoch(Instant::now());
             clock.guest_runs();
             assert!(clock.now() >= before, "the time is right after a rest");
             let told = clock.now();
             wait_for("the clock ticks", || {
                 clock.guest_runs();
-                clock.now() > told + TICK * 50
+                clock.now() > told + (TICK * 50).as_nanos() as u64
             });
             assert!(!rests(clock));
             wait_for("the clock rests", || rests(clock));

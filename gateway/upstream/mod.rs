@@ -35,7 +35,7 @@ pub use owner::{
 pub use publish::{Offer, Published, Publisher, Reader};
 pub use saved::{Saved, SavedPin, SavedSource};
 pub use snapshot::{CatchUp, Change, Generation, Member, Snapshot};
-pub use stats::{Admission, Figures, HalfOpenTry, InFlight, Stats};
+pub use stats::{Admission, Figures, HalfOpenTry, InFlight, Stats, since_epoch};
 pub use trust::{
     Claim, ClaimChange, HealthState, Held, Input, Left, News, Origin, Policy as TrustPolicy, ReserveState,
     Source, SourceState, Step, Word,

@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -18,11 +18,17 @@ const DECAY: Duration = Duration::from_secs(10);
 /// What a failure counts as, in time.
 const FAILURE: Duration = Duration::from_secs(5);
 
+/// The moment that times here are counted from.
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Nanoseconds from there to a later moment, plus one: 0 stands for never.
+pub fn since_epoch(now: Instant) -> u64 {
+    (now.saturating_duration_since(*EPOCH).as_nanos() as u64).saturating_add(1)
+}
+
 /// Statistics of one endpoint.
 #[derive(Debug)]
 pub struct Stats {
-    /// The moment that the times below are counted from.
-    epoch: Instant,
     in_flight: AtomicU32,
     /// Nanoseconds, 0 while there is no sample.
     latency: AtomicU64,
@@ -32,9 +38,9 @@ pub struct Stats {
     connect_time: AtomicU64,
     last_connect: AtomicU64,
     consecutive_failures: AtomicU32,
-    /// Nanoseconds since `epoch` plus one, 0 for never; with [`SEEDED`] while what is averaged was never measured.
+    /// As [`since_epoch`], 0 for never; with [`SEEDED`] while what is averaged was never measured.
     last_sample: AtomicU64,
-    /// Nanoseconds since `epoch` plus one, 0 for never.
+    /// The same.
     last_pick: AtomicU64,
     requests: AtomicU64,
     failures: AtomicU64,
@@ -42,7 +48,7 @@ pub struct Stats {
     suspected: AtomicBool,
     /// One of [`OPEN`], [`FREE`], [`TAKEN`] and [`CLOSED`].
     trial: AtomicU8,
-    /// When it left the list, in nanoseconds since `epoch` plus one; 0 while it is in it.
+    /// When it left the list, as [`since_epoch`]; 0 while it is in it.
     left: AtomicU64,
 }
 
@@ -76,7 +82,6 @@ pub struct Figures {
 impl Stats {
     pub fn new() -> Self {
         Self {
-            epoch: Instant::now(),
             in_flight: AtomicU32::new(0),
             latency: AtomicU64::new(0),
             success: AtomicU64::new(1f64.to_bits()),
@@ -97,7 +102,7 @@ impl Stats {
     pub fn begin(self: &Arc<Self>, now: Instant) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
         self.requests.fetch_add(1, Relaxed);
-        self.last_pick.store(self.since_epoch(now), Relaxed);
+        self.last_pick.store(since_epoch(now), Relaxed);
         InFlight(self.clone())
     }
 
@@ -106,7 +111,7 @@ impl Stats {
         let more = |in_flight| (in_flight < most).then_some(in_flight + 1);
         self.in_flight.fetch_update(Relaxed, Relaxed, more).ok()?;
         self.requests.fetch_add(1, Relaxed);
-        self.last_pick.store(self.since_epoch(now), Relaxed);
+        self.last_pick.store(since_epoch(now), Relaxed);
         Some(InFlight(self.clone()))
     }
 
@@ -117,7 +122,7 @@ impl Stats {
     /// biaser has it).
     pub fn record(&self, now: Instant, took: Duration, ok: bool) {
         let took = if ok { took } else { took.max(FAILURE) };
-        let at = self.since_epoch(now);
+        let at = since_epoch(now);
         let last = self.last_sample.swap(at, Relaxed);
         let keep = kept(last & !SEEDED, at);
         average(&self.latency, took, keep);
@@ -135,12 +140,12 @@ impl Stats {
     pub fn seed(&self, latency_ns: u64, now: Instant) {
         self.latency.store(latency_ns, Relaxed);
         self.success.store(1f64.to_bits(), Relaxed);
-        self.last_sample.store(self.since_epoch(now) | SEEDED, Relaxed);
+        self.last_sample.store(since_epoch(now) | SEEDED, Relaxed);
     }
 
     /// Takes in how long a connection took that is there now.
     pub fn connected(&self, now: Instant, took: Duration) {
-        let at = self.since_epoch(now);
+        let at = since_epoch(now);
         let last = self.last_connect.swap(at, Relaxed);
         average(&self.connect_time, took, kept(last, at));
     }
@@ -198,7 +203,7 @@ impl Stats {
     /// The endpoint is in no list any more since now, unless since before; or is in one.
     pub fn set_left(&self, left: bool, now: Instant) {
         match (left, self.has_left()) {
-            (true, false) => self.left.store(self.since_epoch(now), Relaxed),
+            (true, false) => self.left.store(since_epoch(now), Relaxed),
             (false, true) => self.left.store(0, Relaxed),
             _ => {}
         }
@@ -212,7 +217,7 @@ impl Stats {
     pub fn gone_for(&self, now: Instant) -> Option<Duration> {
         match self.left.load(Relaxed) {
             0 => None,
-            left => Some(Duration::from_nanos(self.since_epoch(now).saturating_sub(left))),
+            left => Some(Duration::from_nanos(since_epoch(now).saturating_sub(left))),
         }
     }
 
@@ -247,11 +252,12 @@ impl Stats {
         last != 0 && last & SEEDED == 0
     }
 
-    /// How long ago the last request was sent, `Duration::MAX` when never.
-    pub fn idle(&self, now: Instant) -> Duration {
+    /// How long ago the last request was sent, in nanoseconds, [`since_epoch`] being the time; the greatest number when
+    /// never.
+    pub fn idle(&self, since_epoch: u64) -> u64 {
         match self.last_pick.load(Relaxed) {
-            0 => Duration::MAX,
-            last => Duration::from_nanos(self.since_epoch(now).saturating_sub(last)),
+            0 => u64::MAX,
+            last => since_epoch.saturating_sub(last),
         }
     }
 
@@ -264,10 +270,6 @@ impl Stats {
             requests: self.requests.load(Relaxed),
             failures: self.failures.load(Relaxed),
         }
-    }
-
-    fn since_epoch(&self, now: Instant) -> u64 {
-        (now.saturating_duration_since(self.epoch).as_nanos() as u64).saturating_add(1)
     }
 }
 
@@ -483,11 +485,11 @@ mod tests {
     #[test]
     fn in_flight_ends_when_the_guard_is_dropped() {
         let stats = Arc::new(Stats::new());
-        assert_eq!(stats.idle(Instant::now()), Duration::MAX);
+        assert_eq!(stats.idle(since_epoch(Instant::now())), u64::MAX);
         let guard = stats.begin(Instant::now());
         assert_eq!(stats.in_flight(), 1);
         drop(guard);
         assert_eq!(stats.in_flight(), 0);
-        assert!(stats.idle(Instant::now()) < Duration::from_secs(60));
+        assert!(stats.idle(since_epoch(Instant::now())) < 60_000_000_000);
     }
 }

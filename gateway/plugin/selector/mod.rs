@@ -562,12 +562,11 @@ impl Data {
         let Some(stats) = member.map(|member| member.stats()) else {
             return Statistics { in_flight: 0, latency: 0, success: 1.0, idle: u64::MAX };
         };
-        let idle = stats.idle(self.clock.now()).as_nanos();
         Statistics {
             in_flight: stats.in_flight(),
             latency: stats.latency_ns(),
             success: stats.success() as f32,
-            idle: idle.try_into().unwrap_or(u64::MAX),
+            idle: stats.idle(self.clock.now()),
         }
     }
 }
