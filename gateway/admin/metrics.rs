@@ -15,7 +15,7 @@ use crate::{
     plugin::{PluginInfo, State},
     resilience::{Cause, Gate, MOST_IN_FLIGHT, RateTable},
     telemetry::{
-        Exposition, FAILURES, FAULTS, Format, Refused, UpstreamCounts, Value, log,
+        Abuse, Exposition, FAILURES, FAULTS, Format, Refused, UpstreamCounts, Value, log,
         names::{self, Metric},
     },
     upstream::{Reason, SourceStatus, Status},
@@ -208,6 +208,10 @@ fn process(exposition: &mut Exposition, parts: &Parts) {
     let listeners = metrics.listeners();
     series(exposition, &names::CONNECTIONS, listeners.iter().map(|of| ([&*of.name], of.open)));
     series(exposition, &names::CONNECTIONS_ACCEPTED, listeners.iter().map(|of| ([&*of.name], of.accepted)));
+    let abused = listeners.iter().flat_map(|of| {
+        Abuse::ALL.into_iter().zip(of.abused).map(|(kind, count)| ([&*of.name, kind.as_str()], count))
+    });
+    series(exposition, &names::HTTP2_ABUSE, abused);
     let tasks: Vec<_> =
         metrics.tasks().into_iter().map(|(worker, tasks)| (worker.to_string(), tasks)).collect();
     series(exposition, &names::TASKS, tasks.iter().map(|(worker, tasks)| ([worker.as_str()], *tasks)));

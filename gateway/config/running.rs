@@ -89,6 +89,8 @@ pub struct Listener {
     pub write_timeout: Duration,
     /// How long an upgraded connection may be silent.
     pub tunnel_idle: Duration,
+    /// After which a connection takes no more requests, a tenth more or less. None: never.
+    pub max_age: Option<Duration>,
     /// The longest request head that is taken, in bytes.
     pub max_header_bytes: usize,
 }

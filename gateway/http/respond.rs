@@ -38,7 +38,7 @@
 //! | `head-too-large` | 431 | the request head is longer than `max_header_bytes` or has over 100 lines |
 //! | `head-timeout` | 408 | the request head did not come within `header_timeout` |
 //! | `bad-request-line` | 400 | the first line is no request line of HTTP/1.0 or 1.1 |
-//! | `version-not-supported` | 505 | neither HTTP/1.0 nor HTTP/1.1; also HTTP/2 |
+//! | `version-not-supported` | 505 | none of HTTP/1.0, HTTP/1.1 and HTTP/2 |
 //! | `bad-request-target` | 400 | the target is none of `/path`, `http://host/path` and (of OPTIONS) `*`, or has bytes that no target has |
 //! | `target-too-long` | 414 | the target is longer than 65,534 bytes |
 //! | `bad-request-header` | 400 | a header line is malformed: folded, a space before the colon, a bare CR or LF |
@@ -260,7 +260,7 @@ fn refused(refusal: Refusal) -> (StatusCode, &'static str, &'static str) {
         Refusal::Target => bad("bad-request-target", "invalid request target"),
         Refusal::TargetTooLong => (StatusCode::URI_TOO_LONG, "target-too-long", "request target too long"),
         Refusal::Version => {
-            let text = "only HTTP/1.0 and HTTP/1.1 are supported";
+            let text = "only HTTP/1.0, HTTP/1.1 and HTTP/2 are supported";
             (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "version-not-supported", text)
         }
         Refusal::HeaderLine => bad("bad-request-header", "malformed header line"),

@@ -12,6 +12,7 @@ use super::{
     Arrival, ConnInfo,
     connection::{self, Accepted, Surroundings},
     listen::Accepting,
+    spread,
     tasks::Tasks,
 };
 use crate::{
@@ -40,26 +41,48 @@ pub(super) async fn accept<A, C, F, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut errors = AcceptErrors::default();
+    let (worker, mut handed) = spread::Worker::open(listening.spread.clone(), listening.index);
     loop {
-        let (socket, peer) = match listening.socket.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                errors.pause_after(&error).await;
-                continue;
-            }
+        let (socket, peer) = tokio::select! {
+            accepted = listening.socket.accept() => match accepted {
+                Ok((socket, peer)) => {
+                    errors.accepted();
+                    // Who has to wait for a permit does so here.
+                    let stays = if listening.capacity.has_room() { worker.place(socket, peer) } else { Some(socket) };
+                    let Some(socket) = stays else { continue };
+                    (socket, peer)
+                }
+                Err(error) => {
+                    errors.pause_after(&error).await;
+                    continue;
+                }
+            },
+            Some(handed) = handed.recv() => match handed.register() {
+                Ok(registered) => registered,
+                Err(error) => {
+                    errors.pause_after(&error).await;
+                    continue;
+                }
+            },
         };
-        errors.accepted();
         let Some(seat) = listening.capacity.enter().await else { return };
-        let counted = listening.counters.accepted();
+        let counted = (listening.counters.accepted(), worker.count());
         if let Err(error) = connection::prepare(&socket) {
             tracing::debug!(client = %peer, %error, "Client was gone before it was served");
             continue;
         }
         let local = local(&socket, &listening);
         let stream = Stream::new(socket);
-        let info = Rc::new(ConnInfo::new(peer, local, stream.meter().clone()));
+        let info = Rc::new(ConnInfo::new(
+            peer,
+            local,
+            stream.meter().clone(),
+            worker.clone(),
+            listening.settings.max_age,
+        ));
         let answer = answers(&info);
-        let accepted = Accepted { stream, info, seat, settings: listening.settings.clone() };
+        let (settings, counters) = (listening.settings.clone(), listening.counters.clone());
+        let accepted = Accepted { stream, info, seat, settings, counters };
         let surroundings = surroundings.clone();
         tasks.spawn(async move {
             let _counted = counted;

@@ -96,6 +96,11 @@ impl Capacity {
         }
     }
 
+    /// Whether a client would have a permit at once.
+    pub(super) fn has_room(&self) -> bool {
+        self.permits.available_permits() > 0
+    }
+
     fn seat(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Seat {
         // Idle, but not for long enough to be told to leave before its request is there.
         let idle_since = self.now() + FRESH.as_nanos() as u64;

@@ -13,12 +13,14 @@ use super::{
     capacity::Seat,
     drain::Drain,
     http1::{self, After},
+    http2,
     info::ConnInfo,
     linger::Lingering,
 };
 use crate::{
     config,
     net::{self, Stream, Watch},
+    telemetry::ListenerCounters,
 };
 
 /// What all connections of a worker share.
@@ -34,6 +36,7 @@ pub(super) struct Accepted {
     pub info: Rc<ConnInfo>,
     pub seat: Seat,
     pub settings: Arc<config::Listener>,
+    pub counters: Arc<ListenerCounters>,
 }
 
 /// What is written goes out at once, and the kernel finds out when the client has vanished.
@@ -45,20 +48,29 @@ pub(super) fn prepare(socket: &TcpStream) -> io::Result<()> {
 /// Serves one connection until it has ended.
 pub(super) async fn run<A, F, B>(accepted: Accepted, surroundings: Rc<Surroundings>, answer: A)
 where
-    A: Fn(Arrival) -> F,
-    F: Future<Output = Response<B>> + Unpin,
+    A: Fn(Arrival) -> F + 'static,
+    F: Future<Output = Response<B>> + Unpin + 'static,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Accepted { stream, info, seat, settings } = accepted;
+    let Accepted { stream, info, seat, settings, counters } = accepted;
     let Surroundings { watch, drain, lingering } = &*surroundings;
     let _drained = drain.enter(&info);
     let state = Rc::new(http1::State::new(info.clone(), seat, &settings));
     let watched = watch.enter(state.clone());
     watched.wait(Some(state.shortest_wait()));
-    match http1::serve(stream, &state, settings.max_header_bytes, answer).await {
+    match http1::serve(stream, &state, settings.max_header_bytes, &answer).await {
         After::Switched(takeover, stream, early) => {
             info.orders.unless_ended(takeover(stream, early)).await;
+        }
+        After::Http2(stream, early) => {
+            drop(watched);
+            // Nobody else has it any more.
+            let Some(seat) = Rc::into_inner(state).map(http1::State::into_seat) else { return };
+            let state = Rc::new(http2::State::new(info, seat, &settings, counters));
+            let watched = watch.enter(state.clone());
+            watched.wait(Some(state.shortest_wait()));
+            http2::serve(stream, early, &state, answer).await;
         }
         After::CutShort(stream) => {
             info.orders.unless_ended(lingering.linger(stream)).await;

@@ -10,6 +10,9 @@ use crate::syntax::{
     upgrade,
 };
 
+/// How a connection of HTTP/2 begins (RFC 9113 3.4).
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// What the parser behind this takes.
 const HEADERS_MOST: u8 = 100;
 const NAME_LONGEST: usize = 65_535;
@@ -23,7 +26,7 @@ pub enum Refusal {
     Target,
     #[error("request target too long")]
     TargetTooLong,
-    #[error("version other than HTTP/1.0 and HTTP/1.1")]
+    #[error("version other than HTTP/1.0, HTTP/1.1 and HTTP/2")]
     Version,
     #[error("malformed header line")]
     HeaderLine,
@@ -58,6 +61,8 @@ pub(super) enum Step {
     },
     /// The bytes are the beginning of a head.
     Partial,
+    /// The connection begins as one of HTTP/2.
+    Preface,
     Refuse(Refusal),
     /// A chunked body is not framed as one. What follows cannot be understood.
     Broken,
@@ -67,6 +72,8 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Framing {
     place: Place,
+    /// All that has come may be the preface.
+    fresh: bool,
     /// Bytes of empty lines since the last request.
     blank: usize,
     /// The longest head, in bytes.
@@ -124,7 +131,7 @@ enum Chunk {
 
 impl Framing {
     pub(super) fn new(limit: usize) -> Self {
-        Self { place: Place::Head(Head::default()), blank: 0, limit }
+        Self { place: Place::Head(Head::default()), fresh: true, blank: 0, limit }
     }
 
     /// Whether no request is half read.
@@ -135,6 +142,15 @@ impl Framing {
     /// Looks at the bytes that follow what earlier steps accounted for. After `Partial` the same bytes come again
     /// with more behind them; everything else than `Body` and `Head` is the end.
     pub(super) fn step(&mut self, bytes: &[u8]) -> Step {
+        if self.fresh {
+            if bytes.starts_with(PREFACE) {
+                return Step::Preface;
+            }
+            if PREFACE.starts_with(bytes) {
+                return Step::Partial;
+            }
+            self.fresh = false;
+        }
         match &mut self.place {
             Place::Head(head) => {
                 // Some clients end a body with an empty line too many.
@@ -213,7 +229,7 @@ impl Head {
         self.http_11 = match version {
             b" HTTP/1.1" => true,
             b" HTTP/1.0" => false,
-            // Also the first line of HTTP/2, `PRI * HTTP/2.0`.
+            // Also the first line of HTTP/2, `PRI * HTTP/2.0`, anywhere but at the beginning.
             [b' ', b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => {
                 return Err(Refusal::Version);
             }
@@ -483,6 +499,24 @@ mod tests {
             check("1.1", "http://a/", host, expected);
         }
         check("1.0", "http://a/", "", Ok(false));
+    }
+
+    #[test]
+    fn a_connection_of_http_2_is_known_by_its_beginning() {
+        for piece in [1, 5, PREFACE.len()] {
+            assert_eq!(heads(LIMIT, PREFACE, &[piece]), (vec![], Some(Step::Preface)));
+        }
+        let frame = [PREFACE, b"\0\0\0\x04\0\0\0\0\0"].concat();
+        assert_eq!(heads(LIMIT, &frame, &[frame.len()]), (vec![], Some(Step::Preface)));
+        for end in 0..PREFACE.len() {
+            assert_eq!(heads(LIMIT, &PREFACE[..end], &[end.max(1)]), (vec![], None));
+        }
+        let late = [b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", PREFACE].concat();
+        assert_eq!(heads(LIMIT, &late, &[1]), (vec![(0, 27)], Some(Step::Refuse(Refusal::Version))));
+        let blank = [b"\r\n", PREFACE].concat();
+        assert_eq!(heads(LIMIT, &blank, &[1]), (vec![], Some(Step::Refuse(Refusal::Version))));
+        let other = PREFACE.to_ascii_lowercase();
+        assert_eq!(heads(LIMIT, &other, &[1]).1, Some(Step::Refuse(Refusal::RequestLine)));
     }
 
     #[test]

@@ -1,8 +1,13 @@
 //! One connection of a client, as whoever answers its requests knows it.
 
-use std::{cell::Cell, future::Future, net::SocketAddr, pin::Pin, rc::Rc};
+use std::{cell::Cell, future::Future, net::SocketAddr, pin::Pin, rc::Rc, time::Duration};
 
-use super::orders::{Order, Orders};
+use tokio::time::Instant;
+
+use super::{
+    orders::{Order, Orders},
+    spread::Worker,
+};
 use crate::net::{Meter, Stream};
 
 /// Goes on with the bytes of a connection after HTTP. Gets what was read too far.
@@ -15,14 +20,33 @@ pub struct ConnInfo {
     /// Counts what goes through it.
     pub meter: Rc<Meter>,
     pub(super) orders: Orders,
+    /// Whose connection it is.
+    pub(super) worker: Rc<Worker>,
+    /// When it is to take no more requests.
+    expires: Option<Instant>,
     takeover: Cell<Option<Takeover>>,
     reset: Cell<bool>,
 }
 
 impl ConnInfo {
-    pub(super) fn new(peer: SocketAddr, local: SocketAddr, meter: Rc<Meter>) -> Self {
+    pub(super) fn new(
+        peer: SocketAddr,
+        local: SocketAddr,
+        meter: Rc<Meter>,
+        worker: Rc<Worker>,
+        max_age: Option<Duration>,
+    ) -> Self {
         let (orders, takeover, reset) = (Orders::default(), Cell::default(), Cell::default());
-        Self { peer, local, meter, orders, takeover, reset }
+        // A tenth more or less: those that came together do not all go together.
+        let expires = max_age.map(|age| Instant::now() + age.mul_f64(0.9 + 0.2 * fastrand::f64()));
+        Self { peer, local, meter, orders, worker, expires, takeover, reset }
+    }
+
+    /// Looks at its age: from some time on every answer says that there is no other.
+    pub(super) fn look_at_age(&self, now: Instant) {
+        if self.expires.is_some_and(|expires| expires <= now) {
+            self.orders.give(Order::Leave);
+        }
     }
 
     /// Hands the connection over as soon as the answer, a 101, is sent.

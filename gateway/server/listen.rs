@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::capacity::Capacity;
+use super::{capacity::Capacity, spread::Spread};
 use crate::{
     config,
     telemetry::{ListenerCounters, ProcessMetrics},
@@ -47,6 +47,10 @@ pub struct Listening {
     socket: TcpListener,
     /// Shared by all workers: `max_connections` counts for the listener.
     capacity: Arc<Capacity>,
+    /// Shared by all workers, too.
+    spread: Arc<Spread>,
+    /// Which of the workers.
+    index: usize,
     counters: Arc<ListenerCounters>,
 }
 
@@ -54,8 +58,8 @@ impl Listening {
     /// The same for the calling worker's runtime.
     pub(super) fn register(self) -> io::Result<Accepting> {
         let socket = tokio::net::TcpListener::from_std(self.socket)?;
-        let Self { settings, address, capacity, counters, .. } = self;
-        Ok(Accepting { settings, address, socket, capacity, counters })
+        let Self { settings, address, capacity, spread, index, counters, .. } = self;
+        Ok(Accepting { settings, address, socket, capacity, spread, index, counters })
     }
 }
 
@@ -65,6 +69,8 @@ pub(super) struct Accepting {
     pub address: SocketAddr,
     pub socket: tokio::net::TcpListener,
     pub capacity: Arc<Capacity>,
+    pub spread: Arc<Spread>,
+    pub index: usize,
     pub counters: Arc<ListenerCounters>,
 }
 
@@ -79,12 +85,14 @@ pub fn bind(
     let counters = metrics.listener(&settings.name);
     let wanted = settings.address;
     let capacity = Arc::new(Capacity::new(settings.max_connections));
+    let workers = workers.max(1);
+    let spread = Arc::new(Spread::new(workers));
     let address = probe(wanted).map_err(|error| BindError::new(wanted, error))?;
-    (0..workers.max(1))
-        .map(|_| {
+    (0..workers)
+        .map(|index| {
             let socket = open(address).map_err(|error| BindError::new(address, error))?;
             let (settings, capacity, counters) = (settings.clone(), capacity.clone(), counters.clone());
-            Ok(Listening { settings, address, socket, capacity, counters })
+            Ok(Listening { settings, address, socket, capacity, spread: spread.clone(), index, counters })
         })
         .collect()
 }

@@ -6,11 +6,13 @@ mod connection;
 mod drain;
 mod framing;
 mod http1;
+mod http2;
 mod info;
 mod linger;
 mod listen;
 mod orders;
 mod shutdown;
+mod spread;
 mod tasks;
 mod worker;
 

@@ -134,6 +134,8 @@ metrics! {
         "Open connections of clients";
     CONNECTIONS_ACCEPTED = Counter "witgate_connections_accepted_total" ["listener"]
         "Connections of clients since the start";
+    HTTP2_ABUSE = Counter "witgate_http2_abuse_total" ["listener", "kind"]
+        "Connections of HTTP/2 that were closed because their client flooded them, by what it sent too much of";
     TASKS = Gauge "witgate_worker_tasks" ["worker"]
         "Tasks of a worker: connections to both sides, views, and what keeps it going";
     RELOADS = Counter "witgate_config_reloads_total" ["result"]

@@ -52,7 +52,8 @@ impl ProcessMetrics {
         let counts = |(name, counters): (&Arc<str>, &Arc<ListenerCounters>)| {
             let accepted = counters.accepted.load(Relaxed);
             let open = accepted.saturating_sub(counters.closed.load(Relaxed));
-            ListenerCounts { name: name.clone(), accepted, open }
+            let abused = std::array::from_fn(|kind| counters.abused[kind].load(Relaxed));
+            ListenerCounts { name: name.clone(), accepted, open, abused }
         };
         self.lock().iter().map(counts).collect()
     }
@@ -100,6 +101,46 @@ impl Reload {
 pub struct ListenerCounters {
     accepted: AtomicU64,
     closed: AtomicU64,
+    abused: [AtomicU64; Abuse::ALL.len()],
+}
+
+/// What a client of HTTP/2 can send without end, at little cost to itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Abuse {
+    Reset,
+    Settings,
+    Ping,
+    Window,
+    /// A window opened by a few bytes.
+    SmallWindow,
+    /// A frame with nothing in it.
+    Empty,
+    /// A frame that nobody heeds.
+    Ignored,
+}
+
+impl Abuse {
+    pub const ALL: [Self; 7] = [
+        Self::Reset,
+        Self::Settings,
+        Self::Ping,
+        Self::Window,
+        Self::SmallWindow,
+        Self::Empty,
+        Self::Ignored,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Settings => "settings",
+            Self::Ping => "ping",
+            Self::Window => "window",
+            Self::SmallWindow => "small-window",
+            Self::Empty => "empty",
+            Self::Ignored => "ignored",
+        }
+    }
 }
 
 impl ListenerCounters {
@@ -107,6 +148,11 @@ impl ListenerCounters {
     pub fn accepted(self: &Arc<Self>) -> Connection {
         self.accepted.fetch_add(1, Relaxed);
         Connection(self.clone())
+    }
+
+    /// A connection was closed because its client sent too much of this.
+    pub fn abused(&self, kind: Abuse) {
+        self.abused[kind as usize].fetch_add(1, Relaxed);
     }
 }
 
@@ -126,6 +172,8 @@ pub struct ListenerCounts {
     pub name: Arc<str>,
     pub accepted: u64,
     pub open: u64,
+    /// Connections that were closed for this, by kind.
+    pub abused: [u64; Abuse::ALL.len()],
 }
 
 #[cfg(test)]
@@ -139,7 +187,8 @@ mod tests {
         let first = listener.accepted();
         let _second = metrics.listener(&"web".into()).accepted();
         drop(first);
-        assert_eq!(metrics.listeners(), [ListenerCounts { name: "web".into(), accepted: 2, open: 1 }]);
+        let counted = metrics.listeners();
+        assert_eq!((&*counted[0].name, counted[0].accepted, counted[0].open), ("web", 2, 1));
     }
 
     #[test]

@@ -82,6 +82,7 @@ pub fn listener() -> config::Listener {
         body_timeout: Duration::from_secs(60),
         write_timeout: Duration::from_secs(60),
         tunnel_idle: Duration::from_secs(3600),
+        max_age: None,
         max_header_bytes: 16 * 1024,
     }
 }

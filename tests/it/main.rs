@@ -21,6 +21,8 @@ mod faults;
 mod foreign_text;
 mod health;
 mod heartbeats;
+mod http2;
+mod http2_limits;
 mod http_body;
 mod http_drain;
 mod http_endpoint_left;

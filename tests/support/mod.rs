@@ -11,6 +11,7 @@ pub mod etcd;
 pub mod forgetful;
 pub mod gateway;
 pub mod guest;
+pub mod http2;
 pub mod network;
 pub mod origin;
 pub mod service;

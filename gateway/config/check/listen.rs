@@ -43,6 +43,7 @@ impl Checker<'_> {
         let body_timeout = self.duration_ms(&way.key("body_timeout_ms"), listener.body_timeout_ms);
         let write_timeout = self.duration_ms(&way.key("write_timeout_ms"), listener.write_timeout_ms);
         let tunnel_idle = self.duration_ms(&way.key("tunnel_idle_ms"), listener.tunnel_idle_ms);
+        let max_age = self.limit_ms(&way.key("max_age_ms"), listener.max_age_ms);
         let bytes = &way.key("max_header_bytes");
         let max_header_bytes = self.count(bytes, listener.max_header_bytes, 8_192..=16_777_216);
         Some(Listener {
@@ -55,6 +56,7 @@ impl Checker<'_> {
             body_timeout,
             write_timeout,
             tunnel_idle,
+            max_age,
             max_header_bytes,
         })
     }

@@ -27,6 +27,9 @@ pub(in crate::config) struct Listener {
     pub write_timeout_ms: u64,
     /// Milliseconds after which an upgraded connection that is silent both ways is closed. Default: 3600000.
     pub tunnel_idle_ms: u64,
+    /// Milliseconds after which a connection takes no more requests; a tenth more or less, so that they do not all end at
+    /// once. 0 is no limit. Default: 0.
+    pub max_age_ms: u64,
     /// The longest request head that is taken, in bytes. Default: 65536.
     pub max_header_bytes: u64,
 }
@@ -43,6 +46,7 @@ impl Default for Listener {
             body_timeout_ms: 60_000,
             write_timeout_ms: 60_000,
             tunnel_idle_ms: 3_600_000,
+            max_age_ms: 0,
             max_header_bytes: 65_536,
         }
     }

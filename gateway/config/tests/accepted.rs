@@ -48,6 +48,7 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!((listener.header_timeout.as_secs(), listener.idle_timeout.as_secs()), (10, 60));
     assert_eq!((listener.body_timeout.as_secs(), listener.write_timeout.as_secs()), (60, 60));
     assert_eq!(listener.tunnel_idle, Duration::from_secs(3600));
+    assert_eq!(listener.max_age, None);
     let upstream = &config.upstreams[&UpstreamName::new("a")];
     assert_eq!((&*upstream.selector.plugin, &*upstream.selector.settings), ("p2c-ewma", "{}"));
     assert_eq!(upstream.timeouts, TIMEOUTS);

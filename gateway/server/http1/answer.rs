@@ -15,6 +15,7 @@ use hyper::{
 };
 
 use super::state::State;
+use crate::server::spread::Begun;
 
 /// The future of an answer. Not an `async` block, which would hold the other future twice and be moved with it.
 pub(super) struct Answer<'a, F> {
@@ -22,6 +23,8 @@ pub(super) struct Answer<'a, F> {
     pub state: &'a Rc<State>,
     /// That of the request.
     pub version: Version,
+    /// None once the answer is there.
+    pub begun: Option<Begun>,
 }
 
 impl<B: Body, F: Future<Output = Response<B>> + Unpin> Future for Answer<'_, F> {
@@ -42,7 +45,8 @@ impl<B: Body, F: Future<Output = Response<B>> + Unpin> Future for Answer<'_, F> 
             }
         }
         let state = state.clone();
-        Poll::Ready(Ok(response.map(|body| AnswerBody { body, state, broken: false })))
+        let begun = self.begun.take();
+        Poll::Ready(Ok(response.map(|body| AnswerBody { body, state, broken: false, _begun: begun })))
     }
 }
 
@@ -66,6 +70,7 @@ pub(super) struct AnswerBody<B> {
     state: Rc<State>,
     /// It broke off: the connection ends with it.
     broken: bool,
+    _begun: Option<Begun>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for AnswerBody<B> {

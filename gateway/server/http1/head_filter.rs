@@ -49,6 +49,8 @@ enum End {
     Open,
     Refuse(Refusal),
     Broken,
+    /// These are bytes of HTTP/2.
+    Preface,
 }
 
 enum Read {
@@ -118,6 +120,10 @@ impl HeadFilter {
                     }
                     break;
                 }
+                Step::Preface => {
+                    end = End::Preface;
+                    break;
+                }
                 Step::Refuse(refusal) => {
                     end = End::Refuse(refusal);
                     break;
@@ -156,6 +162,7 @@ impl HeadFilter {
             End::Refuse(refusal) => self.refuse(refusal),
             // What came before it is good, and has to arrive: a head is answered.
             End::Broken => self.broken = true,
+            End::Preface => self.state.turns_to_http2(),
         }
     }
 

@@ -37,6 +37,8 @@ pub struct Arrival {
 pub(super) enum After {
     /// Another protocol, with what was read too far.
     Switched(Takeover, Stream, Vec<u8>),
+    /// It is HTTP/2, from the first byte on, with all that was read.
+    Http2(Stream, Vec<u8>),
     /// The client may be in the middle of sending something.
     CutShort(Stream),
     Nothing,
@@ -52,10 +54,17 @@ enum End {
     Late,
     /// As ordered.
     Ordered,
+    /// It is another version.
+    Http2,
 }
 
 /// Serves until both sides have no more to say or the worker says so.
-pub(super) async fn serve<A, F, B>(stream: Stream, state: &Rc<State>, longest_head: usize, answer: A) -> After
+pub(super) async fn serve<A, F, B>(
+    stream: Stream,
+    state: &Rc<State>,
+    longest_head: usize,
+    answer: &A,
+) -> After
 where
     A: Fn(Arrival) -> F,
     F: Future<Output = Response<B>> + Unpin,
@@ -66,7 +75,7 @@ where
         let version = request.version();
         let request = state.claim().map(|()| request);
         let future = answer(Arrival { request, connection: state.info.clone() });
-        Answer { future, state, version }
+        Answer { future, state, version, begun: Some(state.info.worker.begin()) }
     });
     let stream = Rc::new(RefCell::new(stream));
     let mut filter = HeadFilter::new(stream.clone(), state.clone(), longest_head);
@@ -133,6 +142,7 @@ fn after(end: End, state: &State, stream: Stream, early: Vec<u8>) -> After {
             return After::Nothing;
         }
         End::Ordered => return After::Nothing,
+        End::Http2 => return After::Http2(stream, early),
     }
     match state.is_cut_short() && !state.info.is_aborted() {
         true => After::CutShort(stream),
@@ -165,6 +175,9 @@ fn poll(
         let finish = orders.current() == Order::Finish && state.phase() != Phase::Head;
         if let Poll::Ready(done) = http(cx, finish) {
             return Poll::Ready(End::Done(done));
+        }
+        if state.phase() == Phase::Http2 {
+            return Poll::Ready(End::Http2);
         }
         let owed = matches!(state.phase(), Phase::Request | Phase::Rest);
         let held_back = state.held_back();

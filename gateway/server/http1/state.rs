@@ -29,6 +29,8 @@ pub(super) enum Phase {
     Rest,
     /// The connection carries another protocol, or is about to.
     Switched,
+    /// Its first bytes were those of HTTP/2.
+    Http2,
 }
 
 /// What is waited for that may take too long.
@@ -113,7 +115,7 @@ impl State {
             // What the parser writes would be the answer to what it reads.
             Phase::Idle | Phase::Head => !self.info.meter.is_blocked(),
             Phase::Request | Phase::Rest => !self.whole.get(),
-            Phase::Switched => false,
+            Phase::Switched | Phase::Http2 => false,
         }
     }
 
@@ -191,6 +193,15 @@ impl State {
         self.until_close.set(true);
     }
 
+    pub(super) fn turns_to_http2(&self) {
+        self.phase.set(Phase::Http2);
+    }
+
+    /// Gives up the place of the client, for whoever goes on with it.
+    pub(in crate::server) fn into_seat(self) -> Seat {
+        self.seat
+    }
+
     pub(super) fn switches(&self) {
         self.phase.set(Phase::Switched);
     }
@@ -240,7 +251,7 @@ impl State {
             Phase::Idle => Some((Wait::Idle, requests, limits.idle)),
             Phase::Head => Some((Wait::Head, requests, limits.header)),
             // Whoever answers has limits of its own.
-            Phase::Request => None,
+            Phase::Request | Phase::Http2 => None,
             Phase::Rest => Some((Wait::Rest, requests, REST)),
             Phase::Switched => Some((Wait::Bytes, meter.read() + meter.written(), limits.tunnel)),
         }
@@ -262,6 +273,7 @@ impl State {
 
 impl Watched for State {
     fn look(&self, now: Instant) -> bool {
+        self.info.look_at_age(now);
         match self.waits() {
             None => self.standstill.over(),
             Some((wait, progress, limit)) => {
