@@ -115,15 +115,29 @@ start() {
       begin envoy "$ENVOY" --concurrency 1 --disable-hot-restart --log-level error -c "$run/envoy/envoy.yaml"
       ;;
     *)
-      local gateway=${1%/*} selector=${1##*/} plugin
+      local gateway=${1%/*} selector=${1##*/} plugin line='"127.0.0.1:PORT",' policies=''
       title[$1]="Witgate, $selector"
       [ "$selector" != native ] || title[$1]="Witgate, native round robin"
       [ ${#gateways[@]} = 1 ] || title[$1]+=" ($gateway)"
       # No plugin has this name, so the native round robin picks.
       plugin=$selector
       [ "$selector" != native ] || plugin=not-a-plugin
+      if [ "$selector" = policies ]; then
+        title[$1]="Witgate, p2c-ewma with policies"
+        plugin=p2c-ewma
+        line='{ address = "127.0.0.1:PORT", zone = "here" },'
+        policies='
+retries         = { most = 2, budget = 0.2, per_try_ms = 5000 }
+breaker         = true
+limits          = { max_in_flight = 1000, max_in_flight_per_endpoint = 500, queue = 100 }
+slow_start_secs = 30
+zone_aware      = true
+
+[gateway]
+zone = "here"'
+      fi
       take "$1 admin"
-      fill witgate.toml "$1" '"127.0.0.1:PORT",' "$plugin"
+      fill witgate.toml "$1" "$line" "selector = \"$plugin\"$policies"
       begin "$1" "${gateways[$gateway]}" run --config "$run/$1/witgate.toml"
       ;;
   esac

@@ -18,8 +18,9 @@ usage() {
 Usage: ./dev bench proxy [OPTION...] [CONTESTANT...]
 
 Contestants are nginx, haproxy, envoy, and Witgate by its selector: p2c-ewma, round-robin and native, which is round robin
-without a plugin. These are measured by default. There are also least-request, random, and nginx-16k: nginx reads answers in
-pieces of 4 KiB unless it is told otherwise, which is what makes it slow in the row 64k.
+without a plugin. These are measured by default. There are also least-request, random, policies, which is p2c-ewma with
+retries, breaker, limits, slow start and zones, and nginx-16k: nginx reads answers in pieces of 4 KiB unless it is told
+otherwise, which is what makes it slow in the row 64k.
 
 Rows are get (12 bytes down), post (4 KiB up), 64k (64 KiB down) and close (12 bytes down, a connection for each request).
 
@@ -62,7 +63,7 @@ while [ $# -gt 0 ]; do
       esac
       shift
       ;;
-    nginx | nginx-16k | haproxy | envoy | p2c-ewma | round-robin | native | least-request | random)
+    nginx | nginx-16k | haproxy | envoy | p2c-ewma | round-robin | native | least-request | random | policies)
       wants "$1" || wanted+=("$1")
       ;;
     *) fail "neither an option nor a contestant: \"$1\"; see ./dev bench proxy --help" ;;

@@ -10,6 +10,9 @@ use std::{
     time::Duration,
 };
 
+use h2::Reason;
+use http::Method;
+use hyper::body::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -18,6 +21,7 @@ use tokio::{
 use crate::support::{
     client::LONG,
     gateway::Gateway,
+    http2::{self, Http2},
     origin::{Origin, Reply, read_head, read_request},
 };
 
@@ -84,25 +88,65 @@ fn descriptors(gateway: &Gateway) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count()
 }
 
-/// Sends requests on connections of their own, and reads what comes until the end.
-async fn send(address: SocketAddr, request: &'static str, count: u64) {
+/// What clients send.
+#[derive(Clone, Copy)]
+enum Traffic {
+    /// This, on a connection for each request.
+    Text(&'static str),
+    /// Requests by HTTP/2, many over a connection, of which they cancel the most.
+    Streams,
+}
+
+/// Sends requests, and reads what comes until the end.
+async fn send(address: SocketAddr, traffic: Traffic, count: u64) {
     let left = Arc::new(AtomicU64::new(count));
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..CLIENTS {
         let left = left.clone();
         clients.spawn(async move {
-            while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
-                let mut stream = TcpStream::connect(address).await.unwrap();
-                stream.write_all(request.as_bytes()).await.unwrap();
-                let mut answer = [0; 1024];
-                // Some answers are whole and the connection stays, some break off: one read is enough to know that it
-                // is over, and the client leaves.
-                let read = tokio::time::timeout(LONG, stream.read(&mut answer)).await;
-                let _ = read.expect("an answer, or the end");
+            let more = || left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
+            match traffic {
+                Traffic::Text(request) => {
+                    while more().is_ok() {
+                        send_one(address, request).await;
+                    }
+                }
+                Traffic::Streams => {
+                    let mut numbers = std::iter::from_fn(|| more().ok()).peekable();
+                    while numbers.peek().is_some() {
+                        let mut client = Http2::connect(address).await;
+                        for number in numbers.by_ref().take(100) {
+                            open_and_cancel(&mut client, number).await;
+                        }
+                    }
+                }
             }
         });
     }
     clients.join_all().await;
+}
+
+async fn send_one(address: SocketAddr, request: &'static str) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = [0; 1024];
+    // Some answers are whole and the connection stays, some break off: one read is enough to know that it is over, and the
+    // client leaves.
+    let read = tokio::time::timeout(LONG, stream.read(&mut answer)).await;
+    let _ = read.expect("an answer, or the end");
+}
+
+/// One in five is read to its end; of the others the client takes the head, or nothing, or it stops sending.
+async fn open_and_cancel(client: &mut Http2, number: u64) {
+    let upload = number % 5 == 4;
+    let (response, mut stream) = client.send(http2::to(Method::POST, "/"), false).await;
+    stream.send_data(Bytes::from("some"), !upload).unwrap();
+    match number % 5 {
+        0 => drop(http2::answer(response).await.unwrap()),
+        1 => drop(http2::head(response).await),
+        2 => stream.send_reset(Reason::CANCEL),
+        _ => {}
+    }
 }
 
 /// Waits until it holds no more than before.
@@ -119,16 +163,16 @@ async fn back(gateway: &Gateway, before: Holds) {
 }
 
 async fn leaves_nothing(origin: Origin, request: &'static str) {
-    nothing_is_left(gateway(&[origin.address], ""), request, REQUESTS / 10).await;
+    nothing_is_left(gateway(&[origin.address], ""), Traffic::Text(request), REQUESTS / 10).await;
 }
 
 /// After so many requests its heap is as large as it will be.
-async fn nothing_is_left(gateway: Gateway, request: &'static str, warm_up: u64) {
+async fn nothing_is_left(gateway: Gateway, traffic: Traffic, warm_up: u64) {
     let before = holds(&gateway).await;
-    send(gateway.address(), request, warm_up).await;
+    send(gateway.address(), traffic, warm_up).await;
     back(&gateway, before).await;
     let (memory, open) = (gateway.memory(), descriptors(&gateway));
-    send(gateway.address(), request, REQUESTS - REQUESTS / 10).await;
+    send(gateway.address(), traffic, REQUESTS - REQUESTS / 10).await;
     back(&gateway, before).await;
     let left = descriptors(&gateway).saturating_sub(open);
     assert!(left <= QUESTIONS, "{left} descriptors");
@@ -138,7 +182,7 @@ async fn nothing_is_left(gateway: Gateway, request: &'static str, warm_up: u64) 
         if grown < GROWTH {
             break;
         }
-        send(gateway.address(), request, REQUESTS).await;
+        send(gateway.address(), traffic, REQUESTS).await;
         back(&gateway, before).await;
         grown = gateway.memory().saturating_sub(memory);
     }
@@ -162,7 +206,7 @@ async fn clients_that_wait_in_line() {
          pool = { max_idle = 0 }
          limits = { max_in_flight = 5, max_in_flight_per_endpoint = 4, queue = 20, queue_ms = 20 }";
     let origin = Origin::start("ok").await;
-    nothing_is_left(gateway(&[origin.address], limits), GET, REQUESTS / 10).await;
+    nothing_is_left(gateway(&[origin.address], limits), Traffic::Text(GET), REQUESTS / 10).await;
 }
 
 #[tokio::test]
@@ -170,7 +214,14 @@ async fn clients_that_wait_in_line_for_endpoints_that_hang() {
     let limits = "breaker = true
          limits = { max_in_flight = 5, adaptive = true, queue = 100, queue_ms = 1000 }";
     let origin = Origin::replying(|_| Reply::Hang).await;
-    nothing_is_left(gateway(&[origin.address], limits), GET, REQUESTS / 10).await;
+    nothing_is_left(gateway(&[origin.address], limits), Traffic::Text(GET), REQUESTS / 10).await;
+}
+
+#[tokio::test]
+async fn streams_that_are_cancelled() {
+    let origin = Origin::start("ok").await;
+    let settings = "pool = { max_idle = 0 }";
+    nothing_is_left(gateway(&[origin.address], settings), Traffic::Streams, REQUESTS / 2).await;
 }
 
 #[tokio::test]
@@ -279,7 +330,7 @@ async fn tried_again(mode: &str) {
              pool = {{ idle_timeout_ms = 200 }}
              health = {{ max_ejected = 0 }}"
         );
-        nothing_is_left(gateway(&addresses, &settings), request, REQUESTS).await;
+        nothing_is_left(gateway(&addresses, &settings), Traffic::Text(request), REQUESTS).await;
     }
 }
 
