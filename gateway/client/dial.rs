@@ -1,18 +1,21 @@
 //! Making a connection to an endpoint.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::net::TcpStream;
 
 use crate::net;
 
 /// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum DialError {
     #[error("no connection to {address} within {limit:?}")]
     TimedOut { address: SocketAddr, limit: Duration },
     #[error("cannot connect to {address}: {error}")]
-    Failed { address: SocketAddr, error: io::Error },
+    Failed { address: SocketAddr, error: Arc<io::Error> },
+    /// The connections that there may be have as many requests as they may have.
+    #[error("no stream to {address} within {limit:?}")]
+    Busy { address: SocketAddr, limit: Duration },
 }
 
 impl DialError {
@@ -22,6 +25,7 @@ impl DialError {
         const OWN: [Errno; 4] = [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE, Errno::NOBUFS];
         match self {
             Self::TimedOut { .. } => false,
+            Self::Busy { .. } => true,
             Self::Failed { error, .. } => Errno::from_io_error(error).is_some_and(|no| OWN.contains(&no)),
         }
     }
@@ -29,7 +33,7 @@ impl DialError {
 
 /// Connects. What is written goes out at once, and the kernel finds out when the endpoint has vanished.
 pub async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, DialError> {
-    let failed = |error| DialError::Failed { address, error };
+    let failed = |error| DialError::Failed { address, error: Arc::new(error) };
     let socket = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
         Ok(connected) => connected.map_err(failed)?,
         Err(_) => return Err(DialError::TimedOut { address, limit }),

@@ -5,7 +5,8 @@ mod dial;
 mod interim;
 mod outgoing;
 mod pool;
+mod shared;
 
-pub use connection::{Connection, dial};
+pub use connection::{Connection, Sent, dial};
 pub use dial::{DialError, connect};
 pub use pool::Pool;

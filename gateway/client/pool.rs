@@ -2,16 +2,18 @@
 
 use std::{
     cell::RefCell,
+    future::Future,
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use hyper::body::{Body, Bytes};
 use rustc_hash::FxHashMap;
 use tokio::{sync::Notify, time::MissedTickBehavior};
 
-use super::Connection;
+use super::{Connection, DialError, shared};
 use crate::{config, upstream::Stats};
 
 /// How often idle connections are looked through; they close so much late at most.
@@ -20,8 +22,16 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Idle connections by address. One per worker, so there is no lock.
 pub struct Pool<B> {
     idle: RefCell<FxHashMap<SocketAddr, Vec<Idle<B>>>>,
+    /// Those of HTTP/2, which are not handed out.
+    shared: RefCell<FxHashMap<SocketAddr, Sharing<B>>>,
     /// There is something to sweep again.
     used: Rc<Notify>,
+}
+
+/// The connections of HTTP/2 to one endpoint, and how long they are kept idle.
+struct Sharing<B> {
+    endpoint: Rc<shared::Endpoint<B>>,
+    keep: Duration,
 }
 
 struct Idle<B> {
@@ -43,7 +53,8 @@ impl<B> Drop for Pool<B> {
 impl<B: 'static> Pool<B> {
     /// Must be called where `spawn_local` works. The task that closes what was idle too long ends with the pool.
     pub fn new() -> Rc<Self> {
-        let pool = Rc::new(Self { idle: RefCell::default(), used: Rc::default() });
+        let pool =
+            Rc::new(Self { idle: RefCell::default(), shared: RefCell::default(), used: Rc::default() });
         tokio::task::spawn_local(sweep(Rc::downgrade(&pool)));
         pool
     }
@@ -55,7 +66,7 @@ impl<B: 'static> Pool<B> {
         let stack = idle.get_mut(&address)?;
         let open = |idle: &Idle<B>| {
             let unsure = careful && now.saturating_duration_since(idle.since) >= LOOK_AFTER;
-            idle.connection.sender.is_ready() && !(unsure && idle.connection.is_stale())
+            idle.connection.is_ready() && !(unsure && idle.connection.is_stale())
         };
         std::iter::from_fn(|| stack.pop()).find(open).map(|idle| idle.connection)
     }
@@ -75,7 +86,7 @@ impl<B: 'static> Pool<B> {
         }
         connection.reused = true;
         let mut idle = self.idle.borrow_mut();
-        if idle.is_empty() {
+        if idle.is_empty() && self.shared.borrow().is_empty() {
             self.used.notify_one();
         }
         let stack = idle.entry(address).or_default();
@@ -84,9 +95,16 @@ impl<B: 'static> Pool<B> {
         }
     }
 
-    /// How many connections are idle.
+    /// A stream of HTTP/2 to that endpoint, if one is free.
+    pub fn take_stream(&self, address: SocketAddr) -> Option<Connection<B>> {
+        let shared = self.shared.borrow();
+        shared.get(&address)?.endpoint.take().map(Connection::shared)
+    }
+
+    /// How many connections there are, those that carry HTTP/1 now not counted.
     pub fn len(&self) -> usize {
-        self.idle.borrow().values().map(Vec::len).sum()
+        let idle: usize = self.idle.borrow().values().map(Vec::len).sum();
+        idle + self.shared.borrow().values().map(|sharing| sharing.endpoint.len()).sum::<usize>()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -99,10 +117,42 @@ impl<B: 'static> Pool<B> {
             stack.retain(|idle| {
                 now.saturating_duration_since(idle.since) < idle.keep
                     && !idle.endpoint.has_left()
-                    && !idle.connection.sender.is_closed()
+                    && !idle.connection.is_closed()
             });
             !stack.is_empty()
         });
+        self.shared.borrow_mut().retain(|_, sharing| sharing.endpoint.sweep(now, sharing.keep));
+    }
+
+    fn is_swept(&self) -> bool {
+        self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
+    }
+}
+
+impl<B> Pool<B>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Waits for a stream of HTTP/2 to that endpoint, no longer than `limit`; a connection is made for it if there may be
+    /// one more. Dropping the future gives up the place in the line.
+    pub fn wait_for_stream(
+        &self,
+        address: SocketAddr,
+        stats: &Arc<Stats>,
+        limit: Duration,
+        keep: config::Pool,
+    ) -> impl Future<Output = Result<Connection<B>, DialError>> + use<B> {
+        if self.is_swept() {
+            self.used.notify_one();
+        }
+        let mut shared = self.shared.borrow_mut();
+        let new =
+            || Sharing { endpoint: shared::Endpoint::new(address, stats.clone()), keep: keep.idle_timeout };
+        let sharing = shared.entry(address).or_insert_with(new);
+        sharing.keep = keep.idle_timeout;
+        let waiting = sharing.endpoint.wait(limit, keep);
+        async move { waiting.await.map(Connection::shared) }
     }
 }
 
@@ -113,7 +163,7 @@ async fn sweep<B: 'static>(pool: Weak<Pool<B>>) {
     loop {
         let Some(there) = pool.upgrade() else { return };
         there.sweep();
-        let swept = there.idle.borrow().is_empty();
+        let swept = there.is_swept();
         let used = there.used.clone();
         drop(there);
         if swept {

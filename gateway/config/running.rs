@@ -177,6 +177,7 @@ pub struct Upstream {
     pub labels: Vec<(String, String)>,
     pub selector: Selector,
     pub timeouts: Timeouts,
+    pub protocol: Protocol,
     pub pool: Pool,
     pub retries: RetryPolicy,
     /// How long what is under way at an endpoint may go on after it left the list. None: for ever.
@@ -341,6 +342,30 @@ pub struct Pool {
     pub idle_timeout: Duration,
     /// Idle connections kept per endpoint and worker.
     pub max_idle: usize,
+    /// Connections of HTTP/2 per endpoint and worker.
+    pub max_http2_connections: usize,
+}
+
+/// What endpoints speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// HTTP/2 for gRPC, HTTP/1.1 for the rest, unless a label of the endpoint says otherwise.
+    #[default]
+    Auto,
+    Http1,
+    Http2,
+}
+
+impl Protocol {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Http1, Self::Http2];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::{pick::Picked, spare::Spare, upload::RequestBody};
 use crate::{
-    client::{Connection, DialError},
+    client::{Connection, DialError, Sent},
     net::Stream,
     upstream::{HalfOpenTry, InFlight, Member},
 };
@@ -127,8 +127,11 @@ impl Tries {
 /// A try whose connection is being made.
 pub(super) struct Dialing {
     pub request: Request<RequestBody>,
-    pub connection: Pin<Box<dyn Future<Output = Result<Connection<RequestBody>, DialError>>>>,
+    pub connection: Connecting,
 }
+
+/// Resolves to what the request can be sent over.
+pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Connection<RequestBody>, DialError>>>>;
 
 /// A request that was sent to an endpoint. Dropping it closes the connection.
 pub(super) struct Attempt {
@@ -137,10 +140,8 @@ pub(super) struct Attempt {
     pub spare: Option<Spare>,
     /// Of a request that asks for another protocol.
     pub switched: Option<oneshot::Receiver<(Stream, Bytes)>>,
-    sent: Sent,
+    sent: Sent<RequestBody>,
 }
-
-type Sent = Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>>>;
 
 impl Opened {
     pub(super) fn begin(picked: Picked, begun: Instant) -> Self {
@@ -157,9 +158,8 @@ impl Attempt {
         spare: Option<Spare>,
         upgrading: bool,
     ) -> Self {
-        connection.begin();
         let switched = upgrading.then(|| connection.switched());
-        let sent = Box::pin(connection.sender.try_send_request(request));
+        let sent = connection.send(request);
         Self { connection, spare, switched, sent }
     }
 

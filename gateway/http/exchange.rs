@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, Request, Response, StatusCode, Version, request::Parts};
+use http::{Method, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::body::Incoming;
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
     seen::Seen,
     service::Peer,
     set_aside::Aside,
-    tries::How,
+    tries::{How, speaks_http2},
     tunnel::tunnel,
     upload::{Course, Uploaded},
     waits::{Limits, Waits},
@@ -67,6 +67,8 @@ pub(super) struct Exchange {
     /// What the client's head was before it became one for an endpoint, which it is not yet.
     pub(super) altered: Option<Altered>,
     pub(super) upgrading: bool,
+    /// It is a call of gRPC.
+    pub(super) grpc: bool,
     /// If the request may be sent again.
     pub(super) kept: Option<Rc<Kept>>,
     /// If the route has its own.
@@ -110,7 +112,9 @@ impl Routed {
         let waits = peer.worker.waits(record.started, &inbound.meter);
         let limits = Limits::new(&peer.listener, &timeouts.over(&upstream.config.timeouts));
         waits.limit(Limits { per_try: policy.per_try, backup, leave: upstream.config.leave, ..limits });
-        let keep = (may_repeat && policy.keeps()).then_some(policy.replay_bytes);
+        let grpc = is_grpc(head);
+        let shared = speaks_http2(upstream.config.protocol, grpc, &picked.member);
+        let keep = ((may_repeat || shared) && policy.keeps()).then_some(policy.replay_bytes);
         let Uploaded { body, course: upload, kept } = Uploaded::new(body, &waits, max_body, keep);
         let mut history = History::new(may_repeat, backup.is_some());
         if upload.is_some() && kept.is_none() {
@@ -128,6 +132,7 @@ impl Routed {
             heads,
             altered: None,
             upgrading: false,
+            grpc,
             kept,
             own_policy,
             history,
@@ -148,6 +153,16 @@ impl Routed {
         exchange.begin(opened, Request::from_parts(self.head, body), How::default());
         exchange
     }
+}
+
+/// Whether a request is a call of gRPC, which is always a POST.
+fn is_grpc(head: &Parts) -> bool {
+    head.method == Method::POST
+        && head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| {
+            let kind = kind.as_bytes();
+            // Not `application/grpc-web`, which is spoken over HTTP/1.1.
+            kind.starts_with(b"application/grpc") && matches!(kind.get(16), None | Some(b'+' | b';' | b' '))
+        })
 }
 
 /// After how long a request gets a second try beside the first; none: never.

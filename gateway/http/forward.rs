@@ -2,7 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts, uri::Uri};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Version, header,
+    request::Parts,
+    uri::{self, Authority, Uri},
+};
 use ipnet::IpNet;
 
 use super::{
@@ -116,6 +120,24 @@ pub(super) fn request(
     head.version = Version::HTTP_11;
     head.extensions.clear();
     (upgrading, altered)
+}
+
+/// Makes of the head for an endpoint, which is one by HTTP/1, one by HTTP/2 (RFC 9113 8.2.2 and 8.3.1).
+pub(super) fn to_http2<B>(request: &mut Request<B>, address: SocketAddr) {
+    let headers = request.headers_mut();
+    let host = headers.remove(header::HOST);
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+        headers.remove(name);
+    }
+    let named = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    // Whoever names no host, or one that only HTTP/1 can name, is forwarded to the address.
+    let authority = named.or_else(|| Authority::try_from(address.to_string()).ok());
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    (parts.scheme, parts.authority) = (Some(uri::Scheme::HTTP), authority);
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    *request.version_mut() = Version::HTTP_2;
 }
 
 /// Makes the changes that a route says of requests, and remembers what was there.

@@ -79,7 +79,15 @@ impl fmt::Display for ReplyError {
     }
 }
 
-impl Error for ReplyError {}
+/// With what broke it: an endpoint that reset its stream has the client's reset with the same code.
+impl Error for ReplyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Broken(error) => Some(error),
+            Self::Expired(_) => None,
+        }
+    }
+}
 
 impl ReplyBody {
     /// The body of an answer whose head has been judged.
@@ -131,14 +139,14 @@ pub(super) fn give_back(
     endpoint: Arc<Stats>,
     keep: config::Pool,
 ) {
-    if connection.sender.is_ready() {
+    if connection.is_ready() {
         pool.put(address, endpoint, connection, Instant::now(), keep);
-    } else if !connection.sender.is_closed() {
+    } else if !connection.is_closed() {
         // The endpoint answered before it had the whole request: the rest is still being sent.
         tokio::task::spawn_local(async move {
-            match tokio::time::timeout(REST, connection.sender.ready()).await {
-                Ok(Ok(())) => pool.put(address, endpoint, connection, Instant::now(), keep),
-                Ok(Err(_)) => {}
+            match tokio::time::timeout(REST, connection.ready()).await {
+                Ok(true) => pool.put(address, endpoint, connection, Instant::now(), keep),
+                Ok(false) => {}
                 Err(_) => connection.close(),
             }
         });

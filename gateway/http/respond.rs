@@ -18,6 +18,7 @@
 //! | `rate-limited` | 429 | the client, or whoever `rate.by` names, sends more than `rate` allows; `Retry-After` says when to come again |
 //! | `connect-failed` | 502 | an endpoint refused the connection, and so did the one tried after it |
 //! | `connect-timeout` | 504 | no connection within `timeouts.connect` |
+//! | `endpoint-busy` | 503 | the connections of HTTP/2 to the endpoint carry as many requests as they may, for `timeouts.connect_ms` |
 //! | `upstream-reset` | 502 | the connection ended before the head of the answer |
 //! | `upstream-transfer-encoding` | 502 | the answer has a transfer coding other than `chunked` |
 //! | `upstream-head-too-large` | 502 | the head of the answer is too large, or has over 100 lines |
@@ -155,6 +156,11 @@ impl RequestError {
             Self::Dial(DialError::Failed { .. }) => {
                 (StatusCode::BAD_GATEWAY, "connect-failed", "the instance could not be reached")
             }
+            Self::Dial(DialError::Busy { .. }) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "endpoint-busy",
+                "the instance takes no more requests at once",
+            ),
             Self::Dial(DialError::TimedOut { .. }) => {
                 (StatusCode::GATEWAY_TIMEOUT, "connect-timeout", "the instance could not be reached in time")
             }

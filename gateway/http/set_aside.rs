@@ -55,7 +55,7 @@ impl Exchange {
         let Some(aside) = self.aside.take().filter(|_| !is_over) else { return false };
         let Aside { mut headed, ended } = *aside;
         if let Step::Sent(attempt) = &ended.step {
-            self.waits.sent(&attempt.connection.meter, ended.opened.in_flight.stats());
+            self.waits.sent(&attempt.connection, ended.opened.in_flight.stats());
         }
         headed.at = Instant::now();
         self.headed = Some(headed);

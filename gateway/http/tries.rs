@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 
 use super::{
     RequestError,
-    attempt::{Attempt, Dialing, Opened, Step, Tries, Try},
+    attempt::{Attempt, Connecting, Dialing, Opened, Step, Tries, Try},
     exchange::{Exchange, Headed},
     forward,
     pick::{Choice, Picked},
@@ -24,12 +24,15 @@ use super::{
 };
 use crate::{
     client::{self, Connection},
-    config::{Heads, UpstreamHost},
+    config::{Heads, Protocol, UpstreamHost},
     resilience::{BackupAfter, Cause, Event, Mode, Next},
     selector::RequestFacts,
     syntax::target::HostAndPath,
     upstream::{Evidence, Member},
 };
+
+/// The label of an endpoint that says what it speaks.
+const PROTOCOL: &str = "protocol";
 
 /// How a try ended: with the head of an answer, or without.
 type Outcome = Result<Response<Incoming>, Failed>;
@@ -90,7 +93,10 @@ impl Exchange {
             let Dialing { request, .. } = *dialing;
             match connected {
                 Ok(connection) => {
-                    opened.member.stats().connected(Instant::now(), connection.took);
+                    // Others may have used it before.
+                    if !connection.reused {
+                        opened.member.stats().connected(Instant::now(), connection.took);
+                    }
                     self.send_over(place, connection, request);
                 }
                 Err(error) => return Poll::Ready(Err(Failed::to_connect(error.into(), request))),
@@ -101,7 +107,7 @@ impl Exchange {
         };
         Poll::Ready(ready!(attempt.poll(cx)).map_err(|error| {
             let spoilt = self.upload.as_ref().and_then(|upload| upload.spoilt());
-            Failed::to_send(error, spoilt, attempt.connection.reused)
+            Failed::to_send(error, spoilt, &attempt.connection)
         }))
     }
 
@@ -128,23 +134,36 @@ impl Exchange {
 
     /// Begins a try: over an idle connection at once, or over a new one.
     pub(super) fn begin(&mut self, opened: Opened, request: Request<RequestBody>, how: How) {
-        let (address, limit) = (opened.member.address(), self.target.upstream.config.timeouts.connect);
+        let upstream = &self.target.upstream.config;
+        let (address, limit) = (opened.member.address(), upstream.timeouts.connect);
+        let shared = self.is_shared(&opened.member);
         // What cannot be sent again if its connection is dead.
         let careful = !(self.history.may_repeat() && self.policy().retries() > 0);
-        let idle = match how.fresh {
-            true => None,
-            false => self.peer.worker.pool.take(address, opened.begun, careful),
+        let pool = &self.peer.worker.pool;
+        let idle = match (shared, how.fresh) {
+            // What is dead is not among those that give streams.
+            (true, _) => pool.take_stream(address),
+            (false, true) => None,
+            (false, false) => pool.take(address, opened.begun, careful),
         };
-        let try_over = |step| Try { opened, step, backup: how.backup };
+        let try_over = |opened, step| Try { opened, step, backup: how.backup };
         match idle {
             Some(connection) => {
-                self.tries.add(try_over(Step::Over));
+                self.tries.add(try_over(opened, Step::Over));
                 let place = usize::from(how.backup);
                 self.send_over(place, connection, request);
             }
             None => {
-                let connection = Box::pin(client::dial(address, limit));
-                self.tries.add(try_over(Step::Dialing(Box::new(Dialing { request, connection }))));
+                let connection: Connecting = match shared {
+                    true => Box::pin(pool.wait_for_stream(
+                        address,
+                        opened.in_flight.stats(),
+                        limit,
+                        upstream.pool,
+                    )),
+                    false => Box::pin(client::dial(address, limit)),
+                };
+                self.tries.add(try_over(opened, Step::Dialing(Box::new(Dialing { request, connection }))));
             }
         }
     }
@@ -155,15 +174,19 @@ impl Exchange {
         connection: Connection<RequestBody>,
         mut request: Request<RequestBody>,
     ) {
-        let again = self.history.may_repeat() && self.policy().keeps();
+        // What is proved not to have been processed is not given back by a connection that others share.
+        let again = (self.history.may_repeat() || connection.is_shared()) && self.policy().keeps();
         let Some(Try { opened, step, .. }) = self.tries.get_mut(place) else { return };
         if let Some(host) = host(self.heads.as_deref(), &self.asked, &opened.member) {
             request.headers_mut().insert(header::HOST, host);
         }
         let spare = again.then(|| self.peer.worker.spares.copy(&request));
+        if connection.is_shared() {
+            forward::to_http2(&mut request, opened.member.address());
+        }
         // Of two at once, the first is the one that is watched.
         if place == 0 {
-            self.waits.sent(&connection.meter, opened.in_flight.stats());
+            self.waits.sent(&connection, opened.in_flight.stats());
         }
         *step = Step::Sent(Attempt::send(connection, request, spare, self.upgrading));
     }
@@ -357,7 +380,27 @@ impl Exchange {
         let Some(Try { opened, step, .. }) = self.tries.first() else { return };
         self.waits.again(opened.begun);
         if let Step::Sent(attempt) = step {
-            self.waits.sent(&attempt.connection.meter, opened.in_flight.stats());
+            self.waits.sent(&attempt.connection, opened.in_flight.stats());
+        }
+    }
+
+    /// Whether an endpoint is spoken to by HTTP/2, over connections that requests share.
+    pub(super) fn is_shared(&self, member: &Member) -> bool {
+        !self.upgrading && speaks_http2(self.target.upstream.config.protocol, self.grpc, member)
+    }
+}
+
+/// Whether a request goes to an endpoint by HTTP/2.
+pub(super) fn speaks_http2(protocol: Protocol, grpc: bool, member: &Member) -> bool {
+    match protocol {
+        Protocol::Http1 => false,
+        Protocol::Http2 => true,
+        Protocol::Auto => {
+            match member.facts().labels.iter().find(|(name, _)| *name == PROTOCOL).map(|of| of.1) {
+                Some("http2" | "h2" | "h2c" | "grpc") => true,
+                Some("http" | "http1" | "http/1.1") => false,
+                _ => grpc,
+            }
         }
     }
 }

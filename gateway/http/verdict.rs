@@ -1,6 +1,8 @@
 //! The first of two verdicts about a try: what its outcome says when the head of the answer is there, or will not come.
 //! The second is in `reply`, when the answer has ended.
 
+use std::error::Error as _;
+
 use http::{Request, Response, StatusCode};
 use hyper::client::conn::TrySendError;
 
@@ -10,7 +12,7 @@ use super::{
     upload::{RequestBody, Spoilt},
     waits::Wait,
 };
-use crate::{resilience::Event, telemetry::Fault, upstream::Evidence};
+use crate::{client::Connection, resilience::Event, telemetry::Fault, upstream::Evidence};
 
 /// A try that failed.
 pub(super) struct Failed {
@@ -40,15 +42,18 @@ impl Failed {
         Self { error: RequestError::Expired(wait), event, stale: false, unsent: None }
     }
 
-    /// Sending failed. `spoilt` says what the client had done to its body, `reused` that the connection had carried
-    /// a request before.
+    /// Sending failed. `spoilt` says what the client had done to its body.
     pub(super) fn to_send(
         mut error: TrySendError<Request<RequestBody>>,
         spoilt: Option<Spoilt>,
-        reused: bool,
+        connection: &Connection<RequestBody>,
     ) -> Self {
         let unsent = error.take_message().map(Box::new);
         let error = error.into_error();
+        let (reused, stream) = (connection.reused, h2_error(&error));
+        if connection.is_shared() && !stream.is_some_and(h2::Error::is_reset) {
+            connection.leave();
+        }
         if let Some(spoilt) = spoilt {
             let error = match spoilt {
                 Spoilt::BrokenOff => RequestError::Aborted(error.to_string()),
@@ -62,18 +67,41 @@ impl Failed {
         if error.is_parse() {
             return Self::for_good(RequestError::BadAnswer(error.to_string()));
         }
-        let event = match (&unsent, reused) {
-            (Some(_), _) => Event::Unsent,
-            (None, true) => Event::Stale,
-            (None, false) => Event::Reset,
+        let unprocessed = unsent.is_some() || stream.is_some_and(is_unprocessed);
+        // A connection that others use is none that died while it was idle.
+        let event = match (unprocessed, reused && !connection.is_shared()) {
+            (true, _) => Event::Unsent,
+            (false, true) => Event::Stale,
+            (false, false) => Event::Reset,
         };
-        Self { error: RequestError::Reset(error.to_string()), event, stale: reused, unsent }
+        // A stream that was refused, or came too late for a connection, says nothing of the endpoint.
+        let stale = if connection.is_shared() { unprocessed } else { reused };
+        Self { error: RequestError::Reset(error.to_string()), event, stale, unsent }
     }
 
     /// Whether it counts against the endpoint.
     pub(super) fn is_of_endpoint(&self) -> bool {
         !self.stale && self.error.fault() == Fault::Endpoint
     }
+}
+
+/// What went wrong with a stream of HTTP/2, or with its connection.
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    let mut cause = error.source();
+    while let Some(found) = cause {
+        if let Some(error) = found.downcast_ref() {
+            return Some(error);
+        }
+        cause = found.source();
+    }
+    None
+}
+
+/// Whether an endpoint says that it has not processed a request: it refused the stream, or it had said that it takes no more
+/// and this came after the last that it takes (RFC 9113 8.7).
+fn is_unprocessed(error: &h2::Error) -> bool {
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (refused || error.is_go_away())
 }
 
 /// What the end of a try is for whoever decides about another one.
@@ -133,7 +161,7 @@ mod tests {
 
     fn refused(error: io::Error) -> RequestError {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        DialError::Failed { address, error }.into()
+        DialError::Failed { address, error: error.into() }.into()
     }
 
     /// The table of faults, one row for each kind of failure: whose it is, and what health is told.
@@ -164,6 +192,7 @@ mod tests {
                 Some(Evidence::ConnectFailed),
             ),
             (DialError::TimedOut { address, limit }.into(), Fault::Endpoint, Some(Evidence::ConnectFailed)),
+            (DialError::Busy { address, limit }.into(), Fault::Local, None),
             (RequestError::Reset(String::new()), Fault::Endpoint, Some(Evidence::Broke)),
             (RequestError::BadAnswer(String::new()), Fault::Endpoint, Some(Evidence::Broke)),
             (RequestError::AnswerTooLarge, Fault::Endpoint, Some(Evidence::Broke)),

@@ -14,6 +14,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
+    client::Connection,
     config,
     net::{Meter, Place, Standstill, Watch, Watched},
     telemetry::Fault,
@@ -159,6 +160,8 @@ struct State {
     upload: Cell<Upload>,
     frames: Cell<u64>,
     answer: Cell<Answer>,
+    /// Of the answer that came.
+    pieces: Cell<u64>,
     /// Of the connection to the endpoint.
     meter: RefCell<Option<Rc<Meter>>>,
     /// Of the client's connection.
@@ -199,13 +202,15 @@ impl Waits {
         }
     }
 
-    /// The request is sent to an endpoint, over a connection with this meter.
-    pub(super) fn sent(&self, meter: &Rc<Meter>, endpoint: &Arc<Stats>) {
+    /// The request is sent to an endpoint, over this.
+    pub(super) fn sent<B>(&self, connection: &Connection<B>, endpoint: &Arc<Stats>) {
         self.state.answer.set(Answer::Head);
         if self.state.limits.get().leave.is_some() {
             self.state.endpoint.replace(Some(endpoint.clone()));
         }
-        self.state.meter.replace(Some(meter.clone()));
+        // That a connection moves says nothing of one of those who share it.
+        let own = !connection.is_shared();
+        self.state.meter.replace(own.then(|| connection.meter().clone()));
     }
 
     /// It was not, or not with success: what was said of that try does not count any more. The one that counts now
@@ -247,7 +252,11 @@ impl Waits {
 
     /// More of the answer is waited for, or no longer.
     pub(super) fn answer_wanted(&self, wanted: bool) {
-        self.state.answer.set(if wanted { Answer::Wanted } else { Answer::Moving });
+        let state = &self.state;
+        state.answer.set(if wanted { Answer::Wanted } else { Answer::Moving });
+        if !wanted {
+            state.pieces.set(state.pieces.get().wrapping_add(1));
+        }
     }
 
     /// What is told to the body of the request, which tells how far it is.
@@ -330,11 +339,11 @@ impl State {
             (Answer::Head, _) if blocked => Some((Wait::Room, written)),
             (Answer::Head, Upload::Over) => Some((Wait::Head, 0)),
             // It has been taken from the client and is on its way to the endpoint.
-            (Answer::Head, Upload::Moving) => Some((Wait::Room, written)),
+            (Answer::Head, Upload::Moving) => Some((Wait::Room, written.wrapping_add(self.frames.get()))),
             (Answer::Moving, _) => None,
             // What it waited for may be there: nobody looks while the client takes nothing.
             (Answer::Wanted, _) if self.is_client_blocked() => None,
-            (Answer::Wanted, _) => Some((Wait::Answer, read)),
+            (Answer::Wanted, _) => Some((Wait::Answer, read.wrapping_add(self.pieces.get()))),
         }
     }
 

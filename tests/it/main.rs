@@ -23,6 +23,7 @@ mod health;
 mod heartbeats;
 mod http2;
 mod http2_limits;
+mod http2_out;
 mod http_body;
 mod http_drain;
 mod http_endpoint_left;

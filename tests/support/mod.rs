@@ -12,6 +12,7 @@ pub mod forgetful;
 pub mod gateway;
 pub mod guest;
 pub mod http2;
+pub mod http2_origin;
 pub mod network;
 pub mod origin;
 pub mod service;

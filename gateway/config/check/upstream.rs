@@ -6,9 +6,9 @@ use super::{Checker, offer, reliability::Written};
 use crate::{
     config::{
         file,
-        running::{Pool, Selector, Source, Timeouts, Upstream},
+        running::{Pool, Protocol, Selector, Source, Timeouts, Upstream},
     },
-    document::{SwitchOr, TextOr, Way},
+    document::{SwitchOr, TextOr, Way, similar},
     resilience::RetryPolicy,
     upstream::UpstreamName,
 };
@@ -20,6 +20,7 @@ pub(super) struct Manner<'f> {
     pub labels: &'f BTreeMap<String, String>,
     pub selector: Option<&'f TextOr<file::Selector>>,
     pub timeouts: &'f file::Timeouts,
+    pub protocol: Option<&'f str>,
     pub pool: &'f file::Pool,
     pub retries: Option<&'f file::Tries>,
     pub leave_ms: u64,
@@ -36,6 +37,7 @@ impl Checker<'_> {
             labels: &upstream.labels,
             selector: upstream.selector.as_ref(),
             timeouts: &upstream.timeouts,
+            protocol: upstream.protocol.as_deref(),
             pool: &upstream.pool,
             retries: upstream.retries.as_ref(),
             leave_ms: upstream.leave_ms,
@@ -64,6 +66,7 @@ impl Checker<'_> {
     pub(super) fn manner(&mut self, way: &Way, name: UpstreamName, manner: &Manner<'_>) -> Option<Upstream> {
         let selector = self.selector(&way.key("selector"), manner.selector);
         let timeouts = self.timeouts(&way.key("timeouts"), manner.timeouts);
+        let protocol = self.protocol(&way.key("protocol"), manner.protocol);
         let pool = self.pool(&way.key("pool"), manner.pool);
         let retries = self.retries(&way.key("retries"), manner.retries);
         let leave = self.limit_ms(&way.key("leave_ms"), manner.leave_ms);
@@ -77,6 +80,7 @@ impl Checker<'_> {
             labels: manner.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             selector: selector?,
             timeouts,
+            protocol: protocol?,
             pool,
             retries: retries.over(&RetryPolicy::default()),
             leave,
@@ -154,10 +158,25 @@ impl Checker<'_> {
         }
     }
 
+    fn protocol(&mut self, way: &Way, name: Option<&str>) -> Option<Protocol> {
+        let Some(name) = name else { return Some(Protocol::default()) };
+        let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.as_str() == name);
+        if protocol.is_none() {
+            let hint = similar::hint(name, Protocol::ALL.map(Protocol::as_str));
+            self.wrong(way, format!("there is no protocol {name:?}")).hint_if_any(hint);
+        }
+        protocol
+    }
+
     fn pool(&mut self, way: &Way, pool: &file::Pool) -> Pool {
         Pool {
             idle_timeout: self.duration_ms(&way.key("idle_timeout_ms"), pool.idle_timeout_ms),
             max_idle: self.count(&way.key("max_idle"), pool.max_idle, 0..=100_000),
+            max_http2_connections: self.count(
+                &way.key("max_http2_connections"),
+                pool.max_http2_connections,
+                1..=1_000,
+            ),
         }
     }
 }

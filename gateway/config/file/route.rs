@@ -70,6 +70,8 @@ pub(in crate::config) struct Route {
     pub labels: Option<BTreeMap<String, String>>,
     /// As in an upstream, for the services found by this route. Default: `p2c-ewma`.
     pub selector: Option<TextOr<Selector>>,
+    /// As in an upstream, for the services found by this route. Default: `auto`.
+    pub protocol: Option<String>,
     /// As in an upstream, for the services found by this route.
     pub pool: Option<Pool>,
     /// As in an upstream, for the services found by this route. Default: 0.

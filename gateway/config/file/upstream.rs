@@ -25,7 +25,10 @@ pub(in crate::config) struct Upstream {
     pub selector: Option<TextOr<Selector>>,
     /// How long the gateway waits for an instance.
     pub timeouts: Timeouts,
-    /// Idle connections to instances.
+    /// What instances speak: `auto`, `http1` or `http2`. With `auto` calls of gRPC go over HTTP/2 and all else over HTTP/1.1,
+    /// unless the label `protocol` of an instance says otherwise. Default: `auto`.
+    pub protocol: Option<String>,
+    /// Connections to instances.
     pub pool: Pool,
     /// How many tries there may be after the first, or a table that says more. Default: 1, on another instance.
     pub retries: Option<Tries>,
@@ -100,7 +103,7 @@ impl Default for Timeouts {
     }
 }
 
-/// Idle connections to instances.
+/// Connections to instances.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Pool {
@@ -108,10 +111,13 @@ pub(in crate::config) struct Pool {
     pub idle_timeout_ms: u64,
     /// Idle connections kept per instance and worker; 0 keeps none. Default: 64.
     pub max_idle: u64,
+    /// Connections of HTTP/2 per instance and worker; each carries 32 requests at once, or as many as the instance takes.
+    /// Default: 4.
+    pub max_http2_connections: u64,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { idle_timeout_ms: 60_000, max_idle: 64 }
+        Self { idle_timeout_ms: 60_000, max_idle: 64, max_http2_connections: 4 }
     }
 }

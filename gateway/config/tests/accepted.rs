@@ -5,8 +5,8 @@ use std::{fs, path::PathBuf, time::Duration};
 use super::{parse, running};
 use crate::{
     config::{
-        ByName, HttpProbe, Limits, NameFrom, Probe, RateBy, Reliability, RouteRate, Secret, Target, Timeouts,
-        load,
+        ByName, HttpProbe, Limits, NameFrom, Probe, Protocol, RateBy, Reliability, RouteRate, Secret, Target,
+        Timeouts, load,
     },
     connector::{Grants, memory},
     resilience::{
@@ -52,6 +52,7 @@ fn what_is_left_out_has_its_documented_default() {
     let upstream = &config.upstreams[&UpstreamName::new("a")];
     assert_eq!((&*upstream.selector.plugin, &*upstream.selector.settings), ("p2c-ewma", "{}"));
     assert_eq!(upstream.timeouts, TIMEOUTS);
+    assert_eq!((upstream.protocol, upstream.pool.max_http2_connections), (Protocol::Auto, 4));
     assert_eq!(upstream.retries, RetryPolicy::default());
     assert_eq!(upstream.leave, None);
     assert_eq!((&upstream.breaker, upstream.limits), (&None, None));
@@ -290,7 +291,8 @@ fn a_route_by_header_is_for_requests_that_have_it() {
          labels = { zone = 'x' }
          selector = 'random'
          timeouts = { response_ms = 5 }
-         pool = { max_idle = 0 }
+         protocol = 'http2'
+         pool = { max_idle = 0, max_http2_connections = 1 }
          retries = 0
          leave_ms = 5",
     );
@@ -302,6 +304,7 @@ fn a_route_by_header_is_for_requests_that_have_it() {
     let template = &route.template;
     assert_eq!(template.labels, [("zone".to_owned(), "x".to_owned())]);
     assert_eq!((&*template.selector.plugin, template.retries.most, template.pool.max_idle), ("random", 0, 0));
+    assert_eq!((template.protocol, template.pool.max_http2_connections), (Protocol::Http2, 1));
     assert_eq!(template.leave, MS_5);
     assert_eq!(config.routes[0].timeouts.over(&template.timeouts), Timeouts { response: MS_5, ..TIMEOUTS });
 }

@@ -35,7 +35,7 @@ pub(super) fn disagree(one: &Target, other: &Target) -> bool {
 }
 
 /// Keys that say nothing about a route to an upstream.
-pub(super) const KEYS: [&str; 19] = [
+pub(super) const KEYS: [&str; 20] = [
     "registry",
     "pattern",
     "max_services",
@@ -44,6 +44,7 @@ pub(super) const KEYS: [&str; 19] = [
     "unknown_for_ms",
     "labels",
     "selector",
+    "protocol",
     "pool",
     "leave_ms",
     "breaker",
@@ -125,6 +126,7 @@ impl Checker<'_> {
             labels: route.labels.as_ref().unwrap_or(&labels),
             selector: route.selector.as_ref(),
             timeouts: &timeouts,
+            protocol: route.protocol.as_deref(),
             pool: route.pool.as_ref().unwrap_or(&pool),
             retries: route.retries.as_ref(),
             leave_ms: route.leave_ms.unwrap_or(0),

@@ -1,0 +1,373 @@
+//! Connections of HTTP/2 to one endpoint, which requests share: who gets a stream on which, and who waits for one.
+//!
+//! The library would take any number of requests and queue them where nobody sees it, so streams are counted here: no more are
+//! opened than the endpoint takes, and as connections fill up another one is made, one at a time. When there are as many as
+//! there may be, requests wait in order.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hyper::{
+    body::{Body, Bytes},
+    client::conn::http2::{self, SendRequest},
+    rt::Executor,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{DialError, connect};
+use crate::{
+    config,
+    net::{self, Meter},
+    upstream::Stats,
+};
+
+/// Streams on one connection, if the endpoint takes so many. They share a window, so it is large enough for all.
+const STREAMS_MOST: usize = 32;
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MOST as u32;
+
+/// What is kept of one upload until the endpoint's window has room, in bytes, beside the piece that was read last.
+const SEND_BUFFER: usize = 32 * 1024;
+
+/// Requests that wait for a stream to one endpoint, on one worker.
+const WAITING_MOST: usize = 1024;
+
+/// The connections of one worker to one endpoint.
+pub(super) struct Endpoint<B> {
+    address: SocketAddr,
+    stats: Arc<Stats>,
+    connections: RefCell<Vec<Rc<Multiplexed<B>>>>,
+    /// One is being made.
+    dialing: Cell<bool>,
+    waiting: RefCell<VecDeque<Waiting<B>>>,
+    /// How many connections there may be, and how long making one may take.
+    most: Cell<usize>,
+    limit: Cell<Duration>,
+    /// Begins to make a connection.
+    dial: fn(&Rc<Self>),
+}
+
+type Waiting<B> = oneshot::Sender<Result<Stream<B>, DialError>>;
+
+/// One connection. A task of its own drives it; it closes when this is dropped and the last stream has ended.
+struct Multiplexed<B> {
+    sender: SendRequest<B>,
+    meter: Rc<Meter>,
+    took: Duration,
+    /// Streams that the endpoint takes at once; 0 until its settings are there.
+    most: Rc<Cell<usize>>,
+    open: Cell<usize>,
+    /// It has carried a request.
+    used: Cell<bool>,
+    /// The endpoint takes no more streams on it.
+    leaving: Cell<bool>,
+    idle_since: Cell<Instant>,
+}
+
+/// The right to one stream. Dropping it gives it to who waits.
+pub(super) struct Stream<B> {
+    connection: Rc<Multiplexed<B>>,
+    endpoint: Weak<Endpoint<B>>,
+    reused: bool,
+}
+
+impl<B> Stream<B> {
+    pub(super) fn sender(&self) -> SendRequest<B> {
+        self.connection.sender.clone()
+    }
+
+    pub(super) fn meter(&self) -> &Rc<Meter> {
+        &self.connection.meter
+    }
+
+    pub(super) fn took(&self) -> Duration {
+        self.connection.took
+    }
+
+    pub(super) fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Nobody else is to use its connection: the endpoint said so, or it is broken. The others are as old.
+    pub(super) fn leave(&self) {
+        self.connection.leaving.set(true);
+        if let Some(endpoint) = self.endpoint.upgrade() {
+            endpoint.connections.borrow().iter().for_each(|connection| connection.leaving.set(true));
+        }
+    }
+}
+
+impl<B> Drop for Stream<B> {
+    fn drop(&mut self) {
+        let connection = &self.connection;
+        connection.open.set(connection.open.get() - 1);
+        connection.idle_since.set(Instant::now());
+        if let Some(endpoint) = self.endpoint.upgrade() {
+            endpoint.serve();
+        }
+    }
+}
+
+impl<B> Multiplexed<B> {
+    fn is_over(&self) -> bool {
+        self.leaving.get() || self.sender.is_closed()
+    }
+
+    fn has_room(&self) -> bool {
+        !self.is_over() && self.open.get() < self.most.get()
+    }
+}
+
+impl<B> Endpoint<B> {
+    /// A stream, if one is free and nobody waits for it: on the connection that has the fewest.
+    pub(super) fn take(self: &Rc<Self>) -> Option<Stream<B>> {
+        if !self.waiting.borrow().is_empty() {
+            return None;
+        }
+        self.open()
+    }
+
+    fn open(self: &Rc<Self>) -> Option<Stream<B>> {
+        let connections = self.connections.borrow();
+        let free = connections.iter().filter(|connection| connection.has_room());
+        let connection = free.min_by_key(|connection| connection.open.get())?.clone();
+        connection.open.set(connection.open.get() + 1);
+        let reused = connection.used.replace(true);
+        Some(Stream { connection, endpoint: Rc::downgrade(self), reused })
+    }
+
+    /// Gives free streams to those who wait, in order.
+    fn serve(self: &Rc<Self>) {
+        loop {
+            // Who has given up is passed over.
+            while self.waiting.borrow().front().is_some_and(oneshot::Sender::is_closed) {
+                self.waiting.borrow_mut().pop_front();
+            }
+            if self.waiting.borrow().is_empty() {
+                return;
+            }
+            let Some(stream) = self.open() else { return self.grow() };
+            let waiting = self.waiting.borrow_mut().pop_front();
+            // It is open as long as nothing else runs.
+            let _ = waiting.map(|waiting| waiting.send(Ok(stream)));
+        }
+    }
+
+    /// Makes another connection, if there may be one more: when those there are have no room.
+    fn grow(self: &Rc<Self>) {
+        self.connections.borrow_mut().retain(|connection| !connection.is_over());
+        let connections = self.connections.borrow();
+        let unknown = connections.iter().any(|connection| connection.most.get() == 0);
+        if !self.dialing.get() && !unknown && connections.len() < self.most.get() {
+            self.dialing.set(true);
+            (self.dial)(self);
+        }
+    }
+
+    /// A connection has ended.
+    fn ended(self: &Rc<Self>, error: &DialError) {
+        self.connections.borrow_mut().retain(|connection| !connection.is_over());
+        if self.connections.borrow().is_empty() && !self.dialing.get() {
+            self.fail(error);
+        } else {
+            self.serve();
+        }
+    }
+
+    /// Nobody gets a stream: there is no connection, and none can be made.
+    fn fail(&self, error: &DialError) {
+        for waiting in self.waiting.take() {
+            let _ = waiting.send(Err(error.clone()));
+        }
+    }
+
+    /// Closes what is idle for too long or over. Says whether anything is left.
+    pub(super) fn sweep(&self, now: Instant, keep: Duration) -> bool {
+        let kept = |connection: &Rc<Multiplexed<B>>| {
+            let idle = connection.open.get() == 0;
+            let old = now.saturating_duration_since(connection.idle_since.get()) >= keep;
+            !connection.is_over() && !(idle && (old || self.stats.has_left()))
+        };
+        self.connections.borrow_mut().retain(kept);
+        !self.connections.borrow().is_empty() || self.dialing.get() || !self.waiting.borrow().is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.connections.borrow().len()
+    }
+}
+
+impl<B> Endpoint<B>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    pub(super) fn new(address: SocketAddr, stats: Arc<Stats>) -> Rc<Self> {
+        Rc::new(Self {
+            address,
+            stats,
+            connections: RefCell::default(),
+            dialing: Cell::new(false),
+            waiting: RefCell::default(),
+            most: Cell::new(1),
+            limit: Cell::default(),
+            dial: Self::begin,
+        })
+    }
+
+    /// Waits for a stream, no longer than `limit`. Another connection is made when those there are have no room.
+    pub(super) fn wait(
+        self: &Rc<Self>,
+        limit: Duration,
+        keep: config::Pool,
+    ) -> impl Future<Output = Result<Stream<B>, DialError>> + use<B> {
+        let (sender, receiver) = oneshot::channel();
+        let address = self.address;
+        let is_full = self.waiting.borrow().len() >= WAITING_MOST;
+        (self.most.set(keep.max_http2_connections), self.limit.set(limit));
+        if !is_full {
+            self.waiting.borrow_mut().push_back(sender);
+            self.serve();
+        }
+        let this = self.clone();
+        async move {
+            let busy = || DialError::Busy { address, limit };
+            if is_full {
+                return Err(busy());
+            }
+            let waited = timeout(limit, receiver).await;
+            drop(this);
+            match waited {
+                Ok(Ok(got)) => got,
+                // What makes a connection tells its failure itself; this is the wait for others to end.
+                Ok(Err(_)) | Err(_) => Err(busy()),
+            }
+        }
+    }
+
+    fn begin(self: &Rc<Self>) {
+        let this = self.clone();
+        tokio::task::spawn_local(net::guarded("connecting", async move {
+            let dialed = this.make(this.limit.get()).await;
+            this.dialing.set(false);
+            match dialed {
+                Ok(connection) => {
+                    this.connections.borrow_mut().push(connection);
+                    this.serve();
+                }
+                // Those there are go on.
+                Err(error) if this.connections.borrow().is_empty() => this.fail(&error),
+                Err(_) => {}
+            }
+        }));
+    }
+
+    async fn make(self: &Rc<Self>, limit: Duration) -> Result<Rc<Multiplexed<B>>, DialError> {
+        let (address, began) = (self.address, Instant::now());
+        let stream = net::Stream::new(connect(address, limit).await?);
+        let (took, meter) = (began.elapsed(), stream.meter().clone());
+        let (most, settings) = (Rc::new(Cell::new(0)), Settings::default());
+        let (sender, driver) = http2::Builder::new(settings.clone())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            // How many it takes is known when its settings come, which is at once.
+            .initial_max_send_streams(0)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| DialError::Failed { address, error: Arc::new(io::Error::other(error)) })?;
+        let driver = Rc::new(RefCell::new(driver));
+        let (known, learned, endpoint) = (driver.clone(), most.clone(), Rc::downgrade(self));
+        let learn = Rc::new(move || {
+            let most = known.borrow().current_max_send_streams().min(STREAMS_MOST);
+            if learned.replace(most) < most
+                && let Some(endpoint) = endpoint.upgrade()
+            {
+                endpoint.serve();
+            }
+        });
+        let first = most.clone();
+        settings.watch(learn.clone(), move || first.get() == 0);
+        let endpoint = Rc::downgrade(self);
+        tokio::task::spawn_local(net::guarded("connection to an endpoint", async move {
+            let driven = poll_fn(|cx| {
+                let polled = Pin::new(&mut *driver.borrow_mut()).poll(cx);
+                learn();
+                polled
+            });
+            let ended = driven.await;
+            settings.forget();
+            let error = match ended {
+                Ok(()) => io::ErrorKind::ConnectionAborted.into(),
+                Err(error) => {
+                    tracing::debug!(endpoint = %address, %error, "Connection ended");
+                    io::Error::other(error)
+                }
+            };
+            if let Some(endpoint) = endpoint.upgrade() {
+                endpoint.ended(&DialError::Failed { address, error: Arc::new(error) });
+            }
+        }));
+        Ok(Rc::new(Multiplexed {
+            sender,
+            meter,
+            took,
+            most,
+            open: Cell::new(0),
+            used: Cell::new(false),
+            leaving: Cell::new(false),
+            idle_since: Cell::new(Instant::now()),
+        }))
+    }
+}
+
+/// Runs what a connection has to do beside on its own worker, and looks whether the endpoint's settings have come: the library
+/// reads them in one of these tasks, and tells nobody.
+#[derive(Clone, Default)]
+struct Settings(Rc<RefCell<Option<Look>>>);
+
+#[derive(Clone)]
+struct Look {
+    learn: Rc<dyn Fn()>,
+    wanted: Rc<dyn Fn() -> bool>,
+}
+
+impl Settings {
+    fn watch(&self, learn: Rc<dyn Fn()>, wanted: impl Fn() -> bool + 'static) {
+        learn();
+        self.0.replace(Some(Look { learn, wanted: Rc::new(wanted) }));
+    }
+
+    fn forget(&self) {
+        self.0.take();
+    }
+
+    fn look(&self) {
+        let look = self.0.borrow().as_ref().filter(|look| (look.wanted)()).cloned();
+        if let Some(look) = look {
+            (look.learn)();
+        }
+    }
+}
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Settings {
+    fn execute(&self, task: F) {
+        let (settings, mut task) = (self.clone(), Box::pin(task));
+        let looking = poll_fn(move |cx| {
+            let polled = task.as_mut().poll(cx);
+            settings.look();
+            polled
+        });
+        tokio::task::spawn_local(net::guarded("stream to an endpoint", looking));
+    }
+}

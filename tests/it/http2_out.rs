@@ -1,0 +1,346 @@
+//! Requests that go to endpoints over HTTP/2.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use h2::Reason;
+use http::{HeaderMap, Method, Request, Response};
+use hyper::body::Bytes;
+use tokio::sync::{Notify, Semaphore};
+use witgate::config::Protocol;
+
+use crate::{
+    http_harness::{Gateway, Setup},
+    support::{
+        client::{Client, until},
+        http2::{Http2, answer, get, head, in_time, read, reset, to},
+        http2_origin::{Call, Http2Origin},
+        origin::Origin,
+    },
+};
+
+/// Everything goes there over HTTP/2.
+fn gateway(origin: &Http2Origin, change: impl FnOnce(&mut Setup)) -> Gateway {
+    let setup =
+        Setup::to_addresses(&[origin.address]).with(|setup| setup.upstream().protocol = Protocol::Http2);
+    Gateway::start(setup.with(change))
+}
+
+fn failures(gateway: &Gateway) -> u64 {
+    gateway.upstream("main").metrics.counts().failures.iter().sum()
+}
+
+fn grpc(path: &str) -> Request<()> {
+    let mut request = to(Method::POST, path);
+    request.headers_mut().insert("content-type", "application/grpc+proto".parse().unwrap());
+    request.headers_mut().insert("te", "trailers".parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn a_request_by_http_1_goes_out_by_http_2() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let note = seen.clone();
+    let origin = Http2Origin::start(move |call| {
+        let (head, _) = call.request.into_parts();
+        note.lock().unwrap().push(head);
+        let mut reply = call.reply;
+        async move {
+            let response =
+                Response::builder().header("x-a", "1").header("set-cookie", "b").header("set-cookie", "c");
+            let mut stream = reply.send_response(response.body(()).unwrap(), false).unwrap();
+            stream.send_data("hello".into(), true).unwrap();
+        }
+    })
+    .await;
+    let gateway = gateway(&origin, |_| {});
+    let mut client = Client::connect(gateway.address).await;
+    client.send("GET /a%20b/c?d=e HTTP/1.1\r\nhost: Shop.test:8080\r\nte: trailers\r\nconnection: te, x-hop\r\nx-hop: 1\r\n\r\n").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.text(), answer.header("x-a")), (200, "hello", Some("1")));
+    assert!(answer.head.contains("set-cookie: b\r\n") && answer.head.contains("set-cookie: c\r\n"));
+    let seen = &seen.lock().unwrap()[0];
+    assert_eq!(seen.uri, "http://Shop.test:8080/a%20b/c?d=e");
+    assert_eq!(seen.method, Method::GET);
+    assert_eq!(seen.headers["te"], "trailers");
+    for name in ["host", "connection", "x-hop", "transfer-encoding"] {
+        assert!(!seen.headers.contains_key(name), "{name}");
+    }
+    assert_eq!(seen.headers["x-forwarded-host"], "Shop.test:8080");
+}
+
+#[tokio::test]
+async fn bodies_and_trailers_pass_both_ways() {
+    let origin = Http2Origin::start(Call::echo).await;
+    let gateway = gateway(&origin, |_| {});
+    let large = "x".repeat(1 << 20);
+    // From HTTP/1, chunked and with a length.
+    let mut client = Client::connect(gateway.address).await;
+    client
+        .send(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{large}", large.len()))
+        .await;
+    assert!(client.answer().await.text() == large);
+    client
+        .send("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        .await;
+    assert_eq!(client.answer().await.text(), "abc");
+    // From HTTP/2, with trailers.
+    let mut client = Http2::connect(gateway.address).await;
+    let (response, mut stream) = client.send(to(Method::POST, "/"), false).await;
+    stream.send_data(large.clone().into(), false).unwrap();
+    stream.send_trailers(HeaderMap::from_iter([("x-up".parse().unwrap(), "8".parse().unwrap())])).unwrap();
+    let got = answer(response).await.unwrap();
+    let trailers = got.trailers.as_ref().unwrap();
+    assert_eq!(
+        (&trailers["x-length"], &trailers["x-up"]),
+        (&"1048576".parse::<http::HeaderValue>().unwrap(), &"8".parse().unwrap())
+    );
+    assert!(got.text() == large);
+    assert_eq!(origin.connections(), 2, "one for each worker at most: {}", origin.connections());
+}
+
+#[tokio::test]
+async fn an_answer_of_trailers_alone_stays_one() {
+    let origin = Http2Origin::start(|mut call| async move {
+        let response =
+            Response::builder().header("grpc-status", "5").header("content-type", "application/grpc");
+        call.reply.send_response(response.body(()).unwrap(), true).unwrap();
+    })
+    .await;
+    let gateway = gateway(&origin, |_| {});
+    let mut client = Http2::connect(gateway.address).await;
+    let (response, mut stream) = client.send(grpc("/a.B/C"), false).await;
+    stream.send_data(Bytes::from("call"), true).unwrap();
+    let head = head(response).await;
+    assert!(head.body().is_end_stream(), "there is no other frame");
+    assert_eq!(head.headers()["grpc-status"], "5");
+}
+
+#[tokio::test]
+async fn what_is_spoken_is_told_by_the_request_unless_the_upstream_says() {
+    let (two, one) = (Http2Origin::start(Call::echo).await, Origin::start("by http/1").await);
+    let gateway = Gateway::start(Setup::to_addresses(&[two.address]));
+    let mut client = Http2::connect(gateway.address).await;
+    let (response, mut stream) = client.send(grpc("/a.B/C"), false).await;
+    stream.send_data(Bytes::from("call"), true).unwrap();
+    assert_eq!(answer(response).await.unwrap().text(), "call");
+    // All else, gRPC-Web too, is HTTP/1.1.
+    let gateway = Gateway::start(Setup::to(&[&one]));
+    let mut client = Http2::connect(gateway.address).await;
+    assert_eq!(client.get("/").await.text(), "by http/1");
+    let mut web = grpc("/a.B/C");
+    web.headers_mut().insert("content-type", "application/grpc-web+proto".parse().unwrap());
+    assert_eq!(client.request(web).await.text(), "by http/1");
+    let gateway =
+        Gateway::start(Setup::to(&[&one]).with(|setup| setup.upstream().protocol = Protocol::Http1));
+    let mut client = Http2::connect(gateway.address).await;
+    assert_eq!(client.request(grpc("/a.B/C")).await.text(), "by http/1");
+}
+
+#[tokio::test]
+async fn connections_are_shared_as_far_as_the_endpoint_allows() {
+    let go = Arc::new(Semaphore::new(0));
+    let wait = go.clone();
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(10);
+    let origin = Http2Origin::with(builder, move |call: Call| {
+        let wait = wait.clone();
+        async move {
+            wait.acquire().await.unwrap().forget();
+            call.answer("ok").await;
+        }
+    })
+    .await;
+    let gateway = gateway(&origin, |setup| {
+        setup.workers = 1;
+        setup.upstream().pool.max_http2_connections = 3;
+    });
+    let mut client = Http2::connect(gateway.address).await;
+    let mut calls = Vec::new();
+    for number in 0..50 {
+        calls.push(client.send(get(&format!("/{number}")), true).await.0);
+    }
+    let in_flight = || gateway.upstream("main").reader.snapshot().iter().next().unwrap().stats().in_flight();
+    until("all are on their way", || in_flight() == 50).await;
+    until("the connections are full", || origin.connections() == 3).await;
+    go.add_permits(50);
+    for call in calls {
+        assert_eq!(answer(call).await.unwrap().text(), "ok");
+    }
+    assert_eq!((origin.connections(), origin.most_at_once()), (3, 10));
+    assert_eq!(failures(&gateway), 0);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_takes_one_request_at_a_time_gets_one_at_a_time() {
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(1);
+    let origin = Http2Origin::with(builder, |call: Call| call.answer("ok")).await;
+    let gateway = gateway(&origin, |setup| setup.upstream().pool.max_http2_connections = 1);
+    let mut client = Http2::connect(gateway.address).await;
+    let mut calls = Vec::new();
+    for _ in 0..100 {
+        calls.push(client.send(to(Method::POST, "/"), true).await.0);
+    }
+    for call in calls {
+        assert_eq!(answer(call).await.unwrap().text(), "ok");
+    }
+    assert_eq!((origin.most_at_once(), failures(&gateway)), (1, 0));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_stream_in_vain_is_told_so_and_the_endpoint_is_not_blamed() {
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(1);
+    let origin = Http2Origin::with(builder, |call| async move {
+        std::future::pending::<()>().await;
+        drop(call);
+    })
+    .await;
+    let gateway = gateway(&origin, |setup| {
+        setup.workers = 1;
+        setup.upstream().pool.max_http2_connections = 1;
+        setup.upstream().timeouts.connect = Duration::from_millis(200);
+    });
+    let mut client = Http2::connect(gateway.address).await;
+    let _first = client.send(get("/"), true).await;
+    let answer = client.get("/").await;
+    assert_eq!((answer.status, answer.reason()), (503, Some("endpoint-busy")));
+    assert_eq!(failures(&gateway), 0);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_leaves_its_connections_costs_no_request() {
+    let origin = Arc::new(
+        Http2Origin::start(|call: Call| async move {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+            call.echo().await;
+        })
+        .await,
+    );
+    let gateway = gateway(&origin, |_| {});
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let address = gateway.address;
+        clients.spawn(async move {
+            let mut client = Http2::connect(address).await;
+            for number in 0..100 {
+                // None of them may be sent twice.
+                let got = client.post("/", format!("{number}")).await;
+                assert_eq!((got.status, got.text()), (200, &*number.to_string()), "{:?}", got.reason());
+            }
+        });
+    }
+    while clients.len() > 0 {
+        tokio::select! {
+            Some(ended) = clients.join_next() => ended.unwrap(),
+            () = tokio::time::sleep(Duration::from_millis(20)) => origin.leave(),
+        }
+    }
+    assert!(origin.connections() > 5, "{}", origin.connections());
+    assert_eq!(failures(&gateway), 0);
+}
+
+#[tokio::test]
+async fn a_refused_stream_is_sent_again_once() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let origin = Http2Origin::start(move |mut call: Call| {
+        let number = count.fetch_add(1, SeqCst);
+        async move {
+            match (&*call.path(), number) {
+                ("/once", 0) | ("/always", _) => call.reply.send_reset(Reason::REFUSED_STREAM),
+                _ => call.echo().await,
+            }
+        }
+    })
+    .await;
+    let gateway = gateway(&origin, |_| {});
+    let mut client = Http2::connect(gateway.address).await;
+    assert_eq!(client.post("/once", "body").await.text(), "body");
+    assert_eq!((calls.load(SeqCst), failures(&gateway)), (2, 0));
+    let answer = client.post("/always", "body").await;
+    assert_eq!((answer.status, answer.reason()), (502, Some("upstream-reset")));
+    assert!((4..=5).contains(&calls.load(SeqCst)), "{}", calls.load(SeqCst));
+}
+
+#[tokio::test]
+async fn a_reset_passes_both_ways_with_its_code() {
+    let (cancelled, told) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (note, begun) = (cancelled.clone(), told.clone());
+    let origin = Http2Origin::start(move |mut call: Call| {
+        let (note, begun) = (note.clone(), begun.clone());
+        async move {
+            if call.path() == "/hangs" {
+                begun.notify_one();
+                let reason = std::future::poll_fn(|cx| call.reply.poll_reset(cx)).await.unwrap();
+                assert_eq!(reason, Reason::CANCEL);
+                return note.notify_one();
+            }
+            let mut stream = call.reply.send_response(Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from("half"), false).unwrap();
+            // The head goes out first.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            stream.send_reset(Reason::ENHANCE_YOUR_CALM);
+        }
+    })
+    .await;
+    let gateway = gateway(&origin, |_| {});
+    let mut client = Http2::connect(gateway.address).await;
+    let (response, _) = client.send(get("/breaks"), true).await;
+    assert_eq!(reset(answer(response).await), Reason::ENHANCE_YOUR_CALM);
+    let (response, mut stream) = client.send(get("/hangs"), true).await;
+    in_time(told.notified()).await;
+    stream.send_reset(Reason::CANCEL);
+    in_time(cancelled.notified()).await;
+    drop(response);
+    assert_eq!(origin.connections(), 1, "the others on it go on");
+}
+
+#[tokio::test]
+async fn one_answer_that_is_not_read_holds_up_no_other() {
+    let origin = Http2Origin::start(|call: Call| async move {
+        match &*call.path() {
+            "/large" => call.answer("x".repeat(4 << 20)).await,
+            _ => call.answer("small").await,
+        }
+    })
+    .await;
+    let gateway = gateway(&origin, |setup| setup.workers = 1);
+    // One client reads nothing of a few answers.
+    let mut builder = h2::client::Builder::new();
+    let mut lazy = Http2::with(gateway.address, builder.initial_connection_window_size(1 << 20)).await;
+    let mut unread = Vec::new();
+    for _ in 0..8 {
+        let (response, _) = lazy.send(get("/large"), true).await;
+        unread.push(head(response).await.into_body());
+    }
+    let mut client = Http2::connect(gateway.address).await;
+    for _ in 0..100 {
+        assert_eq!(client.get("/").await.text(), "small");
+    }
+    for body in unread {
+        assert_eq!(in_time(read(body)).await.unwrap().0.len(), 4 << 20);
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_answer_in_time_is_told_that_nobody_waits() {
+    let origin = Http2Origin::start(|mut call: Call| async move {
+        let _ = std::future::poll_fn(|cx| call.reply.poll_reset(cx)).await;
+    })
+    .await;
+    let gateway = gateway(&origin, |setup| {
+        setup.upstream().timeouts.response = Some(Duration::from_millis(100));
+        setup.upstream().retries.most = 0;
+    });
+    let mut client = Http2::connect(gateway.address).await;
+    let got = client.post("/", "body").await;
+    assert_eq!((got.status, got.reason()), (504, Some("response-timeout")));
+    assert_eq!(failures(&gateway), 1);
+}
