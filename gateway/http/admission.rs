@@ -165,17 +165,17 @@ fn pick(routed: &Routed, target: &Target, at: Instant) -> Result<Picked, Request
 
 /// Answers a request that is not sent.
 pub(super) fn refuse(routed: Routed, target: &Target, error: &RequestError) -> Response<ReplyBody> {
-    let Routed { peer, asked, manner, mut record, .. } = routed;
+    let Routed { peer, asked, manner, mut record, is_call, .. } = routed;
     let (host, path, upstream) = (asked.host(), asked.path(), &target.upstream);
     tracing::debug!(client = %peer.sender.address, upstream = %upstream.name(), host, path, %error, "Request refused");
     if let Some(refused) = error.refused() {
         upstream.metrics.not_sent(peer.worker.index, refused);
     }
-    let mut response = error.response();
+    let mut response = error.response(is_call);
     if let Some(heads) = &manner.heads {
         forward::change(response.headers_mut(), &heads.response);
     }
-    record.answered(response.status().as_u16(), Instant::now());
+    record.answered(error.status().as_u16(), Instant::now());
     record.ended();
     response
 }

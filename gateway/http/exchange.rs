@@ -8,14 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{Method, Request, Response, StatusCode, Version, request::Parts};
 use hyper::body::Incoming;
 
 use super::{
     RequestError,
     admission::{Admitted, Held},
     attempt::{Attempt, Opened, Step, Tries, Try},
-    forward,
+    forward, grpc,
     replay::Kept,
     reply::{Ending, ReplyBody},
     route::Manner,
@@ -49,6 +49,8 @@ pub(super) struct Routed {
     pub record: Record,
     pub head: Parts,
     pub body: Incoming,
+    /// It is a call of gRPC.
+    pub is_call: bool,
 }
 
 /// Everything a request needs until the head of its answer is there.
@@ -68,7 +70,9 @@ pub(super) struct Exchange {
     pub(super) altered: Option<Altered>,
     pub(super) upgrading: bool,
     /// It is a call of gRPC.
-    pub(super) grpc: bool,
+    pub(super) is_call: bool,
+    /// When the client of a call does not wait for its end any more.
+    pub(super) deadline: Option<Instant>,
     /// If the request may be sent again.
     pub(super) kept: Option<Rc<Kept>>,
     /// If the route has its own.
@@ -98,7 +102,7 @@ pub(super) struct Headed {
 impl Routed {
     /// Sends the request if a connection of the picked endpoint is idle; otherwise it is sent once there is one.
     pub(super) fn send(mut self, target: Rc<Target>, admitted: Admitted) -> Box<Exchange> {
-        let Self { peer, inbound, client, asked, seen, manner, record, body, .. } = self;
+        let Self { peer, inbound, client, asked, seen, manner, record, body, is_call, .. } = self;
         let Manner { strip, timeouts, retries, repeatable, heads, max_body } = manner;
         let Admitted { picked, at, held } = admitted;
         // Stays where it is: it is large.
@@ -110,10 +114,14 @@ impl Routed {
         let may_repeat = repeatable || idempotent(&head.method);
         let backup = backup_after(policy, &head.method, repeatable, &target);
         let waits = peer.worker.waits(record.started, &inbound.meter);
-        let limits = Limits::new(&peer.listener, &timeouts.over(&upstream.config.timeouts));
+        let mut limits = Limits::new(&peer.listener, &timeouts.over(&upstream.config.timeouts));
+        let timeout = if is_call { grpc::timeout(&head.headers) } else { None };
+        if is_call {
+            limits.call(timeout);
+        }
+        let deadline = timeout.and_then(|timeout| record.started.checked_add(timeout));
         waits.limit(Limits { per_try: policy.per_try, backup, leave: upstream.config.leave, ..limits });
-        let grpc = is_grpc(head);
-        let shared = speaks_http2(upstream.config.protocol, grpc, &picked.member);
+        let shared = speaks_http2(upstream.config.protocol, is_call, &picked.member);
         let keep = ((may_repeat || shared) && policy.keeps()).then_some(policy.replay_bytes);
         let Uploaded { body, course: upload, kept } = Uploaded::new(body, &waits, max_body, keep);
         let mut history = History::new(may_repeat, backup.is_some());
@@ -132,7 +140,8 @@ impl Routed {
             heads,
             altered: None,
             upgrading: false,
-            grpc,
+            is_call,
+            deadline,
             kept,
             own_policy,
             history,
@@ -153,16 +162,6 @@ impl Routed {
         exchange.begin(opened, Request::from_parts(self.head, body), How::default());
         exchange
     }
-}
-
-/// Whether a request is a call of gRPC, which is always a POST.
-fn is_grpc(head: &Parts) -> bool {
-    head.method == Method::POST
-        && head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| {
-            let kind = kind.as_bytes();
-            // Not `application/grpc-web`, which is spoken over HTTP/1.1.
-            kind.starts_with(b"application/grpc") && matches!(kind.get(16), None | Some(b'+' | b';' | b' '))
-        })
 }
 
 /// After how long a request gets a second try beside the first; none: never.
@@ -192,8 +191,20 @@ impl Exchange {
         if self.aside.is_some() {
             self.forget_aside();
         }
-        let Self { peer, target, inbound, mut record, waits, upload, heads, tries, headed, mut held, .. } =
-            *self;
+        let Self {
+            peer,
+            target,
+            inbound,
+            mut record,
+            waits,
+            upload,
+            heads,
+            tries,
+            headed,
+            mut held,
+            is_call,
+            ..
+        } = *self;
         let (Tries::One(Try { opened, step: Step::Sent(attempt), .. }), Some(headed)) = (tries, headed)
         else {
             return missing(&target, record);
@@ -215,7 +226,9 @@ impl Exchange {
         }
         *response.version_mut() = Version::HTTP_11;
         record.answered(response.status().as_u16(), at);
-        let Opened { member, in_flight, .. } = opened;
+        let Opened { member, in_flight, begun, .. } = opened;
+        let is_open = is_call && !grpc::is_told(response.headers());
+        let open = is_open.then(|| at.saturating_duration_since(begun));
         response.map(|incoming| match switched {
             Some(switched) if switching => {
                 record.ended();
@@ -235,10 +248,11 @@ impl Exchange {
                     evidence: target.evidence.clone(),
                     well,
                     success,
+                    open,
                     upload,
                     held,
                 };
-                ReplyBody::passing(incoming, ending, waits, record)
+                ReplyBody::passing(incoming, ending, waits, record, is_call)
             }
         })
     }
@@ -255,11 +269,11 @@ impl Exchange {
         let (host, path) = (self.asked.host(), self.asked.path());
         tracing::debug!(client = %self.peer.sender.address, upstream = %self.target.upstream.name(), host, path, %error,
             "Request failed");
-        let mut response = error.response();
+        let mut response = error.response(self.is_call);
         if let Some(heads) = &self.heads {
             forward::change(response.headers_mut(), &heads.response);
         }
-        self.record.answered(response.status().as_u16(), Instant::now());
+        self.record.answered(error.status().as_u16(), Instant::now());
         self.record.ended();
         response
     }
@@ -268,7 +282,7 @@ impl Exchange {
 /// Answers where an answer was to be and is not: a mistake of ours that nobody may wait for.
 fn missing(target: &Target, mut record: Record) -> Response<ReplyBody> {
     tracing::error!(upstream = %target.upstream.name(), "An answer was lost; please report this");
-    let response = RequestError::Lost.response();
+    let response = RequestError::Lost.response(false);
     record.answered(response.status().as_u16(), Instant::now());
     record.ended();
     response

@@ -7,6 +7,7 @@ mod attempt;
 mod cdn_loop;
 mod exchange;
 mod forward;
+mod grpc;
 mod hedge;
 mod redirect;
 mod pick;

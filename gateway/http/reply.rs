@@ -15,6 +15,7 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
 use super::{
     admission::Held,
+    grpc,
     upload::{Course, RequestBody},
     waits::{Wait, Waits},
 };
@@ -42,6 +43,8 @@ pub(super) struct Passing {
     ending: Option<Ending>,
     waits: Waits,
     record: Record,
+    /// Of a call of gRPC, whose trailers say how it went.
+    is_call: bool,
 }
 
 /// What is settled at the end of an answer. Dropped before the end it closes the connection. Holds neither the
@@ -57,6 +60,8 @@ pub(super) struct Ending {
     /// is the same.
     pub well: bool,
     pub success: bool,
+    /// How long the head of the answer took, of a call that the statistics have not heard of yet.
+    pub open: Option<Duration>,
     /// Of the request's body, if it has one.
     pub upload: Option<Rc<Course>>,
     /// Given back last: whoever is let go by it finds the endpoint free.
@@ -91,21 +96,30 @@ impl Error for ReplyError {
 
 impl ReplyBody {
     /// The body of an answer whose head has been judged.
-    pub(super) fn passing(incoming: Incoming, ending: Ending, waits: Waits, mut record: Record) -> Self {
+    pub(super) fn passing(
+        incoming: Incoming,
+        ending: Ending,
+        waits: Waits,
+        mut record: Record,
+        is_call: bool,
+    ) -> Self {
         if incoming.is_end_stream() {
             ending.settle();
             record.ended();
             return Self::Empty;
         }
         waits.answering();
-        Self::Passing(Box::new(Passing { incoming, ending: Some(ending), waits, record }))
+        Self::Passing(Box::new(Passing { incoming, ending: Some(ending), waits, record, is_call }))
     }
 }
 
 impl Ending {
     /// The answer is complete: the request is over, and its connection is free for the next.
     fn settle(self) {
-        let Self { connection, pool, address, keep, in_flight, evidence, well, success, .. } = self;
+        let Self { connection, pool, address, keep, in_flight, evidence, well, success, open, .. } = self;
+        if let Some(took) = open {
+            in_flight.stats().record(Instant::now(), took, success);
+        }
         if success {
             in_flight.stats().confirm();
         }
@@ -117,13 +131,22 @@ impl Ending {
         give_back(connection, pool, address, endpoint, keep);
     }
 
+    /// The verdict at the head becomes worse, and the answer goes on.
+    fn worsen(&mut self, evidence: Evidence) {
+        (self.well, self.success) = (false, false);
+        let stats = self.in_flight.stats();
+        match self.open.take() {
+            Some(took) => stats.record(Instant::now(), took, false),
+            None => stats.worsen(Instant::now()),
+        }
+        self.evidence.send(self.address, stats, evidence, None);
+    }
+
     /// The answer has broken off. The verdict at the head becomes worse if that was the endpoint's fault.
     fn break_off(mut self, fault: Fault, evidence: Evidence) {
         if fault == Fault::Endpoint {
             self.held.broke_off();
-            let stats = self.in_flight.stats();
-            stats.worsen(Instant::now());
-            self.evidence.send(self.address, stats, evidence, None);
+            self.worsen(evidence);
         }
         if let Some(upload) = &self.upload {
             upload.cut();
@@ -167,7 +190,14 @@ impl Passing {
         // First, since an answer that never pauses has to end, too.
         if let Some(wait) = self.waits.expired() {
             self.expire(wait);
-            return Poll::Ready(Some(Err(ReplyError::Expired(wait))));
+            let error = ReplyError::Expired(wait);
+            // Nobody asks for more after trailers.
+            let trailers = || grpc::trailers(grpc::Code::DeadlineExceeded, &error.to_string());
+            return Poll::Ready(Some(if self.is_call {
+                Ok(Frame::trailers(trailers()))
+            } else {
+                Err(error)
+            }));
         }
         let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
             self.waits.answer_wanted(true);
@@ -184,6 +214,12 @@ impl Passing {
                 Poll::Ready(Some(Err(ReplyError::Broken(error))))
             }
             frame => {
+                if self.is_call
+                    && let Some(Ok(frame)) = &frame
+                    && frame.trailers_ref().and_then(grpc::failed) == Some(true)
+                {
+                    self.worsen();
+                }
                 if frame.is_none() || self.incoming.is_end_stream() {
                     self.end();
                 }
@@ -197,6 +233,15 @@ impl Passing {
             self.record.account.left();
         }
         self.break_off(wait.fault(), Evidence::TimedOut);
+    }
+
+    /// The call has failed, as its end says.
+    fn worsen(&mut self) {
+        let Account { metrics, worker } = &*self.record.account;
+        if let Some(ending) = &mut self.ending {
+            metrics.learned(*worker, Evidence::GatewayError);
+            ending.worsen(Evidence::GatewayError);
+        }
     }
 
     fn end(&mut self) {

@@ -53,7 +53,7 @@
 
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
-use super::{reply::ReplyBody, waits::Wait};
+use super::{grpc, reply::ReplyBody, waits::Wait};
 use crate::{
     catalog::FindError,
     client::DialError,
@@ -241,14 +241,24 @@ impl RequestError {
         }
     }
 
-    /// The answer for the client.
-    pub(super) fn response(&self) -> Response<ReplyBody> {
+    /// The status that this is counted as.
+    pub(super) fn status(&self) -> StatusCode {
+        self.facts().0
+    }
+
+    /// The answer for the client, whose request may be a call of gRPC.
+    pub(super) fn response(&self, is_call: bool) -> Response<ReplyBody> {
         let (status, reason, text) = self.facts();
-        let mut response = Response::new(ReplyBody::Text(text));
-        *response.status_mut() = status;
+        let mut response = Response::new(if is_call { ReplyBody::Empty } else { ReplyBody::Text(text) });
         let headers = response.headers_mut();
         headers.insert(REASON, HeaderValue::from_static(reason));
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if is_call {
+            grpc::fail(headers, grpc::code(status), reason, text);
+        } else {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            *response.status_mut() = status;
+        }
+        let headers = response.headers_mut();
         if let Self::TooFast(seconds) = self {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
         }

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use http::request::Parts;
+use http::{StatusCode, request::Parts};
 use hyper::Response;
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     cdn_loop,
     exchange::{Exchange, Routed},
     forward::{self, Sender},
-    redirect,
+    grpc, redirect,
     reply::ReplyBody,
     route::Manner,
     seen::Seen,
@@ -73,18 +73,19 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
     // The check has been made: the server refuses what could be understood in two ways.
     let (head, body) = match request {
         Ok(request) => request.into_parts(),
-        Err(refusal) => return unrouted(peer, record, &refusal.into(), &None),
+        Err(refusal) => return unrouted(peer, record, &refusal.into(), &None, false),
     };
+    let is_call = grpc::is_call(&head);
     // What is large is not handed through a result: it would be copied.
     let (seen, mut manner) = (Seen::of(&head.headers), Manner::default());
     let client = peer.sender.client(&head.headers, &peer.listener.trusted_proxies);
     let now = record.started;
     let (asked, found) = match route(peer, &head, seen, client, now, &mut manner) {
         Ok(found) => found,
-        Err(error) => return unrouted(peer, record, &error, &manner.heads),
+        Err(error) => return unrouted(peer, record, &error, &manner.heads, is_call),
     };
     let (peer, inbound) = (peer.clone(), connection);
-    let routed = Routed { peer, inbound, client, asked, seen, manner, record, head, body };
+    let routed = Routed { peer, inbound, client, asked, seen, manner, record, head, body, is_call };
     match found {
         Lookup::Elsewhere(to) => Call::redirect(routed, &to),
         Lookup::Known(target) => Call::begin(routed, target),
@@ -123,27 +124,41 @@ fn route(
 }
 
 /// The answer to a request that leads to no upstream.
-fn unrouted(peer: &Peer, record: Record, error: &RequestError, heads: &Option<Rc<Heads>>) -> Call {
+fn unrouted(
+    peer: &Peer,
+    record: Record,
+    error: &RequestError,
+    heads: &Option<Rc<Heads>>,
+    is_call: bool,
+) -> Call {
     tracing::debug!(client = %peer.sender.address, %error, "Request failed");
-    Call::known(error.response(), record, heads)
+    Call::known(error.response(is_call), error.status(), record, heads)
 }
 
 impl Call {
     /// An answer of the gateway's own, for a request that leads to no upstream.
-    fn known(mut response: Response<ReplyBody>, mut record: Record, heads: &Option<Rc<Heads>>) -> Self {
+    fn known(
+        mut response: Response<ReplyBody>,
+        status: StatusCode,
+        mut record: Record,
+        heads: &Option<Rc<Heads>>,
+    ) -> Self {
         if let Some(heads) = heads {
             forward::change(response.headers_mut(), &heads.response);
         }
-        record.answered(response.status().as_u16(), Instant::now());
+        record.answered(status.as_u16(), Instant::now());
         record.ended();
         Self::Known(Box::new(response))
     }
 
     fn redirect(routed: Routed, to: &Redirect) -> Self {
-        let Routed { peer, asked, manner, record, head, .. } = routed;
+        let Routed { peer, asked, manner, record, head, is_call, .. } = routed;
         match redirect::answer(to, &asked, peer.sender.scheme(&head.headers)) {
-            Ok(response) => Self::known(response, record, &manner.heads),
-            Err(error) => unrouted(&peer, record, &error, &manner.heads),
+            Ok(response) => {
+                let status = response.status();
+                Self::known(response, status, record, &manner.heads)
+            }
+            Err(error) => unrouted(&peer, record, &error, &manner.heads, is_call),
         }
     }
 
@@ -166,8 +181,8 @@ impl Future for Call {
             *call = match found {
                 Ok(target) => Self::begin(*routed, target),
                 Err(error) => {
-                    let Routed { peer, record, manner, .. } = *routed;
-                    unrouted(&peer, record, &error, &manner.heads)
+                    let Routed { peer, record, manner, is_call, .. } = *routed;
+                    unrouted(&peer, record, &error, &manner.heads, is_call)
                 }
             };
         }

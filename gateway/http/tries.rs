@@ -15,7 +15,7 @@ use super::{
     RequestError,
     attempt::{Attempt, Connecting, Dialing, Opened, Step, Tries, Try},
     exchange::{Exchange, Headed},
-    forward,
+    forward, grpc,
     pick::{Choice, Picked},
     seen::Seen,
     upload::RequestBody,
@@ -180,6 +180,9 @@ impl Exchange {
         if let Some(host) = host(self.heads.as_deref(), &self.asked, &opened.member) {
             request.headers_mut().insert(header::HOST, host);
         }
+        if let Some(deadline) = self.deadline {
+            grpc::set_timeout(request.headers_mut(), deadline.saturating_duration_since(Instant::now()));
+        }
         let spare = again.then(|| self.peer.worker.spares.copy(&request));
         if connection.is_shared() {
             forward::to_http2(&mut request, opened.member.address());
@@ -220,11 +223,17 @@ impl Exchange {
     fn learn(&mut self, place: usize, outcome: &Outcome, at: Instant) -> (bool, bool) {
         let Some(Try { opened, backup, .. }) = self.tries.get_mut(place) else { return (false, false) };
         let (Opened { member, begun, trial, .. }, backup) = (opened, *backup);
-        let (success, begun) = (verdict::success(outcome), *begun);
-        if let Some(success) = success {
+        // A call that failed has an answer like any other.
+        let failed = |response: &Response<Incoming>| grpc::failed(response.headers()) == Some(true);
+        let failed = self.is_call && outcome.as_ref().is_ok_and(failed);
+        let success = if failed { Some(false) } else { verdict::success(outcome) };
+        let begun = *begun;
+        // Of a call it is known at its end. Two samples for one would count by how far they are apart.
+        let is_open = |response: &Response<Incoming>| self.is_call && !grpc::is_told(response.headers());
+        if let Some(success) = success.filter(|_| !outcome.as_ref().is_ok_and(is_open)) {
             member.stats().record(at, at.saturating_duration_since(begun), success);
         }
-        let evidence = verdict::evidence(outcome);
+        let evidence = if failed { Some(Evidence::GatewayError) } else { verdict::evidence(outcome) };
         if let Some(evidence) = evidence {
             self.target.upstream.metrics.learned(self.peer.worker.index, evidence);
             // That an endpoint answers well is known at the end of the answer, but who waits for a trial waits no
@@ -386,12 +395,12 @@ impl Exchange {
 
     /// Whether an endpoint is spoken to by HTTP/2, over connections that requests share.
     pub(super) fn is_shared(&self, member: &Member) -> bool {
-        !self.upgrading && speaks_http2(self.target.upstream.config.protocol, self.grpc, member)
+        !self.upgrading && speaks_http2(self.target.upstream.config.protocol, self.is_call, member)
     }
 }
 
 /// Whether a request goes to an endpoint by HTTP/2.
-pub(super) fn speaks_http2(protocol: Protocol, grpc: bool, member: &Member) -> bool {
+pub(super) fn speaks_http2(protocol: Protocol, is_call: bool, member: &Member) -> bool {
     match protocol {
         Protocol::Http1 => false,
         Protocol::Http2 => true,
@@ -399,7 +408,7 @@ pub(super) fn speaks_http2(protocol: Protocol, grpc: bool, member: &Member) -> b
             match member.facts().labels.iter().find(|(name, _)| *name == PROTOCOL).map(|of| of.1) {
                 Some("http2" | "h2" | "h2c" | "grpc") => true,
                 Some("http" | "http1" | "http/1.1") => false,
-                _ => grpc,
+                _ => is_call,
             }
         }
     }

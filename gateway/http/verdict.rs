@@ -211,7 +211,8 @@ mod tests {
             (Refusal::Host.into(), Fault::Client, None),
         ] {
             assert_eq!(error.fault(), fault, "{error}");
-            let closes = error.response().headers().get("connection").is_some_and(|value| value == "close");
+            let closes =
+                error.response(false).headers().get("connection").is_some_and(|value| value == "close");
             assert_eq!(closes, fault == Fault::Client, "{error}");
             let outcome = Err::<Response<()>, _>(Failed::for_good(error));
             assert_eq!(evidence(&outcome), told);

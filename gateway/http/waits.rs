@@ -13,6 +13,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::grpc;
 use crate::{
     client::Connection,
     config,
@@ -67,6 +68,8 @@ pub(super) struct Limits {
     pub backup: Option<Duration>,
     /// Counts from when the endpoint has left.
     pub leave: Option<Duration>,
+    /// The client gave so little time that its end is no fault of an endpoint.
+    pub impatient: bool,
 }
 
 impl Limits {
@@ -80,7 +83,19 @@ impl Limits {
             answer: timeouts.idle,
             whole: timeouts.request,
             leave: None,
+            impatient: false,
         }
+    }
+
+    /// Of a call of gRPC, whose client may say how long it waits for the end. Its answer may be a stream, which may be quiet
+    /// from its beginning.
+    pub(super) fn call(&mut self, timeout: Option<Duration>) {
+        self.head = None;
+        let Some(timeout) = timeout.filter(|timeout| self.whole.is_none_or(|whole| *timeout < whole)) else {
+            return;
+        };
+        self.whole = Some(timeout);
+        self.impatient = timeout < grpc::SHORT;
     }
 
     fn of(&self, wait: Wait) -> Option<Duration> {
@@ -409,7 +424,7 @@ impl Watched for State {
         }
         let limits = self.limits.get();
         if limits.whole.is_some_and(|limit| now.saturating_duration_since(began) >= limit) {
-            let client = self.is_for_client();
+            let client = limits.impatient || self.is_for_client();
             return self.expire(if client { Wait::WholeOfClient } else { Wait::WholeOfEndpoint });
         }
         if limits.per_try.is_some() || limits.backup.is_some() {

@@ -1,0 +1,249 @@
+//! Calls of gRPC: how the gateway fails them, their deadlines, and what their end says of an endpoint.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use h2::Reason;
+use http::{HeaderMap, Method, Request, Response};
+use hyper::body::Bytes;
+use witgate::upstream::Figures;
+
+use crate::{
+    http_harness::{Gateway, Setup},
+    support::{
+        http2::{Answer, Http2, answer, head, in_time, read, to},
+        http2_origin::{Call, Http2Origin},
+        origin::{Origin, Reply},
+    },
+};
+
+fn call(path: &str, timeout: Option<&str>) -> Request<()> {
+    let mut request = to(Method::POST, path);
+    request.headers_mut().insert("content-type", "application/grpc+proto".parse().unwrap());
+    request.headers_mut().insert("te", "trailers".parse().unwrap());
+    if let Some(timeout) = timeout {
+        request.headers_mut().insert("grpc-timeout", timeout.parse().unwrap());
+    }
+    request
+}
+
+async fn send(client: &mut Http2, path: &str, timeout: Option<&str>) -> Result<Answer, h2::Error> {
+    let (response, mut stream) = client.send(call(path, timeout), false).await;
+    stream.send_data(Bytes::from("message"), true).unwrap();
+    answer(response).await
+}
+
+fn figures(gateway: &Gateway) -> Figures {
+    gateway.upstream("main").reader.snapshot().iter().next().unwrap().stats().figures()
+}
+
+/// Answers with a message, and how the call went: in the trailers, or with nothing else under `/alone`.
+async fn ends(mut call: Call, status: &'static str) {
+    let alone = call.path() == "/alone";
+    let _ = read(call.request.into_body()).await;
+    let mut response = Response::builder().header("content-type", "application/grpc");
+    if alone {
+        response = response.header("grpc-status", status);
+    }
+    let mut stream = call.reply.send_response(response.body(()).unwrap(), alone).unwrap();
+    if !alone {
+        stream.send_data(Bytes::from("answer"), false).unwrap();
+        let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), status.parse().unwrap())]);
+        stream.send_trailers(trailers).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_failure_of_the_gateway_is_one_that_clients_of_grpc_understand() {
+    let closed = { Origin::start("gone").await.address };
+    let setup = Setup::to_addresses(&[closed]).with(|setup| {
+        setup.routes[0].matches.path = "/shop.Orders".into();
+        let mut limited = crate::http_harness::route("/shop.Large", "main");
+        limited.max_body = Some(3);
+        setup.routes.push(limited);
+    });
+    let gateway = Gateway::start(setup);
+    let mut client = Http2::connect(gateway.address).await;
+    for (path, code, reason) in [
+        ("/shop.Users/Get", "12", "no-route"),
+        ("/shop.Orders/Get", "14", "connect-failed"),
+        ("/shop.Large/Put", "8", "request-body-too-large"),
+    ] {
+        let mut request = call(path, None);
+        request.headers_mut().insert("content-length", "7".parse().unwrap());
+        let (response, mut stream) = client.send(request, false).await;
+        stream.send_data(Bytes::from("message"), true).unwrap();
+        let head = head(response).await;
+        assert_eq!(
+            (head.status().as_u16(), &head.headers()["grpc-status"]),
+            (200, &code.parse::<http::HeaderValue>().unwrap()),
+            "{path}"
+        );
+        let headers = head.headers();
+        assert_eq!(
+            (headers["content-type"].to_str().unwrap(), headers["x-witgate-reason"].to_str().unwrap()),
+            ("application/grpc", reason)
+        );
+        assert!(headers["grpc-message"].to_str().unwrap().starts_with(&format!("{reason}: ")));
+        assert!(head.body().is_end_stream(), "there is nothing but trailers");
+    }
+    // It is counted as what it is.
+    let counts = gateway.upstream("main").metrics.counts();
+    assert_eq!((counts.statuses[1], counts.statuses[3], counts.statuses[4]), (0, 1, 1));
+    // What is no call gets what everybody gets.
+    assert_eq!(client.post("/shop.Users/Get", "message").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_deadline_is_obeyed_and_passed_on() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let note = told.clone();
+    let origin = Http2Origin::start(move |mut call: Call| {
+        let note = note.clone();
+        async move {
+            let timeout =
+                call.request.headers().get("grpc-timeout").map(|value| value.to_str().unwrap().to_owned());
+            note.lock().unwrap().push(timeout);
+            if call.path() == "/streams" {
+                let mut stream = call.reply.send_response(Response::new(()), false).unwrap();
+                stream.send_data(Bytes::from("first"), false).unwrap();
+                let _ = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+            } else {
+                assert_eq!(
+                    std::future::poll_fn(|cx| call.reply.poll_reset(cx)).await.unwrap(),
+                    Reason::CANCEL
+                );
+                note.lock().unwrap().push(Some("cancelled".into()));
+            }
+        }
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to_addresses(&[origin.address]));
+    let mut client = Http2::connect(gateway.address).await;
+    let began = Instant::now();
+    let got = send(&mut client, "/hangs", Some("300m")).await.unwrap();
+    assert_eq!(
+        (got.status, got.header("grpc-status"), got.reason()),
+        (200, Some("4"), Some("request-timeout"))
+    );
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    let wait = async {
+        while told.lock().unwrap().len() < 2 {
+            tokio::task::yield_now().await
+        }
+    };
+    in_time(wait).await;
+    assert_eq!(told.lock().unwrap()[1].as_deref(), Some("cancelled"));
+    let told = told.lock().unwrap()[0].clone().unwrap();
+    let (number, unit) = told.split_at(told.len() - 1);
+    let (number, unit): (f64, f64) = (
+        number.parse().unwrap(),
+        match unit {
+            "n" => 1e-6,
+            "u" => 1e-3,
+            _ => 1.0,
+        },
+    );
+    assert!((100.0..=300.0).contains(&(number * unit)), "{told}");
+    // So little time was given that its end says nothing.
+    assert_eq!(figures(&gateway).failures, 0);
+
+    // After the head of an answer it is told in the trailers.
+    let got = send(&mut client, "/streams", Some("200m")).await.unwrap();
+    assert_eq!((got.text(), got.trailers.as_ref().unwrap()["grpc-status"].to_str().unwrap()), ("first", "4"));
+    assert_eq!(send(&mut client, "/hangs", Some("1100m")).await.unwrap().header("grpc-status"), Some("4"));
+    assert_eq!(figures(&gateway).failures, 1, "that was time enough");
+}
+
+#[tokio::test]
+async fn a_call_without_a_deadline_may_take_its_time() {
+    let origin = Http2Origin::start(|call: Call| async move {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        ends(call, "0").await;
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to_addresses(&[origin.address]).with(|setup| {
+        setup.upstream().timeouts.response = Some(Duration::from_millis(100));
+    }));
+    let mut client = Http2::connect(gateway.address).await;
+    let got = send(&mut client, "/", None).await.unwrap();
+    assert_eq!(
+        (got.text(), got.trailers.as_ref().unwrap()["grpc-status"].to_str().unwrap()),
+        ("answer", "0")
+    );
+}
+
+#[tokio::test]
+async fn how_a_call_went_is_known_at_its_end() {
+    for (status, fails) in
+        [("0", false), ("5", false), ("1", false), ("16", false), ("14", true), ("13", true), ("2", true)]
+    {
+        for path in ["/trailers", "/alone"] {
+            let origin = Http2Origin::start(move |call| ends(call, status)).await;
+            let gateway = Gateway::start(Setup::to_addresses(&[origin.address]));
+            let mut client = Http2::connect(gateway.address).await;
+            let got = send(&mut client, path, None).await.unwrap();
+            let seen = got.trailers.as_ref().unwrap_or(&got.headers)["grpc-status"].to_str().unwrap();
+            assert_eq!((got.status, seen), (200, status), "it is passed on as it is");
+            crate::support::client::until("it is over", || figures(&gateway).in_flight == 0).await;
+            assert_eq!(figures(&gateway).failures, u64::from(fails), "{status} by {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_calls_fail_is_taken_out_of_the_choice() {
+    let (bad, good) =
+        (Http2Origin::start(|call| ends(call, "14")).await, Http2Origin::start(|call| ends(call, "0")).await);
+    let gateway =
+        Gateway::start(Setup::to_addresses(&[bad.address, good.address]).with(|setup| setup.workers = 1));
+    let mut client = Http2::connect(gateway.address).await;
+    let mut failed = 0;
+    for _ in 0..200 {
+        let got = send(&mut client, "/", None).await.unwrap();
+        failed += usize::from(got.trailers.unwrap()["grpc-status"] == "14");
+    }
+    assert!(failed < 20, "{failed} of 200 went there");
+}
+
+#[tokio::test]
+async fn messages_pass_one_by_one_both_ways() {
+    let origin = Http2Origin::start(|mut call: Call| async move {
+        let mut stream = call.reply.send_response(Response::new(()), false).unwrap();
+        let mut body = call.request.into_body();
+        while let Some(Ok(message)) = body.data().await {
+            body.flow_control().release_capacity(message.len()).unwrap();
+            if !message.is_empty() {
+                stream.send_data([&b"re: "[..], &message].concat().into(), false).unwrap();
+            }
+        }
+        let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+        stream.send_trailers(trailers).unwrap();
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to_addresses(&[origin.address]));
+    let mut client = Http2::connect(gateway.address).await;
+    let (response, mut stream) = client.send(call("/chat.Room/Talk", None), false).await;
+    let mut body = head(response).await.into_body();
+    for number in 0..20 {
+        // The next is sent when the answer to the one before is there.
+        stream.send_data(format!("{number}").into(), false).unwrap();
+        let message = in_time(body.data()).await.unwrap().unwrap();
+        body.flow_control().release_capacity(message.len()).unwrap();
+        assert_eq!(message, format!("re: {number}"));
+    }
+    stream.send_data(Bytes::new(), true).unwrap();
+    assert!(in_time(body.data()).await.is_none());
+    assert_eq!(in_time(body.trailers()).await.unwrap().unwrap()["grpc-status"], "0");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_speak_http_2_is_a_failure_that_is_understood() {
+    let origin = Origin::replying(|_| Reply::text("by http/1")).await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = Http2::connect(gateway.address).await;
+    let got = send(&mut client, "/", None).await.unwrap();
+    assert_eq!((got.status, got.header("grpc-status")), (200, Some("14")));
+}
