@@ -7,6 +7,7 @@
 //! everything about suspects. Suspects, which are the ejected and the reserves, are always asked, so that they
 //! come back, or leave, without a request having to try.
 
+mod grpc;
 mod probe;
 
 use std::{

@@ -23,6 +23,7 @@ use hyper_util::rt::TokioIo;
 use memchr::memmem;
 use tokio::{net::TcpStream, sync::Notify};
 
+use super::grpc;
 use crate::{
     client::{self, DialError},
     config::{HttpProbe, Probe},
@@ -57,6 +58,14 @@ pub(super) enum ProbeError {
     Lacks(String),
     #[error("the body of the answer broke off: {0}")]
     Body(hyper::Error),
+    #[error("no answer by HTTP/2: {0}")]
+    NotHttp2(h2::Error),
+    #[error("the answer is none of gRPC's health service")]
+    NotGrpc,
+    #[error("the health service answered with grpc-status {0}")]
+    Call(String),
+    #[error("the health service says status {0}, which is not SERVING")]
+    NotServing(u64),
 }
 
 impl ProbeError {
@@ -83,6 +92,7 @@ pub(super) async fn probe(probe: &Probe, address: SocketAddr, limit: Duration) -
         match probe {
             Probe::Tcp => Ok(()),
             Probe::Http(http) => ask(http, stream, address).await,
+            Probe::Grpc(service) => grpc::ask(service, stream, address).await,
         }
     };
     tokio::time::timeout(limit, asked).await.unwrap_or(Err(ProbeError::TimedOut(limit)))

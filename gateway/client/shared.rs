@@ -39,6 +39,9 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MOST as u32;
 /// What is kept of one upload until the endpoint's window has room, in bytes, beside the piece that was read last.
 const SEND_BUFFER: usize = 32 * 1024;
 
+/// The longest head of an answer, in bytes.
+const HEADERS_LONGEST: u32 = 32 * 1024;
+
 /// Requests that wait for a stream to one endpoint, on one worker.
 const WAITING_MOST: usize = 1024;
 
@@ -234,7 +237,8 @@ where
         let (sender, receiver) = oneshot::channel();
         let address = self.address;
         let is_full = self.waiting.borrow().len() >= WAITING_MOST;
-        (self.most.set(keep.max_http2_connections), self.limit.set(limit));
+        self.most.set(keep.max_http2_connections);
+        self.limit.set(limit);
         if !is_full {
             self.waiting.borrow_mut().push_back(sender);
             self.serve();
@@ -281,6 +285,7 @@ where
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
+            .max_header_list_size(HEADERS_LONGEST)
             // How many it takes is known when its settings come, which is at once.
             .initial_max_send_streams(0)
             .handshake(TokioIo::new(stream))

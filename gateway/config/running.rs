@@ -236,6 +236,8 @@ pub enum Probe {
     /// It takes a connection.
     Tcp,
     Http(HttpProbe),
+    /// The health service of gRPC says that this service is in use; empty: the server.
+    Grpc(Arc<str>),
 }
 
 /// A `GET`, and what the answer must be like.

@@ -13,6 +13,7 @@ use witgate::upstream::Figures;
 use crate::{
     http_harness::{Gateway, Setup},
     support::{
+        gateway,
         http2::{Answer, Http2, answer, head, in_time, read, to},
         http2_origin::{Call, Http2Origin},
         origin::{Origin, Reply},
@@ -246,4 +247,57 @@ async fn an_endpoint_that_does_not_speak_http_2_is_a_failure_that_is_understood(
     let mut client = Http2::connect(gateway.address).await;
     let got = send(&mut client, "/", None).await.unwrap();
     assert_eq!((got.status, got.header("grpc-status")), (200, Some("14")));
+}
+
+/// Serves the health service of gRPC, which says this of the server and that it does not know of anything else.
+async fn healthy(mut call: Call, says: u8) {
+    assert_eq!(call.path(), "/grpc.health.v1.Health/Check");
+    let (question, _) = read(call.request.into_body()).await.unwrap();
+    let known = question == [0, 0, 0, 0, 0];
+    let response = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+    let mut stream = call.reply.send_response(response, false).unwrap();
+    if known {
+        stream.send_data(vec![0, 0, 0, 0, 2, 8, says].into(), false).unwrap();
+    }
+    let status = if known { "0" } else { "5" };
+    let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), status.parse().unwrap())]);
+    stream.send_trailers(trailers).unwrap();
+}
+
+#[tokio::test]
+async fn the_health_service_is_asked() {
+    let (serving, not) = (
+        Http2Origin::start(|call| healthy(call, 1)).await,
+        Http2Origin::start(|call| healthy(call, 2)).await,
+    );
+    let no_grpc = Origin::start("by http/1").await;
+    let started = |service: &str| {
+        gateway::Gateway::start(&format!(
+            "[registry.fixed]
+             plugin = 'static'
+             settings = {{ endpoints = ['{}', '{}', '{}'] }}
+             [upstream.main]
+             service = 'main'
+             registry = 'fixed'
+             check = {{ grpc = '{service}', interval_ms = 50, fall = 1 }}
+             health = {{ max_ejected = 1 }}
+             [[route]]
+             upstream = 'main'",
+            serving.address, not.address, no_grpc.address
+        ))
+    };
+    let out = async |gateway: &gateway::Gateway| {
+        let shown = gateway.api("/api/v1/upstreams/main").await;
+        let out = shown["ejected"].as_array().unwrap().iter();
+        let mut out: Vec<String> = out.map(|of| of["address"].as_str().unwrap().to_owned()).collect();
+        out.sort();
+        out
+    };
+    let gateway = started("");
+    let mut expected = [not.address.to_string(), no_grpc.address.to_string()];
+    expected.sort();
+    gateway::until("those who do not serve are out", async || out(&gateway).await == expected).await;
+    // A service that the server does not know is not in use.
+    let gateway = started("shop.Orders");
+    gateway::until("all are out", async || out(&gateway).await.len() == 3).await;
 }

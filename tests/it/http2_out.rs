@@ -236,7 +236,7 @@ async fn an_endpoint_that_leaves_its_connections_costs_no_request() {
             }
         });
     }
-    while clients.len() > 0 {
+    while !clients.is_empty() {
         tokio::select! {
             Some(ended) = clients.join_next() => ended.unwrap(),
             () = tokio::time::sleep(Duration::from_millis(20)) => origin.leave(),

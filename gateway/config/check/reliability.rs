@@ -110,12 +110,21 @@ impl Checker<'_> {
 
     /// What is asked, if anything is.
     fn probe(&mut self, way: &Way, check: &file::Check) -> Option<Option<Probe>> {
-        let (tcp, http) = (way.key("tcp"), way.key("http"));
+        let (tcp, http, grpc) = (way.key("tcp"), way.key("http"), way.key("grpc"));
+        if let Some(service) = &check.grpc {
+            for other in
+                [&tcp, &http].into_iter().filter(|other| self.document.has(other)).collect::<Vec<_>>()
+            {
+                self.wrong_key(other, "this and `grpc` ask for the same thing").hint("take one of them away");
+            }
+            return self.grpc_service(&grpc, service).map(|service| Some(Probe::Grpc(service)));
+        }
         match (self.mentions(&tcp), self.mentions(&http)) {
             // What failed is asked by connecting, whatever is written, and this says what that means.
             (false, false) if check.traffic_decides => return Some(None),
             (false, false) => {
-                self.wrong_key(way, "this asks nothing").hint("write `http = \"/health\"` or `tcp = true`");
+                self.wrong_key(way, "this asks nothing")
+                    .hint("write `http = \"/health\"`, `grpc = \"\"` or `tcp = true`");
                 return None;
             }
             (true, true) => {
@@ -132,6 +141,15 @@ impl Checker<'_> {
             Some(TextOr::Table(table)) => self.http_probe(&http, table).map(|made| Some(Probe::Http(made))),
             None => Some(check.tcp.as_ref().is_some_and(Flag::is_set).then_some(Probe::Tcp)),
         }
+    }
+
+    fn grpc_service(&mut self, way: &Way, service: &str) -> Option<Arc<str>> {
+        let whole = service.len() < 128 && service.bytes().all(|byte| byte.is_ascii_graphic());
+        if !whole {
+            self.wrong(way, format!("{service:?} is no name of a service of gRPC"))
+                .hint("it is like `shop.Orders`, of less than 128 bytes; empty for the server as a whole");
+        }
+        whole.then(|| service.into())
     }
 
     fn http_probe(&mut self, way: &Way, http: &file::HttpCheck) -> Option<HttpProbe> {

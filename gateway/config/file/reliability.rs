@@ -71,10 +71,13 @@ impl Default for Health {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Check {
-    /// Ask by connecting. Instead of `http`.
+    /// Ask by connecting. Instead of `http` and `grpc`.
     pub tcp: Option<Flag>,
-    /// Ask with a `GET`: its path, or a table that says more. Instead of `tcp`.
+    /// Ask with a `GET`: its path, or a table that says more. Instead of `tcp` and `grpc`.
     pub http: Option<TextOr<HttpCheck>>,
+    /// Ask the health service of gRPC (`grpc.health.v1`) about this service; empty: about the server. Instead of `tcp` and
+    /// `http`.
+    pub grpc: Option<String>,
     /// Milliseconds between two questions to an instance, give or take a fifth. Default: 5000.
     pub interval_ms: u64,
     /// Milliseconds that an answer may take. Default: 2000.
@@ -93,6 +96,7 @@ impl Default for Check {
         Self {
             tcp: None,
             http: None,
+            grpc: None,
             interval_ms: 5_000,
             timeout_ms: 2_000,
             fall: 3,
