@@ -30,7 +30,7 @@ pub struct Pool<B> {
 
 /// The connections of HTTP/2 to one endpoint, and how long they are kept idle.
 struct Sharing<B> {
-    endpoint: Rc<shared::Endpoint<B>>,
+    connections: Rc<shared::Connections<B>>,
     keep: Duration,
 }
 
@@ -98,13 +98,13 @@ impl<B: 'static> Pool<B> {
     /// A stream of HTTP/2 to that endpoint, if one is free.
     pub fn take_stream(&self, address: SocketAddr) -> Option<Connection<B>> {
         let shared = self.shared.borrow();
-        shared.get(&address)?.endpoint.take().map(Connection::shared)
+        shared.get(&address)?.connections.take().map(Connection::shared)
     }
 
     /// How many connections there are, those that carry HTTP/1 now not counted.
     pub fn len(&self) -> usize {
         let idle: usize = self.idle.borrow().values().map(Vec::len).sum();
-        idle + self.shared.borrow().values().map(|sharing| sharing.endpoint.len()).sum::<usize>()
+        idle + self.shared.borrow().values().map(|sharing| sharing.connections.len()).sum::<usize>()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -121,7 +121,7 @@ impl<B: 'static> Pool<B> {
             });
             !stack.is_empty()
         });
-        self.shared.borrow_mut().retain(|_, sharing| sharing.endpoint.sweep(now, sharing.keep));
+        self.shared.borrow_mut().retain(|_, sharing| sharing.connections.sweep(now, sharing.keep));
     }
 
     fn is_swept(&self) -> bool {
@@ -147,11 +147,13 @@ where
             self.used.notify_one();
         }
         let mut shared = self.shared.borrow_mut();
-        let new =
-            || Sharing { endpoint: shared::Endpoint::new(address, stats.clone()), keep: keep.idle_timeout };
+        let new = || Sharing {
+            connections: shared::Connections::new(address, stats.clone()),
+            keep: keep.idle_timeout,
+        };
         let sharing = shared.entry(address).or_insert_with(new);
         sharing.keep = keep.idle_timeout;
-        let waiting = sharing.endpoint.wait(limit, keep);
+        let waiting = sharing.connections.wait(limit, keep);
         async move { waiting.await.map(Connection::shared) }
     }
 }

@@ -46,7 +46,7 @@ const HEADERS_LONGEST: u32 = 32 * 1024;
 const WAITING_MOST: usize = 1024;
 
 /// The connections of one worker to one endpoint.
-pub(super) struct Endpoint<B> {
+pub(super) struct Connections<B> {
     address: SocketAddr,
     stats: Arc<Stats>,
     connections: RefCell<Vec<Rc<Multiplexed<B>>>>,
@@ -80,7 +80,7 @@ struct Multiplexed<B> {
 /// The right to one stream. Dropping it gives it to who waits.
 pub(super) struct Stream<B> {
     connection: Rc<Multiplexed<B>>,
-    endpoint: Weak<Endpoint<B>>,
+    all: Weak<Connections<B>>,
     reused: bool,
 }
 
@@ -104,8 +104,8 @@ impl<B> Stream<B> {
     /// Nobody else is to use its connection: the endpoint said so, or it is broken. The others are as old.
     pub(super) fn leave(&self) {
         self.connection.leaving.set(true);
-        if let Some(endpoint) = self.endpoint.upgrade() {
-            endpoint.connections.borrow().iter().for_each(|connection| connection.leaving.set(true));
+        if let Some(all) = self.all.upgrade() {
+            all.connections.borrow().iter().for_each(|connection| connection.leaving.set(true));
         }
     }
 }
@@ -115,8 +115,8 @@ impl<B> Drop for Stream<B> {
         let connection = &self.connection;
         connection.open.set(connection.open.get() - 1);
         connection.idle_since.set(Instant::now());
-        if let Some(endpoint) = self.endpoint.upgrade() {
-            endpoint.serve();
+        if let Some(all) = self.all.upgrade() {
+            all.serve();
         }
     }
 }
@@ -131,7 +131,7 @@ impl<B> Multiplexed<B> {
     }
 }
 
-impl<B> Endpoint<B> {
+impl<B> Connections<B> {
     /// A stream, if one is free and nobody waits for it: on the connection that has the fewest.
     pub(super) fn take(self: &Rc<Self>) -> Option<Stream<B>> {
         if !self.waiting.borrow().is_empty() {
@@ -146,7 +146,7 @@ impl<B> Endpoint<B> {
         let connection = free.min_by_key(|connection| connection.open.get())?.clone();
         connection.open.set(connection.open.get() + 1);
         let reused = connection.used.replace(true);
-        Some(Stream { connection, endpoint: Rc::downgrade(self), reused })
+        Some(Stream { connection, all: Rc::downgrade(self), reused })
     }
 
     /// Gives free streams to those who wait, in order.
@@ -210,7 +210,7 @@ impl<B> Endpoint<B> {
     }
 }
 
-impl<B> Endpoint<B>
+impl<B> Connections<B>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -292,18 +292,18 @@ where
             .await
             .map_err(|error| DialError::Failed { address, error: Arc::new(io::Error::other(error)) })?;
         let driver = Rc::new(RefCell::new(driver));
-        let (known, learned, endpoint) = (driver.clone(), most.clone(), Rc::downgrade(self));
+        let (known, learned, all) = (driver.clone(), most.clone(), Rc::downgrade(self));
         let learn = Rc::new(move || {
             let most = known.borrow().current_max_send_streams().min(STREAMS_MOST);
             if learned.replace(most) < most
-                && let Some(endpoint) = endpoint.upgrade()
+                && let Some(all) = all.upgrade()
             {
-                endpoint.serve();
+                all.serve();
             }
         });
         let first = most.clone();
         settings.watch(learn.clone(), move || first.get() == 0);
-        let endpoint = Rc::downgrade(self);
+        let all = Rc::downgrade(self);
         tokio::task::spawn_local(net::guarded("connection to an endpoint", async move {
             let driven = poll_fn(|cx| {
                 let polled = Pin::new(&mut *driver.borrow_mut()).poll(cx);
@@ -319,8 +319,8 @@ where
                     io::Error::other(error)
                 }
             };
-            if let Some(endpoint) = endpoint.upgrade() {
-                endpoint.ended(&DialError::Failed { address, error: Arc::new(error) });
+            if let Some(all) = all.upgrade() {
+                all.ended(&DialError::Failed { address, error: Arc::new(error) });
             }
         }));
         Ok(Rc::new(Multiplexed {
