@@ -7,6 +7,8 @@ use crate::support::{
     component,
     etcd::{Etcd, Version},
     gateway::{Gateway, until},
+    http2::{self, Http2},
+    http2_origin::{Call, Http2Origin},
 };
 
 fn examples() -> Vec<PathBuf> {
@@ -74,6 +76,33 @@ async fn the_etcd_example_routes_to_a_go_zero_service() {
     etcd.client().await.put("orders.rpc/7587862094", backend.address.to_string(), None).await.unwrap();
     until("traffic flows", || async { gateway.get("/orders/1").await.text() == "users" }).await;
     until("by name, too", || async { gateway.get("/go-zero/orders.rpc/1").await.text() == "users" }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_grpc_example_finds_a_service_by_the_path_of_a_call() {
+    let origin = Http2Origin::start(|mut call: Call| async move {
+        let health = call.path() == "/grpc.health.v1.Health/Check";
+        let path = call.path();
+        let Ok(mut stream) = call.reply.send_response(http::Response::new(()), false) else { return };
+        let serving = vec![0, 0, 0, 0, 2, 8, 1];
+        let _ = stream.send_data(if health { serving } else { path.into_bytes() }.into(), false);
+        let ok = http::HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+        let _ = stream.send_trailers(ok);
+    })
+    .await;
+    let gateway = Gateway::run(example("grpc"));
+    gateway.register("shop.Orders", "one", origin.address).await;
+    let mut client = Http2::connect(gateway.address()).await;
+    let call = |path: &str| {
+        let mut request = http2::to(http::Method::POST, path);
+        request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        request
+    };
+    let answer = client.request(call("/shop.Orders/Get")).await;
+    assert_eq!(answer.text(), "/shop.Orders/Get");
+    assert_eq!(answer.trailers.unwrap()["grpc-status"], "0");
+    let answer = client.request(call("/shop.Users/Get")).await;
+    assert_eq!((answer.header("grpc-status"), answer.reason()), (Some("12"), Some("unknown-service")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
