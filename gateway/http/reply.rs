@@ -116,7 +116,9 @@ impl ReplyBody {
 impl Ending {
     /// The answer is complete: the request is over, and its connection is free for the next.
     fn settle(self) {
-        let Self { connection, pool, address, keep, in_flight, evidence, well, success, open, .. } = self;
+        let Self {
+            connection, pool, address, keep, in_flight, evidence, well, success, open, upload, ..
+        } = self;
         if let Some(took) = open {
             in_flight.stats().record(Instant::now(), took, success);
         }
@@ -128,6 +130,10 @@ impl Ending {
         }
         let endpoint = in_flight.stats().clone();
         drop(in_flight);
+        // The endpoint wanted no more of it. A connection that is not shared is looked after below.
+        if let Some(upload) = upload.filter(|_| connection.is_shared()) {
+            upload.cut();
+        }
         give_back(connection, pool, address, endpoint, keep);
     }
 

@@ -69,10 +69,12 @@ impl Failed {
         }
         let unprocessed = unsent.is_some() || stream.is_some_and(is_unprocessed);
         // A connection that others use is none that died while it was idle.
-        let event = match (unprocessed, reused && !connection.is_shared()) {
+        let refused = stream.is_some_and(h2::Error::is_reset);
+        let event = match (unprocessed, connection.is_shared()) {
+            (true, true) if !refused => Event::Left,
             (true, _) => Event::Unsent,
-            (false, true) => Event::Stale,
-            (false, false) => Event::Reset,
+            (false, false) if reused => Event::Stale,
+            (false, _) => Event::Reset,
         };
         // A stream that was refused, or came too late for a connection, says nothing of the endpoint.
         let stale = if connection.is_shared() { unprocessed } else { reused };

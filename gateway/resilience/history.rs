@@ -4,6 +4,9 @@ use http::StatusCode;
 
 use super::{Cause, Mode, RetryPolicy};
 
+/// So many connections that an endpoint leaves are borne with by one try.
+const LEFT_MOST: u32 = 3;
+
 /// What has happened to one request so far.
 #[derive(Debug)]
 pub struct History {
@@ -19,8 +22,8 @@ pub struct History {
     further: u32,
     /// Tries that have neither an answer nor an end.
     running: u32,
-    /// The request was sent anew over a new connection, after an idle one had died.
-    resent: bool,
+    /// How often the latest try was sent anew over another connection.
+    resent: u32,
     /// A second try was begun beside the first, or cannot be.
     hedged: bool,
     /// It has its answer.
@@ -32,8 +35,11 @@ pub struct History {
 pub enum Event {
     /// A try got no connection.
     NotConnected,
-    /// A try's connection ended, and it is proved that nothing of the request was sent over it.
+    /// It is proved that an endpoint has not processed a try: nothing of it was sent over a connection that ended, or it was
+    /// refused.
     Unsent,
+    /// The same, because the endpoint takes no more requests over that connection, which says nothing of the next.
+    Left,
     /// A try's connection had been idle before, and ended before a byte of an answer.
     Stale,
     /// A try's connection ended before the head of an answer.
@@ -77,7 +83,7 @@ impl History {
             retries: 0,
             further: 0,
             running: 1,
-            resent: false,
+            resent: 0,
             hedged: false,
             over: false,
         }
@@ -107,8 +113,8 @@ impl History {
         match event {
             Event::BackupDue => return self.hedge(policy, spend),
             Event::Over => return self.end(),
-            Event::Unsent | Event::Stale if self.may_resend(policy, event) => {
-                self.resent = true;
+            Event::Unsent | Event::Left | Event::Stale if self.may_resend(policy, event) => {
+                self.resent += 1;
                 return Next::Resend;
             }
             _ => self.running = self.running.saturating_sub(1),
@@ -122,10 +128,13 @@ impl History {
     }
 
     /// An idle connection that is dead says nothing of its endpoint: the request goes there all the same, once, outside
-    /// of every count.
+    /// of every count; and a few times if it is connections that the endpoint leaves.
     fn may_resend(&self, policy: &RetryPolicy, event: Event) -> bool {
-        let proved = event == Event::Unsent;
-        !self.resent && (proved || (self.may_repeat() && policy.retries() > 0))
+        match event {
+            Event::Left => self.resent < LEFT_MOST,
+            Event::Unsent => self.resent == 0,
+            _ => self.resent == 0 && self.may_repeat() && policy.retries() > 0,
+        }
     }
 
     fn retry(&mut self, policy: &RetryPolicy, event: Event, spend: impl FnOnce() -> bool) -> Next {
@@ -133,7 +142,7 @@ impl History {
         if self.retries >= policy.retries() {
             return self.end();
         }
-        if !matches!(event, Event::NotConnected | Event::Unsent) {
+        if !matches!(event, Event::NotConnected | Event::Unsent | Event::Left) {
             if !self.may_repeat() {
                 return self.end();
             }
@@ -145,7 +154,7 @@ impl History {
         self.retries += 1;
         self.further += 1;
         self.running = 1;
-        self.resent = false;
+        self.resent = 0;
         Next::Retry(cause)
     }
 
@@ -174,7 +183,7 @@ impl History {
 
 fn cause(event: Event) -> Option<Cause> {
     match event {
-        Event::NotConnected | Event::Unsent => Some(Cause::Connect),
+        Event::NotConnected | Event::Unsent | Event::Left => Some(Cause::Connect),
         Event::Stale | Event::Reset => Some(Cause::Reset),
         Event::TimedOut => Some(Cause::Timeout),
         Event::Answered(status) => Cause::of(status),
@@ -208,6 +217,7 @@ mod tests {
         for (event, repeatable, not) in [
             (Event::NotConnected, Retry(Cause::Connect), Retry(Cause::Connect)),
             (Event::Unsent, Resend, Resend),
+            (Event::Left, Resend, Resend),
             (Event::Stale, Resend, End),
             (Event::Reset, Retry(Cause::Reset), End),
             (Event::TimedOut, Retry(Cause::Timeout), End),
@@ -238,6 +248,18 @@ mod tests {
             assert_eq!(first(&policy, true, event), Next::End, "{event:?}");
         }
         assert_eq!(first(&policy, false, Event::Unsent), Next::Resend);
+    }
+
+    #[test]
+    fn connections_that_are_left_are_borne_with_a_few_times() {
+        let mut history = History::new(false, false);
+        let policy = policy(Mode::Failover, 1);
+        let next: Vec<Next> = (0..9).map(|_| history.step(&policy, Event::Left, || false)).collect();
+        let (resend, retry) = (Next::Resend, Next::Retry(Cause::Connect));
+        assert_eq!(next[..8], [resend, resend, resend, retry, resend, resend, resend, Next::End]);
+        let mut history = History::new(false, false);
+        assert_eq!(history.step(&policy, Event::Left, || false), Next::Resend);
+        assert_eq!(history.step(&policy, Event::Unsent, || false), retry, "what is refused is refused");
     }
 
     #[test]
@@ -296,6 +318,7 @@ mod tests {
         prop_oneof![
             Just(Event::NotConnected),
             Just(Event::Unsent),
+            Just(Event::Left),
             Just(Event::Stale),
             Just(Event::Reset),
             Just(Event::TimedOut),
@@ -344,7 +367,7 @@ mod tests {
                 if of_a_try {
                     running -= 1;
                 }
-                let unsent = matches!(event, Event::NotConnected | Event::Unsent);
+                let unsent = matches!(event, Event::NotConnected | Event::Unsent | Event::Left);
                 processed |= !unsent;
                 match next {
                     Next::Resend | Next::Retry(_) => running += 1,
@@ -389,8 +412,8 @@ mod tests {
                     sent += 1;
                 }
             }
-            // Each, and once more over a new connection, and the one beside the first.
-            prop_assert!(sent <= 2 * (policy.retries() + 1) + 1);
+            // Each, and a few times more over another connection, and the one beside the first.
+            prop_assert!(sent <= (1 + LEFT_MOST) * (policy.retries() + 1) + 1);
         }
     }
 }

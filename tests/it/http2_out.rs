@@ -344,3 +344,29 @@ async fn an_endpoint_that_does_not_answer_in_time_is_told_that_nobody_waits() {
     assert_eq!((got.status, got.reason()), (504, Some("response-timeout")));
     assert_eq!(failures(&gateway), 1);
 }
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_a_request_ends_that() {
+    let ended = Arc::new(Notify::new());
+    let note = ended.clone();
+    let origin = Http2Origin::start(move |mut call: Call| {
+        let note = note.clone();
+        async move {
+            let mut stream = call.reply.send_response(Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from("enough"), true).unwrap();
+            let mut body = call.request.into_body();
+            while let Some(Ok(_)) = body.data().await {}
+            note.notify_one();
+        }
+    })
+    .await;
+    let gateway = gateway(&origin, |_| {});
+    let mut client = Http2::connect(gateway.address).await;
+    let (response, mut stream) = client.send(to(Method::POST, "/"), false).await;
+    stream.send_data(Bytes::from("some"), false).unwrap();
+    assert_eq!(answer(response).await.unwrap().text(), "enough");
+    in_time(ended.notified()).await;
+    let reason = in_time(std::future::poll_fn(|cx| stream.poll_reset(cx))).await.unwrap();
+    assert_eq!(reason, Reason::NO_ERROR);
+    assert_eq!(failures(&gateway), 0);
+}
