@@ -262,7 +262,15 @@ impl Waits {
 
     /// The head of the answer is there; its body is handed on.
     pub(super) fn answering(&self) {
-        self.state.answer.set(Answer::Moving);
+        let state = &self.state;
+        state.answer.set(Answer::Moving);
+        // It came in the moment in which its time was over, and was looked at first.
+        let over = matches!(state.expired.get(), Some(Wait::Upload | Wait::Room | Wait::Head));
+        if over && let Some(place) = &self.place {
+            state.expired.set(None);
+            state.standstill.over();
+            place.wait(state.limits.get().shortest());
+        }
     }
 
     /// More of the answer is waited for, or no longer.
@@ -444,5 +452,36 @@ impl Watched for State {
         };
         let lasts = self.standstill.lasts(now, (self.serial.get(), wait), progress);
         if limits.of(wait).is_some_and(|limit| lasts >= limit) { self.expire(wait) } else { true }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_that_comes_in_the_moment_in_which_its_time_is_over_is_there() {
+        let (watch, unused) = (Rc::<Watch>::default(), Rc::<Unused>::default());
+        let waits = unused.take(&watch, std::time::Instant::now(), &Rc::default());
+        let limit = Some(Duration::from_secs(1));
+        let over = |limits: Limits| {
+            waits.state.expired.set(None);
+            waits.state.standstill.over();
+            waits.limit(limits);
+            waits.state.answer.set(Answer::Head);
+            let now = Instant::now();
+            let looks = [0, 1, 2].map(|seconds| waits.state.look(now + Duration::from_secs(seconds)));
+            assert!(!looks[2], "it is not looked at any more");
+            let before = waits.expired();
+            waits.answering();
+            (before, waits.expired())
+        };
+        assert_eq!(over(Limits { head: limit, ..Limits::default() }), (Some(Wait::Head), None));
+        let whole = Some(Wait::WholeOfEndpoint);
+        assert_eq!(
+            over(Limits { whole: limit, ..Limits::default() }),
+            (whole, whole),
+            "that is over whatever comes"
+        );
     }
 }

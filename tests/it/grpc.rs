@@ -152,7 +152,7 @@ async fn a_deadline_is_obeyed_and_passed_on() {
     assert_eq!(figures(&gateway).failures, 0);
 
     // After the head of an answer it is told in the trailers.
-    let got = send(&mut client, "/streams", Some("200m")).await.unwrap();
+    let got = send(&mut client, "/streams", Some("900m")).await.unwrap();
     assert_eq!((got.text(), got.trailers.as_ref().unwrap()["grpc-status"].to_str().unwrap()), ("first", "4"));
     assert_eq!(send(&mut client, "/hangs", Some("1100m")).await.unwrap().header("grpc-status"), Some("4"));
     assert_eq!(figures(&gateway).failures, 1, "that was time enough");

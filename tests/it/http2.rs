@@ -313,9 +313,6 @@ async fn a_few_connections_are_spread_over_the_workers() {
         let gateway = Gateway::start(Setup::to(&[&origin]));
         let tasks = || gateway.metrics.tasks().into_iter().map(|(_, tasks)| tasks).collect::<Vec<_>>();
         until("both workers run", || tasks().len() == 2 && tasks().iter().all(|tasks| *tasks > 0)).await;
-        assert_eq!(Client::connect(gateway.address).await.get("/").await.text(), "hello");
-        until("it has gone", || gateway.open() == 0).await;
-        let before = tasks();
         let mut clients = Vec::new();
         for _ in 0..4 {
             let mut client = Http2::connect(gateway.address).await;
@@ -325,11 +322,7 @@ async fn a_few_connections_are_spread_over_the_workers() {
             clients.push(client);
         }
         assert_eq!(gateway.open(), 4);
-        // Each has a task, and so has each connection to the endpoint, which both workers have by now.
-        until("they are spread", || {
-            let more: Vec<_> = tasks().iter().zip(&before).map(|(now, before)| now - before).collect();
-            more.iter().max() <= Some(&3) && more.iter().all(|more| *more >= 2)
-        })
-        .await;
+        // Each has a task, and so has each connection to the endpoint; besides, the workers have as many.
+        until("they are spread", || tasks()[0].abs_diff(tasks()[1]) <= 1).await;
     }
 }
