@@ -153,7 +153,7 @@ where
         };
         let sharing = shared.entry(address).or_insert_with(new);
         sharing.keep = keep.idle_timeout;
-        let waiting = sharing.connections.wait(limit, keep);
+        let waiting = sharing.connections.wait(stats, limit, keep);
         async move { waiting.await.map(Connection::shared) }
     }
 }

@@ -26,6 +26,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{DialError, connect};
 use crate::{
+    backoff::Backoff,
     config,
     net::{self, Meter},
     upstream::Stats,
@@ -45,16 +46,22 @@ const HEADERS_LONGEST: u32 = 32 * 1024;
 /// Requests that wait for a stream to one endpoint, on one worker.
 const WAITING_MOST: usize = 1024;
 
+/// Pauses after a connection that could not be made while others carry on.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// The connections of one worker to one endpoint.
 pub(super) struct Connections<B> {
     address: SocketAddr,
-    stats: Arc<Stats>,
+    /// Those that whoever waited last knows: an endpoint that has left may come back with others.
+    stats: RefCell<Arc<Stats>>,
     connections: RefCell<Vec<Rc<Multiplexed<B>>>>,
-    /// One is being made.
+    /// One is being made, or that has failed and is not tried again yet.
     dialing: Cell<bool>,
+    failing: RefCell<Backoff>,
     waiting: RefCell<VecDeque<Waiting<B>>>,
     /// How many connections there may be, and how long making one may take.
-    most: Cell<usize>,
+    connections_most: Cell<usize>,
     limit: Cell<Duration>,
     /// Begins to make a connection.
     dial: fn(&Rc<Self>),
@@ -67,8 +74,8 @@ struct Multiplexed<B> {
     sender: SendRequest<B>,
     meter: Rc<Meter>,
     took: Duration,
-    /// Streams that the endpoint takes at once; 0 until its settings are there.
-    most: Rc<Cell<usize>>,
+    /// Streams that the endpoint takes at once.
+    streams_most: Rc<Cell<usize>>,
     open: Cell<usize>,
     /// It has carried a request.
     used: Cell<bool>,
@@ -127,7 +134,7 @@ impl<B> Multiplexed<B> {
     }
 
     fn has_room(&self) -> bool {
-        !self.is_over() && self.open.get() < self.most.get()
+        !self.is_over() && self.open.get() < self.streams_most.get()
     }
 }
 
@@ -168,38 +175,37 @@ impl<B> Connections<B> {
 
     /// Makes another connection, if there may be one more: when those there are have no room.
     fn grow(self: &Rc<Self>) {
-        self.connections.borrow_mut().retain(|connection| !connection.is_over());
-        let connections = self.connections.borrow();
-        let unknown = connections.iter().any(|connection| connection.most.get() == 0);
-        if !self.dialing.get() && !unknown && connections.len() < self.most.get() {
+        if !self.dialing.get() && self.left() < self.connections_most.get() {
             self.dialing.set(true);
             (self.dial)(self);
         }
     }
 
-    /// A connection has ended.
-    fn ended(self: &Rc<Self>, error: &DialError) {
-        self.connections.borrow_mut().retain(|connection| !connection.is_over());
-        if self.connections.borrow().is_empty() && !self.dialing.get() {
-            self.fail(error);
-        } else {
-            self.serve();
-        }
+    /// Forgets those that take no more requests. Says how many are left.
+    fn left(&self) -> usize {
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|connection| !connection.is_over());
+        connections.len()
     }
 
-    /// Nobody gets a stream: there is no connection, and none can be made.
-    fn fail(&self, error: &DialError) {
-        for waiting in self.waiting.take() {
-            let _ = waiting.send(Err(error.clone()));
+    /// A connection has ended, or could not be made. Says whether anybody goes on waiting: for what is left, or will be.
+    fn ended(self: &Rc<Self>, error: &DialError) -> bool {
+        let goes_on = self.left() > 0 || self.dialing.get();
+        if !goes_on {
+            for waiting in self.waiting.take() {
+                let _ = waiting.send(Err(error.clone()));
+            }
         }
+        goes_on
     }
 
     /// Closes what is idle for too long or over. Says whether anything is left.
     pub(super) fn sweep(&self, now: Instant, keep: Duration) -> bool {
+        let has_left = self.stats.borrow().has_left();
         let kept = |connection: &Rc<Multiplexed<B>>| {
             let idle = connection.open.get() == 0;
             let old = now.saturating_duration_since(connection.idle_since.get()) >= keep;
-            !connection.is_over() && !(idle && (old || self.stats.has_left()))
+            !connection.is_over() && !(idle && (old || has_left))
         };
         self.connections.borrow_mut().retain(kept);
         !self.connections.borrow().is_empty() || self.dialing.get() || !self.waiting.borrow().is_empty()
@@ -218,11 +224,12 @@ where
     pub(super) fn new(address: SocketAddr, stats: Arc<Stats>) -> Rc<Self> {
         Rc::new(Self {
             address,
-            stats,
+            stats: RefCell::new(stats),
             connections: RefCell::default(),
             dialing: Cell::new(false),
+            failing: RefCell::new(Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)),
             waiting: RefCell::default(),
-            most: Cell::new(1),
+            connections_most: Cell::new(1),
             limit: Cell::default(),
             dial: Self::begin,
         })
@@ -231,13 +238,15 @@ where
     /// Waits for a stream, no longer than `limit`. Another connection is made when those there are have no room.
     pub(super) fn wait(
         self: &Rc<Self>,
+        stats: &Arc<Stats>,
         limit: Duration,
         keep: config::Pool,
     ) -> impl Future<Output = Result<Stream<B>, DialError>> + use<B> {
         let (sender, receiver) = oneshot::channel();
         let address = self.address;
         let is_full = self.waiting.borrow().len() >= WAITING_MOST;
-        self.most.set(keep.max_http2_connections);
+        self.stats.borrow_mut().clone_from(stats);
+        self.connections_most.set(keep.max_http2_connections);
         self.limit.set(limit);
         if !is_full {
             self.waiting.borrow_mut().push_back(sender);
@@ -262,25 +271,37 @@ where
     fn begin(self: &Rc<Self>) {
         let this = self.clone();
         tokio::task::spawn_local(net::guarded("connecting", async move {
-            let dialed = this.make(this.limit.get()).await;
+            let (address, limit) = (this.address, this.limit.get());
+            let late = |_| Err(DialError::TimedOut { address, limit });
+            let made = timeout(limit, this.make(limit)).await.unwrap_or_else(late);
             this.dialing.set(false);
-            match dialed {
+            match made {
                 Ok(connection) => {
+                    this.failing.borrow_mut().works();
                     this.connections.borrow_mut().push(connection);
-                    this.serve();
                 }
-                // Those there are go on.
-                Err(error) if this.connections.borrow().is_empty() => this.fail(&error),
-                Err(_) => {}
+                Err(error) => {
+                    if !this.ended(&error) {
+                        return;
+                    }
+                    tracing::debug!(endpoint = %address, %error, "Others carry on");
+                    this.dialing.set(true);
+                    let pause = this.failing.borrow_mut().pause();
+                    tokio::time::sleep(pause).await;
+                    this.dialing.set(false);
+                }
             }
+            this.serve();
         }));
     }
 
+    /// Makes a connection, and waits until the endpoint has said how many streams it takes.
     async fn make(self: &Rc<Self>, limit: Duration) -> Result<Rc<Multiplexed<B>>, DialError> {
         let (address, began) = (self.address, Instant::now());
+        let failed = move |error| DialError::Failed { address, error: Arc::new(error) };
         let stream = net::Stream::new(connect(address, limit).await?);
         let (took, meter) = (began.elapsed(), stream.meter().clone());
-        let (most, settings) = (Rc::new(Cell::new(0)), Settings::default());
+        let (streams_most, settings) = (Rc::new(Cell::new(0)), Settings::default());
         let (sender, driver) = http2::Builder::new(settings.clone())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -290,19 +311,28 @@ where
             .initial_max_send_streams(0)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| DialError::Failed { address, error: Arc::new(io::Error::other(error)) })?;
+            .map_err(|error| failed(io::Error::other(error)))?;
+        let (told, known) = oneshot::channel();
+        let told = Rc::new(Cell::new(Some(told)));
         let driver = Rc::new(RefCell::new(driver));
-        let (known, learned, all) = (driver.clone(), most.clone(), Rc::downgrade(self));
-        let learn = Rc::new(move || {
-            let most = known.borrow().current_max_send_streams().min(STREAMS_MOST);
-            if learned.replace(most) < most
-                && let Some(all) = all.upgrade()
-            {
-                all.serve();
-            }
-        });
-        let first = most.clone();
-        settings.watch(learn.clone(), move || first.get() == 0);
+        let learn = {
+            let (driver, most, told, all) =
+                (driver.clone(), streams_most.clone(), told.clone(), Rc::downgrade(self));
+            Rc::new(move || {
+                let now = driver.borrow().current_max_send_streams().min(STREAMS_MOST);
+                if most.replace(now) >= now {
+                    return;
+                }
+                match (told.take(), all.upgrade()) {
+                    // It fails when nobody waits for the connection any more.
+                    (Some(told), _) => drop(told.send(Ok(()))),
+                    (None, Some(all)) => all.serve(),
+                    (None, None) => {}
+                }
+            })
+        };
+        let most = streams_most.clone();
+        settings.watch(learn.clone(), move || most.get() == 0);
         let all = Rc::downgrade(self);
         tokio::task::spawn_local(net::guarded("connection to an endpoint", async move {
             let driven = poll_fn(|cx| {
@@ -319,15 +349,19 @@ where
                     io::Error::other(error)
                 }
             };
-            if let Some(all) = all.upgrade() {
-                all.ended(&DialError::Failed { address, error: Arc::new(error) });
+            match (told.take(), all.upgrade()) {
+                (Some(told), _) => drop(told.send(Err(error))),
+                (None, Some(all)) if all.ended(&failed(error)) => all.serve(),
+                (None, _) => {}
             }
         }));
+        let gone = |_| Err(io::ErrorKind::ConnectionAborted.into());
+        known.await.unwrap_or_else(gone).map_err(failed)?;
         Ok(Rc::new(Multiplexed {
             sender,
             meter,
             took,
-            most,
+            streams_most,
             open: Cell::new(0),
             used: Cell::new(false),
             leaving: Cell::new(false),

@@ -215,6 +215,54 @@ async fn who_waits_for_a_stream_in_vain_is_told_so_and_the_endpoint_is_not_blame
 }
 
 #[tokio::test]
+async fn an_endpoint_that_says_nothing_has_failed() {
+    let origin = Origin::connected(|stream, _, _| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| {
+        setup.upstream().protocol = Protocol::Http2;
+        setup.upstream().timeouts.connect = Duration::from_millis(100);
+    }));
+    let answer = Http2::connect(gateway.address).await.get("/").await;
+    assert_eq!((answer.status, answer.reason()), (504, Some("connect-timeout")));
+    assert_eq!((failures(&gateway), origin.connections()), (1, 1));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_closes_further_connections_is_not_asked_without_end() {
+    let (go, mut builder) = (Arc::new(Semaphore::new(0)), h2::server::Builder::new());
+    builder.max_concurrent_streams(1);
+    let wait = go.clone();
+    let origin = Http2Origin::with(builder, move |call: Call| {
+        let wait = wait.clone();
+        async move {
+            wait.acquire().await.unwrap().forget();
+            call.answer("ok").await;
+        }
+    })
+    .await;
+    let gateway = gateway(&origin, |setup| {
+        setup.workers = 1;
+        setup.upstream().pool.max_http2_connections = 4;
+        setup.upstream().timeouts.connect = Duration::from_secs(1);
+    });
+    let mut client = Http2::connect(gateway.address).await;
+    let (first, _) = client.send(get("/"), true).await;
+    until("it is on its way", || origin.most_at_once() == 1).await;
+    origin.fill();
+    let answer = client.get("/").await;
+    assert_eq!((answer.status, answer.reason()), (503, Some("endpoint-busy")));
+    // Pauses of 20 ms and more grow to a second.
+    assert!((3..12).contains(&origin.connections()), "{}", origin.connections());
+    go.add_permits(2);
+    assert_eq!(self::answer(first).await.unwrap().text(), "ok");
+    assert_eq!(client.get("/").await.text(), "ok");
+    assert_eq!(failures(&gateway), 0);
+}
+
+#[tokio::test]
 async fn an_endpoint_that_leaves_its_connections_costs_no_request() {
     let origin = Arc::new(
         Http2Origin::start(|call: Call| async move {

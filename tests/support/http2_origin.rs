@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
 };
 
@@ -62,6 +62,7 @@ pub struct Http2Origin {
     connections: Arc<AtomicUsize>,
     /// Requests under way at once on one connection, at most so far.
     most: Arc<AtomicUsize>,
+    full: Arc<AtomicBool>,
     leave: watch::Sender<usize>,
     task: JoinHandle<()>,
 }
@@ -89,8 +90,9 @@ impl Http2Origin {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (connections, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-        let (leave, left) = watch::channel(0);
+        let (full, (leave, left)) = (Arc::<AtomicBool>::default(), watch::channel(0));
         let (count, greatest, handle) = (connections.clone(), most.clone(), Arc::new(handle));
+        let closes = full.clone();
         let task = tokio::spawn(async move {
             let mut open = JoinSet::new();
             loop {
@@ -99,6 +101,9 @@ impl Http2Origin {
                 let (builder, handle, greatest) = (builder.clone(), handle.clone(), greatest.clone());
                 let (connection, mut left) = (count.fetch_add(1, SeqCst), left.clone());
                 left.mark_unchanged();
+                if closes.load(SeqCst) {
+                    continue;
+                }
                 open.spawn(async move {
                     let Ok(mut serving) = builder.handshake::<_, Bytes>(stream).await else { return };
                     let (mut calls, mut number) = (JoinSet::new(), 0);
@@ -122,7 +127,7 @@ impl Http2Origin {
                 });
             }
         });
-        Self { address, connections, most, leave, task }
+        Self { address, connections, most, full, leave, task }
     }
 
     /// How many connections were made to it.
@@ -132,6 +137,11 @@ impl Http2Origin {
 
     pub fn most_at_once(&self) -> usize {
         self.most.load(SeqCst)
+    }
+
+    /// Closes whatever connects from now on.
+    pub fn fill(&self) {
+        self.full.store(true, SeqCst);
     }
 
     /// Says on all connections that are open that it takes no more requests there, and ends what runs.
