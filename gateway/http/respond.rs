@@ -249,16 +249,17 @@ impl RequestError {
     /// The answer for the client, whose request may be a call of gRPC.
     pub(super) fn response(&self, is_call: bool) -> Response<ReplyBody> {
         let (status, reason, text) = self.facts();
-        let mut response = Response::new(if is_call { ReplyBody::Empty } else { ReplyBody::Text(text) });
+        let (body, shown) =
+            if is_call { (ReplyBody::Empty, StatusCode::OK) } else { (ReplyBody::Text(text), status) };
+        let mut response = Response::new(body);
+        *response.status_mut() = shown;
         let headers = response.headers_mut();
         headers.insert(REASON, HeaderValue::from_static(reason));
         if is_call {
             grpc::fail(headers, grpc::code(status), reason, text);
         } else {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-            *response.status_mut() = status;
         }
-        let headers = response.headers_mut();
         if let Self::TooFast(seconds) = self {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
         }

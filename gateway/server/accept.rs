@@ -94,6 +94,7 @@ pub(super) async fn accept<A, C, F, B>(
 fn local(socket: &TcpStream, listening: &Accepting) -> SocketAddr {
     socket.local_addr().unwrap_or(listening.address)
 }
+
 /// What a listener makes of errors of `accept`: they end no loop, and are no reason to go round at once.
 pub struct AcceptErrors {
     backoff: Backoff,

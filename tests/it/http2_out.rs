@@ -319,10 +319,10 @@ async fn a_refused_stream_is_sent_again_once() {
 
 #[tokio::test]
 async fn a_reset_passes_both_ways_with_its_code() {
-    let (cancelled, told) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (note, begun) = (cancelled.clone(), told.clone());
+    let [cancelled, told, half] = [(); 3].map(|()| Arc::new(Notify::new()));
+    let (note, begun, taken) = (cancelled.clone(), told.clone(), half.clone());
     let origin = Http2Origin::start(move |mut call: Call| {
-        let (note, begun) = (note.clone(), begun.clone());
+        let (note, begun, taken) = (note.clone(), begun.clone(), taken.clone());
         async move {
             if call.path() == "/hangs" {
                 begun.notify_one();
@@ -332,8 +332,7 @@ async fn a_reset_passes_both_ways_with_its_code() {
             }
             let mut stream = call.reply.send_response(Response::new(()), false).unwrap();
             stream.send_data(Bytes::from("half"), false).unwrap();
-            // The head goes out first.
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            taken.notified().await;
             stream.send_reset(Reason::ENHANCE_YOUR_CALM);
         }
     })
@@ -341,7 +340,9 @@ async fn a_reset_passes_both_ways_with_its_code() {
     let gateway = gateway(&origin, |_| {});
     let mut client = Http2::connect(gateway.address).await;
     let (response, _) = client.send(get("/breaks"), true).await;
-    assert_eq!(reset(answer(response).await), Reason::ENHANCE_YOUR_CALM);
+    let body = head(response).await.into_body();
+    half.notify_one();
+    assert_eq!(reset(in_time(read(body)).await), Reason::ENHANCE_YOUR_CALM);
     let (response, mut stream) = client.send(get("/hangs"), true).await;
     in_time(told.notified()).await;
     stream.send_reset(Reason::CANCEL);
