@@ -106,6 +106,7 @@ fn by_name() -> ByName {
         registry: "main".into(),
         from: NameFrom::Path("/svc/".into()),
         pattern: NamePattern(regex_lite::Regex::new(".*").unwrap()),
+        services: Default::default(),
         template: settings("template"),
         max_services: 2,
         unused_after: Duration::from_secs(600),

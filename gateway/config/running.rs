@@ -10,6 +10,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use rustc_hash::FxHashMap;
 
 pub use self::heads::{HeaderChanges, Heads, Redirect, Scheme, UpstreamHost};
 use crate::{
@@ -443,8 +444,10 @@ pub enum Target {
 pub struct ByName {
     pub registry: Arc<str>,
     pub from: NameFrom,
-    /// A service name must match this as a whole.
+    /// A service name must match this as a whole, unless it is one of `services`.
     pub pattern: NamePattern,
+    /// What is called otherwise in the registry than in requests, by the name in requests.
+    pub services: FxHashMap<Arc<str>, Arc<str>>,
     /// What upstreams found this way are like: everything but name and sources counts.
     pub template: Arc<Upstream>,
     /// Services of the registry followed at once; more are refused.
@@ -467,6 +470,12 @@ pub enum NameFrom {
 /// A compiled pattern with its text.
 #[derive(Debug, Clone)]
 pub struct NamePattern(pub regex_lite::Regex);
+
+impl NamePattern {
+    pub fn accepts(&self, name: &str) -> bool {
+        self.0.find(name).is_some_and(|whole| whole.as_str() == name)
+    }
+}
 
 impl PartialEq for NamePattern {
     fn eq(&self, other: &Self) -> bool {

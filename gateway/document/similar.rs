@@ -3,7 +3,7 @@
 use strsim::osa_distance;
 
 /// Lists that are longer say less than they cost to read.
-const FEW: usize = 12;
+const FEW: usize = 14;
 
 /// A hint towards one of the known names: the one that was probably meant, or all of them if they are few.
 pub(crate) fn hint<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {

@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts};
 
+use crate::resilience::Cause;
+
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// When an endpoint wants a call to be sent again, if ever (gRPC's proposal A6).
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const KIND: &[u8] = b"application/grpc";
 
 /// Below this a deadline says nothing of an endpoint that does not meet it: it was not given the time.
@@ -93,8 +97,19 @@ pub(super) fn is_told(headers: &HeaderMap) -> bool {
 pub(super) fn failed(headers: &HeaderMap) -> Option<bool> {
     const FAILED: [Code; 5] =
         [Code::Unavailable, Code::Internal, Code::Unknown, Code::DataLoss, Code::DeadlineExceeded];
-    let code: u32 = headers.get(STATUS)?.to_str().ok()?.parse().ok()?;
+    let code = status(headers)?;
     Some(FAILED.iter().any(|failed| *failed as u32 == code))
+}
+
+fn status(headers: &HeaderMap) -> Option<u32> {
+    headers.get(STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// Why a call could be sent again, of which nothing came but this head. An endpoint that says when it wants the call again
+/// says it to the client, and is not asked at once.
+pub(super) fn declined(headers: &HeaderMap) -> Option<Cause> {
+    let cause = Cause::of_call(status(headers)?)?;
+    (!headers.contains_key(PUSHBACK)).then_some(cause)
 }
 
 /// What a failure of the gateway is to a call.
@@ -194,6 +209,21 @@ mod tests {
         let failures: Vec<u32> = (0..17).filter(|code| said(&code.to_string()) == Some(true)).collect();
         assert_eq!(failures, [2, 4, 13, 14, 15]);
         assert_eq!((said("x"), failed(&HeaderMap::new())), (None, None));
+    }
+
+    #[test]
+    fn a_call_can_be_sent_again_unless_the_endpoint_says_when() {
+        let head = |names: &[(&str, &str)]| {
+            let named = names.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            declined(&named.collect())
+        };
+        assert_eq!(head(&[("grpc-status", "14")]), Some(Cause::Unavailable));
+        for other in ["0", "3", "x", "-14", "140"] {
+            assert_eq!(head(&[("grpc-status", other)]), None, "{other}");
+        }
+        for pushback in ["-1", "100", "soon"] {
+            assert_eq!(head(&[("grpc-status", "14"), ("grpc-retry-pushback-ms", pushback)]), None);
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ struct Route<T> {
 pub(super) enum Goal<T> {
     /// To one of these, by shares. None of them: the upstreams do not exist.
     Shares(Vec<(T, u32)>),
-    ByName(ByName),
+    ByName(Rc<ByName>),
     /// Elsewhere, and not through this gateway.
     Redirect(Rc<Redirect>),
 }
@@ -90,7 +90,7 @@ impl<T> Routes<T> {
                 config::Target::Weighted(shares) => {
                     Goal::Shares(shares.iter().filter_map(|(name, weight)| share((name, *weight))).collect())
                 }
-                config::Target::ByName(by_name) => Goal::ByName(by_name.clone()),
+                config::Target::ByName(by_name) => Goal::ByName(Rc::new(by_name.clone())),
                 config::Target::Redirect(to) => Goal::Redirect(Rc::new(to.clone())),
             },
         };
@@ -142,7 +142,7 @@ impl<T> Route<T> {
     fn strip(&self, path: &str) -> usize {
         match (self.strip, &self.goal) {
             (false, _) => 0,
-            (true, Goal::ByName(ByName { from: NameFrom::Path(prefix), .. })) => {
+            (true, Goal::ByName(by_name)) if let NameFrom::Path(prefix) = &by_name.from => {
                 prefix.len() + segment(path, prefix).map_or(0, str::len)
             }
             (true, _) => self.matches.path.trim_end_matches('/').len(),
@@ -196,10 +196,9 @@ pub(super) fn service<'a>(by_name: &ByName, head: &'a Parts, asked: &'a HostAndP
     }
 }
 
-/// The text of a service name that the pattern accepts.
-pub(super) fn allowed<'a>(by_name: &ByName, service: &'a str) -> Option<&'a str> {
-    let whole = by_name.pattern.0.find(service)?;
-    (whole.as_str() == service).then_some(service)
+/// What the registry calls a service that a request names, and whether the operator said so.
+pub(super) fn registered<'a>(by_name: &'a ByName, asked: &'a str) -> (&'a str, bool) {
+    by_name.services.get(asked).map_or((asked, false), |service| (service, true))
 }
 
 /// The lower-level name for what is after a prefix and before the next `/`.

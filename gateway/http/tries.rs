@@ -203,7 +203,7 @@ impl Exchange {
         if self.kept.as_ref().is_some_and(|kept| kept.is_lost()) {
             self.history.lose();
         }
-        let next = self.step(verdict::event(&outcome), at);
+        let next = self.step(verdict::event(&outcome, self.is_call), at);
         match outcome {
             Ok(response) => {
                 self.headed = Some(Headed { response, seen, at, well, success });

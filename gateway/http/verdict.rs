@@ -7,7 +7,7 @@ use http::{Request, Response, StatusCode};
 use hyper::client::conn::TrySendError;
 
 use super::{
-    RequestError, forward,
+    RequestError, forward, grpc,
     seen::Seen,
     upload::{RequestBody, Spoilt},
     waits::Wait,
@@ -106,10 +106,13 @@ fn is_unprocessed(error: &h2::Error) -> bool {
     error.is_remote() && (refused || error.is_go_away())
 }
 
-/// What the end of a try is for whoever decides about another one.
-pub(super) fn event<B>(outcome: &Result<Response<B>, Failed>) -> Event {
+/// What the end of a try, maybe of a call of gRPC, is for whoever decides about another one.
+pub(super) fn event<B>(outcome: &Result<Response<B>, Failed>, is_call: bool) -> Event {
     match outcome {
-        Ok(response) => Event::Answered(response.status()),
+        Ok(response) => match is_call.then(|| grpc::declined(response.headers())).flatten() {
+            Some(cause) => Event::Declined(cause),
+            None => Event::Answered(response.status()),
+        },
         Err(failed) => failed.event,
     }
 }

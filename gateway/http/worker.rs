@@ -28,7 +28,7 @@ use super::{
 use crate::{
     catalog::{Catalog, EvidenceSender, Table, Upstream},
     client::Pool,
-    config::{ByName, Redirect},
+    config::{ByName, NamePattern, Redirect},
     net::{Meter, Watch},
     resilience::Line,
     selector::{View, WorkerSelectors},
@@ -63,7 +63,7 @@ pub(super) enum Lookup {
 
 /// A service that is to be found by its name.
 pub(super) struct Search {
-    by_name: ByName,
+    by_name: Rc<ByName>,
     service: Arc<str>,
 }
 
@@ -86,7 +86,14 @@ pub(super) struct Worker {
     found_one: Notify,
 }
 
-type Services = FxHashMap<Arc<str>, Rc<Target>>;
+type Services = FxHashMap<Arc<str>, Found>;
+
+/// A service that was found by its name.
+struct Found {
+    target: Rc<Target>,
+    /// Those that accept its name, of the routes that asked for it.
+    accepted_by: Vec<NamePattern>,
+}
 
 /// Serves listeners with the routes and upstreams of a catalog, until the order to close and then until all
 /// connections have ended or the bound given with it is over.
@@ -186,20 +193,33 @@ impl Worker {
             }
             Goal::Redirect(to) => Ok(Lookup::Elsewhere(to.clone())),
             Goal::ByName(by_name) => {
-                let service = route::service(by_name, head, asked).ok_or(RequestError::UnknownService)?;
-                if let Some(target) = self.known(by_name, service) {
+                let asked = route::service(by_name, head, asked).ok_or(RequestError::UnknownService)?;
+                let (service, is_sure) = route::registered(by_name, asked);
+                if let Some(target) = self.known(by_name, service, is_sure) {
                     return Ok(Lookup::Known(target));
                 }
-                let service = route::allowed(by_name, service).ok_or(RequestError::UnknownService)?;
+                if !is_sure && !by_name.pattern.accepts(service) {
+                    return Err(RequestError::UnknownService);
+                }
                 Ok(Lookup::New(Search { by_name: by_name.clone(), service: service.into() }))
             }
         }
     }
 
-    fn known(&self, by_name: &ByName, service: &str) -> Option<Rc<Target>> {
-        let found = self.found.borrow();
-        let target = found.get(&by_name.registry)?.get(service)?;
-        (!target.view.is_closed()).then(|| target.clone())
+    /// A service that was found, for a route that accepts its name: whoever found it may be another one.
+    fn known(&self, by_name: &ByName, service: &str, is_sure: bool) -> Option<Rc<Target>> {
+        let mut found = self.found.borrow_mut();
+        let Found { target, accepted_by } = found.get_mut(&by_name.registry)?.get_mut(service)?;
+        if target.view.is_closed() {
+            return None;
+        }
+        if !is_sure && !accepted_by.contains(&by_name.pattern) {
+            if !by_name.pattern.accepts(service) {
+                return None;
+            }
+            accepted_by.push(by_name.pattern.clone());
+        }
+        Some(target.clone())
     }
 
     /// Waits until the registry has told the service's first list.
@@ -207,12 +227,12 @@ impl Worker {
         let Search { by_name, service } = search;
         let upstream = self.catalog.find(&by_name, service.clone()).await?;
         // Another request may have found it meanwhile.
-        if let Some(target) = self.known(&by_name, &service)
+        if let Some(target) = self.known(&by_name, &service, true)
             && Arc::ptr_eq(&target.upstream, &upstream)
         {
             return Ok(target);
         }
-        Ok(self.put_found(by_name.registry, service, upstream))
+        Ok(self.put_found(by_name.registry.clone(), service, upstream))
     }
 
     /// Exchanges the routes for those of a table. Upstreams that did not change keep their views.
@@ -233,6 +253,9 @@ impl Worker {
         let routes = Routes::new(&table.config, &table.rates, |name| configured.get(name).cloned());
         self.routes.replace(Rc::new(routes));
         self.configured.replace(configured);
+        // There may be others now.
+        let mut found = self.found.borrow_mut();
+        found.values_mut().flat_map(HashMap::values_mut).for_each(|found| found.accepted_by.clear());
     }
 
     /// An upstream as it is now, in the place of what it was before.
@@ -265,7 +288,7 @@ impl Worker {
         let current = self.catalog.found();
         let mut changed = Vec::new();
         self.found.borrow_mut().retain(|registry, services| {
-            services.retain(|service, target| match current.get(target.upstream.name()) {
+            services.retain(|service, Found { target, .. }| match current.get(target.upstream.name()) {
                 Some(upstream) if Arc::ptr_eq(upstream, &target.upstream) => true,
                 // It goes on with other settings, or it was gone and is there again.
                 Some(upstream) => {
@@ -284,13 +307,20 @@ impl Worker {
 
     /// A service that was found, in the place of what it was before.
     fn put_found(&self, registry: Arc<str>, service: Arc<str>, upstream: Arc<Upstream>) -> Rc<Target> {
-        let before = self.found.borrow().get(&registry).and_then(|services| services.get(&service)).cloned();
+        let before = {
+            let found = self.found.borrow();
+            let before = found.get(&registry).and_then(|services| services.get(&service));
+            before.map(|before| before.target.clone())
+        };
         let target = self.make(upstream, before.as_deref());
         let mut found = self.found.borrow_mut();
         if found.is_empty() {
             self.found_one.notify_one();
         }
-        found.entry(registry).or_default().insert(service, target.clone());
+        found
+            .entry(registry)
+            .or_default()
+            .insert(service, Found { target: target.clone(), accepted_by: Vec::new() });
         target
     }
 }

@@ -50,6 +50,9 @@ pub enum Event {
     Failed,
     /// A try has the head of an answer.
     Answered(StatusCode),
+    /// A call of gRPC ended with this status before anything of its answer. Whoever names it as a cause says that such a
+    /// call may be sent again, whatever it asks for.
+    Declined(Cause),
     /// The only try takes so long that there may be one beside it.
     BackupDue,
     /// Nothing of any try is waited for any more.
@@ -120,7 +123,12 @@ impl History {
             _ => self.running = self.running.saturating_sub(1),
         }
         match event {
-            Event::Answered(status) if !policy.refuses(status) => self.end(),
+            // It is what is wanted.
+            Event::Answered(_) | Event::Declined(_)
+                if !cause(event).is_some_and(|cause| policy.on.contains(cause)) =>
+            {
+                self.end()
+            }
             // The other one may do better.
             _ if self.running > 0 => Next::Wait,
             _ => self.retry(policy, event, spend),
@@ -143,7 +151,7 @@ impl History {
             return self.end();
         }
         if !matches!(event, Event::NotConnected | Event::Unsent | Event::Left) {
-            if !self.may_repeat() {
+            if self.lost || !(self.repeatable || matches!(event, Event::Declined(_))) {
                 return self.end();
             }
             if !spend() {
@@ -187,6 +195,7 @@ fn cause(event: Event) -> Option<Cause> {
         Event::Stale | Event::Reset => Some(Cause::Reset),
         Event::TimedOut => Some(Cause::Timeout),
         Event::Answered(status) => Cause::of(status),
+        Event::Declined(cause) => Some(cause),
         Event::Failed | Event::BackupDue | Event::Over => None,
     }
 }
@@ -231,6 +240,8 @@ mod tests {
             (status(502), Retry(Cause::Status502), End),
             (status(503), Retry(Cause::Status503), End),
             (status(504), End, End),
+            (Event::Declined(Cause::Unavailable), Retry(Cause::Unavailable), Retry(Cause::Unavailable)),
+            (Event::Declined(Cause::Internal), End, End),
         ] {
             let policy = RetryPolicy::default();
             assert_eq!(
@@ -244,7 +255,14 @@ mod tests {
     #[test]
     fn failfast_tries_nothing_again_but_what_was_proved_unsent() {
         let policy = policy(Mode::Failfast, 3);
-        for event in [Event::NotConnected, Event::Stale, Event::Reset, Event::TimedOut, status(503)] {
+        for event in [
+            Event::NotConnected,
+            Event::Stale,
+            Event::Reset,
+            Event::TimedOut,
+            status(503),
+            Event::Declined(Cause::Unavailable),
+        ] {
             assert_eq!(first(&policy, true, event), Next::End, "{event:?}");
         }
         assert_eq!(first(&policy, false, Event::Unsent), Next::Resend);
@@ -272,6 +290,7 @@ mod tests {
         };
         assert_eq!(lost(Event::Reset), Next::End);
         assert_eq!(lost(Event::Stale), Next::End);
+        assert_eq!(lost(Event::Declined(Cause::Unavailable)), Next::End);
         assert_eq!(lost(Event::NotConnected), Next::Retry(Cause::Connect));
     }
 
@@ -280,6 +299,7 @@ mod tests {
         let policy = RetryPolicy::default();
         let step = |event| History::new(true, true).step(&policy, event, || false);
         assert_eq!(step(status(503)), Next::Refused);
+        assert_eq!(step(Event::Declined(Cause::Unavailable)), Next::Refused);
         assert_eq!(step(Event::NotConnected), Next::Retry(Cause::Connect));
         assert_eq!(step(Event::Stale), Next::Resend);
     }
@@ -307,7 +327,7 @@ mod tests {
     }
 
     fn policies() -> impl Strategy<Value = RetryPolicy> {
-        (select(&Mode::ALL[..]), 0..4_u32, any::<[bool; 7]>()).prop_map(|(mode, most, on)| {
+        (select(&Mode::ALL[..]), 0..4_u32, any::<[bool; 13]>()).prop_map(|(mode, most, on)| {
             let named = Cause::ALL.into_iter().zip(on).filter(|(_, named)| *named);
             let on: Causes = named.map(|(cause, _)| cause).collect();
             RetryPolicy { on, ..policy(mode, most) }
@@ -325,6 +345,7 @@ mod tests {
             Just(Event::Failed),
             Just(Event::BackupDue),
             select(&[200_u16, 404, 408, 429, 500, 502, 503, 504][..]).prop_map(status),
+            select(&Cause::CALLS[..]).prop_map(|(cause, _)| Event::Declined(cause)),
         ]
     }
 
@@ -387,7 +408,8 @@ mod tests {
                     prop_assert_eq!(spent, before + u32::from(!unsent), "what may be processed is in the budget");
                 }
                 if matches!(next, Next::Resend | Next::Retry(_)) && !unsent {
-                    prop_assert!(repeatable && !lost, "sent twice");
+                    let named = matches!(event, Event::Declined(_));
+                    prop_assert!((repeatable || named) && !lost, "sent twice");
                 }
                 if matches!(event, Event::Answered(code) if matches!(code.as_u16(), 200 | 404 | 408 | 429)) {
                     prop_assert_eq!(next, Next::End);

@@ -72,13 +72,20 @@ pub enum Cause {
     Status502,
     Status503,
     Status504,
+    /// A call of gRPC ended with this status before anything of its answer.
+    Cancelled,
+    Unknown,
+    DeadlineExceeded,
+    ResourceExhausted,
+    Internal,
+    Unavailable,
     /// The connection had been idle, and was dead when the request was sent. No failure of the endpoint, and so nothing
     /// that a policy could name.
     Stale,
 }
 
 impl Cause {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 14] = [
         Self::Connect,
         Self::Reset,
         Self::Timeout,
@@ -86,7 +93,24 @@ impl Cause {
         Self::Status502,
         Self::Status503,
         Self::Status504,
+        Self::Cancelled,
+        Self::Unknown,
+        Self::DeadlineExceeded,
+        Self::ResourceExhausted,
+        Self::Internal,
+        Self::Unavailable,
         Self::Stale,
+    ];
+
+    /// Those that are statuses of calls, with the numbers of these (gRPC's `doc/statuscodes.md`). They are named as in
+    /// Envoy's `retry_on`.
+    pub const CALLS: [(Self, u32); 6] = [
+        (Self::Cancelled, 1),
+        (Self::Unknown, 2),
+        (Self::DeadlineExceeded, 4),
+        (Self::ResourceExhausted, 8),
+        (Self::Internal, 13),
+        (Self::Unavailable, 14),
     ];
 
     /// As it is written in `on`, and counted.
@@ -99,6 +123,12 @@ impl Cause {
             Self::Status502 => "502",
             Self::Status503 => "503",
             Self::Status504 => "504",
+            Self::Cancelled => "cancelled",
+            Self::Unknown => "unknown",
+            Self::DeadlineExceeded => "deadline-exceeded",
+            Self::ResourceExhausted => "resource-exhausted",
+            Self::Internal => "internal",
+            Self::Unavailable => "unavailable",
             Self::Stale => "stale",
         }
     }
@@ -112,11 +142,16 @@ impl Cause {
             _ => None,
         }
     }
+
+    /// That a call ended with this status.
+    pub fn of_call(status: u32) -> Option<Self> {
+        Self::CALLS.into_iter().find(|(_, number)| *number == status).map(|(cause, _)| cause)
+    }
 }
 
 /// A set of causes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Causes(u8);
+pub struct Causes(u16);
 
 impl Causes {
     pub const NONE: Self = Self(0);
@@ -146,7 +181,8 @@ impl Default for RetryPolicy {
                 .with(Cause::Reset)
                 .with(Cause::Timeout)
                 .with(Cause::Status502)
-                .with(Cause::Status503),
+                .with(Cause::Status503)
+                .with(Cause::Unavailable),
             budget: 0.2,
             budget_min: 10,
             per_try: None,
@@ -165,11 +201,6 @@ impl RetryPolicy {
     /// Whether a request may be sent once more after an endpoint may have processed it, so that it has to be kept.
     pub fn keeps(&self) -> bool {
         self.retries() > 0 || self.mode == Mode::Failbackup
-    }
-
-    /// Whether an answer with this status is not what is wanted.
-    pub fn refuses(&self, status: StatusCode) -> bool {
-        Cause::of(status).is_some_and(|cause| self.on.contains(cause))
     }
 }
 

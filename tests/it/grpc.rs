@@ -1,14 +1,19 @@
 //! Calls of gRPC: how the gateway fails them, their deadlines, and what their end says of an endpoint.
 
 use std::{
-    sync::{Arc, Mutex},
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
 use h2::Reason;
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Bytes;
-use witgate::upstream::Figures;
+use witgate::{config::RouteRetries, resilience::Cause, upstream::Figures};
 
 use crate::{
     http_harness::{Gateway, Setup},
@@ -183,7 +188,8 @@ async fn how_a_call_went_is_known_at_its_end() {
     {
         for path in ["/trailers", "/alone"] {
             let origin = Http2Origin::start(move |call| ends(call, status)).await;
-            let gateway = Gateway::start(Setup::to_addresses(&[origin.address]));
+            let setup = Setup::to_addresses(&[origin.address]);
+            let gateway = Gateway::start(setup.with(|setup| setup.upstream().retries.most = 0));
             let mut client = Http2::connect(gateway.address).await;
             let got = send(&mut client, path, None).await.unwrap();
             let seen = got.trailers.as_ref().unwrap_or(&got.headers)["grpc-status"].to_str().unwrap();
@@ -207,6 +213,106 @@ async fn an_endpoint_whose_calls_fail_is_taken_out_of_the_choice() {
         failed += usize::from(got.trailers.unwrap()["grpc-status"] == "14");
     }
     assert!(failed < 20, "{failed} of 200 went there");
+}
+
+/// Calls of a service with one instance that ends them this way and one that does not, until each has had its turn. Gives how
+/// the first ended, and how often the bad one was asked for all of them.
+async fn spread(
+    bad: impl Fn(Call) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync + 'static,
+    change: impl FnOnce(&mut Setup),
+) -> (Vec<String>, usize) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let bad = Http2Origin::start(move |call| {
+        count.fetch_add(1, SeqCst);
+        bad(call)
+    })
+    .await;
+    let good = Http2Origin::start(|call| ends(call, "0")).await;
+    let setup = Setup::to_addresses(&[bad.address, good.address]).with(|setup| {
+        setup.workers = 1;
+        setup.upstream().selector.plugin = "round-robin".into();
+        setup.upstream().reliability.health.failures = 1_000;
+        change(setup);
+    });
+    let gateway = Gateway::start(setup);
+    let mut client = Http2::connect(gateway.address).await;
+    let mut statuses = Vec::new();
+    for _ in 0..10 {
+        let got = send(&mut client, "/shop.Orders/Put", None).await.unwrap();
+        let said = got.trailers.as_ref().unwrap_or(&got.headers)["grpc-status"].to_str().unwrap();
+        statuses.push(said.to_owned());
+    }
+    (statuses, asked.load(SeqCst))
+}
+
+/// Ends a call without anything of an answer, and with these headers beside the status.
+async fn declines(mut call: Call, status: &str, more: &[(&'static str, &str)]) {
+    let (body, _) = read(call.request.into_body()).await.unwrap();
+    assert_eq!(body, b"message", "each try has the whole of it");
+    let mut response =
+        Response::builder().header("content-type", "application/grpc").header("grpc-status", status);
+    for (name, value) in more {
+        response = response.header(*name, *value);
+    }
+    call.reply.send_response(response.body(()).unwrap(), true).unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_is_declined_goes_to_another_instance() {
+    let (statuses, asked) = spread(|call| Box::pin(async { declines(call, "14", &[]).await }), |_| {}).await;
+    assert_eq!(statuses, ["0"; 10]);
+    assert!(asked >= 5, "it had its turns");
+}
+
+#[tokio::test]
+async fn which_statuses_are_declining_is_the_routes_choice() {
+    let named = |on: &'static [Cause]| {
+        move |setup: &mut Setup| {
+            let retries = RouteRetries { on: Some(on.iter().copied().collect()), ..Default::default() };
+            setup.routes[0].retries = Some(retries);
+        }
+    };
+    for (status, on, failed) in [
+        ("8", &[Cause::ResourceExhausted][..], 0),
+        ("14", &[Cause::ResourceExhausted], 5),
+        ("14", &[], 5),
+        ("5", &[Cause::Unavailable], 5),
+    ] {
+        let bad = move |call| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            Box::pin(async move { declines(call, status, &[]).await })
+        };
+        let (statuses, asked) = spread(bad, named(on)).await;
+        let seen = statuses.iter().filter(|said| *said == status).count();
+        assert_eq!(seen, failed, "{status} on {on:?}");
+        assert!(asked >= 5, "it had its turns");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_may_have_an_answer_already_or_is_to_come_later_goes_out_once() {
+    let trailers = |call| -> Pin<Box<dyn Future<Output = ()> + Send>> { Box::pin(ends(call, "14")) };
+    let pushed_back = |call| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async { declines(call, "14", &[("grpc-retry-pushback-ms", "1000")]).await })
+    };
+    for (statuses, asked) in [spread(trailers, |_| {}).await, spread(pushed_back, |_| {}).await] {
+        assert_eq!((statuses.iter().filter(|said| *said == "14").count(), asked), (5, 5));
+    }
+}
+
+#[tokio::test]
+async fn the_last_status_of_a_call_is_the_clients_when_all_decline() {
+    let declining = || {
+        Http2Origin::start(|call| async { declines(call, "14", &[("grpc-message", "not%20today")]).await })
+    };
+    let (one, two) = (declining().await, declining().await);
+    let gateway = Gateway::start(Setup::to_addresses(&[one.address, two.address]));
+    let mut client = Http2::connect(gateway.address).await;
+    let got = send(&mut client, "/", None).await.unwrap();
+    assert_eq!((got.header("grpc-status"), got.header("grpc-message")), (Some("14"), Some("not%20today")));
+    assert_eq!(got.reason(), None);
+    let counts = gateway.upstream("main").metrics.counts();
+    assert_eq!(counts.retries[Cause::Unavailable as usize], 1);
 }
 
 #[tokio::test]

@@ -132,6 +132,7 @@ pub fn route_by_name(pattern: &str) -> config::Route {
         registry: "main".into(),
         from: config::NameFrom::Path("/svc/".into()),
         pattern: config::NamePattern(regex_lite::Regex::new(pattern).unwrap()),
+        services: Default::default(),
         template: Arc::new(upstream("template")),
         max_services: 10,
         unused_after: Duration::from_secs(60),

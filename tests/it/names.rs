@@ -73,6 +73,35 @@ async fn an_instance_that_leaves_gets_no_traffic_and_one_that_comes_gets_some() 
     assert_eq!(one.requests(), before);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_one_route_refuses_is_refused_also_when_another_has_found_it() {
+    let gateway = Gateway::start(
+        "[[route]]
+         path = '/public/{service}'
+         registry = 'memory'
+         pattern = 'shop-.*'
+         services = { orders = 'shop-orders', internal = 'books' }
+         [[route]]
+         path = '/all/{service}'
+         registry = 'memory'",
+    );
+    let (orders, books) = (Backend::start("orders").await, Backend::start("books").await);
+    gateway.register("shop-orders", "1", orders.address).await;
+    gateway.register("books", "1", books.address).await;
+    let mut session = gateway.session();
+    // More often than there are workers.
+    for _ in 0..4 {
+        assert_eq!(session.get("/all/books").await.text(), "books");
+        let refused = session.get("/public/books").await;
+        assert_eq!((refused.status, refused.reason()), (StatusCode::NOT_FOUND, Some("unknown-service")));
+        assert_eq!(session.get("/public/shop-orders").await.text(), "orders");
+        // What the operator wrote needs no pattern.
+        assert_eq!(session.get("/public/orders").await.text(), "orders");
+        assert_eq!(session.get("/public/internal").await.text(), "books");
+        assert_eq!(session.get("/all/orders").await.status, StatusCode::NOT_FOUND);
+    }
+}
+
 /// Ten thousand made-up names leave no watch and no memory behind, and nobody else's request is slow for them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scan_of_made_up_names_leaves_nothing_behind() {

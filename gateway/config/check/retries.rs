@@ -73,6 +73,9 @@ impl Checker<'_> {
             let message = format!("{name:?} is nothing after which a request is tried again");
             let hint = match name {
                 "408" | "429" => Some("whoever asks for less is not asked again at once".into()),
+                number if let Some(call) = number.parse().ok().and_then(Cause::of_call) => {
+                    Some(format!("that status of gRPC is written {:?}", call.as_str()))
+                }
                 _ => similar::hint(name, named.by_ref().map(Cause::as_str)),
             };
             self.wrong(way, message).hint_if_any(hint);

@@ -20,8 +20,9 @@ pub(in crate::config) struct Retries {
     pub mode: Option<String>,
     /// Tries after the first, at most 10. That of `failbackup` beside the first is not counted. Default: 1.
     pub most: Option<u64>,
-    /// After what there is another try: `connect`, `reset`, `timeout` (of `per_try_ms`), `500`, `502`, `503`, `504`.
-    /// Default: `connect`, `reset`, `timeout`, `502`, `503`.
+    /// After what there is another try: `connect`, `reset`, `timeout` (of `per_try_ms`), `500`, `502`, `503`, `504`, and of
+    /// gRPC `cancelled`, `unknown`, `deadline-exceeded`, `resource-exhausted`, `internal`, `unavailable`. Default:
+    /// `connect`, `reset`, `timeout`, `502`, `503`, `unavailable`.
     pub on: Option<Vec<String>>,
     /// The share of the requests to the upstream in the last ten seconds, 0 to 1, that may be sent once more although
     /// they may have been processed. Default: 0.2.

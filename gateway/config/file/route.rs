@@ -58,6 +58,9 @@ pub(in crate::config) struct Route {
     pub registry: Option<String>,
     /// What a name must match, as a whole. Default: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`.
     pub pattern: Option<String>,
+    /// Services that the registry knows by another name than requests do, with that of the registry. They need not match
+    /// `pattern`. Default: none.
+    pub services: BTreeMap<String, String>,
     /// Services followed at once; more are refused. Default: 1000.
     pub max_services: Option<u64>,
     /// Seconds without a request after which a service is not followed any more. Default: 600.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use regex_lite::Regex;
+use rustc_hash::FxHashMap;
 
 use crate::{
     config::{
@@ -35,9 +36,10 @@ pub(super) fn disagree(one: &Target, other: &Target) -> bool {
 }
 
 /// Keys that say nothing about a route to an upstream.
-pub(super) const KEYS: [&str; 20] = [
+pub(super) const KEYS: [&str; 21] = [
     "registry",
     "pattern",
+    "services",
     "max_services",
     "unused_after_secs",
     "first_list_timeout_ms",
@@ -72,6 +74,7 @@ impl Checker<'_> {
             .and_then(|registry| self.registry_name(&way.key("registry"), registry));
         let from = self.name_from(way, route);
         let pattern = self.pattern(&way.key("pattern"), route.pattern.as_deref().unwrap_or(DEFAULT_PATTERN));
+        let services = self.services(&way.key("services"), &route.services);
         let template = self.template(way, route);
         let max_services = route.max_services.unwrap_or(DEFAULT_MAX_SERVICES);
         let unused_after = route.unused_after_secs.unwrap_or(DEFAULT_UNUSED_AFTER_SECS);
@@ -87,6 +90,7 @@ impl Checker<'_> {
             registry,
             from: from?,
             pattern: pattern?,
+            services,
             template: Arc::new(template),
             max_services,
             unused_after,
@@ -117,6 +121,18 @@ impl Checker<'_> {
                 None
             }
         }
+    }
+
+    fn services(&mut self, way: &Way, services: &BTreeMap<String, String>) -> FxHashMap<Arc<str>, Arc<str>> {
+        let mut named = |(asked, service): (&String, &String)| {
+            let at = way.key(asked);
+            if asked.is_empty() || asked.contains('/') {
+                self.wrong_key(&at, format!("no request names a service {asked:?}"));
+                return None;
+            }
+            Some((Arc::from(asked.as_str()), Arc::from(self.text(&at, service)?)))
+        };
+        services.iter().filter_map(&mut named).collect()
     }
 
     fn template(&mut self, way: &Way, route: &file::Route) -> Option<Upstream> {
