@@ -1,8 +1,9 @@
 # Starting and ending what the benchmark measures; sourced by run.sh. A contestant is `nginx`, `nginx-16k`, `haproxy`,
 # `envoy`, or GATEWAY/SELECTOR for a build of Witgate and the selector that it uses; `backend` is the nginx behind all of them.
+# Calls of gRPC are answered by nghttpd: it reads a whole request first, and an answer before that is not what a call gets.
 
 ENDPOINTS=10
-endpoints=()
+endpoints=() call_endpoints=()
 declare -A port pid gateways title
 
 # take NAME: gives NAME a port of its own.
@@ -17,15 +18,19 @@ take() {
 }
 
 # fill TEMPLATE NAME LINE [MORE]: the configuration of a contestant in its folder, with LINE for each endpoint, PORT being its
-# port, and MORE in its place.
+# port, and MORE in its place. What a Witgate selects by is in $plugin.
 fill() {
-  local text list='' endpoint folder=$run/$2
+  local text list='' calls='' endpoint folder=$run/$2
   mkdir -p "$folder"
   text=$(<"benches/proxy/$1")
   for endpoint in "${endpoints[@]}"; do list+=${3//PORT/$endpoint}$'\n'; done
+  for endpoint in "${call_endpoints[@]}"; do calls+=${3//PORT/$endpoint}$'\n'; done
   text=${text//@ENDPOINTS@/"$list"}
+  text=${text//@CALLS@/"$calls"}
   text=${text//@RUN@/"$folder"}
   text=${text//@PORT@/"${port[$2]:-}"}
+  text=${text//@HTTP2@/"${port[$2 http2]:-}"}
+  text=${text//@SELECTOR@/"${plugin:-}"}
   text=${text//@ADMIN@/"${port[$2 admin]:-}"}
   text=${text//@MORE@/"${4:-}"}
   echo "$text" >"$folder/$1"
@@ -80,6 +85,8 @@ start_backend() {
   for ((i = 0; i < ENDPOINTS; i++)); do
     take "endpoint $i"
     endpoints+=("${port[endpoint $i]}")
+    take "call endpoint $i"
+    call_endpoints+=("${port[call endpoint $i]}")
   done
   port[backend]=${endpoints[0]}
   fill backend.conf backend '    listen 127.0.0.1:PORT reuseport;'
@@ -89,12 +96,30 @@ start_backend() {
   begin_nginx backend backend.conf
 }
 
+start_call_endpoints() {
+  local endpoint
+  mkdir -p "$run/calls/bench.Calls"
+  cp benches/proxy/message "$run/calls/bench.Calls/Say"
+  for endpoint in "${call_endpoints[@]}"; do
+    nghttpd --no-tls --address=127.0.0.1 --htdocs="$run/calls" --no-content-length --trailer='grpc-status: 0' "$endpoint" \
+      >/dev/null 2>&1 </dev/null &
+    pid[call endpoint $endpoint]=$!
+    until (: <"/dev/tcp/127.0.0.1/$endpoint") 2>/dev/null; do
+      kill -0 "${pid[call endpoint $endpoint]}" 2>/dev/null || fail "nghttpd does not serve"
+      sleep 0.1
+    done
+  done
+}
+
 # start NAME: begins a contestant and notes how a reader knows it.
 start() {
   take "$1"
+  # Witgate and Envoy have both versions of HTTP on one port.
+  port[$1 http2]=${port[$1]}
   case $1 in
     nginx | nginx-16k)
       local buffers=''
+      take "$1 http2"
       title[$1]="nginx $(nginx -v 2>&1 | sed 's|.*/||; s| .*||')"
       if [ "$1" = nginx-16k ]; then
         title[$1]+=', buffers of 16 KiB'
@@ -104,6 +129,7 @@ start() {
       begin_nginx "$1" nginx.conf
       ;;
     haproxy)
+      take "$1 http2"
       fill haproxy.cfg haproxy '  server ePORT 127.0.0.1:PORT'
       title[haproxy]="HAProxy $(haproxy -v | sed -nE '1s/.*version ([0-9.]+[0-9]).*/\1/p')"
       begin haproxy haproxy -q -db -f "$run/haproxy/haproxy.cfg"
@@ -137,7 +163,7 @@ zone_aware      = true
 zone = "here"'
       fi
       take "$1 admin"
-      fill witgate.toml "$1" "$line" "selector = \"$plugin\"$policies"
+      fill witgate.toml "$1" "$line" "$policies"
       begin "$1" "${gateways[$gateway]}" run --config "$run/$1/witgate.toml"
       ;;
   esac

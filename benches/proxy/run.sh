@@ -22,7 +22,9 @@ without a plugin. These are measured by default. There are also least-request, r
 retries, breaker, limits, slow start and zones, and nginx-16k: nginx reads answers in pieces of 4 KiB unless it is told
 otherwise, which is what makes it slow in the row 64k.
 
-Rows are get (12 bytes down), post (4 KiB up), 64k (64 KiB down) and close (12 bytes down, a connection for each request).
+Rows are get (12 bytes down), post (4 KiB up), 64k (64 KiB down) and close (12 bytes down, a connection for each request), by
+HTTP/1.1; http2 (12 bytes down, by HTTP/2 from the client and by HTTP/1.1 to the endpoint) and grpc (a unary call, by HTTP/2
+both ways).
 
   --gateway [NAME=]PATH  a build of Witgate; may be repeated to compare builds. NAME is what tables call it, by default its
                          folder. Without this option: the release, which is built, and the one of ./dev release if there is one
@@ -39,7 +41,7 @@ TEXT
 }
 
 ROUNDS=10 SECONDS_EACH=3 WARM_UP=1 CONNECTIONS=64 output=$target/bench/proxy
-ROWS=(get post 64k close) wanted=() builds=()
+ROWS=(get post 64k close http2 grpc) wanted=() builds=()
 
 number() { # number OPTION VALUE
   [[ $2 =~ ^[1-9][0-9]{0,5}$ ]] || fail "$1 takes a number from 1 on, not \"$2\""
@@ -72,7 +74,8 @@ while [ $# -gt 0 ]; do
 done
 [ ${#ROWS[@]} -gt 0 ] || ROWS=('')
 for row in "${ROWS[@]}"; do
-  [[ $row =~ ^(get|post|64k|close)$ ]] || fail "--rows takes some of get, post, 64k and close, not \"$row\""
+  [[ $row =~ ^(get|post|64k|close|http2|grpc)$ ]] ||
+    fail "--rows takes some of get, post, 64k, close, http2 and grpc, not \"$row\""
 done
 
 add_build() { # add_build [NAME=]PATH
@@ -106,6 +109,9 @@ missing=()
 command -v nginx >/dev/null || missing+=(nginx-light)
 ! wants haproxy || command -v haproxy >/dev/null || missing+=(haproxy)
 command -v wrk >/dev/null || missing+=(wrk)
+measures() { [[ " ${ROWS[*]} " == *" $1 "* ]]; }
+! measures http2 && ! measures grpc || command -v h2load >/dev/null || missing+=(nghttp2-client)
+! measures grpc || command -v nghttpd >/dev/null || missing+=(nghttp2-server)
 [ ${#missing[@]} = 0 ] || install "${missing[@]}"
 
 contestants=() selectors=()
@@ -137,6 +143,7 @@ mkdir -p "$output"
 printf 'round\trow\tcontestant\tus\tuser_us\tp99_ms\trequests_per_s\trss_mb\n' >"$output/results.tsv"
 
 start_backend
+! measures grpc || start_call_endpoints
 for contestant in "${contestants[@]}"; do start "$contestant"; done
 
 minutes=$(((ROUNDS * ${#ROWS[@]} * ${#contestants[@]} * (SECONDS_EACH + WARM_UP) + 59) / 60))
