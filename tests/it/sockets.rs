@@ -7,6 +7,7 @@ use tokio::io::AsyncWriteExt;
 use crate::support::{
     client::{Client, LONG},
     gateway::Gateway,
+    http2::Http2,
     origin::{Origin, read_head},
 };
 
@@ -93,4 +94,23 @@ async fn a_client_that_does_not_read_costs_little_memory() {
     tokio::time::timeout(6 * LONG, standstill).await.expect("no more is taken");
     let each = gateway.memory().saturating_sub(before) / CLIENTS;
     assert!(each <= 128 * 1024, "{each} bytes for each client");
+}
+
+#[tokio::test]
+async fn an_idle_connection_of_http_2_costs_little_memory() {
+    const CLIENTS: u64 = 400;
+    let origin = Origin::start("ok").await;
+    let gateway = Gateway::start(&to(origin.address, ""));
+    let mut clients = Vec::new();
+    // What all of them share is there after the first.
+    for warm in [true, false] {
+        let before = gateway.memory();
+        for _ in 0..CLIENTS {
+            let mut client = Http2::connect(gateway.address()).await;
+            assert_eq!(client.get("/").await.status, 200);
+            clients.push(client);
+        }
+        let each = gateway.memory().saturating_sub(before) / CLIENTS;
+        assert!(warm || each <= 40 * 1024, "{each} bytes for each client");
+    }
 }
