@@ -31,6 +31,7 @@
 //! | `request-body-timeout` | 408 | nothing of the body of the request came for `body_timeout_ms` |
 //! | `request-aborted` | 400 | the body of the request did not come as announced |
 //! | `request-body-too-large` | 413 | the body of the request is longer than `max_body_bytes` |
+//! | `request-body-not-base64` | 400 | the body of a gRPC-Web request that is text is no base64 |
 //! | `expectation-failed` | 417 | the request expects something else than `100-continue` |
 //! | `loop-detected` | 508 | the request has been here three times, as `CDN-Loop` says |
 //! | `shutting-down` | 503 | the gateway is shutting down |
@@ -85,6 +86,8 @@ pub(super) enum RequestError {
     TooFast(u64),
     #[error("the body of the request is longer than it may be")]
     BodyTooLarge,
+    #[error("the body of the request is no base64")]
+    NotBase64,
     #[error("route leads to no upstream")]
     NoUpstream,
     #[error("no connection: {0}")]
@@ -150,6 +153,9 @@ impl RequestError {
                 let text = "the request's body is too large";
                 (StatusCode::PAYLOAD_TOO_LARGE, Refused::BodyTooLarge.as_str(), text)
             }
+            Self::NotBase64 => {
+                (StatusCode::BAD_REQUEST, "request-body-not-base64", "the request's body is no base64")
+            }
             Self::Pick(PickError::NothingSuits(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "nothing-suits", "no instance suits this request")
             }
@@ -209,7 +215,11 @@ impl RequestError {
     /// Whose failure it is, in one place.
     pub(super) fn fault(&self) -> Fault {
         match self {
-            Self::Expectation | Self::Aborted(_) | Self::Refused(_) | Self::BodyTooLarge => Fault::Client,
+            Self::Expectation
+            | Self::Aborted(_)
+            | Self::Refused(_)
+            | Self::BodyTooLarge
+            | Self::NotBase64 => Fault::Client,
             Self::Expired(wait) => wait.fault(),
             Self::Dial(error) if error.is_own() => Fault::Local,
             Self::Dial(_)
