@@ -3,13 +3,16 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts};
 
-use super::reply::ReplyBody;
+use super::{RequestError, reply::ReplyBody};
 use crate::{config, syntax::list};
 
-/// What a browser asks about before it sends a call of gRPC-Web.
+/// What clients of gRPC-Web send with each call.
+const X_GRPC_WEB: HeaderName = HeaderName::from_static("x-grpc-web");
+
+/// What a browser asks about before it sends a call.
 const ALLOW_HEADERS: [HeaderName; 4] = [
     header::CONTENT_TYPE,
-    HeaderName::from_static("x-grpc-web"),
+    X_GRPC_WEB,
     HeaderName::from_static("x-user-agent"),
     HeaderName::from_static("grpc-timeout"),
 ];
@@ -58,13 +61,18 @@ impl Cors {
         self.origins.iter().find(|listed| *listed == origin).cloned()
     }
 
-    /// The answer to a browser that asks whether a page of a listed origin may send a POST.
-    pub(super) fn preflight(&self, head: &Parts) -> Option<Response<ReplyBody>> {
+    /// The answer to a browser that asks whether a page may send a POST. None where it may be no call, and the page is not
+    /// listed: so it is the endpoint's to answer.
+    pub(super) fn preflight(&self, head: &Parts) -> Option<Result<Response<ReplyBody>, RequestError>> {
         let asked = || head.headers.get(header::ACCESS_CONTROL_REQUEST_METHOD);
         if head.method != Method::OPTIONS || asked().is_none_or(|method| method != Method::POST.as_str()) {
             return None;
         }
-        let origin = self.listed(&head.headers)?;
+        let Some(origin) = self.listed(&head.headers) else {
+            let mut asked = list::of(&head.headers, &header::ACCESS_CONTROL_REQUEST_HEADERS);
+            let is_call = asked.any(|name| name.eq_ignore_ascii_case(X_GRPC_WEB.as_str().as_bytes()));
+            return is_call.then_some(Err(RequestError::Origin));
+        };
         let mut response = Response::new(ReplyBody::Empty);
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
@@ -73,7 +81,7 @@ impl Cors {
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, self.allow_headers.clone());
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
         vary(headers);
-        Some(response)
+        Some(Ok(response))
     }
 
     /// Says in the head of an answer whether the page that asked may use it, whatever is said of that there.

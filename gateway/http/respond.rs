@@ -32,6 +32,7 @@
 //! | `request-aborted` | 400 | the body of the request did not come as announced |
 //! | `request-body-too-large` | 413 | the body of the request is longer than `max_body_bytes` |
 //! | `request-body-not-base64` | 400 | the body of a gRPC-Web request that is text is no base64 |
+//! | `origin-not-listed` | 403 | a browser asks whether a page may send a call of gRPC-Web, and no origin in `grpc_web` is that of the page |
 //! | `expectation-failed` | 417 | the request expects something else than `100-continue` |
 //! | `loop-detected` | 508 | the request has been here three times, as `CDN-Loop` says |
 //! | `shutting-down` | 503 | the gateway is shutting down |
@@ -88,6 +89,8 @@ pub(super) enum RequestError {
     BodyTooLarge,
     #[error("the body of the request is no base64")]
     NotBase64,
+    #[error("a page of an origin that is not listed asks")]
+    Origin,
     #[error("route leads to no upstream")]
     NoUpstream,
     #[error("no connection: {0}")]
@@ -147,6 +150,9 @@ impl RequestError {
                     }
                 };
                 (StatusCode::SERVICE_UNAVAILABLE, refused.as_str(), text)
+            }
+            Self::Origin => {
+                (StatusCode::FORBIDDEN, "origin-not-listed", "pages of this origin may not call this")
             }
             Self::TooFast(_) => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "too many requests"),
             Self::BodyTooLarge => {
@@ -235,6 +241,7 @@ impl RequestError {
             | Self::Full
             | Self::NotSent(_)
             | Self::TooFast(_)
+            | Self::Origin
             | Self::NoUpstream
             | Self::Loop
             | Self::Lost => Fault::Local,

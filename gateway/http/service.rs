@@ -129,7 +129,7 @@ fn route(
     let route = routes.find(&peer.listener.name, head, &asked, scheme).ok_or(RequestError::NoRoute)?;
     *manner = route.manner;
     if let Some(preflight) = manner.cors.as_ref().and_then(|cors| cors.preflight(head)) {
-        return Ok((asked, Lookup::Preflight(Box::new(preflight))));
+        return Ok((asked, Lookup::Preflight(Box::new(preflight?))));
     }
     if let Some(rate) = route.rate {
         rate.take(head, client, now)?;

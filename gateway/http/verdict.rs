@@ -183,6 +183,7 @@ mod tests {
             (RequestError::Drained, Fault::Local, None),
             (RequestError::Full, Fault::Local, None),
             (RequestError::TooFast(1), Fault::Local, None),
+            (RequestError::Origin, Fault::Local, None),
             (RequestError::NotSent(Refused::BreakerOpen), Fault::Local, None),
             (RequestError::NotSent(Refused::QueueTimeout), Fault::Local, None),
             (RequestError::BodyTooLarge, Fault::Client, None),

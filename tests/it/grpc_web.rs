@@ -474,6 +474,8 @@ async fn a_rate_that_is_exceeded_is_told_to_the_page() {
     let origin = Http2Origin::start(|call| echo(call, "0")).await;
     let gateway = Gateway::start(setup(&[origin.address]).with(|setup| {
         let rate = witgate::resilience::Rate { requests: 1, per: Duration::from_secs(1000), burst: 1 };
+        let x_route = ("x-route".parse().unwrap(), "1".parse().unwrap());
+        setup.routes[0].heads.response.set = vec![x_route];
         setup.routes[0].rate =
             Some(witgate::config::RouteRate { rate, by: witgate::config::RateBy::Route, max_keys: 8 });
     }));
@@ -481,6 +483,7 @@ async fn a_rate_that_is_exceeded_is_told_to_the_page() {
     assert!(first.last().starts_with("grpc-status:0\r\n"));
     assert_eq!((second.status, second.header("grpc-status")), (200, Some("8")));
     assert_eq!(second.header("access-control-allow-origin"), Some(PAGE));
+    assert_eq!((first.header("x-route"), second.header("x-route")), (Some("1"), Some("1")));
     // Whether it may be sent is another question.
     let mut client = Http2::connect(gateway.address).await;
     assert_eq!(client.request(preflight(Method::OPTIONS, PAGE, "POST")).await.status, 204);
@@ -581,16 +584,19 @@ async fn a_browser_that_asks_is_told_what_a_listed_page_may_send() {
     *request.uri_mut() = "http://test/cookies".parse().unwrap();
     assert_eq!(client.request(request).await.header("access-control-allow-credentials"), Some("true"));
     assert_eq!(origin.seen().len(), 0);
-    // What is not about calls of these pages is the endpoint's.
-    for (method, page, asks) in [
-        (Method::OPTIONS, "https://app.test:444", "POST"),
-        (Method::OPTIONS, "http://app.test", "POST"),
-        (Method::OPTIONS, "null", "POST"),
-        (Method::OPTIONS, PAGE, "PUT"),
-        (Method::GET, PAGE, "POST"),
-    ] {
-        let got = client.request(preflight(method, page, asks)).await;
-        assert_eq!((got.text(), got.header("access-control-allow-origin")), ("asked", None), "{page} {asks}");
+    for page in ["https://app.test:444", "http://app.test", "https://app.test.evil.test", "null"] {
+        let got = client.request(preflight(Method::OPTIONS, page, "POST")).await;
+        assert_eq!((got.status, got.reason()), (403, Some("origin-not-listed")), "{page}");
+        assert_eq!(got.header("access-control-allow-origin"), None);
+    }
+    assert_eq!(origin.seen().len(), 0);
+    // What is about no call is the endpoint's.
+    let mut other = preflight(Method::OPTIONS, "https://other.test", "POST");
+    other.headers_mut().insert("access-control-request-headers", "content-type".parse().unwrap());
+    let put = preflight(Method::OPTIONS, PAGE, "PUT");
+    for request in [other, put, preflight(Method::GET, PAGE, "POST")] {
+        let got = client.request(request).await;
+        assert_eq!((got.text(), got.header("access-control-allow-origin")), ("asked", None));
     }
 }
 
@@ -633,4 +639,31 @@ async fn without_the_setting_it_is_a_request_like_any_other() {
     for got in call(&gateway, "/a", &[("content-type", "application/json"), ("origin", PAGE)], b"{}").await {
         assert_eq!((got.status, &*got.body, got.header("vary")), (200, &b"as it is"[..], None));
     }
+}
+
+#[tokio::test]
+async fn text_that_goes_wrong_after_the_head_of_the_answer_ends_it_with_a_status() {
+    let origin = Http2Origin::start(|mut call: Call| async move {
+        let mut stream = begin(&mut call.reply);
+        stream.send_data(MESSAGE.into(), false).unwrap();
+        assert!(
+            read(call.request.into_body()).await.is_err(),
+            "the endpoint does not get a part for the whole"
+        );
+    })
+    .await;
+    let gateway = Gateway::start(setup(&[origin.address]));
+    let mut client = Http2::connect(gateway.address).await;
+    let mut request = to(Method::POST, "/a.B/C");
+    request.headers_mut().insert("content-type", TEXT.parse().unwrap());
+    let (response, mut stream) = client.send(request, false).await;
+    stream.send_data("AAAA".into(), false).unwrap();
+    let mut answer = http2::head(response).await.into_body();
+    assert_eq!(from_text(&in_time(answer.data()).await.unwrap().unwrap()), MESSAGE);
+    stream.send_data("AA".into(), true).unwrap();
+    let last = from_text(&in_time(answer.data()).await.unwrap().unwrap());
+    assert!(messages(&last)[0].1.starts_with("grpc-status:13\r\n"), "{}", last.escape_ascii());
+    assert!(in_time(answer.data()).await.is_none());
+    until("it is over", || figures(&gateway).in_flight == 0).await;
+    assert_eq!(figures(&gateway).failures, 0);
 }
