@@ -131,6 +131,7 @@ fn configured(upstreams: &[&str]) -> Arc<Config> {
         heads: config::Heads::default(),
         strip_prefix: false,
         max_body: None,
+        grpc_web: None,
         rate: None,
         target: Target::ByName(by_name()),
     };

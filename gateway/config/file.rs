@@ -3,6 +3,7 @@
 //! Everything is optional here; what must be present is told by the checks, which say so better. The comments are
 //! the descriptions in the schema, and so what editors show.
 
+mod grpc_web;
 mod heads;
 mod limits;
 mod listen;
@@ -20,6 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::{
+    grpc_web::GrpcWeb,
     heads::{HeaderChanges, Redirect},
     limits::{Breaker, Limits, Rate},
     listen::{Admin, Listener, Registrations},

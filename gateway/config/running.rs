@@ -385,8 +385,24 @@ pub struct Route {
     pub heads: Heads,
     /// Bytes that the body of a request may have. None: any number.
     pub max_body: Option<u64>,
+    pub grpc_web: Option<GrpcWeb>,
     pub rate: Option<RouteRate>,
     pub target: Target,
+}
+
+/// That gRPC-Web is translated, and for pages of which other origins.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GrpcWeb {
+    /// As browsers write them: `https://app.example.com`.
+    pub allow_origins: Vec<Arc<str>>,
+    /// What pages may send, besides what gRPC-Web needs.
+    pub allow_headers: Vec<http::HeaderName>,
+    /// What pages may read, besides how a call went.
+    pub expose_headers: Vec<http::HeaderName>,
+    /// How long a browser need not ask again.
+    pub max_age: Duration,
+    /// Cookies may be sent.
+    pub allow_credentials: bool,
 }
 
 /// How many requests a route takes in a time, and from whom.

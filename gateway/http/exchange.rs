@@ -51,6 +51,8 @@ pub(super) struct Routed {
     pub body: Incoming,
     /// It is a call of gRPC.
     pub is_call: bool,
+    /// Its body is base64, as calls of gRPC-Web may have it.
+    pub text: bool,
 }
 
 /// Everything a request needs until the head of its answer is there.
@@ -102,8 +104,8 @@ pub(super) struct Headed {
 impl Routed {
     /// Sends the request if a connection of the picked endpoint is idle; otherwise it is sent once there is one.
     pub(super) fn send(mut self, target: Rc<Target>, admitted: Admitted) -> Box<Exchange> {
-        let Self { peer, inbound, client, asked, seen, manner, record, body, is_call, .. } = self;
-        let Manner { strip, timeouts, retries, repeatable, heads, max_body } = manner;
+        let Self { peer, inbound, client, asked, seen, manner, record, body, is_call, text, .. } = self;
+        let Manner { strip, timeouts, retries, repeatable, heads, max_body, .. } = manner;
         let Admitted { picked, at, held } = admitted;
         // Stays where it is: it is large.
         let head = &mut self.head;
@@ -123,7 +125,7 @@ impl Routed {
         waits.limit(Limits { per_try: policy.per_try, backup, leave: upstream.config.leave, ..limits });
         let shared = speaks_http2(upstream.config.protocol, is_call, &picked.member);
         let keep = ((may_repeat || shared) && policy.keeps()).then_some(policy.replay_bytes);
-        let Uploaded { body, course: upload, kept } = Uploaded::new(body, &waits, max_body, keep);
+        let Uploaded { body, course: upload, kept } = Uploaded::new(body, &waits, max_body, keep, text);
         let mut history = History::new(may_repeat, backup.is_some());
         if upload.is_some() && kept.is_none() {
             history.lose();

@@ -25,6 +25,7 @@ const DIGITS: usize = 8;
 /// How a call went (gRPC's `doc/statuscodes.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Code {
+    Cancelled = 1,
     Unknown = 2,
     DeadlineExceeded = 4,
     PermissionDenied = 7,
@@ -41,11 +42,14 @@ pub(super) enum Code {
 pub(super) fn is_call(head: &Parts) -> bool {
     head.version == Version::HTTP_2
         && head.method == Method::POST
-        && head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| {
-            // Not `application/grpc-web`.
-            let rest = kind.as_bytes().strip_prefix(KIND);
-            matches!(rest.map(<[u8]>::first), Some(None | Some(b'+' | b';' | b' ')))
-        })
+        && head.headers.get(header::CONTENT_TYPE).is_some_and(is_kind)
+}
+
+/// Whether this is the type of what a call sends or is answered with.
+pub(super) fn is_kind(content_type: &HeaderValue) -> bool {
+    // Not `application/grpc-web`.
+    let rest = content_type.as_bytes().strip_prefix(KIND);
+    matches!(rest.map(<[u8]>::first), Some(None | Some(b'+' | b';' | b' ')))
 }
 
 /// How long a client waits for the end of a call. None: for ever, or it says nothing that can be understood.
@@ -140,7 +144,8 @@ pub(super) fn trailers(code: Code, text: &str) -> HeaderMap {
     trailers
 }
 
-fn set_status(headers: &mut HeaderMap, code: Code, text: &str) {
+/// Says how a call went.
+pub(super) fn set_status(headers: &mut HeaderMap, code: Code, text: &str) {
     headers.insert(STATUS, HeaderValue::from(code as u32));
     // Whatever is no printable ASCII is written by its number, and so is what begins such a number.
     let encoded: String = text

@@ -5,9 +5,11 @@
 mod admission;
 mod attempt;
 mod cdn_loop;
+mod cors;
 mod exchange;
 mod forward;
 mod grpc;
+mod grpc_web;
 mod hedge;
 mod redirect;
 mod pick;

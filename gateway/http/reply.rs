@@ -16,6 +16,7 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use super::{
     admission::Held,
     grpc,
+    grpc_web::WebBody,
     upload::{Course, RequestBody},
     waits::{Wait, Waits},
 };
@@ -35,6 +36,8 @@ pub(super) enum ReplyBody {
     Empty,
     Text(&'static str),
     Passing(Box<Passing>),
+    /// To a call of gRPC-Web.
+    Web(Box<WebBody>),
 }
 
 /// The body of an endpoint's answer, until its end.
@@ -284,6 +287,7 @@ impl Body for ReplyBody {
                 _ => Poll::Ready(None),
             },
             Self::Passing(passing) => Poll::Ready(ready!(passing.poll_frame(cx))),
+            Self::Web(web) => web.poll_frame(cx),
         }
     }
 
@@ -292,6 +296,7 @@ impl Body for ReplyBody {
             Self::Empty => true,
             Self::Text(_) => false,
             Self::Passing(passing) => passing.incoming.is_end_stream(),
+            Self::Web(web) => web.is_over(),
         }
     }
 
@@ -300,6 +305,7 @@ impl Body for ReplyBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Text(text) => SizeHint::with_exact(text.len() as u64),
             Self::Passing(passing) => passing.incoming.size_hint(),
+            Self::Web(_) => SizeHint::default(),
         }
     }
 }

@@ -31,6 +31,8 @@
 //! | `request-body-timeout` | 408 | nothing of the body of the request came for `body_timeout_ms` |
 //! | `request-aborted` | 400 | the body of the request did not come as announced |
 //! | `request-body-too-large` | 413 | the body of the request is longer than `max_body_bytes` |
+//! | `request-body-not-base64` | 400 | the body of a gRPC-Web request that is text is no base64 |
+//! | `origin-not-listed` | 403 | a browser asks whether a page may send a call of gRPC-Web, and no origin in `grpc_web` is that of the page |
 //! | `expectation-failed` | 417 | the request expects something else than `100-continue` |
 //! | `loop-detected` | 508 | the request has been here three times, as `CDN-Loop` says |
 //! | `shutting-down` | 503 | the gateway is shutting down |
@@ -85,6 +87,10 @@ pub(super) enum RequestError {
     TooFast(u64),
     #[error("the body of the request is longer than it may be")]
     BodyTooLarge,
+    #[error("the body of the request is no base64")]
+    NotBase64,
+    #[error("a page of an origin that is not listed asks")]
+    Origin,
     #[error("route leads to no upstream")]
     NoUpstream,
     #[error("no connection: {0}")]
@@ -145,10 +151,16 @@ impl RequestError {
                 };
                 (StatusCode::SERVICE_UNAVAILABLE, refused.as_str(), text)
             }
+            Self::Origin => {
+                (StatusCode::FORBIDDEN, "origin-not-listed", "pages of this origin may not call this")
+            }
             Self::TooFast(_) => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "too many requests"),
             Self::BodyTooLarge => {
                 let text = "the request's body is too large";
                 (StatusCode::PAYLOAD_TOO_LARGE, Refused::BodyTooLarge.as_str(), text)
+            }
+            Self::NotBase64 => {
+                (StatusCode::BAD_REQUEST, "request-body-not-base64", "the request's body is no base64")
             }
             Self::Pick(PickError::NothingSuits(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "nothing-suits", "no instance suits this request")
@@ -209,7 +221,11 @@ impl RequestError {
     /// Whose failure it is, in one place.
     pub(super) fn fault(&self) -> Fault {
         match self {
-            Self::Expectation | Self::Aborted(_) | Self::Refused(_) | Self::BodyTooLarge => Fault::Client,
+            Self::Expectation
+            | Self::Aborted(_)
+            | Self::Refused(_)
+            | Self::BodyTooLarge
+            | Self::NotBase64 => Fault::Client,
             Self::Expired(wait) => wait.fault(),
             Self::Dial(error) if error.is_own() => Fault::Local,
             Self::Dial(_)
@@ -225,6 +241,7 @@ impl RequestError {
             | Self::Full
             | Self::NotSent(_)
             | Self::TooFast(_)
+            | Self::Origin
             | Self::NoUpstream
             | Self::Loop
             | Self::Lost => Fault::Local,

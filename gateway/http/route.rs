@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderName, HeaderValue, request::Parts};
 
-use super::{admission::RateLimit, redirect};
+use super::{admission::RateLimit, cors::Cors, redirect};
 use crate::{
     config::{self, ByName, HeaderChanges, Heads, NameFrom, Redirect, Scheme, UpstreamHost},
     resilience::RateTable,
@@ -25,6 +25,8 @@ struct Route<T> {
     /// What to change in heads, if anything.
     heads: Option<Rc<Heads>>,
     max_body: Option<u64>,
+    /// Of gRPC-Web, if that is translated.
+    cors: Option<Rc<Cors>>,
     rate: Option<RateLimit>,
     goal: Goal<T>,
 }
@@ -59,6 +61,8 @@ pub(super) struct Manner {
     pub heads: Option<Rc<Heads>>,
     /// Bytes that the body may have. None: any number.
     pub max_body: Option<u64>,
+    /// Of gRPC-Web, if that is translated.
+    pub cors: Option<Rc<Cors>>,
 }
 
 impl<T> Routes<T> {
@@ -84,6 +88,7 @@ impl<T> Routes<T> {
             repeatable: route.repeatable,
             heads: (route.heads != Heads::default()).then(|| Rc::new(of_one_worker(&route.heads))),
             max_body: route.max_body,
+            cors: route.grpc_web.as_ref().map(|web| Rc::new(Cors::new(web))),
             rate: rate(index, route),
             goal: match &route.target {
                 config::Target::Upstream(name) => Goal::Shares(share((name, 1)).into_iter().collect()),
@@ -106,7 +111,7 @@ impl<T> Routes<T> {
         scheme: impl Fn() -> Scheme,
     ) -> Option<RouteMatch<'_, T>> {
         let route = self.0.iter().find(|route| route.matches(listener, head, asked, &scheme))?;
-        let Route { timeouts, retries, repeatable, heads, max_body, rate, goal, .. } = route;
+        let Route { timeouts, retries, repeatable, heads, max_body, cors, rate, goal, .. } = route;
         let manner = Manner {
             strip: route.strip(asked.path()),
             timeouts: *timeouts,
@@ -114,6 +119,7 @@ impl<T> Routes<T> {
             repeatable: *repeatable,
             heads: heads.clone(),
             max_body: *max_body,
+            cors: cors.clone(),
         };
         Some(RouteMatch { goal, rate: rate.as_ref(), manner })
     }
@@ -250,6 +256,7 @@ mod tests {
             repeatable: false,
             heads: Heads::default(),
             max_body: None,
+            grpc_web: None,
             rate: None,
             target: config::Target::Upstream(UpstreamName::new(upstream)),
         }

@@ -20,7 +20,9 @@ use super::{
     cdn_loop,
     exchange::{Exchange, Routed},
     forward::{self, Sender},
-    grpc, redirect,
+    grpc,
+    grpc_web::{self, WebCall},
+    redirect,
     reply::ReplyBody,
     route::Manner,
     seen::Seen,
@@ -58,6 +60,8 @@ pub(super) enum Call {
     /// Waits until there is room at its upstream.
     Waiting(Waiting),
     Going(Box<Exchange>),
+    /// One of these, of gRPC-Web.
+    Web(Box<WebCall>),
     /// Has been handed out.
     Over,
 }
@@ -71,29 +75,37 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
     let record = Record::new(Instant::now(), peer.worker.unrouted.clone());
     let Arrival { request, connection } = arrival;
     // The check has been made: the server refuses what could be understood in two ways.
-    let (head, body) = match request {
+    let (mut head, body) = match request {
         Ok(request) => request.into_parts(),
         Err(refusal) => return unrouted(peer, record, &refusal.into(), &None, false),
     };
-    let is_call = grpc::is_call(&head);
     // What is large is not handed through a result: it would be copied.
-    let (seen, mut manner) = (Seen::of(&head.headers), Manner::default());
+    let (mut seen, mut manner) = (Seen::of(&head.headers), Manner::default());
     let client = peer.sender.client(&head.headers, &peer.listener.trusted_proxies);
     let now = record.started;
-    let (asked, found) = match route(peer, &head, seen, client, now, &mut manner) {
+    let found = route(peer, &head, seen, client, now, &mut manner);
+    let web = manner.cors.take().and_then(|cors| grpc_web::translate(cors, &mut head));
+    if web.is_some() {
+        seen = Seen::of(&head.headers);
+    }
+    let is_call = web.is_some() || grpc::is_call(&head);
+    let (asked, found) = match found {
         Ok(found) => found,
-        Err(error) => return unrouted(peer, record, &error, &manner.heads, is_call),
+        Err(error) => return unrouted(peer, record, &error, &manner.heads, is_call).of(web),
     };
     let (peer, inbound) = (peer.clone(), connection);
-    let routed = Routed { peer, inbound, client, asked, seen, manner, record, head, body, is_call };
-    match found {
+    let text = web.as_ref().is_some_and(|web| web.from_text);
+    let routed = Routed { peer, inbound, client, asked, seen, manner, record, head, body, is_call, text };
+    let call = match found {
         Lookup::Elsewhere(to) => Call::redirect(routed, &to),
+        Lookup::Preflight(response) => Call::preflight(routed, *response),
         Lookup::Known(target) => Call::begin(routed, target),
         Lookup::New(search) => {
             let (worker, routed) = (routed.peer.worker.clone(), Box::new(routed));
             Call::Finding(Box::pin(async move { (routed, worker.find(search).await) }))
         }
-    }
+    };
+    call.of(web)
 }
 
 /// What a request is for, where it goes, and how its route has it treated, which is known once there is one.
@@ -115,10 +127,13 @@ fn route(
     let routes = peer.worker.routes();
     let scheme = || peer.sender.scheme(&head.headers);
     let route = routes.find(&peer.listener.name, head, &asked, scheme).ok_or(RequestError::NoRoute)?;
+    *manner = route.manner;
+    if let Some(preflight) = manner.cors.as_ref().and_then(|cors| cors.preflight(head)) {
+        return Ok((asked, Lookup::Preflight(Box::new(preflight?))));
+    }
     if let Some(rate) = route.rate {
         rate.take(head, client, now)?;
     }
-    *manner = route.manner;
     let found = peer.worker.target(route.goal, head, &asked)?;
     Ok((asked, found))
 }
@@ -151,6 +166,20 @@ impl Call {
         Self::Known(Box::new(response))
     }
 
+    fn preflight(routed: Routed, response: Response<ReplyBody>) -> Self {
+        let Routed { manner, record, .. } = routed;
+        let status = response.status();
+        Self::known(response, status, record, &manner.heads)
+    }
+
+    /// The same, answered as gRPC-Web if it is of that.
+    fn of(self, web: Option<grpc_web::Translation>) -> Self {
+        match web {
+            None => self,
+            Some(translation) => Self::Web(Box::new(WebCall::new(self, translation))),
+        }
+    }
+
     fn redirect(routed: Routed, to: &Redirect) -> Self {
         let Routed { peer, asked, manner, record, head, is_call, .. } = routed;
         match redirect::answer(to, &asked, peer.sender.scheme(&head.headers)) {
@@ -176,6 +205,9 @@ impl Future for Call {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<ReplyBody>> {
         let call = self.get_mut();
+        if let Self::Web(web) = call {
+            return web.poll(cx);
+        }
         if let Self::Finding(finding) = call {
             let (routed, found) = ready!(finding.as_mut().poll(cx));
             *call = match found {

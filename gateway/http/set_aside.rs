@@ -50,6 +50,7 @@ impl Exchange {
             error,
             RequestError::Aborted(_)
                 | RequestError::BodyTooLarge
+                | RequestError::NotBase64
                 | RequestError::Expired(Wait::Upload | Wait::WholeOfClient | Wait::WholeOfEndpoint)
         );
         let Some(aside) = self.aside.take().filter(|_| !is_over) else { return false };

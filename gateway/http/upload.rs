@@ -11,6 +11,7 @@ use std::{
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
 use super::{
+    grpc_web::{Decoder, NotBase64},
     replay::{Kept, Replay},
     waits::{Upload, UploadWaits, Waits},
 };
@@ -30,6 +31,8 @@ pub(super) struct Live {
     course: Rc<Course>,
     /// Bytes that may come yet.
     left: u64,
+    /// Of what is sent as base64.
+    decoder: Option<Box<Decoder>>,
 }
 
 /// How a body fares, as its request wants to know it after the body has gone its own way.
@@ -48,6 +51,8 @@ enum State {
     Failed,
     /// It is longer than it may be.
     TooLarge,
+    /// It is no base64, and was to be.
+    NotBase64,
     /// Nobody waits for the rest.
     Cut,
 }
@@ -59,6 +64,8 @@ pub(super) enum UploadError {
     Client(hyper::Error),
     #[error("it is longer than it may be")]
     TooLarge,
+    #[error("it is no base64")]
+    NotBase64,
     #[error("the rest is not wanted any more")]
     Cut,
 }
@@ -68,6 +75,7 @@ pub(super) enum UploadError {
 pub(super) enum Spoilt {
     BrokenOff,
     TooLarge,
+    NotBase64,
 }
 
 /// A body for an endpoint, and what its request knows of it.
@@ -78,16 +86,22 @@ pub(super) struct Uploaded {
 }
 
 impl Uploaded {
-    /// The body, and how it fares if there is one. It may have so many bytes at most, and is kept up to so many, if it is
-    /// not known to be longer.
-    pub(super) fn new(incoming: Incoming, waits: &Waits, most: Option<u64>, keep: Option<usize>) -> Self {
+    /// The body, and how it fares if there is one. It may have so many bytes at most, and is kept up to so many, if it
+    /// is not known to be longer. `text` if it is base64: the endpoint gets what that stands for.
+    pub(super) fn new(
+        incoming: Incoming,
+        waits: &Waits,
+        most: Option<u64>,
+        keep: Option<usize>,
+        text: bool,
+    ) -> Self {
         if incoming.is_end_stream() {
             return Self { body: RequestBody::Empty, course: None, kept: None };
         }
         let course = Rc::<Course>::default();
-        let (left, keep) =
-            (most.unwrap_or(u64::MAX), keep.filter(|most| incoming.size_hint().lower() <= *most as u64));
-        let live = Live { incoming, waits: waits.upload(), course: course.clone(), left };
+        let (left, decoder) = (most.unwrap_or(u64::MAX), text.then(Box::default));
+        let live = Live { incoming, waits: waits.upload(), course: course.clone(), left, decoder };
+        let keep = keep.filter(|most| live.size_hint().lower() <= *most as u64);
         let (body, kept) = match keep {
             None => (RequestBody::Live(Box::new(live)), None),
             Some(most) => {
@@ -116,6 +130,7 @@ impl Course {
         match self.state.get() {
             State::Failed => Some(Spoilt::BrokenOff),
             State::TooLarge => Some(Spoilt::TooLarge),
+            State::NotBase64 => Some(Spoilt::NotBase64),
             State::Going | State::Over | State::Cut => None,
         }
     }
@@ -150,46 +165,82 @@ impl Live {
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.is_end_stream() && self.decoder.as_ref().is_none_or(|decoder| decoder.is_whole())
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        if self.decoder.is_some() { SizeHint::default() } else { self.incoming.size_hint() }
     }
 
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        let Self { incoming, waits, course, left } = self;
-        if course.state.get() == State::Cut {
-            return Poll::Ready(Some(Err(UploadError::Cut)));
+        loop {
+            let Self { incoming, waits, course, left, decoder } = self;
+            if course.state.get() == State::Cut {
+                return Poll::Ready(Some(Err(UploadError::Cut)));
+            }
+            let Poll::Ready(mut frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
+                waits.set(Upload::Wanted);
+                course.remember(cx);
+                return Poll::Pending;
+            };
+            let length = length(&frame) as u64;
+            let Some(rest) = left.checked_sub(length) else {
+                return self.spoil(State::TooLarge, UploadError::TooLarge);
+            };
+            *left = rest;
+            if let Some(decoder) = decoder {
+                match decoded(decoder, frame) {
+                    Ok(decoded) => frame = decoded,
+                    Err(NotBase64) => return self.spoil(State::NotBase64, UploadError::NotBase64),
+                }
+                let nothing = matches!(&frame, Some(Ok(data)) if data.is_data()) && self::length(&frame) == 0;
+                if nothing && !(incoming.is_end_stream() && decoder.is_whole()) {
+                    continue;
+                }
+            }
+            let state = match &frame {
+                // Nothing comes after trailers, and nobody asks.
+                Some(Ok(frame)) if !frame.is_trailers() && !self.is_end_stream() => State::Going,
+                Some(Err(_)) => State::Failed,
+                _ => State::Over,
+            };
+            self.course.state.set(state);
+            self.waits.set(if state == State::Going { Upload::Moving } else { Upload::Over });
+            return Poll::Ready(frame.map(|frame| frame.map_err(UploadError::Client)));
         }
-        let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
-            waits.set(Upload::Wanted);
-            course.remember(cx);
-            return Poll::Pending;
-        };
-        let length = match &frame {
-            Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
-            _ => 0,
-        };
-        let Some(rest) = left.checked_sub(length) else {
-            course.state.set(State::TooLarge);
-            waits.set(Upload::Over);
-            return Poll::Ready(Some(Err(UploadError::TooLarge)));
-        };
-        *left = rest;
-        let state = match &frame {
-            // Nothing comes after trailers, and nobody asks.
-            Some(Ok(frame)) if !frame.is_trailers() && !incoming.is_end_stream() => State::Going,
-            Some(Err(_)) => State::Failed,
-            _ => State::Over,
-        };
-        course.state.set(state);
-        waits.set(if state == State::Going { Upload::Moving } else { Upload::Over });
-        Poll::Ready(frame.map(|frame| frame.map_err(UploadError::Client)))
     }
+
+    fn spoil(&self, state: State, error: UploadError) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        self.course.state.set(state);
+        self.waits.set(Upload::Over);
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+/// What a client sends, piece by piece.
+type Piece = Option<Result<Frame<Bytes>, hyper::Error>>;
+
+fn length(piece: &Piece) -> usize {
+    match piece {
+        Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+        _ => 0,
+    }
+}
+
+/// A piece of base64 as what it stands for. It ends only where a group does.
+fn decoded(decoder: &mut Decoder, piece: Piece) -> Result<Piece, NotBase64> {
+    let ended = match piece {
+        Some(Ok(frame)) => match frame.into_data() {
+            Ok(data) => return Ok(Some(Ok(Frame::data(decoder.decode(&data)?.into())))),
+            Err(trailers) => Some(Ok(trailers)),
+        },
+        Some(Err(error)) => return Ok(Some(Err(error))),
+        None => None,
+    };
+    if decoder.is_whole() { Ok(ended) } else { Err(NotBase64) }
 }
 
 impl Body for RequestBody {

@@ -58,6 +58,7 @@ impl Failed {
             let error = match spoilt {
                 Spoilt::BrokenOff => RequestError::Aborted(error.to_string()),
                 Spoilt::TooLarge => RequestError::BodyTooLarge,
+                Spoilt::NotBase64 => RequestError::NotBase64,
             };
             return Self { error, event: Event::Over, stale: false, unsent: None };
         }
@@ -88,7 +89,7 @@ impl Failed {
 }
 
 /// What went wrong with a stream of HTTP/2, or with its connection.
-fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+pub(super) fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     let mut cause = error.source();
     while let Some(found) = cause {
         if let Some(error) = found.downcast_ref() {
@@ -185,9 +186,11 @@ mod tests {
             (RequestError::Drained, Fault::Local, None),
             (RequestError::Full, Fault::Local, None),
             (RequestError::TooFast(1), Fault::Local, None),
+            (RequestError::Origin, Fault::Local, None),
             (RequestError::NotSent(Refused::BreakerOpen), Fault::Local, None),
             (RequestError::NotSent(Refused::QueueTimeout), Fault::Local, None),
             (RequestError::BodyTooLarge, Fault::Client, None),
+            (RequestError::NotBase64, Fault::Client, None),
             (RequestError::NoUpstream, Fault::Local, None),
             (refused(no_descriptors), Fault::Local, None),
             (refused(no_ports), Fault::Local, None),

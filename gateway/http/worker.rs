@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::request::Parts;
+use http::{Response, request::Parts};
 use rustc_hash::FxHashMap;
 use tokio::{
     sync::{Notify, watch},
@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{
     RequestError,
+    reply::ReplyBody,
     route::{self, Goal, Routes},
     service::{self, Peer},
     spare::Spares,
@@ -59,6 +60,8 @@ pub(super) enum Lookup {
     New(Search),
     /// The client is sent elsewhere.
     Elsewhere(Rc<Redirect>),
+    /// Nowhere: a browser asks what it may send.
+    Preflight(Box<Response<ReplyBody>>),
 }
 
 /// A service that is to be found by its name.

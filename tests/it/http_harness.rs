@@ -121,6 +121,7 @@ pub fn route(path: &str, upstream: &str) -> config::Route {
         repeatable: false,
         heads: config::Heads::default(),
         max_body: None,
+        grpc_web: None,
         rate: None,
         target: config::Target::Upstream(UpstreamName::new(upstream)),
     }

@@ -20,6 +20,7 @@ mod examples;
 mod faults;
 mod foreign_text;
 mod grpc;
+mod grpc_web;
 mod health;
 mod heartbeats;
 mod http2;

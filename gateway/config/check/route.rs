@@ -1,6 +1,7 @@
 //! Routes: what a request must be, and where it goes then.
 
 mod by_name;
+mod grpc_web;
 mod heads;
 mod matches;
 mod redirect;
@@ -73,6 +74,7 @@ impl Checker<'_> {
         if let Some(most) = route.max_body_bytes {
             self.count(&way.key("max_body_bytes"), most, 0..=LARGEST_BODY);
         }
+        let grpc_web = route.grpc_web.as_ref().map(|web| self.grpc_web(&way.key("grpc_web"), web));
         let rate = route.rate.as_ref().and_then(|rate| self.rate(&way.key("rate"), rate));
         Some(Route {
             name: way.to_string().into(),
@@ -83,6 +85,8 @@ impl Checker<'_> {
             repeatable: route.repeatable,
             heads: heads?,
             max_body: route.max_body_bytes,
+            // The outer absence is nothing written, the inner one a mistake.
+            grpc_web: grpc_web.map_or(Some(None), |web| web.map(Some))?,
             rate,
             target: target?,
         })

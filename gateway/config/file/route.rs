@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Breaker, Check, HeaderChanges, Health, Limits, Pool, Rate, Redirect, Selector, Subset, Tries, Trust,
-    ZoneAware,
+    Breaker, Check, GrpcWeb, HeaderChanges, Health, Limits, Pool, Rate, Redirect, Selector, Subset, Tries,
+    Trust, ZoneAware,
 };
 use crate::document::{HeaderIs, OneOrMore, SwitchOr, TextOr};
 
@@ -48,6 +48,8 @@ pub(in crate::config) struct Route {
     pub redirect: Option<Redirect>,
     /// Bytes that the body of a request may have; a longer one is answered with 413. Default: no limit.
     pub max_body_bytes: Option<u64>,
+    /// Translates calls of gRPC-Web, for pages of these origins. Default: they are passed on as they are.
+    pub grpc_web: Option<GrpcWeb>,
     /// How many requests are taken in a time; more are answered with 429. Default: no limit.
     pub rate: Option<Rate>,
     /// The name of an upstream, or several with their shares: `{ orders = 9, orders-next = 1 }`.

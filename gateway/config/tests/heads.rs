@@ -3,7 +3,7 @@
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::running;
-use crate::config::{HeaderChanges, Heads, Redirect, Route, Scheme, Target, UpstreamHost};
+use crate::config::{GrpcWeb, HeaderChanges, Heads, Redirect, Route, Scheme, Target, UpstreamHost};
 
 fn route(text: &str) -> Route {
     running(&format!("[[route]]\n{text}")).routes.remove(0)
@@ -92,4 +92,36 @@ fn hosts_may_lead_to_each_other_for_different_paths() {
          host = 'c.test'
          redirect = { scheme = 'https', host = 'c.test' }",
     );
+}
+
+#[test]
+fn grpc_web_is_for_pages_of_these_origins() {
+    assert_eq!(route("upstream = 'a'").grpc_web, None);
+    let shortest =
+        route("upstream = 'a'\ngrpc_web = { allow_origins = ['https://app.example.com'] }").grpc_web;
+    let expected = GrpcWeb {
+        allow_origins: vec!["https://app.example.com".into()],
+        allow_headers: vec![],
+        expose_headers: vec![],
+        max_age: std::time::Duration::from_secs(7200),
+        allow_credentials: false,
+    };
+    assert_eq!(shortest, Some(expected));
+    let all = route(
+        "upstream = 'a'
+         grpc_web = { allow_origins = ['http://localhost:8080', 'http://[::1]:443', 'capacitor://localhost'],
+                      allow_headers = ['Authorization'], expose_headers = ['x-a'], max_age_secs = 0, allow_credentials = true }",
+    );
+    let expected = GrpcWeb {
+        allow_origins: vec![
+            "http://localhost:8080".into(),
+            "http://[::1]:443".into(),
+            "capacitor://localhost".into(),
+        ],
+        allow_headers: vec![http::header::AUTHORIZATION],
+        expose_headers: vec![HeaderName::from_static("x-a")],
+        max_age: std::time::Duration::ZERO,
+        allow_credentials: true,
+    };
+    assert_eq!(all.grpc_web, Some(expected));
 }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What says something of requests that are forwarded, or of where to.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "upstream",
     "service_header",
     "strip_prefix",
@@ -26,6 +26,7 @@ const KEYS: [&str; 9] = [
     "request_headers",
     "upstream_host",
     "max_body_bytes",
+    "grpc_web",
 ];
 
 const STATUSES: [u64; 5] = [301, 302, 303, 307, 308];
