@@ -35,7 +35,7 @@ pub(super) fn disagree(one: &Target, other: &Target) -> bool {
 }
 
 /// Keys that say nothing about a route to an upstream.
-pub(super) const KEYS: [&str; 20] = [
+pub(super) const KEYS: [&str; 21] = [
     "registry",
     "pattern",
     "max_services",
@@ -45,6 +45,7 @@ pub(super) const KEYS: [&str; 20] = [
     "labels",
     "selector",
     "protocol",
+    "tls",
     "pool",
     "leave_ms",
     "breaker",
@@ -127,6 +128,7 @@ impl Checker<'_> {
             selector: route.selector.as_ref(),
             timeouts: &timeouts,
             protocol: route.protocol.as_deref(),
+            tls: route.tls.as_ref(),
             pool: route.pool.as_ref().unwrap_or(&pool),
             retries: route.retries.as_ref(),
             leave_ms: route.leave_ms.unwrap_or(0),
