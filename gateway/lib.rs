@@ -13,6 +13,7 @@ pub mod document;
 pub mod bindings;
 pub mod registry;
 pub mod connector;
+pub mod tls;
 pub mod config;
 pub mod selector;
 pub mod catalog;

@@ -15,7 +15,7 @@ use crate::{
     plugin::{PluginInfo, State},
     resilience::{Cause, Gate, MOST_IN_FLIGHT, RateTable},
     telemetry::{
-        Abuse, Exposition, FAILURES, FAULTS, Format, Refused, UpstreamCounts, Value, log,
+        Abuse, Exposition, FAILURES, FAULTS, Format, HandshakeFailure, Refused, UpstreamCounts, Value, log,
         names::{self, Metric},
     },
     upstream::{Reason, SourceStatus, Status},
@@ -199,7 +199,7 @@ fn plugins(exposition: &mut Exposition, plugins: &[PluginInfo]) {
 }
 
 fn process(exposition: &mut Exposition, parts: &Parts) {
-    let Parts { catalog, memory, metrics, readiness, .. } = parts;
+    let Parts { catalog, memory, files, metrics, readiness, .. } = parts;
     let unrouted = metrics.unrouted.counts().statuses;
     series(exposition, &names::UNROUTED, CLASSES.into_iter().zip(unrouted).map(|(c, n)| ([c], n)));
     one(exposition, &names::FOUND, catalog.found().len() as u64);
@@ -212,6 +212,24 @@ fn process(exposition: &mut Exposition, parts: &Parts) {
         Abuse::ALL.into_iter().zip(of.abused).map(|(kind, count)| ([&*of.name, kind.as_str()], count))
     });
     series(exposition, &names::HTTP2_ABUSE, abused);
+    let handshakes = listeners.iter().flat_map(|of| {
+        ["full", "resumed"].into_iter().zip(of.handshakes).map(|(kind, count)| ([&*of.name, kind], count))
+    });
+    series(exposition, &names::HANDSHAKES, handshakes);
+    let failed = listeners.iter().flat_map(|of| {
+        let counts = HandshakeFailure::ALL.into_iter().zip(of.handshakes_failed);
+        counts.map(|(reason, count)| ([&*of.name, reason.as_str()], count))
+    });
+    series(exposition, &names::HANDSHAKES_FAILED, failed);
+    let files: Vec<_> =
+        files.counted().into_iter().map(|(path, counted)| (path.display().to_string(), counted)).collect();
+    let ends = files.iter().filter_map(|(file, counted)| Some(([file.as_str()], counted.ends?)));
+    series(exposition, &names::CERTIFICATE_END, ends);
+    let changes = files.iter().flat_map(|(file, counted)| {
+        [("taken", counted.taken), ("refused", counted.refused)]
+            .map(|(result, count)| ([file.as_str(), result], count))
+    });
+    series(exposition, &names::TLS_FILES, changes);
     let tasks: Vec<_> =
         metrics.tasks().into_iter().map(|(worker, tasks)| (worker.to_string(), tasks)).collect();
     series(exposition, &names::TASKS, tasks.iter().map(|(worker, tasks)| ([worker.as_str()], *tasks)));

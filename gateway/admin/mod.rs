@@ -47,6 +47,7 @@ use crate::{
     connector::Memory,
     plugin::Plugins,
     telemetry::{ProcessMetrics, Readiness},
+    tls,
 };
 
 /// Answers that may be long, and are made at once.
@@ -57,6 +58,8 @@ pub struct Parts {
     pub catalog: Catalog,
     pub plugins: Plugins,
     pub memory: Arc<Memory>,
+    /// Certificates and keys.
+    pub files: Arc<tls::Files>,
     pub metrics: Arc<ProcessMetrics>,
     pub readiness: Readiness,
 }
@@ -68,11 +71,12 @@ pub enum Scope {
     Registrations,
 }
 
-/// Answers on `listener` until `shutdown`; then answers on their way have a moment to end.
+/// Answers on `listener`, where `tls` is ended if there is any, until `shutdown`; then answers on their way have a moment to end.
 ///
 /// Dropping the future closes everything at once.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<Arc<tls::Server>>,
     parts: Arc<Parts>,
     scope: Scope,
     access: Access,
@@ -81,7 +85,7 @@ pub async fn serve(
     let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
     let guard = Guard::new(access, loopback);
     let admin = Admin { scope, guard, parts, long_answers: Semaphore::new(LONG_ANSWERS) };
-    server::serve(listener, Arc::new(admin), shutdown).await;
+    server::serve(listener, tls, Arc::new(admin), shutdown).await;
 }
 
 /// One listener's view of the API.

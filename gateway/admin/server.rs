@@ -17,10 +17,10 @@ use tokio::{
 use super::{
     Access, Admin, Parts, Scope,
     answer::Rejection,
-    io::Io,
+    io::{Io, Wire},
     roster::{Place, Roster},
 };
-use crate::{net, server::AcceptErrors};
+use crate::{net, server::AcceptErrors, tls};
 
 /// How long a client may take to send a request's head, and stay silent between requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,6 +34,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// A listener, and what may be done there.
 pub struct Listening {
     pub listener: std::net::TcpListener,
+    /// None: clients speak without TLS.
+    pub tls: Option<Arc<tls::Server>>,
     pub scope: Scope,
     pub access: Access,
 }
@@ -44,12 +46,12 @@ pub fn start(listenings: Vec<Listening>, parts: Arc<Parts>) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let serve = async move {
         let mut served = JoinSet::new();
-        for Listening { listener, scope, access } in listenings {
+        for Listening { listener, tls, scope, access } in listenings {
             let listener = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
             match listener {
                 Ok(listener) => {
                     let for_ever = std::future::pending();
-                    served.spawn(super::serve(listener, parts.clone(), scope, access, for_ever));
+                    served.spawn(super::serve(listener, tls, parts.clone(), scope, access, for_ever));
                 }
                 Err(error) => tracing::error!(%error, "Admin listener failed"),
             }
@@ -60,7 +62,12 @@ pub fn start(listenings: Vec<Listening>, parts: Arc<Parts>) -> io::Result<()> {
     Ok(())
 }
 
-pub(super) async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: impl Future<Output = ()>) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<tls::Server>>,
+    admin: Arc<Admin>,
+    shutdown: impl Future<Output = ()>,
+) {
     let roster = Arc::new(Roster::default());
     let closing = watch::Sender::new(false);
     let mut connections = JoinSet::new();
@@ -80,6 +87,7 @@ pub(super) async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: im
         let Some(place) = roster.enter() else { continue };
         connections.spawn(connection(
             stream,
+            tls.clone(),
             peer,
             place,
             roster.clone(),
@@ -110,6 +118,7 @@ async fn accept(listener: &TcpListener, errors: &mut AcceptErrors) -> (TcpStream
 
 async fn connection(
     stream: TcpStream,
+    tls: Option<Arc<tls::Server>>,
     peer: SocketAddr,
     place: Place,
     roster: Arc<Roster>,
@@ -117,6 +126,14 @@ async fn connection(
     mut closing: watch::Receiver<bool>,
 ) {
     let client = &place.client;
+    let stream = tokio::select! {
+        opened = open(stream, tls, peer) => match opened {
+            Some(stream) => stream,
+            None => return,
+        },
+        () = closed(&mut closing) => return,
+        () = client.told_to_leave() => return,
+    };
     let service = service_fn(|request| {
         let (admin, roster) = (&admin, &roster);
         async move {
@@ -148,6 +165,23 @@ async fn connection(
     };
     if let Err(error) = ended {
         tracing::debug!(listener = "admin", client = %peer, %error, "Connection failed");
+    }
+}
+
+/// With TLS: shakes hands. None: that failed.
+async fn open(stream: TcpStream, tls: Option<Arc<tls::Server>>, peer: SocketAddr) -> Option<Wire> {
+    let Some(tls) = tls else { return Some(Wire::Plain(stream)) };
+    match timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok((stream, _))) => Some(Wire::Tls(Box::new(stream))),
+        Ok(Err(error)) => {
+            let reason = tls::reason(&error).as_str();
+            tracing::debug!(listener = "admin", client = %peer, reason, %error, "Handshake failed");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(listener = "admin", client = %peer, "Handshake did not end in time");
+            None
+        }
     }
 }
 

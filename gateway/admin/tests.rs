@@ -91,6 +91,7 @@ impl Api {
             catalog,
             plugins: Plugins::start(&config, Arc::new(Lent::new(memory.clone()))).unwrap(),
             memory,
+            files: Arc::default(),
             metrics: Arc::new(ProcessMetrics::new(1)),
             readiness: Readiness::default(),
         });
@@ -100,7 +101,7 @@ impl Api {
         let shutdown = async { drop(stopped.await) };
         let saving = parts.memory.clone();
         tokio::spawn(async move { saving.run(std::future::pending()).await });
-        let served = tokio::spawn(serve(listener, parts.clone(), scope, access, shutdown));
+        let served = tokio::spawn(serve(listener, None, parts.clone(), scope, access, shutdown));
         Self { address, parts, stop: Some(stop), served, _control: control, _state: state }
     }
 
@@ -172,6 +173,7 @@ async fn catalog(state: &std::path::Path) -> (Catalog, Control) {
         registry: Box::new(|_| Arc::new(Fixed)),
         checks: Box::new(|_, _, _, _| tokio::spawn(async {})),
         intake: Default::default(),
+        tls: Arc::default(),
         disk: Disk::new(state),
         workers: 2,
     };
@@ -194,6 +196,7 @@ fn upstream(name: &str) -> Arc<config::Upstream> {
             request: None,
             write: Duration::from_secs(1),
         },
+        tls: None,
         protocol: config::Protocol::Auto,
         pool: config::Pool { idle_timeout: Duration::from_secs(1), max_idle: 1, max_http2_connections: 1 },
         retries: RetryPolicy::default(),

@@ -7,7 +7,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Parts, upstream::ToOwner};
+use super::{Asking, Parts, Upstream, upstream::ToOwner};
 use crate::{
     config::{self, Config},
     connector::Grants,
@@ -37,7 +37,7 @@ pub(super) struct Feed {
     pub owner_side: ToOwner,
     claimed: Claimed,
     policies: watch::Sender<Arc<Policies>>,
-    check: watch::Sender<Arc<config::Check>>,
+    asking: watch::Sender<Arc<Asking>>,
     watches: Vec<Watch>,
     checks: Checks,
     list: Arc<SavedList>,
@@ -89,7 +89,8 @@ impl Feed {
         };
         let names = upstream.sources.iter().map(named).collect();
         let (policies, policed) = watch::channel(Arc::new(policies(upstream, config)));
-        let (check, checked) = watch::channel(Arc::new(upstream.reliability.check.clone()));
+        let asking = Asking { check: upstream.reliability.check.clone(), tls: parts.tls(upstream) };
+        let (asking, asked) = watch::channel(Arc::new(asking));
         let list = parts.disk.take(&name);
         let (labels, written) = (upstream.labels.clone(), Some(list.clone()));
         let plan = Plan { name, sources: names, labels, list: written, known, policies: policed };
@@ -100,7 +101,7 @@ impl Feed {
         let (reports, reported) = mpsc::channel(REPORTS);
         let reader = owner.reader();
         let owner_side = ToOwner { status: owner.status(), reports, events: events.downgrade() };
-        let checks = Checks((parts.checks)(reader.clone(), owner.suspects(), checked, events.clone()));
+        let checks = Checks((parts.checks)(reader.clone(), owner.suspects(), asked, events.clone()));
         let owner = tokio::spawn(owner.run(received, reported));
         let sources = claimed.sources.iter().zip(&claimed.registries).enumerate();
         let watches = sources
@@ -114,7 +115,7 @@ impl Feed {
                 watch(number, (parts.registry)(registry), service, intake, events.clone())
             })
             .collect();
-        Some(Self { reader, owner_side, claimed, policies, check, watches, checks, list, owner })
+        Some(Self { reader, owner_side, claimed, policies, asking, watches, checks, list, owner })
     }
 
     pub(super) fn status(&self) -> watch::Receiver<Arc<Status>> {
@@ -122,10 +123,11 @@ impl Feed {
     }
 
     /// Puts other policies and checks in force, if they are others.
-    pub(super) fn configure(&self, upstream: &config::Upstream, config: &Config) {
-        let (new, check) = (policies(upstream, config), upstream.reliability.check.clone());
+    pub(super) fn configure(&self, upstream: &Upstream, config: &Config) {
+        let new = policies(&upstream.config, config);
+        let asking = Asking { check: upstream.config.reliability.check.clone(), tls: upstream.tls.clone() };
         self.policies.send_if_modified(|known| replace(known, new));
-        self.check.send_if_modified(|known| replace(known, check));
+        self.asking.send_if_modified(|known| replace(known, asking));
     }
 
     /// All that is known of the upstream, for another feed that will go on from there.

@@ -33,7 +33,7 @@ impl Catalog {
 }
 
 impl Upstream {
-    /// An upstream that no source feeds: whoever holds the publisher does.
+    /// An upstream that no source feeds: whoever holds the publisher does. Its endpoints are spoken to without TLS.
     pub fn fixed(
         config: Arc<config::Upstream>,
         reader: Reader,
@@ -60,6 +60,6 @@ impl Upstream {
             reports: mpsc::channel(1).0,
             events: mpsc::channel(1).0.downgrade(),
         };
-        Self::new(config, reader, owner, selector, workers)
+        Self::new(config, reader, owner, selector, None, workers)
     }
 }

@@ -71,8 +71,9 @@ impl Running {
         }
         if settings != **before {
             let selector = (parts.selector)(&settings.selector.plugin);
-            self.upstream = Arc::new(self.upstream.with_config(Arc::new(settings), selector));
-            self.feed.configure(&self.upstream.config, config);
+            let tls = parts.tls(&settings);
+            self.upstream = Arc::new(self.upstream.with_config(Arc::new(settings), selector, tls));
+            self.feed.configure(&self.upstream, config);
         }
         (self.unused_after, self.unknown_for) = (route.unused_after, route.unknown_for);
         true
@@ -147,7 +148,8 @@ impl FoundUpstreams {
         let feed = Feed::start(name.clone(), &settings, config, parts, None).await?;
         let selector = (parts.selector)(&settings.selector.plugin);
         let (reader, owner) = (feed.reader.clone(), feed.owner_side.clone());
-        let upstream = Arc::new(Upstream::new(Arc::new(settings), reader, owner, selector, parts.workers));
+        let (tls, workers) = (parts.tls(&settings), parts.workers);
+        let upstream = Arc::new(Upstream::new(Arc::new(settings), reader, owner, selector, tls, workers));
         let (unused_after, unknown_for) = (route.unused_after, route.unknown_for);
         let mut running =
             Running { upstream, feed, started: Instant::now(), listed: false, unused_after, unknown_for };

@@ -11,12 +11,7 @@ mod task;
 mod tests;
 mod upstream;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::SocketAddr,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -32,8 +27,8 @@ use crate::{
     config::{self, ByName, Config},
     registry::{Intake, Registry},
     resilience::RateTable,
-    selector,
-    upstream::{Disk, Event, Reader, UpstreamName},
+    selector, tls,
+    upstream::{Disk, Event, Reader, Suspects, UpstreamName},
 };
 
 /// Makes the registry of one source.
@@ -42,12 +37,19 @@ pub type MakeRegistry = dyn Fn(&Arc<config::Registry>) -> Arc<dyn Registry> + Se
 /// Begins to ask the endpoints of a reader's upstream, and the suspects, whether they answer. Aborting the task ends it.
 pub type StartChecks = dyn Fn(
         Reader,
-        watch::Receiver<Arc<BTreeSet<SocketAddr>>>,
-        watch::Receiver<Arc<config::Check>>,
+        watch::Receiver<Arc<Suspects>>,
+        watch::Receiver<Arc<Asking>>,
         mpsc::Sender<Event>,
     ) -> JoinHandle<()>
     + Send
     + Sync;
+
+/// How the endpoints of an upstream are asked.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Asking {
+    pub check: config::Check,
+    pub tls: Option<Arc<tls::Client>>,
+}
 
 /// What upstreams are made of. Closures, because what they make stands below, and so that tests can put in registries
 /// and selectors of their own.
@@ -58,9 +60,18 @@ pub struct Parts {
     pub checks: Box<StartChecks>,
     /// How addresses of registries are read.
     pub intake: Intake,
+    /// Where policies of TLS come from.
+    pub tls: Arc<tls::Files>,
     /// Where the last good lists are.
     pub disk: Disk,
     pub workers: usize,
+}
+
+impl Parts {
+    /// The policy by which the endpoints of an upstream are spoken to. None: without TLS.
+    fn tls(&self, upstream: &config::Upstream) -> Option<Arc<tls::Client>> {
+        upstream.tls.as_ref().map(|settings| self.tls.client(settings))
+    }
 }
 
 /// What runs, as one immutable value.

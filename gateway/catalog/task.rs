@@ -139,7 +139,11 @@ impl Task {
             let running = match known {
                 Some(known) if known.upstream.config == *settings => known.clone(),
                 Some(known) => {
-                    let upstream = Arc::new(known.upstream.with_config(settings.clone(), selector()));
+                    let upstream = Arc::new(known.upstream.with_config(
+                        settings.clone(),
+                        selector(),
+                        self.parts.tls(settings),
+                    ));
                     Running { upstream, feed: known.feed.clone() }
                 }
                 None => {
@@ -153,7 +157,14 @@ impl Task {
                     let (reader, owner) = (feed.reader.clone(), feed.owner_side.clone());
                     waits.push(feed.status());
                     let workers = self.parts.workers;
-                    let upstream = Upstream::new(settings.clone(), reader, owner, selector(), workers);
+                    let upstream = Upstream::new(
+                        settings.clone(),
+                        reader,
+                        owner,
+                        selector(),
+                        self.parts.tls(settings),
+                        workers,
+                    );
                     Running { upstream: Arc::new(upstream), feed: Arc::new(feed) }
                 }
             };
@@ -179,7 +190,7 @@ impl Task {
         let Some((config, prepared)) = self.prepared.take() else { return };
         let upstreams =
             prepared.iter().map(|(name, running)| (name.clone(), running.upstream.clone())).collect();
-        prepared.values().for_each(|running| running.feed.configure(&running.upstream.config, &config));
+        prepared.values().for_each(|running| running.feed.configure(&running.upstream, &config));
         self.found.reconcile(&config, &self.parts);
         let table = Table::new(config.clone(), upstreams, Some(&self.table.borrow()));
         self.table.send_replace(Arc::new(table));

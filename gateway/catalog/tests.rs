@@ -90,6 +90,7 @@ fn settings(name: &str) -> Arc<config::Upstream> {
             request: None,
             write: Duration::from_secs(1),
         },
+        tls: None,
         protocol: config::Protocol::Auto,
         pool: config::Pool { idle_timeout: Duration::from_secs(1), max_idle: 1, max_http2_connections: 1 },
         retries: RetryPolicy::default(),
@@ -164,6 +165,7 @@ async fn start_in(state: tempfile::TempDir, listed: Listed, upstreams: &[&str]) 
         registry: Box::new(move |_| Arc::new(registry.clone())),
         checks: Box::new(|_, _, _, _| tokio::spawn(async {})),
         intake: crate::registry::Intake::default(),
+        tls: Arc::default(),
         disk: Disk::new(state.path()),
         workers: 1,
     };

@@ -17,6 +17,7 @@ use crate::{
     resilience::{Breaker, Budget, Gate, Percentile, RetryPolicy},
     selector,
     telemetry::UpstreamMetrics,
+    tls,
     upstream::{
         Command, Event, Evidence, HalfOpenTry, Order, OrderError, Reader, Report, Stats, Status, UpstreamName,
     },
@@ -67,6 +68,8 @@ pub struct Upstream {
     pub config: Arc<config::Upstream>,
     pub reader: Reader,
     pub selector: selector::Current,
+    /// By which endpoints are spoken to. None: without TLS.
+    pub tls: Option<Arc<tls::Client>>,
     /// By worker.
     pub progress: Box<[Arc<selector::Progress>]>,
     pub metrics: Arc<UpstreamMetrics>,
@@ -88,6 +91,7 @@ impl Upstream {
         reader: Reader,
         owner: ToOwner,
         selector: selector::Current,
+        tls: Option<Arc<tls::Client>>,
         workers: usize,
     ) -> Self {
         let started = Instant::now();
@@ -97,6 +101,7 @@ impl Upstream {
             config,
             reader,
             selector,
+            tls,
             progress: (0..workers).map(|_| Arc::default()).collect(),
             metrics: Arc::new(UpstreamMetrics::new(workers)),
             latencies: Arc::new(Percentile::new(started)),
@@ -116,9 +121,14 @@ impl Upstream {
 
     /// The same upstream with other settings: its list, its status and its counters go on. Other limits are put in force
     /// when requests use it.
-    pub(super) fn with_config(&self, config: Arc<config::Upstream>, selector: selector::Current) -> Self {
+    pub(super) fn with_config(
+        &self,
+        config: Arc<config::Upstream>,
+        selector: selector::Current,
+        tls: Option<Arc<tls::Client>>,
+    ) -> Self {
         let workers = self.progress.len();
-        let mut next = Self::new(config, self.reader.clone(), self.owner.clone(), selector, workers);
+        let mut next = Self::new(config, self.reader.clone(), self.owner.clone(), selector, tls, workers);
         next.metrics = self.metrics.clone();
         next.latencies = self.latencies.clone();
         next.budget = self.budget.clone();

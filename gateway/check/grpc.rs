@@ -1,13 +1,10 @@
 //! The question of gRPC's own health service: is a service in use (`grpc.health.v1`, as grpc-go and go-zero serve it)?
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request, header};
-use tokio::net::TcpStream;
 
-use super::probe::ProbeError;
+use super::probe::{ProbeError, To, Wire};
 
 const PATH: &str = "/grpc.health.v1.Health/Check";
 
@@ -21,10 +18,10 @@ const PREFIX: usize = 5;
 const SERVING: u64 = 1;
 
 /// Asks over a connection, which is closed after that. `service` is empty for the server as a whole.
-pub(super) async fn ask(service: &str, stream: TcpStream, address: SocketAddr) -> Result<(), ProbeError> {
+pub(super) async fn ask(service: &str, stream: Box<dyn Wire>, to: To<'_>) -> Result<(), ProbeError> {
     let (sender, connection) = h2::client::handshake(stream).await.map_err(ProbeError::NotHttp2)?;
     tokio::select! {
-        judged = judged(service, sender, address) => judged,
+        judged = judged(service, sender, to) => judged,
         ended = connection => Err(match ended {
             Ok(()) => ProbeError::NotGrpc,
             Err(error) => ProbeError::NotHttp2(error),
@@ -32,8 +29,9 @@ pub(super) async fn ask(service: &str, stream: TcpStream, address: SocketAddr) -
     }
 }
 
-async fn judged(service: &str, sender: SendRequest<Bytes>, address: SocketAddr) -> Result<(), ProbeError> {
-    let request = Request::post(format!("http://{address}{PATH}"))
+async fn judged(service: &str, sender: SendRequest<Bytes>, to: To<'_>) -> Result<(), ProbeError> {
+    let (scheme, address) = (to.scheme().as_str(), to.address);
+    let request = Request::post(format!("{scheme}://{address}{PATH}"))
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
         .header(header::USER_AGENT, "witgate-check")

@@ -10,12 +10,7 @@
 mod grpc;
 mod probe;
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Semaphore, mpsc, watch},
@@ -23,8 +18,9 @@ use tokio::{
 };
 
 use crate::{
-    config::{Check, Probe},
-    upstream::{Event, Reader, UpstreamName},
+    catalog::Asking,
+    config::Probe,
+    upstream::{Event, Reader, Suspects, UpstreamName},
 };
 
 /// Suspects are asked so often.
@@ -36,8 +32,8 @@ const AT_ONCE: usize = 32;
 /// Asks the endpoints of an upstream, and tells `events`, until the task is aborted or the upstream closes.
 pub fn start(
     reader: Reader,
-    suspects: watch::Receiver<Arc<BTreeSet<SocketAddr>>>,
-    settings: watch::Receiver<Arc<Check>>,
+    suspects: watch::Receiver<Arc<Suspects>>,
+    settings: watch::Receiver<Arc<Asking>>,
     events: mpsc::Sender<Event>,
 ) -> JoinHandle<()> {
     let asker =
@@ -47,10 +43,13 @@ pub fn start(
     })
 }
 
+/// An endpoint, and the name that it goes by.
+type Named = (SocketAddr, Option<Arc<str>>);
+
 #[derive(Clone)]
 struct Asker {
     name: UpstreamName,
-    settings: watch::Receiver<Arc<Check>>,
+    settings: watch::Receiver<Arc<Asking>>,
     events: mpsc::Sender<Event>,
     room: Arc<Semaphore>,
 }
@@ -61,10 +60,10 @@ impl Asker {
         let mut failing = HashSet::new();
         loop {
             // An error says that the upstream is about to close.
-            if self.settings.wait_for(|check| check.probe.is_some()).await.is_err() {
+            if self.settings.wait_for(|asking| asking.check.probe.is_some()).await.is_err() {
                 return;
             }
-            let interval = self.settings.borrow_and_update().interval;
+            let interval = self.settings.borrow_and_update().check.interval;
             tokio::select! {
                 () = tokio::time::sleep(jittered(interval)) => {}
                 // A shorter interval counts at once.
@@ -73,13 +72,16 @@ impl Asker {
                     Err(_) => return,
                 },
             }
-            let addresses: Vec<SocketAddr> =
-                reader.snapshot().iter().map(|member| member.address()).collect();
-            let asked: HashSet<SocketAddr> = addresses.iter().copied().collect();
+            let endpoints: Vec<Named> = reader
+                .snapshot()
+                .iter()
+                .map(|member| (member.address(), member.facts().hostname.clone()))
+                .collect();
+            let asked: HashSet<SocketAddr> = endpoints.iter().map(|(address, _)| *address).collect();
             failing.retain(|address| asked.contains(address));
             // Spread out, so that a long list is no burst.
-            let pause = interval / 2 / addresses.len().max(1) as u32;
-            for (address, passed) in self.ask(addresses, pause).await {
+            let pause = interval / 2 / endpoints.len().max(1) as u32;
+            for (address, passed) in self.ask(endpoints, pause).await {
                 let first_pass = passed && failing.remove(&address);
                 if !passed {
                     failing.insert(address);
@@ -92,14 +94,14 @@ impl Asker {
     }
 
     /// Asks the suspects, for as long as there are any.
-    async fn suspects(self, mut suspects: watch::Receiver<Arc<BTreeSet<SocketAddr>>>) {
+    async fn suspects(self, mut suspects: watch::Receiver<Arc<Suspects>>) {
         loop {
             if suspects.wait_for(|suspects| !suspects.is_empty()).await.is_err() {
                 return;
             }
             tokio::time::sleep(jittered(SUSPECTS_EVERY)).await;
-            let addresses = suspects.borrow_and_update().iter().copied().collect();
-            for (address, passed) in self.ask(addresses, Duration::ZERO).await {
+            let endpoints: Suspects = Suspects::clone(&suspects.borrow_and_update());
+            for (address, passed) in self.ask(endpoints.into_iter().collect(), Duration::ZERO).await {
                 if self.tell(address, passed).await.is_err() {
                     return;
                 }
@@ -108,17 +110,18 @@ impl Asker {
     }
 
     /// Whether each passed. Of whom the gateway could not ask nothing is said.
-    async fn ask(&self, addresses: Vec<SocketAddr>, pause: Duration) -> Vec<(SocketAddr, bool)> {
+    async fn ask(&self, endpoints: Vec<Named>, pause: Duration) -> Vec<(SocketAddr, bool)> {
         let mut asked = JoinSet::new();
-        let mut answers = Vec::with_capacity(addresses.len());
-        for address in addresses {
+        let mut answers = Vec::with_capacity(endpoints.len());
+        for (address, hostname) in endpoints {
             // The semaphore is never closed.
             let Ok(permit) = self.room.clone().acquire_owned().await else { break };
-            let check = self.settings.borrow().clone();
+            let asking = self.settings.borrow().clone();
             let name = self.name.clone();
             asked.spawn(async move {
-                let asked =
-                    probe::probe(check.probe.as_ref().unwrap_or(&Probe::Tcp), address, check.timeout).await;
+                let probe = asking.check.probe.as_ref().unwrap_or(&Probe::Tcp);
+                let to = probe::To { address, hostname: hostname.as_deref(), tls: asking.tls.as_deref() };
+                let asked = probe::probe(probe, to, asking.check.timeout).await;
                 drop(permit);
                 match asked {
                     Ok(()) => Some((address, true)),
@@ -157,14 +160,18 @@ fn jittered(interval: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::config::Check;
     use crate::upstream::{Endpoint, Facts, Offer, Publisher, Weight};
 
-    fn check(probe: Option<Probe>) -> watch::Sender<Arc<Check>> {
+    fn check(probe: Option<Probe>) -> watch::Sender<Arc<Asking>> {
         let interval = Duration::from_millis(50);
-        watch::Sender::new(Arc::new(Check { probe, interval, timeout: Duration::from_secs(2) }))
+        let check = Check { probe, interval, timeout: Duration::from_secs(2) };
+        watch::Sender::new(Arc::new(Asking { check, tls: None }))
     }
 
     /// An address where nobody listens.
@@ -186,7 +193,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (up, down) = (listener.local_addr().unwrap(), nobody().await);
         let (_publisher, reader) = Publisher::new(UpstreamName::new("orders"));
-        let (_suspects, watched) = watch::channel(Arc::new(BTreeSet::from([up, down])));
+        let (_suspects, watched) = watch::channel(Arc::new(Suspects::from([(up, None), (down, None)])));
         let (events, mut told) = mpsc::channel(8);
         let settings = check(None);
         let _checks = start(reader, watched, settings.subscribe(), events);

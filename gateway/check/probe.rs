@@ -21,12 +21,16 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use memchr::memmem;
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Notify,
+};
 
 use super::grpc;
 use crate::{
     client::{self, DialError},
-    config::{HttpProbe, Probe},
+    config::{HttpProbe, Probe, Scheme},
+    tls::{self, Protocol},
 };
 
 /// The part of a body that is looked at, and the longest head.
@@ -85,21 +89,49 @@ impl ProbeError {
     }
 }
 
+/// An endpoint, the name that it goes by, and the policy by which it is spoken to, if that is TLS.
+#[derive(Clone, Copy)]
+pub(super) struct To<'t> {
+    pub address: SocketAddr,
+    pub hostname: Option<&'t str>,
+    pub tls: Option<&'t tls::Client>,
+}
+
+impl To<'_> {
+    /// By which its URIs begin.
+    pub(super) fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::Https } else { Scheme::Http }
+    }
+
+    async fn connect(&self, limit: Duration, protocol: Protocol) -> Result<Box<dyn Wire>, DialError> {
+        let address = self.address;
+        let tcp = client::connect(address, limit).await?;
+        let Some(tls) = self.tls else { return Ok(Box::new(tcp)) };
+        let shaken = tls.connect(tcp, address.ip(), tls.own_name(self.hostname), protocol).await;
+        let stream = shaken.map_err(|error| DialError::Tls { address, error: Arc::new(error) })?;
+        Ok(Box::new(stream))
+    }
+}
+
+/// A connection to an endpoint, with or without TLS.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
 /// Asks once. Waits at most for the time given; dropping the future closes the connection.
-pub(super) async fn probe(probe: &Probe, address: SocketAddr, limit: Duration) -> Result<(), ProbeError> {
+pub(super) async fn probe(probe: &Probe, to: To<'_>, limit: Duration) -> Result<(), ProbeError> {
     let asked = async {
-        let stream = client::connect(address, limit).await?;
         match probe {
-            Probe::Tcp => Ok(()),
-            Probe::Http(http) => ask(http, stream, address).await,
-            Probe::Grpc(service) => grpc::ask(service, stream, address).await,
+            Probe::Tcp => to.connect(limit, Protocol::Either).await.map(drop).map_err(ProbeError::from),
+            Probe::Http(http) => ask(http, to.connect(limit, Protocol::Http1).await?, to.address).await,
+            Probe::Grpc(service) => grpc::ask(service, to.connect(limit, Protocol::Http2).await?, to).await,
         }
     };
     tokio::time::timeout(limit, asked).await.unwrap_or(Err(ProbeError::TimedOut(limit)))
 }
 
 /// Asks over a connection, which is closed after that, however much of an answer is left.
-async fn ask(http: &HttpProbe, stream: TcpStream, address: SocketAddr) -> Result<(), ProbeError> {
+async fn ask(http: &HttpProbe, stream: Box<dyn Wire>, address: SocketAddr) -> Result<(), ProbeError> {
     let mut request = request(http, address)?;
     let flood = Arc::new(Notify::new());
     on_informational(&mut request, {
@@ -189,6 +221,10 @@ mod tests {
 
     use super::*;
 
+    fn to(address: SocketAddr) -> To<'static> {
+        To { address, hostname: None, tls: None }
+    }
+
     /// Reads the head of a request.
     async fn head(stream: &mut TcpStream) -> String {
         let mut head = Vec::new();
@@ -214,7 +250,7 @@ mod tests {
         };
         let http = Probe::Http(http);
         tokio::select! {
-            asked = probe(&http, address, limit) => asked.map_err(|error| error.to_string()),
+            asked = probe(&http, to(address), limit) => asked.map_err(|error| error.to_string()),
             () = server => unreachable!(),
         }
     }
@@ -244,7 +280,7 @@ mod tests {
             head
         });
         let limit = Duration::from_secs(10);
-        let result = probe(&Probe::Http(http), address, limit).await.map_err(|error| error.to_string());
+        let result = probe(&Probe::Http(http), to(address), limit).await.map_err(|error| error.to_string());
         let head = server.await.unwrap();
         assert!(head.starts_with("GET /health HTTP/1.1\r\nhost: orders.local\r\n"), "{head}");
         assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
@@ -290,7 +326,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let asked = HttpProbe { body: Some("orders".into()), ..http() };
-        let asked = async { probe(&Probe::Http(asked), address, Duration::from_secs(60)).await };
+        let asked = async { probe(&Probe::Http(asked), to(address), Duration::from_secs(60)).await };
         let server = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             head(&mut stream).await;
@@ -405,7 +441,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let limit = Duration::from_millis(20);
-        assert!(matches!(probe(&Probe::Http(http()), address, limit).await, Err(ProbeError::TimedOut(_))));
-        assert!(probe(&Probe::Tcp, address, limit).await.is_ok(), "the kernel takes connections");
+        assert!(matches!(
+            probe(&Probe::Http(http()), to(address), limit).await,
+            Err(ProbeError::TimedOut(_))
+        ));
+        assert!(probe(&Probe::Tcp, to(address), limit).await.is_ok(), "the kernel takes connections");
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     future::{Future, poll_fn},
     io,
-    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -23,11 +22,15 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 
 use super::{
-    DialError, connect,
+    DialError, Transport,
     outgoing::{Outgoing, Shared},
     shared,
+    transport::OwnTransport,
 };
-use crate::net::{self, Meter, Sight, Stream};
+use crate::{
+    net::{self, Meter, Sight, Stream},
+    tls::Protocol,
+};
 
 /// The most that is read at once, and waits to be written, in bytes. Three to four of them are held for a client that does
 /// not read.
@@ -145,6 +148,14 @@ impl<B> Connection<B> {
         }
     }
 
+    /// How its endpoint is spoken to, if it is one of HTTP/1.
+    pub(super) fn transport(&self) -> Option<Transport<'_>> {
+        match &self.lane {
+            Lane::Http1(http1) => Some(http1.shared.to.lend()),
+            Lane::Http2(_) => None,
+        }
+    }
+
     /// Looks once more whether an idle connection is still one: the endpoint may have closed it a moment ago. A call
     /// into the kernel.
     pub(super) fn is_stale(&self) -> bool {
@@ -152,16 +163,27 @@ impl<B> Connection<B> {
     }
 }
 
-/// Connects, for HTTP. Must be called where `spawn_local` works.
-pub async fn dial<B>(address: SocketAddr, limit: Duration) -> Result<Connection<B>, DialError>
+/// Connects, for HTTP/1. Must be called where `spawn_local` works.
+pub fn dial<B>(
+    to: Transport<'_>,
+    limit: Duration,
+) -> impl Future<Output = Result<Connection<B>, DialError>> + use<B>
 where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let began = Instant::now();
-    let stream = Stream::new(connect(address, limit).await?);
+    make(to.to_own(), limit)
+}
+
+async fn make<B>(to: OwnTransport, limit: Duration) -> Result<Connection<B>, DialError>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (address, began) = (to.address, Instant::now());
+    let stream = to.open(limit, Protocol::Http1).await?;
     let took = began.elapsed();
-    let (meter, sight, shared) = (stream.meter().clone(), stream.sight(), Rc::<Shared>::default());
+    let (meter, sight, shared) = (stream.meter().clone(), stream.sight(), Rc::new(Shared::new(to)));
     let (sender, mut driver) = http1::Builder::new()
         // What is read ahead for a client that does not read, and the longest head of an answer.
         .max_buf_size(BUFFER)

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::net::TcpStream;
 
-use crate::net;
+use crate::{net, tls::HandshakeError};
 
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -13,19 +13,23 @@ pub enum DialError {
     TimedOut { address: SocketAddr, limit: Duration },
     #[error("cannot connect to {address}: {error}")]
     Failed { address: SocketAddr, error: Arc<io::Error> },
+    #[error("cannot connect to {address}: {error}")]
+    Tls { address: SocketAddr, error: Arc<HandshakeError> },
     /// The connections that there may be have as many requests as they may have.
     #[error("no stream to {address} within {limit:?}")]
     Busy { address: SocketAddr, limit: Duration },
 }
 
 impl DialError {
-    /// Whether the gateway ran out of something, ports or files, so that this says nothing about the endpoint.
+    /// Whether the gateway ran out of something, ports or files, or has no certificate to show, so that this says nothing
+    /// about the endpoint.
     pub fn is_own(&self) -> bool {
         use rustix::io::Errno;
         const OWN: [Errno; 4] = [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE, Errno::NOBUFS];
         match self {
             Self::TimedOut { .. } => false,
             Self::Busy { .. } => true,
+            Self::Tls { error, .. } => error.is_own(),
             Self::Failed { error, .. } => Errno::from_io_error(error).is_some_and(|no| OWN.contains(&no)),
         }
     }

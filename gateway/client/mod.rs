@@ -6,7 +6,9 @@ mod interim;
 mod outgoing;
 mod pool;
 mod shared;
+mod transport;
 
 pub use connection::{Connection, Sent, dial};
 pub use dial::{DialError, connect};
 pub use pool::Pool;
+pub use transport::Transport;

@@ -14,7 +14,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::interim::Interim;
+use super::{interim::Interim, transport::OwnTransport};
 use crate::net::Stream;
 
 /// Feigns success when it cannot write any more, until reading has ended: the client would give up a request whose
@@ -27,8 +27,9 @@ pub(super) struct Outgoing {
 }
 
 /// What a connection and its stream tell each other.
-#[derive(Default)]
 pub(super) struct Shared {
+    /// How the endpoint is spoken to.
+    pub to: OwnTransport,
     /// A request is about to be sent: the next bytes are the head of an answer.
     pub expecting: Cell<bool>,
     /// Interim answers so far.
@@ -39,6 +40,19 @@ pub(super) struct Shared {
     pub driver: RefCell<Option<Waker>>,
     /// Where the stream goes when it carries no HTTP any more, with what was read too far.
     pub switched: RefCell<Option<oneshot::Sender<(Stream, Bytes)>>>,
+}
+
+impl Shared {
+    pub(super) fn new(to: OwnTransport) -> Self {
+        Self {
+            to,
+            expecting: Cell::default(),
+            interim: Cell::default(),
+            closing: Cell::default(),
+            driver: RefCell::default(),
+            switched: RefCell::default(),
+        }
+    }
 }
 
 impl Outgoing {
@@ -108,7 +122,14 @@ impl AsyncWrite for Outgoing {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if self.broken {
+            return Poll::Ready(Ok(()));
+        }
+        // With TLS this is where what was taken before cannot be written.
+        if ready!(Pin::new(&mut self.stream).poll_flush(cx)).is_err() {
+            self.broken = true;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

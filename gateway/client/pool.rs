@@ -13,7 +13,7 @@ use hyper::body::{Body, Bytes};
 use rustc_hash::FxHashMap;
 use tokio::{sync::Notify, time::MissedTickBehavior};
 
-use super::{Connection, DialError, shared};
+use super::{Connection, DialError, Transport, shared, transport::Ways};
 use crate::{config, upstream::Stats};
 
 /// How often idle connections are looked through; they close so much late at most.
@@ -21,9 +21,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// Idle connections by address. One per worker, so there is no lock.
 pub struct Pool<B> {
-    idle: RefCell<FxHashMap<SocketAddr, Vec<Idle<B>>>>,
+    idle: RefCell<FxHashMap<SocketAddr, Ways<Vec<Idle<B>>>>>,
     /// Those of HTTP/2, which are not handed out.
-    shared: RefCell<FxHashMap<SocketAddr, Sharing<B>>>,
+    shared: RefCell<FxHashMap<SocketAddr, Ways<Sharing<B>>>>,
     /// There is something to sweep again.
     used: Rc<Notify>,
 }
@@ -59,11 +59,11 @@ impl<B: 'static> Pool<B> {
         pool
     }
 
-    /// An open connection to that address, if there is one: the one that was used last. With `careful`, one that has
+    /// An open connection to that endpoint, if there is one: the one that was used last. With `careful`, one that has
     /// been idle for a while is looked at once more.
-    pub fn take(&self, address: SocketAddr, now: Instant, careful: bool) -> Option<Connection<B>> {
+    pub fn take(&self, to: Transport<'_>, now: Instant, careful: bool) -> Option<Connection<B>> {
         let mut idle = self.idle.borrow_mut();
-        let stack = idle.get_mut(&address)?;
+        let stack = idle.get_mut(&to.address)?.get_mut(to)?;
         let open = |idle: &Idle<B>| {
             let unsure = careful && now.saturating_duration_since(idle.since) >= LOOK_AFTER;
             idle.connection.is_ready() && !(unsure && idle.connection.is_stale())
@@ -73,14 +73,7 @@ impl<B: 'static> Pool<B> {
 
     /// Keeps a connection that has carried a request. Closes it instead when there are enough already, or its endpoint
     /// has left, and soon when that leaves.
-    pub fn put(
-        &self,
-        address: SocketAddr,
-        endpoint: Arc<Stats>,
-        mut connection: Connection<B>,
-        now: Instant,
-        keep: config::Pool,
-    ) {
+    pub fn put(&self, endpoint: Arc<Stats>, mut connection: Connection<B>, now: Instant, keep: config::Pool) {
         if endpoint.has_left() {
             return;
         }
@@ -89,22 +82,25 @@ impl<B: 'static> Pool<B> {
         if idle.is_empty() && self.shared.borrow().is_empty() {
             self.used.notify_one();
         }
-        let stack = idle.entry(address).or_default();
+        let Some(to) = connection.transport() else { return };
+        let stack = idle.entry(to.address).or_default().get_or_make(to, Vec::new);
         if stack.len() < keep.max_idle {
             stack.push(Idle { connection, endpoint, since: now, keep: keep.idle_timeout });
         }
     }
 
     /// A stream of HTTP/2 to that endpoint, if one is free.
-    pub fn take_stream(&self, address: SocketAddr) -> Option<Connection<B>> {
-        let shared = self.shared.borrow();
-        shared.get(&address)?.connections.take().map(Connection::shared)
+    pub fn take_stream(&self, to: Transport<'_>) -> Option<Connection<B>> {
+        let mut shared = self.shared.borrow_mut();
+        shared.get_mut(&to.address)?.get_mut(to)?.connections.take().map(Connection::shared)
     }
 
     /// How many connections there are, those that carry HTTP/1 now not counted.
     pub fn len(&self) -> usize {
-        let idle: usize = self.idle.borrow().values().map(Vec::len).sum();
-        idle + self.shared.borrow().values().map(|sharing| sharing.connections.len()).sum::<usize>()
+        let idle: usize = self.idle.borrow().values().flat_map(Ways::iter).map(Vec::len).sum();
+        let shared = self.shared.borrow();
+        let shared = shared.values().flat_map(Ways::iter);
+        idle + shared.map(|sharing| sharing.connections.len()).sum::<usize>()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -113,15 +109,19 @@ impl<B: 'static> Pool<B> {
 
     fn sweep(&self) {
         let now = Instant::now();
-        self.idle.borrow_mut().retain(|_, stack| {
-            stack.retain(|idle| {
-                now.saturating_duration_since(idle.since) < idle.keep
-                    && !idle.endpoint.has_left()
-                    && !idle.connection.is_closed()
-            });
-            !stack.is_empty()
+        let is_kept = |idle: &Idle<B>| {
+            now.saturating_duration_since(idle.since) < idle.keep
+                && !idle.endpoint.has_left()
+                && !idle.connection.is_closed()
+        };
+        self.idle.borrow_mut().retain(|_, ways| {
+            ways.retain(|stack| {
+                stack.retain(is_kept);
+                !stack.is_empty()
+            })
         });
-        self.shared.borrow_mut().retain(|_, sharing| sharing.connections.sweep(now, sharing.keep));
+        let is_used = |sharing: &mut Sharing<B>| sharing.connections.sweep(now, sharing.keep);
+        self.shared.borrow_mut().retain(|_, ways| ways.retain(is_used));
     }
 
     fn is_swept(&self) -> bool {
@@ -138,7 +138,7 @@ where
     /// one more. Dropping the future gives up the place in the line.
     pub fn wait_for_stream(
         &self,
-        address: SocketAddr,
+        to: Transport<'_>,
         stats: &Arc<Stats>,
         limit: Duration,
         keep: config::Pool,
@@ -147,11 +147,9 @@ where
             self.used.notify_one();
         }
         let mut shared = self.shared.borrow_mut();
-        let new = || Sharing {
-            connections: shared::Connections::new(address, stats.clone()),
-            keep: keep.idle_timeout,
-        };
-        let sharing = shared.entry(address).or_insert_with(new);
+        let new =
+            || Sharing { connections: shared::Connections::new(to, stats.clone()), keep: keep.idle_timeout };
+        let sharing = shared.entry(to.address).or_default().get_or_make(to, new);
         sharing.keep = keep.idle_timeout;
         let waiting = sharing.connections.wait(stats, limit, keep);
         async move { waiting.await.map(Connection::shared) }

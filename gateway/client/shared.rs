@@ -9,7 +9,6 @@ use std::{
     collections::VecDeque,
     future::{Future, poll_fn},
     io,
-    net::SocketAddr,
     pin::Pin,
     rc::{Rc, Weak},
     sync::Arc,
@@ -24,11 +23,12 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{DialError, connect};
+use super::{DialError, Transport, transport::OwnTransport};
 use crate::{
     backoff::Backoff,
     config,
     net::{self, Meter},
+    tls::Protocol,
     upstream::Stats,
 };
 
@@ -52,7 +52,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The connections of one worker to one endpoint.
 pub(super) struct Connections<B> {
-    address: SocketAddr,
+    to: OwnTransport,
     /// Those that whoever waited last knows: an endpoint that has left may come back with others.
     stats: RefCell<Arc<Stats>>,
     connections: RefCell<Vec<Rc<Multiplexed<B>>>>,
@@ -221,9 +221,9 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    pub(super) fn new(address: SocketAddr, stats: Arc<Stats>) -> Rc<Self> {
+    pub(super) fn new(to: Transport<'_>, stats: Arc<Stats>) -> Rc<Self> {
         Rc::new(Self {
-            address,
+            to: to.to_own(),
             stats: RefCell::new(stats),
             connections: RefCell::default(),
             dialing: Cell::new(false),
@@ -243,7 +243,7 @@ where
         keep: config::Pool,
     ) -> impl Future<Output = Result<Stream<B>, DialError>> + use<B> {
         let (sender, receiver) = oneshot::channel();
-        let address = self.address;
+        let address = self.to.address;
         let is_full = self.waiting.borrow().len() >= WAITING_MOST;
         self.stats.borrow_mut().clone_from(stats);
         self.connections_most.set(keep.max_http2_connections);
@@ -271,7 +271,7 @@ where
     fn begin(self: &Rc<Self>) {
         let this = self.clone();
         tokio::task::spawn_local(net::guarded("connecting", async move {
-            let (address, limit) = (this.address, this.limit.get());
+            let (address, limit) = (this.to.address, this.limit.get());
             let late = |_| Err(DialError::TimedOut { address, limit });
             let made = timeout(limit, this.make(limit)).await.unwrap_or_else(late);
             this.dialing.set(false);
@@ -297,9 +297,9 @@ where
 
     /// Makes a connection, and waits until the endpoint has said how many streams it takes.
     async fn make(self: &Rc<Self>, limit: Duration) -> Result<Rc<Multiplexed<B>>, DialError> {
-        let (address, began) = (self.address, Instant::now());
+        let (address, began) = (self.to.address, Instant::now());
         let failed = move |error| DialError::Failed { address, error: Arc::new(error) };
-        let stream = net::Stream::new(connect(address, limit).await?);
+        let stream = self.to.open(limit, Protocol::Http2).await?;
         let (took, meter) = (began.elapsed(), stream.meter().clone());
         let (streams_most, settings) = (Rc::new(Cell::new(0)), Settings::default());
         let (sender, driver) = http2::Builder::new(settings.clone())

@@ -10,6 +10,7 @@ mod registry;
 mod reliability;
 mod retries;
 mod route;
+mod tls;
 mod upstream;
 
 use std::{

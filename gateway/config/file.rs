@@ -13,6 +13,7 @@ mod registry;
 mod reliability;
 mod retries;
 mod route;
+mod tls;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub(super) use self::{
     reliability::{Check, Health, HttpCheck, Trust},
     retries::{BackupAfter, Retries, Tries},
     route::{Route, RouteTimeouts},
+    tls::{Certificate, ListenerTls, UpstreamTls},
     upstream::{Pool, Selector, Timeouts, Upstream},
 };
 

@@ -3,7 +3,7 @@
 use std::{fmt::Debug, net::SocketAddr};
 
 use super::running::{Access, Config, Listener};
-use crate::document::Secret;
+use crate::{document::Secret, tls::ServerSettings};
 
 /// What differs between two configurations and takes effect only with a restart, each as `key: old -> new`. Empty
 /// if the new one can replace the old one now.
@@ -28,6 +28,9 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
     } else if before != after {
         changes.push("admin: its hosts or trusted proxies".to_owned());
     }
+    if [&old.admin.tls, &registrations_tls(old)] != [&new.admin.tls, &registrations_tls(new)] {
+        changes.push("admin: its TLS".to_owned());
+    }
     note(&mut changes, "plugins.selector", &old.plugins.selector, &new.plugins.selector);
     note(&mut changes, "plugins.registry", &old.plugins.registry, &new.plugins.registry);
     changes
@@ -37,6 +40,10 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
 fn access(config: &Config) -> [Access; 2] {
     let registrations = config.admin.registrations.as_ref().map(|own| own.access.clone());
     [config.admin.access.clone(), registrations.unwrap_or_default()]
+}
+
+fn registrations_tls(config: &Config) -> Option<ServerSettings> {
+    config.admin.registrations.as_ref()?.tls.clone()
 }
 
 fn tokens(access: &Access) -> [&Option<Secret>; 2] {

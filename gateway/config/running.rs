@@ -17,6 +17,7 @@ use crate::{
     connector,
     document::Secret,
     resilience::{BackupAfter, Bounds, BreakerPolicy, Causes, Mode, Rate, RetryPolicy},
+    tls,
     upstream::{HealthPolicy, OfferPolicy, TrustPolicy, UpstreamName},
 };
 
@@ -45,7 +46,7 @@ impl Config {
         Self {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             listeners: Vec::new(),
-            admin: Admin { address: None, registrations: None, access: Access::default() },
+            admin: Admin { address: None, registrations: None, access: Access::default(), tls: None },
             state: folder.join("state"),
             dns_servers: Vec::new(),
             plugins: Plugins {
@@ -76,6 +77,8 @@ pub struct Listener {
     /// Its name in routes, logs and metrics; the address when none was given.
     pub name: Arc<str>,
     pub address: SocketAddr,
+    /// None: clients speak without TLS.
+    pub tls: Option<tls::ServerSettings>,
     /// Whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Connections at once; more wait in the kernel's queue.
@@ -103,12 +106,14 @@ pub struct Admin {
     /// The listener for registrations alone, if there is one, beside the one above.
     pub registrations: Option<Registrations>,
     pub access: Access,
+    pub tls: Option<tls::ServerSettings>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registrations {
     pub address: SocketAddr,
     pub access: Access,
+    pub tls: Option<tls::ServerSettings>,
 }
 
 /// Who may do what on an admin listener.
@@ -179,6 +184,8 @@ pub struct Upstream {
     pub selector: Selector,
     pub timeouts: Timeouts,
     pub protocol: Protocol,
+    /// None: endpoints are spoken to without TLS.
+    pub tls: Option<tls::ClientSettings>,
     pub pool: Pool,
     pub retries: RetryPolicy,
     /// How long what is under way at an endpoint may go on after it left the list. None: for ever.

@@ -23,14 +23,16 @@ use crate::{
         target::{self, HostAndPath},
         upgrade,
     },
+    tls,
 };
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// What every forwarded request has of us, whatever the client sent.
-static OURS: [HeaderName; 4] = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, cdn_loop::NAME];
+static OURS: [HeaderName; 5] = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, CLIENT_CERT, cdn_loop::NAME];
 
 /// Who sent a request over a connection, as far as the connection says.
 pub(super) struct Sender {
@@ -39,23 +41,30 @@ pub(super) struct Sender {
     text: HeaderValue,
     /// Whether it is a proxy whose word counts.
     trusted: bool,
+    /// How the connection came.
+    scheme: Scheme,
+    /// What its certificate says, if it showed one.
+    certificate: Option<HeaderValue>,
 }
 
 impl Sender {
-    pub(super) fn new(peer: SocketAddr, trusted: &[IpNet]) -> Self {
+    pub(super) fn new(peer: SocketAddr, trusted: &[IpNet], tls: Option<&tls::Accepted>) -> Self {
         let address = peer.ip().to_canonical();
         // The text of an IP address is always a header value.
         let text = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Self { address, text, trusted: is_trusted(trusted, address) }
+        let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
+        let certificate = tls.and_then(|tls| HeaderValue::from_str(tls.client.as_deref()?).ok());
+        Self { address, text, trusted: is_trusted(trusted, address), scheme, certificate }
     }
 
-    /// How the client came, as far as a trusted proxy says it: connections here are not encrypted.
+    /// How the client came: as a trusted proxy says it, or else as the connection did.
     pub(super) fn scheme(&self, headers: &HeaderMap) -> Scheme {
         let said = headers.get(FORWARDED_PROTO).filter(|_| self.trusted);
         let first = said.and_then(|said| list::elements(said.as_bytes()).next());
         match first {
             Some(scheme) if scheme.eq_ignore_ascii_case(b"https") => Scheme::Https,
-            _ => Scheme::Http,
+            Some(_) => Scheme::Http,
+            None => self.scheme,
         }
     }
 
@@ -122,8 +131,9 @@ pub(super) fn request(
     (upgrading, altered)
 }
 
-/// Makes of the head for an endpoint, which is one by HTTP/1, one by HTTP/2 (RFC 9113 8.2.2 and 8.3.1).
-pub(super) fn to_http2<B>(request: &mut Request<B>, address: SocketAddr) {
+/// Makes of the head for an endpoint, which is one by HTTP/1, one by HTTP/2 (RFC 9113 8.2.2 and 8.3.1). `scheme` is that of the
+/// connection to it.
+pub(super) fn to_http2<B>(request: &mut Request<B>, address: SocketAddr, scheme: Scheme) {
     let headers = request.headers_mut();
     let host = headers.remove(header::HOST);
     for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
@@ -133,7 +143,11 @@ pub(super) fn to_http2<B>(request: &mut Request<B>, address: SocketAddr) {
     // Whoever names no host, or one that only HTTP/1 can name, is forwarded to the address.
     let authority = named.or_else(|| Authority::try_from(address.to_string()).ok());
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    (parts.scheme, parts.authority) = (Some(uri::Scheme::HTTP), authority);
+    let scheme = match scheme {
+        Scheme::Http => uri::Scheme::HTTP,
+        Scheme::Https => uri::Scheme::HTTPS,
+    };
+    (parts.scheme, parts.authority) = (Some(scheme), authority);
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
@@ -161,12 +175,12 @@ pub(super) fn change(headers: &mut HeaderMap, changes: &HeaderChanges) {
 }
 
 /// What a client that knows an endpoint by this name, or by its address alone, says in `Host`.
-pub(super) fn host_of(name: Option<&str>, address: SocketAddr) -> Option<HeaderValue> {
+pub(super) fn host_of(name: Option<&str>, address: SocketAddr, scheme: Scheme) -> Option<HeaderValue> {
     let is_whole =
         |name: &str| authority::parse(name.as_bytes()).is_some_and(|named| named.host == name.len());
     let name = name.filter(|name| is_whole(name) && target::check_host(name.as_bytes()) == Some(true));
     let named = name.map(|name| match address.port() {
-        80 => name.to_owned(),
+        port if port == scheme.port() => name.to_owned(),
         port => format!("{name}:{port}"),
     });
     // A scope says something on this machine only.
@@ -356,11 +370,16 @@ fn forwarded(
     let seen = seen && sender.trusted;
     if seen {
         OURS.iter().take(3).for_each(|name| altered.remember(headers, name));
+        // Nobody else's word counts for what was proved here.
+        altered.remove(headers, &CLIENT_CERT);
     }
     let chain = if seen { chain(headers, &sender.text) } else { None };
     headers.insert(FORWARDED_FOR, chain.unwrap_or_else(|| sender.text.clone()));
     if !seen || !headers.contains_key(FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(sender.scheme.as_str()));
+    }
+    if let Some(certificate) = &sender.certificate {
+        headers.insert(CLIENT_CERT, certificate.clone());
     }
     if (!seen || !headers.contains_key(FORWARDED_HOST))
         && let Some(host) = asked.authority()
@@ -391,7 +410,7 @@ mod tests {
     use crate::selector::{Key, RequestFacts};
 
     fn sender(peer: &str, trusted: &[IpNet]) -> Sender {
-        Sender::new(format!("{peer}:1").parse().unwrap(), trusted)
+        Sender::new(format!("{peer}:1").parse().unwrap(), trusted, None)
     }
 
     #[test]
@@ -536,9 +555,12 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_called_by_its_name_or_its_address() {
-        let check = |name: Option<&str>, address: &str, expected: &str| {
-            assert_eq!(host_of(name, address.parse().unwrap()).unwrap(), expected, "{name:?}");
+        let by = |scheme, name: Option<&str>, address: &str, expected: &str| {
+            assert_eq!(host_of(name, address.parse().unwrap(), scheme).unwrap(), expected, "{name:?}");
         };
+        let check = |name, address, expected| by(Scheme::Http, name, address, expected);
+        by(Scheme::Https, Some("one.internal"), "10.0.0.1:443", "one.internal");
+        by(Scheme::Https, Some("one.internal"), "10.0.0.1:80", "one.internal:80");
         check(Some("one.internal"), "10.0.0.1:80", "one.internal");
         check(Some("one.internal"), "10.0.0.1:8080", "one.internal:8080");
         check(Some("[::1]"), "10.0.0.1:81", "[::1]:81");

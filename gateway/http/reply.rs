@@ -137,7 +137,7 @@ impl Ending {
         if let Some(upload) = upload.filter(|_| connection.is_shared()) {
             upload.cut();
         }
-        give_back(connection, pool, address, endpoint, keep);
+        give_back(connection, pool, endpoint, keep);
     }
 
     /// The verdict at the head becomes worse, and the answer goes on.
@@ -167,17 +167,16 @@ impl Ending {
 pub(super) fn give_back(
     mut connection: Connection<RequestBody>,
     pool: Rc<Pool<RequestBody>>,
-    address: SocketAddr,
     endpoint: Arc<Stats>,
     keep: config::Pool,
 ) {
     if connection.is_ready() {
-        pool.put(address, endpoint, connection, Instant::now(), keep);
+        pool.put(endpoint, connection, Instant::now(), keep);
     } else if !connection.is_closed() {
         // The endpoint answered before it had the whole request: the rest is still being sent.
         tokio::task::spawn_local(async move {
             match tokio::time::timeout(REST, connection.ready()).await {
-                Ok(true) => pool.put(address, endpoint, connection, Instant::now(), keep),
+                Ok(true) => pool.put(endpoint, connection, Instant::now(), keep),
                 Ok(false) => {}
                 Err(_) => connection.close(),
             }

@@ -17,6 +17,7 @@
 //! | `queue-timeout` | 503 | the request has waited for room for `limits.queue_ms` |
 //! | `rate-limited` | 429 | the client, or whoever `rate.by` names, sends more than `rate` allows; `Retry-After` says when to come again |
 //! | `connect-failed` | 502 | an endpoint refused the connection, and so did the one tried after it |
+//! | `tls-failed` | 502 | with an endpoint no TLS could be agreed on, nor with the one tried after it |
 //! | `connect-timeout` | 504 | no connection within `timeouts.connect` |
 //! | `endpoint-busy` | 503 | the connections of HTTP/2 to the endpoint carry as many requests as they may, for `timeouts.connect_ms` |
 //! | `upstream-reset` | 502 | the connection ended before the head of the answer |
@@ -167,6 +168,9 @@ impl RequestError {
             }
             Self::Dial(DialError::Failed { .. }) => {
                 (StatusCode::BAD_GATEWAY, "connect-failed", "the instance could not be reached")
+            }
+            Self::Dial(DialError::Tls { .. }) => {
+                (StatusCode::BAD_GATEWAY, "tls-failed", "no TLS could be agreed on with the instance")
             }
             Self::Dial(DialError::Busy { .. }) => (
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     mem,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     config::{self, Heads, Redirect},
-    server::{Arrival, Refusal},
+    server::{Arrival, ConnInfo, Refusal},
     syntax::target::HostAndPath,
     telemetry::Record,
 };
@@ -43,8 +43,8 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(worker: Rc<Worker>, listener: Arc<config::Listener>, address: SocketAddr) -> Self {
-        let sender = Sender::new(address, &listener.trusted_proxies);
+    pub(super) fn new(worker: Rc<Worker>, listener: Arc<config::Listener>, connection: &ConnInfo) -> Self {
+        let sender = Sender::new(connection.peer, &listener.trusted_proxies, connection.tls());
         Self { worker, listener, sender }
     }
 }

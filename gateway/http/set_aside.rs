@@ -70,10 +70,10 @@ impl Exchange {
         let Aside { headed, ended: Try { opened, step, .. } } = *aside;
         let Step::Sent(Attempt { connection, .. }) = step else { return };
         let (pool, keep) = (self.peer.worker.pool.clone(), self.target.upstream.config.pool);
-        let (address, mut body) = (opened.member.address(), headed.response.into_body());
+        let mut body = headed.response.into_body();
         let endpoint = opened.in_flight.stats().clone();
         if body.is_end_stream() {
-            return give_back(connection, pool, address, endpoint, keep);
+            return give_back(connection, pool, endpoint, keep);
         }
         if body.size_hint().lower() > SHORT as u64 {
             return connection.close();
@@ -82,7 +82,7 @@ impl Exchange {
             // Until then the endpoint is busy with it.
             let _opened = opened;
             match tokio::time::timeout(SOON, drain(&mut body)).await {
-                Ok(true) => give_back(connection, pool, address, endpoint, keep),
+                Ok(true) => give_back(connection, pool, endpoint, keep),
                 _ => connection.close(),
             }
         }));

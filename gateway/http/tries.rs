@@ -23,8 +23,8 @@ use super::{
     waits::Wait,
 };
 use crate::{
-    client::{self, Connection},
-    config::{Heads, Protocol, UpstreamHost},
+    client::{self, Connection, Transport},
+    config::{Heads, Protocol, Scheme, UpstreamHost},
     resilience::{BackupAfter, Cause, Event, Mode, Next},
     selector::RequestFacts,
     syntax::target::HostAndPath,
@@ -135,16 +135,17 @@ impl Exchange {
     /// Begins a try: over an idle connection at once, or over a new one.
     pub(super) fn begin(&mut self, opened: Opened, request: Request<RequestBody>, how: How) {
         let upstream = &self.target.upstream.config;
-        let (address, limit) = (opened.member.address(), upstream.timeouts.connect);
+        let to = Transport::to(&opened.member, self.target.upstream.tls.as_ref());
+        let limit = upstream.timeouts.connect;
         let shared = self.is_shared(&opened.member);
         // What cannot be sent again if its connection is dead.
         let careful = !(self.history.may_repeat() && self.policy().retries() > 0);
         let pool = &self.peer.worker.pool;
         let idle = match (shared, how.fresh) {
             // What is dead is not among those that give streams.
-            (true, _) => pool.take_stream(address),
+            (true, _) => pool.take_stream(to),
             (false, true) => None,
-            (false, false) => pool.take(address, opened.begun, careful),
+            (false, false) => pool.take(to, opened.begun, careful),
         };
         let try_over = |opened, step| Try { opened, step, backup: how.backup };
         match idle {
@@ -155,13 +156,10 @@ impl Exchange {
             }
             None => {
                 let connection: Connecting = match shared {
-                    true => Box::pin(pool.wait_for_stream(
-                        address,
-                        opened.in_flight.stats(),
-                        limit,
-                        upstream.pool,
-                    )),
-                    false => Box::pin(client::dial(address, limit)),
+                    true => {
+                        Box::pin(pool.wait_for_stream(to, opened.in_flight.stats(), limit, upstream.pool))
+                    }
+                    false => Box::pin(client::dial(to, limit)),
                 };
                 self.tries.add(try_over(opened, Step::Dialing(Box::new(Dialing { request, connection }))));
             }
@@ -175,9 +173,10 @@ impl Exchange {
         mut request: Request<RequestBody>,
     ) {
         // What is proved not to have been processed is not given back by a connection that others share.
+        let scheme = if self.target.upstream.tls.is_some() { Scheme::Https } else { Scheme::Http };
         let again = (self.history.may_repeat() || connection.is_shared()) && self.policy().keeps();
         let Some(Try { opened, step, .. }) = self.tries.get_mut(place) else { return };
-        if let Some(host) = host(self.heads.as_deref(), &self.asked, &opened.member) {
+        if let Some(host) = host(self.heads.as_deref(), &self.asked, &opened.member, scheme) {
             request.headers_mut().insert(header::HOST, host);
         }
         if let Some(deadline) = self.deadline {
@@ -185,7 +184,7 @@ impl Exchange {
         }
         let spare = again.then(|| self.peer.worker.spares.copy(&request));
         if connection.is_shared() {
-            forward::to_http2(&mut request, opened.member.address());
+            forward::to_http2(&mut request, opened.member.address(), scheme);
         }
         // Of two at once, the first is the one that is watched.
         if place == 0 {
@@ -415,7 +414,7 @@ pub(super) fn speaks_http2(protocol: Protocol, is_call: bool, member: &Member) -
 }
 
 /// The `Host` of a try on this endpoint, if it is not the client's.
-fn host(heads: Option<&Heads>, asked: &HostAndPath, member: &Member) -> Option<HeaderValue> {
+fn host(heads: Option<&Heads>, asked: &HostAndPath, member: &Member, scheme: Scheme) -> Option<HeaderValue> {
     let name = match heads.map_or(&UpstreamHost::Keep, |heads| &heads.host) {
         UpstreamHost::Name(name) => return Some(name.clone()),
         UpstreamHost::Endpoint => member.facts().hostname.as_deref(),
@@ -423,5 +422,5 @@ fn host(heads: Option<&Heads>, asked: &HostAndPath, member: &Member) -> Option<H
         // Clients of HTTP/1.0 may name no host; endpoints of 1.1 must be told one.
         UpstreamHost::Keep => None,
     };
-    forward::host_of(name, member.address())
+    forward::host_of(name, member.address(), scheme)
 }

@@ -119,7 +119,7 @@ pub async fn run_worker(
     let answers = |listening: &Listening| {
         let (worker, listener) = (worker.clone(), listening.settings.clone());
         move |connection: &Rc<server::ConnInfo>| {
-            let peer = Rc::new(Peer::new(worker.clone(), listener.clone(), connection.peer));
+            let peer = Rc::new(Peer::new(worker.clone(), listener.clone(), connection));
             move |arrival| service::answer(&peer, arrival)
         }
     };

@@ -92,7 +92,7 @@ fn start_backends(shutdown: &server::Shutdown) -> Result<Vec<(&'static str, Sock
         let listeners = own.iter().cloned().map(Arc::new);
         let metrics = ProcessMetrics::new(1);
         let bound: Result<Vec<_>, _> =
-            listeners.map(|listener| server::bind(listener, 1, &metrics)).collect();
+            listeners.map(|listener| server::bind(listener, None, 1, &metrics)).collect();
         let listenings = bound?.into_iter().flatten().collect::<Vec<_>>();
         let address = listenings.first().map_or(SocketAddr::from(([127, 0, 0, 1], 0)), |first| first.address);
         let shutdown = shutdown.clone();

@@ -39,6 +39,7 @@ use crate::{
     registry::{Intake, OwnAddresses, Resolver},
     server::{self, Listening, Workers},
     telemetry::{ProcessMetrics, Readiness, text::shown},
+    tls::{self, ServerSettings},
     upstream::Disk,
 };
 
@@ -66,6 +67,8 @@ pub enum StartError {
     Bind(#[from] server::BindError),
     #[error("cannot listen on {address} for the admin API: {error}")]
     Admin { address: SocketAddr, error: io::Error },
+    #[error("no TLS at {address}: {reason}")]
+    Tls { address: SocketAddr, reason: String },
     #[error("cannot start the threads of the gateway")]
     Threads(#[source] io::Error),
     #[error("cannot start the plugin engine")]
@@ -104,11 +107,16 @@ pub fn run(path: &Path) -> Result<(), StartError> {
 
 /// The gateway with everything bound and nothing running yet.
 struct Sockets {
-    admin: Option<tokio::net::TcpListener>,
-    registrations: Option<tokio::net::TcpListener>,
+    admin: Option<AdminSocket>,
+    registrations: Option<AdminSocket>,
     /// By worker.
     workers: Vec<Vec<Listening>>,
+    /// Certificates and keys.
+    files: Arc<tls::Files>,
 }
+
+/// With what ends TLS there.
+type AdminSocket = (tokio::net::TcpListener, Option<Arc<tls::Server>>);
 
 /// What somebody who joins the gateway at its start may know.
 pub(crate) struct Started {
@@ -201,13 +209,16 @@ async fn serve(
 ) -> Result<(), StartError> {
     // The control plane. The admin API first: whoever asks how the start goes is answered while it does.
     let plugins = Plugins::start(&config, Arc::new(Lent::new(memory.clone())))?;
-    let (catalog, control) =
-        Catalog::start(parts(&config, &plugins, own_addresses(&sockets)), config.clone());
+    let (catalog, control) = Catalog::start(
+        parts(&config, &plugins, own_addresses(&sockets), sockets.files.clone()),
+        config.clone(),
+    );
     let readiness = Readiness::default();
     let admin = Arc::new(admin::Parts {
         catalog: catalog.clone(),
         plugins: plugins.clone(),
         memory,
+        files: sockets.files.clone(),
         metrics: metrics.clone(),
         readiness: readiness.clone(),
     });
@@ -313,26 +324,49 @@ async fn drain(shutdown: config::Shutdown, signals: &mut Signals, closer: &serve
 }
 
 async fn bind(config: &Config, metrics: &ProcessMetrics) -> Result<Sockets, StartError> {
+    let files = Arc::<tls::Files>::default();
     let mut workers: Vec<Vec<Listening>> = (0..config.workers).map(|_| Vec::new()).collect();
     for listener in &config.listeners {
-        let listenings = server::bind(Arc::new(listener.clone()), config.workers, metrics)?;
+        let tls = open_tls(listener.address, listener.tls.as_ref(), true, &files)?;
+        let listenings = server::bind(Arc::new(listener.clone()), tls, config.workers, metrics)?;
         for (worker, listening) in workers.iter_mut().zip(listenings) {
             worker.push(listening);
         }
     }
-    Ok(Sockets {
-        admin: bind_admin(config.admin.address).await?,
-        registrations: bind_admin(config.admin.registrations.as_ref().map(|own| own.address)).await?,
-        workers,
-    })
+    let config::Admin { address, registrations, tls, .. } = &config.admin;
+    let admin = match *address {
+        Some(address) => Some(bind_admin(address, tls.as_ref(), &files).await?),
+        None => None,
+    };
+    let registrations = match registrations {
+        Some(own) => Some(bind_admin(own.address, own.tls.as_ref(), &files).await?),
+        None => None,
+    };
+    Ok(Sockets { admin, registrations, workers, files })
 }
 
-async fn bind_admin(address: Option<SocketAddr>) -> Result<Option<tokio::net::TcpListener>, StartError> {
-    let Some(address) = address else { return Ok(None) };
+async fn bind_admin(
+    address: SocketAddr,
+    tls: Option<&ServerSettings>,
+    files: &tls::Files,
+) -> Result<AdminSocket, StartError> {
+    let tls = open_tls(address, tls, false, files)?;
     match tokio::net::TcpListener::bind(address).await {
-        Ok(listener) => Ok(Some(listener)),
+        Ok(listener) => Ok((listener, tls)),
         Err(error) => Err(StartError::Admin { address, error }),
     }
+}
+
+/// What ends TLS at an address. The files were right a moment ago, when the configuration was read.
+fn open_tls(
+    address: SocketAddr,
+    settings: Option<&ServerSettings>,
+    http2: bool,
+    files: &tls::Files,
+) -> Result<Option<Arc<tls::Server>>, StartError> {
+    let open = |settings| tls::Server::open(settings, http2, files).map(Arc::new);
+    let failed = |error: tls::FileError| StartError::Tls { address, reason: error.to_string() };
+    settings.map(open).transpose().map_err(failed)
 }
 
 /// Asks every plugin about the settings it is to be used with, as far as they are others than those in force. What is
@@ -362,12 +396,13 @@ async fn check_settings(
     if fatal.is_empty() { Ok(()) } else { Err(PluginsError::new(&fatal)) }
 }
 
-fn parts(config: &Config, plugins: &Plugins, own: OwnAddresses) -> catalog::Parts {
+fn parts(config: &Config, plugins: &Plugins, own: OwnAddresses, tls: Arc<tls::Files>) -> catalog::Parts {
     let (selectors, registries) = (plugins.clone(), plugins.clone());
     catalog::Parts {
         selector: Box::new(move |name| selectors.selector(name)),
         registry: Box::new(move |registry| registries.registry(registry)),
         checks: Box::new(check::start),
+        tls,
         disk: Disk::refusing(&config.state, {
             let own = own.clone();
             move |address| own.contains(address)
@@ -380,8 +415,8 @@ fn parts(config: &Config, plugins: &Plugins, own: OwnAddresses) -> catalog::Part
 /// The admin API answers as long as the process lives, so that draining can be watched.
 fn serve_admin(
     config: &Config,
-    admin: Option<tokio::net::TcpListener>,
-    registrations: Option<tokio::net::TcpListener>,
+    admin: Option<AdminSocket>,
+    registrations: Option<AdminSocket>,
     parts: Arc<admin::Parts>,
 ) -> Result<(), StartError> {
     let registrations = registrations.zip(config.admin.registrations.as_ref());
@@ -389,8 +424,8 @@ fn serve_admin(
         admin.map(|listener| (listener, admin::Scope::Everything, &config.admin.access)),
         registrations.map(|(listener, own)| (listener, admin::Scope::Registrations, &own.access)),
     ];
-    let listening = |(listener, scope, access): (tokio::net::TcpListener, _, &config::Access)| {
-        Ok(admin::Listening { listener: listener.into_std()?, scope, access: access.clone() })
+    let listening = |((listener, tls), scope, access): (AdminSocket, _, &config::Access)| {
+        Ok(admin::Listening { listener: listener.into_std()?, tls, scope, access: access.clone() })
     };
     let listenings: io::Result<Vec<_>> = listeners.into_iter().flatten().map(listening).collect();
     listenings.and_then(|listenings| admin::start(listenings, parts)).map_err(StartError::Threads)
@@ -399,14 +434,14 @@ fn serve_admin(
 /// What no registry may name: every address where this process takes connections.
 fn own_addresses(sockets: &Sockets) -> OwnAddresses {
     let admins = [&sockets.admin, &sockets.registrations].into_iter().flatten();
-    let admins = admins.filter_map(|listener| listener.local_addr().ok());
+    let admins = admins.filter_map(|(listener, _)| listener.local_addr().ok());
     let clients = sockets.workers.iter().flatten().map(|listening| listening.address);
     OwnAddresses::new(admins.chain(clients))
 }
 
 /// Says on standard output where the gateway listens; port 0 has become a real one by now.
 fn announce(sockets: &Sockets) -> Started {
-    let address = |listener: &tokio::net::TcpListener| listener.local_addr().ok();
+    let address = |(listener, _): &AdminSocket| listener.local_addr().ok();
     let admin = sockets.admin.as_ref().and_then(address);
     if let Some(address) = admin {
         say(&format!("listening admin {address}"));

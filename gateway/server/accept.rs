@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     backoff::{Backoff, Lasting},
-    net::Stream,
+    net::Tcp,
 };
 
 /// Pauses after an error that will not go away by itself, such as no file descriptors being left.
@@ -34,7 +34,7 @@ pub(super) async fn accept<A, C, F, B>(
     tasks: Rc<Tasks>,
     answers: Rc<A>,
 ) where
-    A: Fn(&Rc<ConnInfo>) -> C,
+    A: Fn(&Rc<ConnInfo>) -> C + 'static,
     C: Fn(Arrival) -> F + 'static,
     F: Future<Output = Response<B>> + Unpin + 'static,
     B: Body<Data = Bytes> + Unpin + 'static,
@@ -72,7 +72,7 @@ pub(super) async fn accept<A, C, F, B>(
             continue;
         }
         let local = local(&socket, &listening);
-        let stream = Stream::new(socket);
+        let stream = Tcp::new(socket);
         let info = Rc::new(ConnInfo::new(
             peer,
             local,
@@ -80,13 +80,13 @@ pub(super) async fn accept<A, C, F, B>(
             worker.clone(),
             listening.settings.max_age,
         ));
-        let answer = answers(&info);
-        let (settings, counters) = (listening.settings.clone(), listening.counters.clone());
-        let accepted = Accepted { stream, info, seat, settings, counters };
-        let surroundings = surroundings.clone();
+        let Accepting { tls, settings, counters, .. } = &*listening;
+        let (tls, settings, counters) = (tls.clone(), settings.clone(), counters.clone());
+        let accepted = Accepted { stream, tls, info, seat, settings, counters };
+        let (surroundings, answers) = (surroundings.clone(), answers.clone());
         tasks.spawn(async move {
             let _counted = counted;
-            connection::run(accepted, surroundings, answer).await;
+            connection::run(accepted, surroundings, &*answers).await;
         });
     }
 }

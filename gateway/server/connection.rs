@@ -12,6 +12,7 @@ use super::{
     Arrival,
     capacity::Seat,
     drain::Drain,
+    handshake,
     http1::{self, After},
     http2,
     info::ConnInfo,
@@ -19,8 +20,9 @@ use super::{
 };
 use crate::{
     config,
-    net::{self, Stream, Watch},
+    net::{self, Tcp, Watch},
     telemetry::ListenerCounters,
+    tls,
 };
 
 /// What all connections of a worker share.
@@ -32,7 +34,9 @@ pub(super) struct Surroundings {
 
 /// A client that was accepted and has a permit.
 pub(super) struct Accepted {
-    pub stream: Stream,
+    pub stream: Tcp,
+    /// None: the client speaks without TLS.
+    pub tls: Option<Arc<tls::Server>>,
     pub info: Rc<ConnInfo>,
     pub seat: Seat,
     pub settings: Arc<config::Listener>,
@@ -45,21 +49,34 @@ pub(super) fn prepare(socket: &TcpStream) -> io::Result<()> {
     net::keep_alive(socket)
 }
 
-/// Serves one connection until it has ended.
-pub(super) async fn run<A, F, B>(accepted: Accepted, surroundings: Rc<Surroundings>, answer: A)
+/// Serves one connection until it has ended. `answers` is called when it is known what there is to know of it.
+pub(super) async fn run<A, C, F, B>(accepted: Accepted, surroundings: Rc<Surroundings>, answers: &A)
 where
-    A: Fn(Arrival) -> F + 'static,
+    A: Fn(&Rc<ConnInfo>) -> C,
+    C: Fn(Arrival) -> F + 'static,
     F: Future<Output = Response<B>> + Unpin + 'static,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Accepted { stream, info, seat, settings, counters } = accepted;
+    let Accepted { stream, tls, info, seat, settings, counters } = accepted;
     let Surroundings { watch, drain, lingering } = &*surroundings;
     let _drained = drain.enter(&info);
     let state = Rc::new(http1::State::new(info.clone(), seat, &settings));
     let watched = watch.enter(state.clone());
     watched.wait(Some(state.shortest_wait()));
-    match http1::serve(stream, &state, settings.max_header_bytes, &answer).await {
+    let stream = match tls {
+        None => stream.into(),
+        Some(tls) => match handshake::shake(stream, &tls, &state, &counters).await {
+            Some(stream) => stream,
+            None => return,
+        },
+    };
+    let answer = answers(&info);
+    let after = match info.tls().is_some_and(|tls| tls.http2) {
+        true => After::Http2(stream, Vec::new()),
+        false => http1::serve(stream, &state, settings.max_header_bytes, &answer).await,
+    };
+    match after {
         After::Switched(takeover, stream, early) => {
             info.orders.unless_ended(takeover(stream, early)).await;
         }

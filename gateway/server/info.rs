@@ -1,6 +1,13 @@
 //! One connection of a client, as whoever answers its requests knows it.
 
-use std::{cell::Cell, future::Future, net::SocketAddr, pin::Pin, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, OnceCell},
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -8,7 +15,10 @@ use super::{
     orders::{Order, Orders},
     spread::Worker,
 };
-use crate::net::{Meter, Stream};
+use crate::{
+    net::{Meter, Stream},
+    tls,
+};
 
 /// Goes on with the bytes of a connection after HTTP. Gets what was read too far.
 pub type Takeover = Box<dyn FnOnce(Stream, Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>>>;
@@ -19,6 +29,8 @@ pub struct ConnInfo {
     pub local: SocketAddr,
     /// Counts what goes through it.
     pub meter: Rc<Meter>,
+    /// What was agreed with the client; empty without TLS, or before that.
+    pub(super) tls: OnceCell<tls::Accepted>,
     pub(super) orders: Orders,
     /// Whose connection it is.
     pub(super) worker: Rc<Worker>,
@@ -39,7 +51,7 @@ impl ConnInfo {
         let (orders, takeover, reset) = (Orders::default(), Cell::default(), Cell::default());
         // A tenth more or less: those that came together do not all go together.
         let expires = max_age.map(|age| Instant::now() + age.mul_f64(0.9 + 0.2 * fastrand::f64()));
-        Self { peer, local, meter, orders, worker, expires, takeover, reset }
+        Self { peer, local, meter, tls: OnceCell::new(), orders, worker, expires, takeover, reset }
     }
 
     /// Looks at its age: from some time on every answer says that there is no other.
@@ -47,6 +59,11 @@ impl ConnInfo {
         if self.expires.is_some_and(|expires| expires <= now) {
             self.orders.give(Order::Leave);
         }
+    }
+
+    /// What was agreed with the client. None: it speaks without TLS.
+    pub fn tls(&self) -> Option<&tls::Accepted> {
+        self.tls.get()
     }
 
     /// Hands the connection over as soon as the answer, a 101, is sent.

@@ -12,6 +12,7 @@ use super::{capacity::Capacity, spread::Spread};
 use crate::{
     config,
     telemetry::{ListenerCounters, ProcessMetrics},
+    tls,
 };
 
 /// Connections that wait in the kernel's queue.
@@ -45,6 +46,7 @@ pub struct Listening {
     /// Where it really listens; differs from the settings when those say port 0.
     pub address: SocketAddr,
     socket: TcpListener,
+    tls: Option<Arc<tls::Server>>,
     /// Shared by all workers: `max_connections` counts for the listener.
     capacity: Arc<Capacity>,
     /// Shared by all workers, too.
@@ -58,8 +60,8 @@ impl Listening {
     /// The same for the calling worker's runtime.
     pub(super) fn register(self) -> io::Result<Accepting> {
         let socket = tokio::net::TcpListener::from_std(self.socket)?;
-        let Self { settings, address, capacity, spread, index, counters, .. } = self;
-        Ok(Accepting { settings, address, socket, capacity, spread, index, counters })
+        let Self { settings, address, tls, capacity, spread, index, counters, .. } = self;
+        Ok(Accepting { settings, address, socket, tls, capacity, spread, index, counters })
     }
 }
 
@@ -68,17 +70,21 @@ pub(super) struct Accepting {
     pub settings: Arc<config::Listener>,
     pub address: SocketAddr,
     pub socket: tokio::net::TcpListener,
+    /// None: clients speak without TLS.
+    pub tls: Option<Arc<tls::Server>>,
     pub capacity: Arc<Capacity>,
     pub spread: Arc<Spread>,
     pub index: usize,
     pub counters: Arc<ListenerCounters>,
 }
 
-/// Binds one socket per worker, all to the same address. Connections wait in their queues from now on.
+/// Binds one socket per worker, all to the same address. Connections wait in their queues from now on. With `tls` it is
+/// ended here.
 ///
 /// Fails when another process listens there, also one that shares ports as the workers do among each other.
 pub fn bind(
     settings: Arc<config::Listener>,
+    tls: Option<Arc<tls::Server>>,
     workers: usize,
     metrics: &ProcessMetrics,
 ) -> Result<Vec<Listening>, BindError> {
@@ -92,7 +98,8 @@ pub fn bind(
         .map(|index| {
             let socket = open(address).map_err(|error| BindError::new(address, error))?;
             let (settings, capacity, counters) = (settings.clone(), capacity.clone(), counters.clone());
-            Ok(Listening { settings, address, socket, capacity, spread: spread.clone(), index, counters })
+            let (tls, spread) = (tls.clone(), spread.clone());
+            Ok(Listening { settings, address, socket, tls, capacity, spread, index, counters })
         })
         .collect()
 }

@@ -5,6 +5,7 @@ mod capacity;
 mod connection;
 mod drain;
 mod framing;
+mod handshake;
 mod http1;
 mod http2;
 mod info;

@@ -136,6 +136,14 @@ metrics! {
         "Connections of clients since the start";
     HTTP2_ABUSE = Counter "witgate_http2_abuse_total" ["listener", "kind"]
         "Connections of HTTP/2 that were closed because their client flooded them, by what it sent too much of";
+    HANDSHAKES = Counter "witgate_tls_handshakes_total" ["listener", "kind"]
+        "Handshakes of TLS with clients: full ones, and those that took up a session";
+    HANDSHAKES_FAILED = Counter "witgate_tls_handshakes_failed_total" ["listener", "reason"]
+        "Clients that wanted TLS and did not get it, by reason";
+    CERTIFICATE_END = Gauge "witgate_certificate_end_seconds" ["file"]
+        "When a certificate of the gateway ends, in seconds since 1970";
+    TLS_FILES = Counter "witgate_tls_file_changes_total" ["file", "result"]
+        "Changes of files for TLS, by whether they were taken";
     TASKS = Gauge "witgate_worker_tasks" ["worker"]
         "Tasks of a worker: connections to both sides, views, and what keeps it going";
     RELOADS = Counter "witgate_config_reloads_total" ["result"]

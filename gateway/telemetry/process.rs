@@ -53,7 +53,16 @@ impl ProcessMetrics {
             let accepted = counters.accepted.load(Relaxed);
             let open = accepted.saturating_sub(counters.closed.load(Relaxed));
             let abused = std::array::from_fn(|kind| counters.abused[kind].load(Relaxed));
-            ListenerCounts { name: name.clone(), accepted, open, abused }
+            let handshakes = std::array::from_fn(|kind| counters.handshakes[kind].load(Relaxed));
+            let failed = std::array::from_fn(|reason| counters.handshakes_failed[reason].load(Relaxed));
+            ListenerCounts {
+                name: name.clone(),
+                accepted,
+                open,
+                abused,
+                handshakes,
+                handshakes_failed: failed,
+            }
         };
         self.lock().iter().map(counts).collect()
     }
@@ -102,6 +111,55 @@ pub struct ListenerCounters {
     accepted: AtomicU64,
     closed: AtomicU64,
     abused: [AtomicU64; Abuse::ALL.len()],
+    /// Handshakes of TLS: full ones, and those that took up a session.
+    handshakes: [AtomicU64; 2],
+    handshakes_failed: [AtomicU64; HandshakeFailure::ALL.len()],
+}
+
+/// Why a client that wanted TLS did not get it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandshakeFailure {
+    /// It left before the end.
+    Closed,
+    /// It took too long, or others needed its place.
+    Late,
+    /// It does not speak TLS.
+    NoTls,
+    /// It has no version, cipher or protocol that we have.
+    Incompatible,
+    /// It has no certificate, and needs one.
+    NoCertificate,
+    /// Its certificate is not believed.
+    Certificate,
+    /// It does not like ours, or something else, and says so.
+    Refused,
+    Other,
+}
+
+impl HandshakeFailure {
+    pub const ALL: [Self; 8] = [
+        Self::Closed,
+        Self::Late,
+        Self::NoTls,
+        Self::Incompatible,
+        Self::NoCertificate,
+        Self::Certificate,
+        Self::Refused,
+        Self::Other,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Late => "late",
+            Self::NoTls => "no-tls",
+            Self::Incompatible => "incompatible",
+            Self::NoCertificate => "no-certificate",
+            Self::Certificate => "certificate",
+            Self::Refused => "refused",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// What a client of HTTP/2 can send without end, at little cost to itself.
@@ -154,6 +212,16 @@ impl ListenerCounters {
     pub fn abused(&self, kind: Abuse) {
         self.abused[kind as usize].fetch_add(1, Relaxed);
     }
+
+    /// A client has TLS; `resumed`: it took up a session.
+    pub fn shook_hands(&self, resumed: bool) {
+        self.handshakes[usize::from(resumed)].fetch_add(1, Relaxed);
+    }
+
+    /// A client that wanted TLS did not get it.
+    pub fn handshake_failed(&self, reason: HandshakeFailure) {
+        self.handshakes_failed[reason as usize].fetch_add(1, Relaxed);
+    }
 }
 
 /// An open connection. Dropping it says that it is closed.
@@ -174,6 +242,9 @@ pub struct ListenerCounts {
     pub open: u64,
     /// Connections that were closed for this, by kind.
     pub abused: [u64; Abuse::ALL.len()],
+    /// Full ones, and those that took up a session.
+    pub handshakes: [u64; 2],
+    pub handshakes_failed: [u64; HandshakeFailure::ALL.len()],
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub use offer::{Effective, Offered, Offering, Policy as OfferPolicy, RESOLUTION,
 use offer::{Group, Shaped, Subsetting, shares};
 pub use owner::{
     Command, Event, LeftOut, LeftOuts, Order, OrderError, Owner, Pinned, Plan, Policies, Report, Reserved,
-    SourceName, SourceStatus, Standby, StandbyReason, Status,
+    SourceName, SourceStatus, Standby, StandbyReason, Status, Suspects,
 };
 pub use publish::{Offer, Published, Publisher, Reader};
 pub use saved::{Saved, SavedPin, SavedSource};

@@ -1,14 +1,19 @@
 //! Every example starts, and the two that matter most do their work.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use crate::support::{
     backend::Backend,
+    certs::Pair,
     component,
     etcd::{Etcd, Version},
     gateway::{Gateway, until},
     http2::{self, Http2},
     http2_origin::{Call, Http2Origin},
+    tls::{self, TlsOrigin, curl},
 };
 
 fn examples() -> Vec<PathBuf> {
@@ -30,6 +35,11 @@ fn copy(example: &Path) -> tempfile::TempDir {
         if path.is_file() {
             std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
         }
+    }
+    let certificates = folder.path().join("certificates.sh");
+    if certificates.exists() {
+        let made = Command::new(certificates).current_dir(folder.path()).status().unwrap();
+        assert!(made.success());
     }
     edit(folder.path(), |text| {
         let line = |line: &str| match line.trim_start().starts_with("address = \"") {
@@ -132,4 +142,21 @@ async fn the_custom_selector_example_prefers_its_zone_once_the_plugin_is_dropped
         met.len() == 1
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tls_example_serves_clients_with_a_certificate() {
+    let folder = example("tls");
+    let at = |file: &str| folder.path().join(file);
+    let orders = Pair { certificate: at("orders.crt"), key: at("orders.key") };
+    let origin = TlsOrigin::start(tls::server(&orders, Some(&at("ca.crt")), &[])).await;
+    edit(folder.path(), |text| text.replace("127.0.0.1:9443", &origin.address.to_string()));
+    let [ca, alice, key] = ["ca.crt", "alice.crt", "alice.key"].map(|file| at(file).display().to_string());
+    let gateway = Gateway::run(folder);
+    let url = format!("https://localhost:{}/", gateway.address().port());
+    let said = tls::text(&curl(&["--cacert", &ca, "--cert", &alice, "--key", &key, &url]).await);
+    assert!(said.starts_with("orders.internal\n"), "{said}");
+    assert!(said.contains("x-forwarded-client-cert: By=spiffe://example/gateway;Hash="), "{said}");
+    assert!(said.contains(";Subject=\"CN=alice\";URI=spiffe://example/alice\r\n"), "{said}");
+    assert!(!curl(&["--cacert", &ca, &url]).await.status.success());
 }

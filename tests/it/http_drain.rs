@@ -170,7 +170,7 @@ async fn draining_ends_with_its_bound() {
 
 /// A server without anything behind it: answers are made of requests at once.
 fn serve(answer: fn(Request<Incoming>) -> String) -> (SocketAddr, Closer, Workers) {
-    let sockets = server::bind(Arc::new(listener()), 1, &ProcessMetrics::new(1)).unwrap();
+    let sockets = server::bind(Arc::new(listener()), None, 1, &ProcessMetrics::new(1)).unwrap();
     let address = sockets[0].address;
     let (closer, shutdown) = server::shutdown();
     let run = move |_, sockets| {

@@ -75,6 +75,7 @@ pub fn listener() -> config::Listener {
     config::Listener {
         name: "test".into(),
         address: "127.0.0.1:0".parse().unwrap(),
+        tls: None,
         trusted_proxies: vec![],
         max_connections: 1000,
         header_timeout: Duration::from_secs(10),
@@ -101,6 +102,7 @@ pub fn upstream(name: &str) -> config::Upstream {
             write: Duration::from_secs(60),
         },
         protocol: config::Protocol::Auto,
+        tls: None,
         pool: config::Pool { idle_timeout: Duration::from_secs(60), max_idle: 100, max_http2_connections: 4 },
         retries: RetryPolicy::default(),
         leave: None,
@@ -158,7 +160,7 @@ pub struct Gateway {
 impl Gateway {
     pub fn start(setup: Setup) -> Self {
         let metrics = Arc::new(ProcessMetrics::new(setup.workers));
-        let sockets = server::bind(Arc::new(setup.listener), setup.workers, &metrics).unwrap();
+        let sockets = server::bind(Arc::new(setup.listener), None, setup.workers, &metrics).unwrap();
         let address = sockets[0].address;
         let mut publishers = BTreeMap::new();
         let mut config = config::Config::empty(PathBuf::new());

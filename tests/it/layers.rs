@@ -49,7 +49,10 @@ fn libraries_stay_where_they_belong() {
         ("hyper_util", &["client/", "check/", "server/", "http/", "admin/"]),
         ("etcd_client", &["connector/"]),
         ("hickory_resolver", &["registry/resolve/"]),
-        ("arc_swap", &["upstream/publish.rs"]),
+        ("arc_swap", &["upstream/publish.rs", "tls/"]),
+        ("rustls", &["tls/"]),
+        ("tokio_rustls", &["tls/", "net/stream.rs", "admin/io.rs"]),
+        ("aws_lc_rs", &["tls/"]),
     ] {
         assert_only_in(library, homes);
     }

@@ -59,4 +59,6 @@ mod sockets;
 mod source;
 mod standing;
 mod swaps;
+mod tls_in;
+mod tls_out;
 mod trust;

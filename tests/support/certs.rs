@@ -3,11 +3,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    KeyUsagePurpose, SanType, date_time_ymd,
 };
 
 /// Files in a folder that the test owns.
@@ -45,6 +46,30 @@ impl Certs {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         self.issue("server", &params)
+    }
+
+    /// For these names and addresses, in files called so. The common name is that of the files.
+    pub fn of(&self, file: &str, alternatives: &[&str]) -> Pair {
+        let names = alternatives.iter().map(|name| (*name).to_owned()).collect();
+        self.issue(file, &named(file, names))
+    }
+
+    /// For a client of this name that has these URIs and host names.
+    pub fn client_with(&self, name: &str, uris: &[&str], dns: &[&str]) -> Pair {
+        let mut params = named(name, dns.iter().map(|name| (*name).to_owned()).collect());
+        params.subject_alt_names.extend(uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(name, &params)
+    }
+
+    /// For a server of these names that ends so many days from now.
+    pub fn ending(&self, file: &str, alternatives: &[&str], days: u32) -> Pair {
+        let names = alternatives.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = named(file, names);
+        let day = Duration::from_secs(24 * 3600);
+        let now = date_time_ymd(1970, 1, 1) + UNIX_EPOCH.elapsed().unwrap();
+        (params.not_before, params.not_after) = (now - day * 300, now + day * days);
+        self.issue(file, &params)
     }
 
     /// For a client of this name.

@@ -28,6 +28,8 @@ pub struct Gateway {
     log: Arc<Mutex<String>>,
     pub listeners: Vec<SocketAddr>,
     pub admin: SocketAddr,
+    /// Where services register, if that is a listener of its own.
+    pub registrations: Option<SocketAddr>,
 }
 
 impl Gateway {
@@ -117,7 +119,15 @@ impl Gateway {
             }
         });
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
-        Self { process, folder, said: Mutex::new(said), log, listeners: vec![], admin: nowhere }
+        Self {
+            process,
+            folder,
+            said: Mutex::new(said),
+            log,
+            listeners: vec![],
+            admin: nowhere,
+            registrations: None,
+        }
     }
 
     pub fn until_ready(&mut self) {
@@ -132,6 +142,7 @@ impl Gateway {
             match line.split(' ').collect::<Vec<_>>()[..] {
                 ["listening", "http", address] => self.listeners.push(address.parse().unwrap()),
                 ["listening", "admin", address] => self.admin = address.parse().unwrap(),
+                ["listening", "registrations", address] => self.registrations = address.parse().ok(),
                 _ => {}
             }
             if wanted(&line) {

@@ -17,4 +17,5 @@ pub mod network;
 pub mod origin;
 pub mod service;
 pub mod session;
+pub mod tls;
 pub mod traffic;

@@ -35,6 +35,7 @@ impl Checker<'_> {
         if let Some(name) = &listener.name {
             self.own_name(&way.key("name"), name);
         }
+        let tls = self.listener_tls(&way.key("tls"), listener.tls.as_ref());
         let trusted_proxies = self.networks(&way.key("trusted_proxies"), &listener.trusted_proxies);
         let max_connections =
             self.count(&way.key("max_connections"), listener.max_connections, 1..=10_000_000);
@@ -49,6 +50,7 @@ impl Checker<'_> {
         Some(Listener {
             name: name(listener)?.into(),
             address: address?,
+            tls: tls?,
             trusted_proxies,
             max_connections,
             header_timeout,
@@ -118,8 +120,9 @@ impl Checker<'_> {
         if let Some(Some(address)) = address {
             self.guarded(&at, address, &admin.token_file);
         }
+        let tls = self.listener_tls(&way.key("tls"), admin.tls.as_ref());
         let registrations = admin.registrations.as_ref().map(|r| self.registrations(way, r));
-        Some(Admin { address: address?, registrations: registrations.flatten(), access })
+        Some(Admin { address: address?, registrations: registrations.flatten(), access, tls: tls? })
     }
 
     fn registrations(&mut self, way: &Way, registrations: &file::Registrations) -> Option<Registrations> {
@@ -130,8 +133,9 @@ impl Checker<'_> {
             .and_then(|address| self.listen_address(&at, address));
         let file::Registrations { token_file, read_token_file, hosts, trusted_proxies, .. } = registrations;
         let access = self.access(&way, token_file, read_token_file, hosts, trusted_proxies);
+        let tls = self.listener_tls(&way.key("tls"), registrations.tls.as_ref());
         self.guarded(&at, address?, token_file);
-        Some(Registrations { address: address?, access })
+        Some(Registrations { address: address?, access, tls: tls? })
     }
 
     fn access(

@@ -21,6 +21,7 @@ pub(super) struct Manner<'f> {
     pub selector: Option<&'f TextOr<file::Selector>>,
     pub timeouts: &'f file::Timeouts,
     pub protocol: Option<&'f str>,
+    pub tls: Option<&'f SwitchOr<file::UpstreamTls>>,
     pub pool: &'f file::Pool,
     pub retries: Option<&'f file::Tries>,
     pub leave_ms: u64,
@@ -38,6 +39,7 @@ impl Checker<'_> {
             selector: upstream.selector.as_ref(),
             timeouts: &upstream.timeouts,
             protocol: upstream.protocol.as_deref(),
+            tls: upstream.tls.as_ref(),
             pool: &upstream.pool,
             retries: upstream.retries.as_ref(),
             leave_ms: upstream.leave_ms,
@@ -67,6 +69,7 @@ impl Checker<'_> {
         let selector = self.selector(&way.key("selector"), manner.selector);
         let timeouts = self.timeouts(&way.key("timeouts"), manner.timeouts);
         let protocol = self.protocol(&way.key("protocol"), manner.protocol);
+        let tls = self.upstream_tls(&way.key("tls"), manner.tls);
         let pool = self.pool(&way.key("pool"), manner.pool);
         let retries = self.retries(&way.key("retries"), manner.retries);
         let leave = self.limit_ms(&way.key("leave_ms"), manner.leave_ms);
@@ -81,6 +84,7 @@ impl Checker<'_> {
             selector: selector?,
             timeouts,
             protocol: protocol?,
+            tls: tls?,
             pool,
             retries: retries.over(&RetryPolicy::default()),
             leave,

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::ListenerTls;
+
 /// Where clients connect.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[schemars(extend("required" = ["address"]))]
@@ -12,6 +14,8 @@ pub(in crate::config) struct Listener {
     pub name: Option<String>,
     /// `IP:PORT`, like `0.0.0.0:8080` or `[::]:8080`. Required.
     pub address: Option<String>,
+    /// End TLS here: certificates, and what is asked of clients. Default: no TLS.
+    pub tls: Option<ListenerTls>,
     /// Networks of proxies whose `X-Forwarded-*` is believed, like `10.0.0.0/8`. Default: none.
     pub trusted_proxies: Vec<String>,
     /// Connections at once; more wait in the kernel's queue. Default: 10000.
@@ -39,6 +43,7 @@ impl Default for Listener {
         Self {
             name: None,
             address: None,
+            tls: None,
             trusted_proxies: Vec::new(),
             max_connections: 10_000,
             header_timeout_ms: 10_000,
@@ -71,6 +76,8 @@ pub(in crate::config) struct Admin {
     /// Networks of proxies through which changes may come, like `10.0.0.0/8`. A change with `X-Forwarded-*`,
     /// `Forwarded` or `Via` is refused from elsewhere. Default: none.
     pub trusted_proxies: Vec<String>,
+    /// End TLS here, as a listener for clients does. Default: no TLS.
+    pub tls: Option<ListenerTls>,
     /// A listener for registrations alone, beside the one above. Default: none.
     pub registrations: Option<Registrations>,
 }
@@ -83,6 +90,7 @@ impl Default for Admin {
             read_token_file: None,
             hosts: Vec::new(),
             trusted_proxies: Vec::new(),
+            tls: None,
             registrations: None,
         }
     }
@@ -108,4 +116,6 @@ pub(in crate::config) struct Registrations {
     /// Networks of proxies through which changes may come, like `10.0.0.0/8`. A change with `X-Forwarded-*`,
     /// `Forwarded` or `Via` is refused from elsewhere. Default: none.
     pub trusted_proxies: Vec<String>,
+    /// End TLS here, as a listener for clients does. Default: no TLS.
+    pub tls: Option<ListenerTls>,
 }

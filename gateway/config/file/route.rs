@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Breaker, Check, GrpcWeb, HeaderChanges, Health, Limits, Pool, Rate, Redirect, Selector, Subset, Tries,
-    Trust, ZoneAware,
+    Trust, UpstreamTls, ZoneAware,
 };
 use crate::document::{HeaderIs, OneOrMore, SwitchOr, TextOr};
 
@@ -77,6 +77,8 @@ pub(in crate::config) struct Route {
     pub selector: Option<TextOr<Selector>>,
     /// As in an upstream, for the services found by this route. Default: `auto`.
     pub protocol: Option<String>,
+    /// As in an upstream, for the services found by this route. Default: false.
+    pub tls: Option<SwitchOr<UpstreamTls>>,
     /// As in an upstream, for the services found by this route.
     pub pool: Option<Pool>,
     /// As in an upstream, for the services found by this route. Default: 0.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Breaker, Check, Health, Limits, Subset, Tries, Trust, ZoneAware};
+use super::{Breaker, Check, Health, Limits, Subset, Tries, Trust, UpstreamTls, ZoneAware};
 use crate::document::{SwitchOr, TextOr};
 
 /// A service as the gateway knows it: where its instances are found, and how one is chosen and called.
@@ -28,6 +28,8 @@ pub(in crate::config) struct Upstream {
     /// What instances speak: `auto`, `http1` or `http2`. With `auto` calls of gRPC go over HTTP/2 and all else over HTTP/1.1,
     /// unless the label `protocol` of an instance says otherwise. Default: `auto`.
     pub protocol: Option<String>,
+    /// Speak TLS to instances: `true`, or a table that says more. Default: false.
+    pub tls: Option<SwitchOr<UpstreamTls>>,
     /// Connections to instances.
     pub pool: Pool,
     /// How many tries there may be after the first, or a table that says more. Default: 1, on another instance.

@@ -15,7 +15,7 @@ mod status;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -50,6 +50,9 @@ const SAVE_STANDING: Duration = Duration::from_secs(15);
 
 /// How often time is told to what waits for it.
 const TICK: Duration = Duration::from_millis(500);
+
+/// Who is asked whether it answers, without a request having to try, and the name that it goes by.
+pub type Suspects = BTreeMap<SocketAddr, Option<Arc<str>>>;
 
 /// What an owner is told by those that wait for it.
 #[derive(Debug)]
@@ -128,7 +131,7 @@ pub struct Owner {
     list: Option<Arc<SavedList>>,
     policies: watch::Receiver<Arc<Policies>>,
     status: watch::Sender<Arc<Status>>,
-    suspects: watch::Sender<Arc<BTreeSet<SocketAddr>>>,
+    suspects: watch::Sender<Arc<Suspects>>,
     /// What is to be done after an event.
     unwritten: bool,
     unwritten_health: bool,
@@ -212,7 +215,7 @@ impl Owner {
     }
 
     /// Endpoints that are to be asked whether they answer, whatever else is checked: the ejected and the reserves.
-    pub fn suspects(&self) -> watch::Receiver<Arc<BTreeSet<SocketAddr>>> {
+    pub fn suspects(&self) -> watch::Receiver<Arc<Suspects>> {
         self.suspects.subscribe()
     }
 
@@ -531,8 +534,13 @@ impl Owner {
                 status.max_stale = policies.trust.get(number).copied().unwrap_or_default().max_stale;
             }
         });
-        let reserves = self.sources.iter().flat_map(Source::reserve).map(|(endpoint, _)| endpoint.address);
-        let suspects: BTreeSet<SocketAddr> = self.health.suspects().chain(reserves).collect();
+        let named = |endpoint: &Endpoint| (endpoint.address, endpoint.facts.hostname.clone());
+        let reserves = self.sources.iter().flat_map(Source::reserve).map(|(endpoint, _)| named(endpoint));
+        let ejected = self.health.suspects().map(|address| match self.health.get(address) {
+            Some(endpoint) => named(endpoint),
+            None => (address, None),
+        });
+        let suspects: Suspects = reserves.chain(ejected).collect();
         self.suspects.send_if_modified(|known| {
             let other = **known != suspects;
             if other {

@@ -164,7 +164,7 @@ async fn an_ejected_endpoint_leaves_and_comes_back_with_its_statistics() {
     refuse(&mut owner, 1, 2);
     assert_eq!(ports(&owner), [2, 3]);
     assert_eq!(&*owner.status.borrow().ejected, [(address(1), Reason::Starting)]);
-    assert!(owner.suspects.borrow().contains(&address(1)));
+    assert!(owner.suspects.borrow().contains_key(&address(1)));
     owner.take(Event::Checked { address: address(1), passed: true });
     assert_eq!(ports(&owner), [1, 2, 3]);
     let snapshot = owner.reader.snapshot();

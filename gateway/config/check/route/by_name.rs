@@ -36,7 +36,7 @@ pub(super) fn disagree(one: &Target, other: &Target) -> bool {
 }
 
 /// Keys that say nothing about a route to an upstream.
-pub(super) const KEYS: [&str; 21] = [
+pub(super) const KEYS: [&str; 22] = [
     "registry",
     "pattern",
     "services",
@@ -47,6 +47,7 @@ pub(super) const KEYS: [&str; 21] = [
     "labels",
     "selector",
     "protocol",
+    "tls",
     "pool",
     "leave_ms",
     "breaker",
@@ -143,6 +144,7 @@ impl Checker<'_> {
             selector: route.selector.as_ref(),
             timeouts: &timeouts,
             protocol: route.protocol.as_deref(),
+            tls: route.tls.as_ref(),
             pool: route.pool.as_ref().unwrap_or(&pool),
             retries: route.retries.as_ref(),
             leave_ms: route.leave_ms.unwrap_or(0),
