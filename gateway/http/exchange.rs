@@ -33,7 +33,7 @@ use crate::{
     resilience::{BackupAfter, History, Mode, RetryPolicy, Tried, idempotent, only_reads},
     selector::Altered,
     server::ConnInfo,
-    syntax::target::HostAndPath,
+    syntax::{target::HostAndPath, websocket::Accept},
     telemetry::Record,
     upstream::Member,
 };
@@ -69,6 +69,8 @@ pub(super) struct Exchange {
     /// What the client's head was before it became one for an endpoint, which it is not yet.
     pub(super) altered: Option<Altered>,
     pub(super) upgrading: bool,
+    /// What has to be said to the key, of a WebSocket whose client speaks HTTP/2.
+    pub(super) websocket: Option<Box<Accept>>,
     /// It is a call of gRPC.
     pub(super) is_call: bool,
     /// When the client of a call does not wait for its end any more.
@@ -107,6 +109,7 @@ impl Routed {
         let Admitted { picked, at, held } = admitted;
         // Stays where it is: it is large.
         let head = &mut self.head;
+        let websocket = head.extensions.remove().map(Box::new);
         let upstream = &target.upstream;
         upstream.metrics.began(peer.worker.index);
         let own_policy = retries.map(|retries| Box::new(retries.over(&upstream.config.retries)));
@@ -141,6 +144,7 @@ impl Routed {
             altered: None,
             upgrading: false,
             is_call,
+            websocket,
             deadline,
             kept,
             own_policy,

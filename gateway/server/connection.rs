@@ -16,6 +16,7 @@ use super::{
     http2,
     info::ConnInfo,
     linger::Lingering,
+    upgraded::Upgraded,
 };
 use crate::{
     config,
@@ -61,7 +62,7 @@ where
     watched.wait(Some(state.shortest_wait()));
     match http1::serve(stream, &state, settings.max_header_bytes, &answer).await {
         After::Switched(takeover, stream, early) => {
-            info.orders.unless_ended(takeover(stream, early)).await;
+            info.orders.unless_ended(takeover(Upgraded::Connection(stream), early)).await;
         }
         After::Http2(stream, early) => {
             drop(watched);

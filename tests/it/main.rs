@@ -26,6 +26,7 @@ mod http2;
 mod http2_limits;
 mod http2_out;
 mod http_body;
+mod http2_websocket;
 mod http_drain;
 mod http_endpoint_left;
 mod http_forward;
