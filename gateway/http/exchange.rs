@@ -126,7 +126,8 @@ impl Routed {
         waits.limit(Limits { per_try: policy.per_try, backup, leave: upstream.config.leave, ..limits });
         let shared = speaks_http2(upstream.config.protocol, is_call, &picked.member);
         let keep = ((may_repeat || shared) && policy.keeps()).then_some(policy.replay_bytes);
-        let Uploaded { body, course: upload, kept } = Uploaded::new(body, &waits, max_body, keep);
+        let Uploaded { body, course: upload, kept } =
+            Uploaded::new(body, &waits, max_body, keep, &record.account);
         let mut history = History::new(may_repeat, backup.is_some());
         if upload.is_some() && kept.is_none() {
             history.lose();
@@ -143,8 +144,8 @@ impl Routed {
             heads,
             altered: None,
             upgrading: false,
-            is_call,
             websocket,
+            is_call,
             deadline,
             kept,
             own_policy,
@@ -158,6 +159,11 @@ impl Routed {
         let has_body = exchange.upload.is_some();
         let (upgrading, mut altered) =
             forward::request(head, &exchange.asked, &exchange.peer.sender, strip, has_body, seen);
+        if seen.trailer
+            && let Some(upload) = &exchange.upload
+        {
+            upload.announces(&head.headers);
+        }
         if let Some(heads) = &exchange.heads {
             forward::change_request(&mut head.headers, &heads.request, &mut altered);
         }

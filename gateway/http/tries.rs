@@ -183,6 +183,9 @@ impl Exchange {
         if let Some(deadline) = self.deadline {
             grpc::set_timeout(request.headers_mut(), deadline.saturating_duration_since(Instant::now()));
         }
+        if let Some(upload) = &self.upload {
+            upload.goes_out(!connection.is_shared());
+        }
         let spare = again.then(|| self.peer.worker.spares.copy(&request));
         if connection.is_shared() {
             forward::to_http2(&mut request, opened.member.address());

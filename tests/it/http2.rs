@@ -151,6 +151,25 @@ async fn trailers_pass_both_ways() {
 }
 
 #[tokio::test]
+async fn trailers_that_nobody_announced_are_counted() {
+    let origin = Origin::start("ok").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = Http2::connect(gateway.address).await;
+    // What may be sent again is kept, and what may not is not.
+    for method in [Method::POST, Method::PUT] {
+        let mut request = to(method, "/");
+        request.headers_mut().insert("trailer", "x-up, x-other".parse().unwrap());
+        let (response, mut stream) = client.send(request, false).await;
+        stream.send_data(Bytes::from("abc"), false).unwrap();
+        let trailers = ["x-up", "x-two", "x-three"].map(|name| (name.parse().unwrap(), "8".parse().unwrap()));
+        stream.send_trailers(HeaderMap::from_iter(trailers)).unwrap();
+        assert_eq!(answer(response).await.unwrap().text(), "ok");
+    }
+    assert_eq!(origin.seen()[0].trailers, ["x-up: 8"]);
+    assert_eq!(gateway.upstream("main").metrics.counts().trailers_dropped, 4);
+}
+
+#[tokio::test]
 async fn what_the_gateway_refuses_has_a_reason_and_the_connection_goes_on() {
     let origin = Origin::start("hello").await;
     let setup = Setup::to(&[&origin]).with(|setup| setup.routes[0].matches.path = "/here".into());

@@ -101,6 +101,7 @@ async fn bodies_and_trailers_pass_both_ways() {
         (&"1048576".parse::<http::HeaderValue>().unwrap(), &"8".parse().unwrap())
     );
     assert!(got.text() == large);
+    assert_eq!(gateway.upstream("main").metrics.counts().trailers_dropped, 0, "by HTTP/2 all get through");
     assert_eq!(origin.connections(), 2, "one for each worker at most: {}", origin.connections());
 }
 
