@@ -34,7 +34,7 @@
 //! | `request-body-too-large` | 413 | the body of the request is longer than `max_body_bytes` |
 //! | `expectation-failed` | 417 | the request expects something else than `100-continue` |
 //! | `loop-detected` | 508 | the request has been here three times, as `CDN-Loop` says |
-//! | `shutting-down` | 503 | the gateway is shutting down |
+//! | `shutting-down` | 503 | the gateway is shutting down, and waits for nothing any more |
 //! | `internal-error` | 500 | the gateway has lost the answer, which is a fault of it; its log says more |
 //! | `connect-not-supported` | 501 | the method is CONNECT |
 //! | `protocol-not-supported` | 501 | it is CONNECT of HTTP/2 with a `:protocol` other than `websocket` |
@@ -129,7 +129,7 @@ impl RequestError {
             Self::Find(FindError::NotYet(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "list-not-yet", "the service has no list of instances yet")
             }
-            Self::Find(FindError::Closing) => {
+            Self::Find(FindError::Closing) | Self::Expired(Wait::Closing) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "shutting-down", "the gateway is shutting down")
             }
             Self::Pick(PickError::NoEndpoints(_)) | Self::NoUpstream => {

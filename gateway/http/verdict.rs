@@ -226,6 +226,7 @@ mod tests {
             (RequestError::Expired(Wait::WholeOfClient), Fault::Client, None),
             (RequestError::Expired(Wait::Upload), Fault::Client, None),
             (RequestError::Expired(Wait::Leave), Fault::Local, None),
+            (RequestError::Expired(Wait::Closing), Fault::Local, None),
             (RequestError::Aborted(String::new()), Fault::Client, None),
             (Refusal::Host.into(), Fault::Client, None),
         ] {

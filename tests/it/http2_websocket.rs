@@ -6,11 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use h2::{Reason, RecvStream, SendStream, client::Builder, ext::Protocol};
+use h2::{Reason, RecvStream, SendStream, client::Builder};
 use http::{HeaderMap, Method, Request};
 use hyper::body::Bytes;
-use sha1::{Digest as _, Sha1};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -23,17 +21,12 @@ use crate::{
     support::{
         client::until,
         http2::{Answer, Frames, Http2, answer, in_time, read, reset},
-        origin::{Origin, Reply, Seen, headers, read_request},
+        origin::{Origin, Reply, Seen, read_request},
+        websocket::{agree, ask},
     },
 };
 
 const SHORT: Duration = Duration::from_millis(300);
-
-fn ask(protocol: &'static str) -> Request<()> {
-    let request = Request::builder().method(Method::CONNECT).uri("http://test/chat?room=1");
-    let request = request.header("sec-websocket-version", "13").header("origin", "http://test");
-    request.extension(Protocol::from_static(protocol)).body(()).unwrap()
-}
 
 async fn connect(gateway: &Gateway) -> Http2 {
     connect_with(gateway, &Builder::new()).await
@@ -88,18 +81,6 @@ impl Tunnel {
 async fn refused(client: &mut Http2, request: Request<()>) -> Answer {
     let (response, _) = client.send(request, false).await;
     answer(response).await.unwrap()
-}
-
-/// Takes a WebSocket, as it should be taken.
-fn agree(head: &str) -> String {
-    let key = headers(head, "sec-websocket-key")[0];
-    assert_eq!(STANDARD.decode(key).unwrap().len(), 16);
-    let hash = Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
-    let accept = STANDARD.encode(hash);
-    format!(
-        "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: WebSocket\r\n\
-         sec-websocket-accept: {accept}\r\nsec-websocket-protocol: chat\r\n\r\n"
-    )
 }
 
 /// Answers what is no WebSocket, and has every WebSocket go on as the function says.
@@ -335,6 +316,8 @@ async fn a_client_that_resets_its_stream_ends_the_endpoints_connection_at_once()
             async move {
                 stream.write_all(b"hi").await.unwrap();
                 ended.send(stream.read_to_end(&mut Vec::new()).await.map_err(|error| error.kind())).unwrap();
+                // An end would not be all.
+                std::future::pending::<()>().await;
             }
         })
         .await;
@@ -559,7 +542,8 @@ async fn draining_ends_tunnels_at_its_bound() {
     tunnel.send("still");
     assert_eq!(tunnel.read(5).await, "still");
     in_time(gateway.ended()).await;
-    assert!(in_time(read(tunnel.from)).await.is_err());
+    // As a connection would be: to its end.
+    tunnel.ended().await;
 }
 
 #[tokio::test]

@@ -17,4 +17,6 @@ pub mod network;
 pub mod origin;
 pub mod service;
 pub mod session;
+pub mod tonic_echo;
 pub mod traffic;
+pub mod websocket;

@@ -108,7 +108,7 @@ fn poll(
     if state.seat.told_to_leave() {
         orders.give(Order::Finish);
     }
-    if orders.current() == Order::End {
+    if orders.current() == Order::End && !state.takes_leave() {
         return Poll::Ready(None);
     }
     streams.reap(cx);

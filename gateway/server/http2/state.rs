@@ -21,6 +21,9 @@ use crate::{
 /// How long a client that was told that the connection takes no more requests may keep it open without one.
 const REST: Duration = Duration::from_secs(2);
 
+/// How long clients of requests that are under way are told that these end, when the connection has to.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// The most of each kind that a client may send without doing anything, and at the beginning.
 const BURST: u32 = 200;
 /// So much work may be answered by that many more at once.
@@ -57,6 +60,8 @@ pub(in crate::server) struct State {
     newest: Cell<usize>,
     /// The tunnel whose answer was made just now.
     sends_next: Cell<Weak<Sending>>,
+    /// Since when the connection has to end.
+    ending: Cell<Option<Instant>>,
     /// Requests so far.
     requests: Cell<u64>,
     standstill: Standstill<Wait>,
@@ -115,6 +120,7 @@ impl State {
             open: RefCell::default(),
             newest: Cell::new(0),
             sends_next: Cell::default(),
+            ending: Cell::new(None),
             requests: Cell::new(0),
             standstill: Standstill::default(),
         }
@@ -148,6 +154,24 @@ impl State {
     /// The tunnel whose task comes now, if it is that of one.
     pub(super) fn sending(&self) -> Option<Rc<Sending>> {
         self.sends_next.take().upgrade()
+    }
+
+    /// The connection has to end. Says whether clients are still being told so, each by the end of its request.
+    pub(super) fn takes_leave(&self) -> bool {
+        let open = self.open.borrow();
+        if self.info.is_aborted() {
+            return false;
+        }
+        match self.ending.get() {
+            Some(since) => since.elapsed() < FAREWELL,
+            None if open.is_empty() => false,
+            None => {
+                self.ending.set(Some(Instant::now()));
+                self.info.meter.end();
+                open.iter().filter(|(_, course)| course.is_tunnel.get()).for_each(|(_, course)| course.end());
+                true
+            }
+        }
     }
 
     /// The client has sent more of something than its budget for it.
@@ -218,6 +242,9 @@ impl Watched for State {
         self.info.look_at_age(now);
         self.budget.refill(now);
         self.look_at_requests(now);
+        if self.ending.get().is_some() {
+            self.info.orders.wake();
+        }
         let Some((wait, progress, limit)) = self.waits() else {
             self.standstill.over();
             return true;
