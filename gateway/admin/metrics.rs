@@ -77,6 +77,7 @@ fn requests(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
     let ended = counts.iter().map(|(name, counts)| ([*name, "endpoint-left"], counts.left));
     series(exposition, &names::ENDED, ended);
     series(exposition, &names::INTERIM, of(|counts| counts.interim));
+    series(exposition, &names::TRAILERS_DROPPED, of(|counts| counts.trailers_dropped));
     let mut durations = exposition.family(&names::REQUEST_DURATION);
     for (name, counts) in &counts {
         durations.histogram([name], &counts.latencies);

@@ -33,7 +33,7 @@ use crate::{
     resilience::{BackupAfter, History, Mode, RetryPolicy, Tried, idempotent, only_reads},
     selector::Altered,
     server::ConnInfo,
-    syntax::target::HostAndPath,
+    syntax::{target::HostAndPath, websocket::Accept},
     telemetry::Record,
     upstream::Member,
 };
@@ -71,6 +71,8 @@ pub(super) struct Exchange {
     /// What the client's head was before it became one for an endpoint, which it is not yet.
     pub(super) altered: Option<Altered>,
     pub(super) upgrading: bool,
+    /// What has to be said to the key, of a WebSocket whose client speaks HTTP/2.
+    pub(super) websocket: Option<Box<Accept>>,
     /// It is a call of gRPC.
     pub(super) is_call: bool,
     /// When the client of a call does not wait for its end any more.
@@ -109,6 +111,7 @@ impl Routed {
         let Admitted { picked, at, held } = admitted;
         // Stays where it is: it is large.
         let head = &mut self.head;
+        let websocket = head.extensions.remove().map(Box::new);
         let upstream = &target.upstream;
         upstream.metrics.began(peer.worker.index);
         let own_policy = retries.map(|retries| Box::new(retries.over(&upstream.config.retries)));
@@ -125,7 +128,8 @@ impl Routed {
         waits.limit(Limits { per_try: policy.per_try, backup, leave: upstream.config.leave, ..limits });
         let shared = speaks_http2(upstream.config.protocol, is_call, &picked.member);
         let keep = ((may_repeat || shared) && policy.keeps()).then_some(policy.replay_bytes);
-        let Uploaded { body, course: upload, kept } = Uploaded::new(body, &waits, max_body, keep, text);
+        let Uploaded { body, course: upload, kept } =
+            Uploaded::new(body, &waits, max_body, keep, text, &record.account);
         let mut history = History::new(may_repeat, backup.is_some());
         if upload.is_some() && kept.is_none() {
             history.lose();
@@ -142,6 +146,7 @@ impl Routed {
             heads,
             altered: None,
             upgrading: false,
+            websocket,
             is_call,
             deadline,
             kept,
@@ -156,6 +161,11 @@ impl Routed {
         let has_body = exchange.upload.is_some();
         let (upgrading, mut altered) =
             forward::request(head, &exchange.asked, &exchange.peer.sender, strip, has_body, seen);
+        if seen.trailer
+            && let Some(upload) = &exchange.upload
+        {
+            upload.announces(&head.headers);
+        }
         if let Some(heads) = &exchange.heads {
             forward::change_request(&mut head.headers, &heads.request, &mut altered);
         }

@@ -9,7 +9,7 @@ use std::{
 use http::HeaderMap;
 use hyper::body::{Bytes, Frame, SizeHint};
 
-use super::upload::{Live, UploadError};
+use super::upload::{Course, Live, UploadError};
 
 /// A body, and what was kept of it so far.
 pub(super) struct Kept {
@@ -75,6 +75,10 @@ impl Kept {
 }
 
 impl Replay {
+    pub(super) fn course(&self) -> Rc<Course> {
+        self.kept.live.borrow().course()
+    }
+
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,

@@ -14,6 +14,7 @@ use std::{
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
 use super::{
+    RequestError,
     admission::Held,
     grpc,
     grpc_web::WebBody,
@@ -200,7 +201,8 @@ impl Passing {
             self.expire(wait);
             let error = ReplyError::Expired(wait);
             // Nobody asks for more after trailers.
-            let trailers = || grpc::trailers(grpc::Code::DeadlineExceeded, &error.to_string());
+            let code = grpc::code(RequestError::Expired(wait).status());
+            let trailers = || grpc::trailers(code, &error.to_string());
             return Poll::Ready(Some(if self.is_call {
                 Ok(Frame::trailers(trailers()))
             } else {

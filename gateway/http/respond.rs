@@ -21,6 +21,7 @@
 //! | `connect-timeout` | 504 | no connection within `timeouts.connect` |
 //! | `endpoint-busy` | 503 | the connections of HTTP/2 to the endpoint carry as many requests as they may, for `timeouts.connect_ms` |
 //! | `upstream-reset` | 502 | the connection ended before the head of the answer |
+//! | `not-switched` | 502 | a client of HTTP/2 asked for a WebSocket, and the endpoint answered as if it had not |
 //! | `upstream-transfer-encoding` | 502 | the answer has a transfer coding other than `chunked` |
 //! | `upstream-head-too-large` | 502 | the head of the answer is too large, or has over 100 lines |
 //! | `bad-upstream-answer` | 502 | what the endpoint sent is no answer to this request |
@@ -36,9 +37,10 @@
 //! | `origin-not-listed` | 403 | a browser asks whether a page may send a call of gRPC-Web, and no origin in `grpc_web` is that of the page |
 //! | `expectation-failed` | 417 | the request expects something else than `100-continue` |
 //! | `loop-detected` | 508 | the request has been here three times, as `CDN-Loop` says |
-//! | `shutting-down` | 503 | the gateway is shutting down |
+//! | `shutting-down` | 503 | the gateway is shutting down, and waits for nothing any more |
 //! | `internal-error` | 500 | the gateway has lost the answer, which is a fault of it; its log says more |
 //! | `connect-not-supported` | 501 | the method is CONNECT |
+//! | `protocol-not-supported` | 501 | it is CONNECT of HTTP/2 with a `:protocol` other than `websocket` |
 //! | `head-too-large` | 431 | the request head is longer than `max_header_bytes` or has over 100 lines |
 //! | `head-timeout` | 408 | the request head did not come within `header_timeout` |
 //! | `bad-request-line` | 400 | the first line is no request line of HTTP/1.0 or 1.1 |
@@ -100,6 +102,8 @@ pub(super) enum RequestError {
     Reset(String),
     #[error("not an answer: {0}")]
     BadAnswer(String),
+    #[error("the endpoint has an answer, and no WebSocket")]
+    NotSwitched,
     #[error("the answer has a transfer coding other than chunked")]
     AnswerCoding,
     #[error("the head of the answer is too large, or has over 100 lines")]
@@ -132,7 +136,7 @@ impl RequestError {
             Self::Find(FindError::NotYet(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "list-not-yet", "the service has no list of instances yet")
             }
-            Self::Find(FindError::Closing) => {
+            Self::Find(FindError::Closing) | Self::Expired(Wait::Closing) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "shutting-down", "the gateway is shutting down")
             }
             Self::Pick(PickError::NoEndpoints(_)) | Self::NoUpstream => {
@@ -185,6 +189,9 @@ impl RequestError {
             }
             Self::BadAnswer(_) => {
                 (StatusCode::BAD_GATEWAY, "bad-upstream-answer", "the instance gave no proper answer")
+            }
+            Self::NotSwitched => {
+                (StatusCode::BAD_GATEWAY, "not-switched", "the instance has no WebSocket here")
             }
             Self::AnswerCoding => {
                 (StatusCode::BAD_GATEWAY, "upstream-transfer-encoding", "the instance's answer is coded")
@@ -247,6 +254,8 @@ impl RequestError {
             | Self::TooFast(_)
             | Self::Origin
             | Self::NoUpstream
+            // It is the client who asked for what is not there, and a whole answer says nothing against an endpoint.
+            | Self::NotSwitched
             | Self::Loop
             | Self::Lost => Fault::Local,
         }
@@ -311,6 +320,10 @@ fn refused(refusal: Refusal) -> (StatusCode, &'static str, &'static str) {
         Refusal::Unclear => bad("bad-request-framing", "unclear where the request begins"),
         Refusal::Connect => {
             (StatusCode::NOT_IMPLEMENTED, "connect-not-supported", "CONNECT is not supported")
+        }
+        Refusal::Protocol => {
+            let text = "only WebSocket is supported by CONNECT";
+            (StatusCode::NOT_IMPLEMENTED, "protocol-not-supported", text)
         }
         Refusal::HeadTooLarge => {
             (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large", "request head too large")

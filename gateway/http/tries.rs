@@ -182,6 +182,9 @@ impl Exchange {
         if let Some(deadline) = self.deadline {
             grpc::set_timeout(request.headers_mut(), deadline.saturating_duration_since(Instant::now()));
         }
+        if let Some(upload) = &self.upload {
+            upload.goes_out(!connection.is_shared());
+        }
         let spare = again.then(|| self.peer.worker.spares.copy(&request));
         if connection.is_shared() {
             forward::to_http2(&mut request, opened.member.address(), scheme);
@@ -196,7 +199,8 @@ impl Exchange {
     /// Judges how a try ended, and does what comes of it. Where nothing is `headed` after it, another one is under way.
     fn conclude(&mut self, place: usize, outcome: Outcome) -> Result<(), RequestError> {
         let seen = outcome.as_ref().map_or_else(|_| Seen::default(), |response| Seen::of(response.headers()));
-        let outcome = outcome.and_then(|response| verdict::accept(response, seen, self.upgrading));
+        let outcome = outcome
+            .and_then(|response| verdict::accept(response, seen, self.upgrading, self.websocket.as_deref()));
         let at = Instant::now();
         let (well, success) = self.learn(place, &outcome, at);
         if self.kept.as_ref().is_some_and(|kept| kept.is_lost()) {

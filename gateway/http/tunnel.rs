@@ -1,10 +1,16 @@
 //! What a connection carries after both sides agreed on another protocol: bytes, both ways.
 
-use std::{future::pending, io, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    future::{Future, pending},
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::body::Bytes;
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncWrite, AsyncWriteExt},
     sync::{Notify, oneshot},
     time::Instant,
 };
@@ -12,7 +18,7 @@ use tokio::{
 use super::admission::Held;
 use crate::{
     net::{Place, Stream, Watch, Watched},
-    server::Takeover,
+    server::{Takeover, Upgraded},
     telemetry::Account,
     upstream::{InFlight, Stats},
 };
@@ -41,18 +47,44 @@ pub(super) fn tunnel(
     })
 }
 
+/// Where one side breaks off, the other is reset: what it has got is not all that was meant for it.
 async fn carry(
-    mut client: Stream,
+    mut client: Upgraded,
     early: Vec<u8>,
     switched: oneshot::Receiver<(Stream, Bytes)>,
 ) -> io::Result<()> {
-    let (mut endpoint, late) = switched.await.map_err(io::Error::other)?;
-    write(&mut endpoint, &early).await?;
-    write(&mut client, &late).await?;
-    tokio::io::copy_bidirectional(&mut client, &mut endpoint).await.map(drop)
+    let reset = client.is_reset();
+    let carried = async {
+        let (mut endpoint, late) = switched.await.map_err(io::Error::other)?;
+        let carried = unless(reset, async {
+            write(&mut endpoint, &early).await?;
+            write(&mut client, &late).await?;
+            tokio::io::copy_bidirectional(&mut client, &mut endpoint).await.map(drop)
+        });
+        let carried = carried.await;
+        if carried.is_err() {
+            endpoint.reset_on_close()?;
+        }
+        carried
+    };
+    let carried = carried.await;
+    if carried.is_err() {
+        client.reset();
+    }
+    carried
 }
 
-async fn write(to: &mut Stream, bytes: &[u8]) -> io::Result<()> {
+async fn unless(
+    reset: impl Future<Output = ()>,
+    carried: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    tokio::select! {
+        carried = carried => carried,
+        () = reset => Err(io::ErrorKind::ConnectionReset.into()),
+    }
+}
+
+async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
     if bytes.is_empty() { Ok(()) } else { to.write_all(bytes).await }
 }
 

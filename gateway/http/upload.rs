@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use http::{HeaderMap, HeaderName, header};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
 use super::{
@@ -15,6 +16,7 @@ use super::{
     replay::{Kept, Replay},
     waits::{Upload, UploadWaits, Waits},
 };
+use crate::{syntax::list, telemetry::Account};
 
 /// A body for an endpoint.
 pub(super) enum RequestBody {
@@ -36,10 +38,13 @@ pub(super) struct Live {
 }
 
 /// How a body fares, as its request wants to know it after the body has gone its own way.
-#[derive(Default)]
 pub(super) struct Course {
     state: Cell<State>,
     waker: RefCell<Option<Waker>>,
+    /// It goes to an endpoint by HTTP/1, which takes these trailers and no others.
+    by_http1: Cell<bool>,
+    announced: RefCell<Vec<HeaderName>>,
+    account: Rc<Account>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -94,11 +99,12 @@ impl Uploaded {
         most: Option<u64>,
         keep: Option<usize>,
         text: bool,
+        account: &Rc<Account>,
     ) -> Self {
         if incoming.is_end_stream() {
             return Self { body: RequestBody::Empty, course: None, kept: None };
         }
-        let course = Rc::<Course>::default();
+        let course = Rc::new(Course::new(account.clone()));
         let (left, decoder) = (most.unwrap_or(u64::MAX), text.then(Box::default));
         let live = Live { incoming, waits: waits.upload(), course: course.clone(), left, decoder };
         let keep = keep.filter(|most| live.size_hint().lower() <= *most as u64);
@@ -117,9 +123,48 @@ impl RequestBody {
     pub(super) fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
     }
+
+    /// Counts what the endpoint does not get of these.
+    fn count(&self, trailers: &HeaderMap) {
+        match self {
+            Self::Empty => {}
+            Self::Live(live) => live.course().count(trailers),
+            Self::Kept(replay) => replay.course().count(trailers),
+        }
+    }
 }
 
 impl Course {
+    fn new(account: Rc<Account>) -> Self {
+        Self {
+            state: Cell::default(),
+            waker: RefCell::default(),
+            by_http1: Cell::new(false),
+            announced: RefCell::default(),
+            account,
+        }
+    }
+
+    /// The head of the request says which trailers come behind it.
+    pub(super) fn announces(&self, headers: &HeaderMap) {
+        let names = list::of(headers, &header::TRAILER);
+        self.announced.replace(names.filter_map(|name| HeaderName::from_bytes(name).ok()).collect());
+    }
+
+    /// It goes to an endpoint, by HTTP/1 or by HTTP/2.
+    pub(super) fn goes_out(&self, by_http1: bool) {
+        self.by_http1.set(by_http1);
+    }
+
+    fn count(&self, trailers: &HeaderMap) {
+        let announced = self.announced.borrow();
+        let dropped = trailers.keys().filter(|name| !announced.contains(name)).count();
+        if self.by_http1.get() && dropped > 0 {
+            let Account { metrics, worker } = &*self.account;
+            metrics.dropped_trailers(*worker, dropped as u64);
+        }
+    }
+
     /// Whether the client has sent all of it, so that nobody waits for more.
     pub(super) fn is_over(&self) -> bool {
         self.state.get() == State::Over
@@ -155,6 +200,10 @@ impl Course {
 }
 
 impl Live {
+    pub(super) fn course(&self) -> Rc<Course> {
+        self.course.clone()
+    }
+
     pub(super) fn is_cut(&self) -> bool {
         self.course.state.get() == State::Cut
     }
@@ -251,11 +300,18 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        match self.get_mut() {
+        let body = self.get_mut();
+        let frame = match body {
             Self::Empty => Poll::Ready(None),
             Self::Live(live) => live.poll_frame(cx),
             Self::Kept(replay) => replay.poll_frame(cx),
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            body.count(trailers);
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

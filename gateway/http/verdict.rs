@@ -12,7 +12,9 @@ use super::{
     upload::{RequestBody, Spoilt},
     waits::Wait,
 };
-use crate::{client::Connection, resilience::Event, telemetry::Fault, upstream::Evidence};
+use crate::{
+    client::Connection, resilience::Event, syntax::websocket::Accept, telemetry::Fault, upstream::Evidence,
+};
 
 /// A try that failed.
 pub(super) struct Failed {
@@ -143,14 +145,28 @@ pub(super) fn success<B>(outcome: &Result<Response<B>, Failed>) -> Option<bool> 
     }
 }
 
-/// An answer is one only if it can be handed on as what it is.
-pub(super) fn accept<B>(response: Response<B>, seen: Seen, upgrading: bool) -> Result<Response<B>, Failed> {
+/// An answer is one only if it can be handed on as what it is. `websocket` is what a client of HTTP/2 asked for that.
+pub(super) fn accept<B>(
+    response: Response<B>,
+    seen: Seen,
+    upgrading: bool,
+    websocket: Option<&Accept>,
+) -> Result<Response<B>, Failed> {
     if seen.is_coded() {
         forward::coding(response.headers()).map_err(Failed::for_good)?;
     }
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching && !(upgrading && forward::may_switch(response.headers())) {
         return Err(Failed::for_good(RequestError::BadAnswer("switches protocols unasked".into())));
+    }
+    if let Some(accept) = websocket {
+        if switching && !accept.is_in(response.headers()) {
+            return Err(Failed::for_good(RequestError::BadAnswer("no proper handshake of WebSocket".into())));
+        }
+        // The client would take it for the beginning of one.
+        if response.status().is_success() {
+            return Err(Failed::for_good(RequestError::NotSwitched));
+        }
     }
     Ok(response)
 }
@@ -161,8 +177,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        catalog::FindError, client::DialError, selector::PickError, server::Refusal, telemetry::Refused,
-        upstream::UpstreamName,
+        catalog::FindError, client::DialError, selector::PickError, server::Refusal, syntax::websocket,
+        telemetry::Refused, upstream::UpstreamName,
     };
 
     fn refused(error: io::Error) -> RequestError {
@@ -207,6 +223,7 @@ mod tests {
             (RequestError::AnswerCoding, Fault::Endpoint, Some(Evidence::Broke)),
             (RequestError::Expectation, Fault::Client, None),
             (RequestError::Loop, Fault::Local, None),
+            (RequestError::NotSwitched, Fault::Local, None),
             (RequestError::Expired(Wait::Room), Fault::Endpoint, Some(Evidence::TimedOut)),
             (RequestError::Expired(Wait::Head), Fault::Endpoint, Some(Evidence::TimedOut)),
             (RequestError::Expired(Wait::Answer), Fault::Endpoint, Some(Evidence::TimedOut)),
@@ -215,6 +232,7 @@ mod tests {
             (RequestError::Expired(Wait::WholeOfClient), Fault::Client, None),
             (RequestError::Expired(Wait::Upload), Fault::Client, None),
             (RequestError::Expired(Wait::Leave), Fault::Local, None),
+            (RequestError::Expired(Wait::Closing), Fault::Local, None),
             (RequestError::Aborted(String::new()), Fault::Client, None),
             (Refusal::Host.into(), Fault::Client, None),
         ] {
@@ -257,8 +275,21 @@ mod tests {
     #[test]
     fn a_switch_of_protocols_has_to_be_asked_for() {
         let switching = || Response::builder().status(101).body(()).unwrap();
-        assert!(accept(switching(), Seen::default(), true).is_ok());
-        let outcome = accept(switching(), Seen::default(), false);
+        assert!(accept(switching(), Seen::default(), true, None).is_ok());
+        let outcome = accept(switching(), Seen::default(), false, None);
         assert_eq!(evidence(&outcome), Some(Evidence::Broke));
+    }
+
+    #[test]
+    fn a_websocket_of_our_own_key_has_to_be_agreed_to() {
+        let asked = websocket::offer(&mut http::HeaderMap::new(), 1);
+        let outcome = |status: u16| {
+            accept(Response::builder().status(status).body(()).unwrap(), Seen::default(), true, Some(&asked))
+        };
+        assert_eq!(evidence(&outcome(101)), Some(Evidence::Broke), "without the answer to the key");
+        // Whoever asks for a WebSocket where there is none takes no endpoint out of the choice.
+        assert!(matches!(outcome(204), Err(Failed { error: RequestError::NotSwitched, .. })));
+        assert_eq!(evidence(&outcome(204)), None);
+        assert!(outcome(302).is_ok() && outcome(404).is_ok());
     }
 }

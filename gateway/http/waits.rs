@@ -41,6 +41,8 @@ pub(super) enum Wait {
     Try,
     /// The end of it all, after the endpoint has left the list.
     Leave,
+    /// Whatever it was: the gateway closes.
+    Closing,
 }
 
 impl Wait {
@@ -49,7 +51,7 @@ impl Wait {
         match self {
             Self::Upload | Self::WholeOfClient => Fault::Client,
             Self::Room | Self::Head | Self::Answer | Self::WholeOfEndpoint | Self::Try => Fault::Endpoint,
-            Self::Leave => Fault::Local,
+            Self::Leave | Self::Closing => Fault::Local,
         }
     }
 }
@@ -107,6 +109,7 @@ impl Limits {
             Wait::WholeOfClient | Wait::WholeOfEndpoint => self.whole,
             Wait::Try => self.per_try,
             Wait::Leave => self.leave,
+            Wait::Closing => None,
         }
     }
 
@@ -429,6 +432,9 @@ impl Watched for State {
         let Some(began) = self.began.get() else { return false };
         if self.expired.get().is_some() {
             return false;
+        }
+        if self.client.borrow().as_ref().is_some_and(|meter| meter.is_ending()) {
+            return self.expire(Wait::Closing);
         }
         let limits = self.limits.get();
         if limits.whole.is_some_and(|limit| now.saturating_duration_since(began) >= limit) {

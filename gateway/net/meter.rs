@@ -8,6 +8,7 @@ pub struct Meter {
     read: Cell<u64>,
     written: Cell<u64>,
     blocked: Cell<bool>,
+    ending: Cell<bool>,
 }
 
 impl Meter {
@@ -24,6 +25,16 @@ impl Meter {
     /// Whether the last write found no room: the peer does not read.
     pub fn is_blocked(&self) -> bool {
         self.blocked.get()
+    }
+
+    /// Whether it is about to be closed, whatever is under way.
+    pub fn is_ending(&self) -> bool {
+        self.ending.get()
+    }
+
+    /// It is about to be closed.
+    pub fn end(&self) {
+        self.ending.set(true);
     }
 
     pub(super) fn count_read(&self, bytes: usize) {

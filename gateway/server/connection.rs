@@ -17,6 +17,7 @@ use super::{
     http2,
     info::ConnInfo,
     linger::Lingering,
+    upgraded::Upgraded,
 };
 use crate::{
     config,
@@ -78,7 +79,7 @@ where
     };
     match after {
         After::Switched(takeover, stream, early) => {
-            info.orders.unless_ended(takeover(stream, early)).await;
+            info.orders.unless_ended(takeover(Upgraded::Connection(stream), early)).await;
         }
         After::Http2(stream, early) => {
             drop(watched);

@@ -42,6 +42,8 @@ pub enum Refusal {
     Unclear,
     #[error("CONNECT is not supported")]
     Connect,
+    #[error("CONNECT for another protocol than WebSocket")]
+    Protocol,
     #[error("request head too large")]
     HeadTooLarge,
     #[error("request head took too long")]

@@ -14,14 +14,12 @@ use tokio::time::Instant;
 use super::{
     orders::{Order, Orders},
     spread::Worker,
+    upgraded::Upgraded,
 };
-use crate::{
-    net::{Meter, Stream},
-    tls,
-};
+use crate::{net::Meter, tls};
 
-/// Goes on with the bytes of a connection after HTTP. Gets what was read too far.
-pub type Takeover = Box<dyn FnOnce(Stream, Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>>>;
+/// Goes on with the bytes of a client after HTTP. Gets what was read too far.
+pub type Takeover = Box<dyn FnOnce(Upgraded, Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// What was learned of a connection when it was made, and what may be asked of it. Lives on one worker.
 pub struct ConnInfo {
@@ -66,7 +64,7 @@ impl ConnInfo {
         self.tls.get()
     }
 
-    /// Hands the connection over as soon as the answer, a 101, is sent.
+    /// Hands over what the request came by as soon as its answer, a 101, is sent: the connection, or one stream of it.
     pub fn take_over(&self, takeover: Takeover) {
         self.takeover.set(Some(takeover));
     }

@@ -15,6 +15,7 @@ mod orders;
 mod shutdown;
 mod spread;
 mod tasks;
+mod upgraded;
 mod worker;
 
 pub use accept::AcceptErrors;
@@ -24,4 +25,5 @@ pub use info::{ConnInfo, Takeover};
 pub use listen::{BindError, Listening, bind};
 pub use shutdown::{Closer, Shutdown, shutdown};
 pub use tasks::supervised;
+pub use upgraded::Upgraded;
 pub use worker::{Workers, serve};

@@ -8,6 +8,7 @@ pub mod list;
 pub mod path;
 pub mod target;
 pub mod upgrade;
+pub mod websocket;
 
 /// Bytes of a token: methods, names of headers and of protocols.
 pub const fn is_token(byte: u8) -> bool {

@@ -78,6 +78,7 @@ struct WorkerCounters {
     hedges_won: AtomicU64,
     hedges_cancelled: AtomicU64,
     interim: AtomicU64,
+    trailers_dropped: AtomicU64,
     left: AtomicU64,
     /// As in [`FAULTS`].
     cut: [AtomicU64; FAULTS.len()],
@@ -158,6 +159,11 @@ impl UpstreamMetrics {
         add(&self.workers[worker].interim, answers);
     }
 
+    /// So many trailers of a request did not reach an endpoint.
+    pub fn dropped_trailers(&self, worker: usize, trailers: u64) {
+        add(&self.workers[worker].trailers_dropped, trailers);
+    }
+
     /// A request, or an upgraded connection, was ended because its endpoint had left.
     pub fn left(&self, worker: usize) {
         add(&self.workers[worker].left, 1);
@@ -192,6 +198,7 @@ impl UpstreamMetrics {
             counts.hedges_cancelled += worker.hedges_cancelled.load(Relaxed);
             counts.left += worker.left.load(Relaxed);
             counts.interim += worker.interim.load(Relaxed);
+            counts.trailers_dropped += worker.trailers_dropped.load(Relaxed);
             counts.latencies.sum += Duration::from_nanos(worker.nanoseconds.load(Relaxed));
         }
         counts
@@ -216,6 +223,8 @@ pub struct UpstreamCounts {
     /// Tries that were ended because the one beside them had the answer.
     pub hedges_cancelled: u64,
     pub interim: u64,
+    /// Trailers of requests that did not reach an endpoint.
+    pub trailers_dropped: u64,
     /// Requests and upgraded connections that were ended because their endpoint had left.
     pub left: u64,
     /// Requests that did not come to their end, as in [`FAULTS`].

@@ -51,6 +51,8 @@ metrics! {
         "Requests and upgraded connections that the gateway ended, by reason";
     INTERIM = Counter "witgate_interim_answers_total" ["upstream"]
         "Interim answers (1xx) of endpoints, which are dropped";
+    TRAILERS_DROPPED = Counter "witgate_request_trailers_dropped_total" ["upstream"]
+        "Trailers of requests that were not announced, and so did not reach an endpoint by HTTP/1";
     REFUSED = Counter "witgate_requests_refused_total" ["upstream", "reason"]
         "Requests that the gateway did not send to an upstream, by reason";
     BREAKER_OPEN = Gauge "witgate_breaker_open" ["upstream"]

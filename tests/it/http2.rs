@@ -5,13 +5,18 @@ use std::{sync::Arc, time::Duration};
 use h2::Reason;
 use http::{HeaderMap, Method};
 use hyper::body::Bytes;
-use tokio::{io::AsyncWriteExt, sync::Notify};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{Notify, Semaphore},
+};
+use witgate::config::Protocol;
 
 use crate::{
     http_harness::{Gateway, Setup},
     support::{
         client::{Client, until},
         http2::{Frames, Http2, PREFACE, answer, frame, get, head, in_time, read, reset, to},
+        http2_origin::{Call, Http2Origin},
         origin::{Origin, Reply, Seen, read_head},
     },
 };
@@ -151,6 +156,25 @@ async fn trailers_pass_both_ways() {
 }
 
 #[tokio::test]
+async fn trailers_that_nobody_announced_are_counted() {
+    let origin = Origin::start("ok").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = Http2::connect(gateway.address).await;
+    // What may be sent again is kept, and what may not is not.
+    for method in [Method::POST, Method::PUT] {
+        let mut request = to(method, "/");
+        request.headers_mut().insert("trailer", "x-up, x-other".parse().unwrap());
+        let (response, mut stream) = client.send(request, false).await;
+        stream.send_data(Bytes::from("abc"), false).unwrap();
+        let trailers = ["x-up", "x-two", "x-three"].map(|name| (name.parse().unwrap(), "8".parse().unwrap()));
+        stream.send_trailers(HeaderMap::from_iter(trailers)).unwrap();
+        assert_eq!(answer(response).await.unwrap().text(), "ok");
+    }
+    assert_eq!(origin.seen()[0].trailers, ["x-up: 8"]);
+    assert_eq!(gateway.upstream("main").metrics.counts().trailers_dropped, 4);
+}
+
+#[tokio::test]
 async fn what_the_gateway_refuses_has_a_reason_and_the_connection_goes_on() {
     let origin = Origin::start("hello").await;
     let setup = Setup::to(&[&origin]).with(|setup| setup.routes[0].matches.path = "/here".into());
@@ -271,6 +295,75 @@ async fn an_answer_that_is_not_read_holds_up_no_other() {
     for body in unread {
         assert!(in_time(read(body)).await.unwrap().0 == large.as_bytes());
     }
+}
+
+#[tokio::test]
+async fn one_unread_answer_among_100_harms_no_other() {
+    const LONG: usize = 256 << 10;
+    let one = Origin::replying(|_| Reply::text(&"x".repeat(LONG))).await;
+    let two = Http2Origin::start(|call: Call| call.answer("x".repeat(LONG))).await;
+    for (address, protocol) in [(one.address, Protocol::Http1), (two.address, Protocol::Http2)] {
+        let gateway = Gateway::start(Setup::to_addresses(&[address]).with(|setup| {
+            setup.workers = 1;
+            setup.upstream().protocol = protocol;
+        }));
+        let mut builder = h2::client::Builder::new();
+        let mut client = Http2::with(gateway.address, builder.initial_connection_window_size(8 << 20)).await;
+        let mut bodies = Vec::new();
+        for _ in 0..100 {
+            let (response, _) = client.send(get("/"), true).await;
+            bodies.push(response);
+        }
+        let unread = head(bodies.remove(50)).await.into_body();
+        for body in bodies {
+            assert_eq!(answer(body).await.unwrap().body.len(), LONG, "{protocol:?}");
+        }
+        assert_eq!(in_time(read(unread)).await.unwrap().0.len(), LONG);
+    }
+}
+
+/// Answers each request when it is let go.
+async fn held(go: Arc<Semaphore>) -> Origin {
+    Origin::connected(move |mut stream, _, seen| {
+        let go = go.clone();
+        async move {
+            let mut buffer = Vec::new();
+            while let Some(head) = read_head(&mut stream, &mut buffer).await {
+                seen.lock().unwrap().push(noted(head));
+                go.acquire().await.unwrap().forget();
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await.unwrap();
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn that_a_connection_takes_no_more_requests_is_said_in_two_steps() {
+    // GET http://a/
+    const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 1, b'a'];
+    let go = Arc::new(Semaphore::new(0));
+    let origin = held(go.clone()).await;
+    let mut gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = Frames::connect(gateway.address).await;
+    client.send(&frame(1, 5, 1, GET)).await;
+    until("it is at the endpoint", || origin.seen().len() == 1).await;
+    gateway.close(Duration::from_secs(60));
+    let (.., first) = client.find(7..=7).await.unwrap();
+    assert_eq!(first[..8], [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+    // What was on its way when the client heard of it is answered.
+    client.send(&frame(1, 5, 3, GET)).await;
+    until("that is at the endpoint, too", || origin.seen().len() == 2).await;
+    let (.., ping) = client.find(6..=6).await.unwrap();
+    client.send(&frame(6, 1, 0, &ping)).await;
+    let (.., last) = client.find(7..=7).await.unwrap();
+    assert_eq!(last[..8], [0, 0, 0, 3, 0, 0, 0, 0]);
+    go.add_permits(2);
+    let mut answered = [client.find(1..=1).await.unwrap().2, client.find(1..=1).await.unwrap().2];
+    answered.sort();
+    assert_eq!(answered, [1, 3]);
+    client.closed().await;
+    in_time(gateway.ended()).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Requests that go to endpoints over HTTP/2.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -11,7 +12,11 @@ use std::{
 use h2::Reason;
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Bytes;
-use tokio::sync::{Notify, Semaphore};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::{Notify, Semaphore},
+};
 use witgate::config::Protocol;
 
 use crate::{
@@ -75,6 +80,40 @@ async fn a_request_by_http_1_goes_out_by_http_2() {
 }
 
 #[tokio::test]
+async fn what_concerns_a_connection_ends_here_and_cookies_are_one_line() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let note = seen.clone();
+    let origin = Http2Origin::start(move |call| {
+        note.lock().unwrap().push(call.request.headers().clone());
+        call.answer("ok")
+    })
+    .await;
+    let gateway = gateway(&origin, |_| {});
+    let mut client = Http2::connect(gateway.address).await;
+    let mut request = get("/");
+    for (name, value) in
+        [("te", "trailers"), ("cookie", "a=1"), ("cookie", "b=2"), ("x-one", "1"), ("x-one", "2")]
+    {
+        request.headers_mut().append(name, value.parse().unwrap());
+    }
+    assert_eq!(client.request(request).await.text(), "ok");
+    let mut client = Client::connect(gateway.address).await;
+    client
+        .send("GET / HTTP/1.1\r\nhost: a\r\nte: gzip, trailers\r\nconnection: te\r\ncookie: a=1; b=2\r\nx-one: 1\r\nx-one: 2\r\n\r\n")
+        .await;
+    assert_eq!(client.answer().await.text(), "ok");
+    for seen in &*seen.lock().unwrap() {
+        let all =
+            |name: &str| seen.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
+        assert_eq!(
+            (all("te"), all("cookie"), all("x-one")),
+            (vec!["trailers"], vec!["a=1; b=2"], vec!["1", "2"])
+        );
+        assert!(all("connection").is_empty() && all("host").is_empty());
+    }
+}
+
+#[tokio::test]
 async fn bodies_and_trailers_pass_both_ways() {
     let origin = Http2Origin::start(Call::echo).await;
     let gateway = gateway(&origin, |_| {});
@@ -101,6 +140,7 @@ async fn bodies_and_trailers_pass_both_ways() {
         (&"1048576".parse::<http::HeaderValue>().unwrap(), &"8".parse().unwrap())
     );
     assert!(got.text() == large);
+    assert_eq!(gateway.upstream("main").metrics.counts().trailers_dropped, 0, "by HTTP/2 all get through");
     assert_eq!(origin.connections(), 2, "one for each worker at most: {}", origin.connections());
 }
 
@@ -191,6 +231,54 @@ async fn an_endpoint_that_takes_one_request_at_a_time_gets_one_at_a_time() {
         assert_eq!(answer(call).await.unwrap().text(), "ok");
     }
     assert_eq!((origin.most_at_once(), failures(&gateway)), (1, 0));
+}
+
+#[tokio::test]
+async fn requests_that_are_cancelled_give_their_streams_back() {
+    let (held, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let (count, wait) = (held.clone(), go.clone());
+    let origin = Http2Origin::start(move |call: Call| {
+        let (count, wait) = (count.clone(), wait.clone());
+        async move {
+            if call.path() != "/held" {
+                return call.echo().await;
+            }
+            count.fetch_add(1, SeqCst);
+            wait.acquire().await.unwrap().forget();
+            call.answer("ok").await;
+        }
+    })
+    .await;
+    let gateway = gateway(&origin, |setup| {
+        setup.workers = 1;
+        setup.upstream().pool.max_http2_connections = 1;
+    });
+    let in_flight = || gateway.upstream("main").reader.snapshot().iter().next().unwrap().stats().in_flight();
+    for round in 0..50 {
+        // A few over each connection: what a client may reset is bounded.
+        let mut client = Http2::connect(gateway.address).await;
+        for number in 0..20 {
+            let (response, mut stream) = client.send(to(Method::POST, "/"), false).await;
+            stream.send_data(Bytes::from("some"), number % 2 == 0).unwrap();
+            match (round + number) % 4 {
+                0 if number % 2 == 0 => assert_eq!(answer(response).await.unwrap().text(), "some"),
+                1 => stream.send_reset(Reason::CANCEL),
+                _ => drop(response),
+            }
+        }
+    }
+    until("all is over", || in_flight() == 0).await;
+    let mut client = Http2::connect(gateway.address).await;
+    let mut calls = Vec::new();
+    for _ in 0..32 {
+        calls.push(client.send(get("/held"), true).await.0);
+    }
+    until("there is room for all", || held.load(SeqCst) == 32).await;
+    go.add_permits(32);
+    for call in calls {
+        assert_eq!(answer(call).await.unwrap().text(), "ok");
+    }
+    assert_eq!(origin.connections(), 1);
 }
 
 #[tokio::test]
@@ -418,4 +506,70 @@ async fn an_answer_before_the_end_of_a_request_ends_that() {
     let reason = in_time(std::future::poll_fn(|cx| stream.poll_reset(cx))).await.unwrap();
     assert_eq!(reason, Reason::NO_ERROR);
     assert_eq!(failures(&gateway), 0);
+}
+
+#[tokio::test]
+async fn a_whole_answer_with_a_reset_without_an_error_behind_it_is_whole() {
+    const LONG: usize = 100_000;
+    let origin = Http2Origin::start(|mut call: Call| async move {
+        let mut stream = call.reply.send_response(Response::new(()), false).unwrap();
+        stream.send_data(vec![b'x'; LONG].into(), true).unwrap();
+        // Behind the answer the library says that the rest of the request is not wanted.
+        drop(call.request);
+    })
+    .await;
+    let gateway = gateway(&origin, |_| {});
+    let mut client = Http2::connect(gateway.address).await;
+    for _ in 0..50 {
+        let (response, mut stream) = client.send(to(Method::POST, "/"), false).await;
+        stream.send_data(Bytes::from(vec![0; 1 << 20]), false).unwrap();
+        assert_eq!(answer(response).await.unwrap().body.len(), LONG);
+    }
+    assert_eq!(failures(&gateway), 0);
+}
+
+/// Passes a connection on to an endpoint of HTTP/2, and notes the kinds and flags of frames that come.
+async fn noting(endpoint: SocketAddr, frames: Arc<Mutex<Vec<(u8, u8)>>>) -> Origin {
+    Origin::connected(move |stream, _, _| {
+        let frames = frames.clone();
+        async move {
+            let (mut from, mut to) = stream.into_split();
+            let (mut back, mut on) = TcpStream::connect(endpoint).await.unwrap().into_split();
+            let passes = async {
+                let mut preface = [0; 24];
+                from.read_exact(&mut preface).await?;
+                on.write_all(&preface).await?;
+                loop {
+                    let mut header = [0; 9];
+                    from.read_exact(&mut header).await?;
+                    let [a, b, c, kind, flags, ..] = header;
+                    frames.lock().unwrap().push((kind, flags));
+                    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+                    from.read_exact(&mut payload).await?;
+                    on.write_all(&[&header[..], &payload].concat()).await?;
+                }
+            };
+            let _: (std::io::Result<()>, _) = tokio::join!(passes, tokio::io::copy(&mut back, &mut to));
+        }
+    })
+    .await
+}
+
+/// Servers of gRPC close a connection that pings while it is idle, or too often.
+#[tokio::test]
+async fn an_endpoint_is_not_pinged() {
+    let (origin, frames) = (Http2Origin::start(Call::echo).await, Arc::<Mutex<Vec<(u8, u8)>>>::default());
+    let noting = noting(origin.address, frames.clone()).await;
+    let setup = Setup::to(&[&noting]).with(|setup| setup.upstream().protocol = Protocol::Http2);
+    let gateway = Gateway::start(setup);
+    let mut client = Http2::connect(gateway.address).await;
+    for _ in 0..2 {
+        for _ in 0..5 {
+            assert_eq!(client.post("/", vec![b'x'; 1 << 18]).await.body.len(), 1 << 18);
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let frames = frames.lock().unwrap();
+    assert!(frames.iter().filter(|(kind, _)| *kind == 1).count() >= 10, "requests went this way");
+    assert!(!frames.contains(&(6, 0)), "a ping that is no answer to one");
 }

@@ -22,7 +22,9 @@ use crate::support::{
     client::LONG,
     gateway::Gateway,
     http2::{self, Http2},
+    http2_origin::{Call, Http2Origin},
     origin::{Origin, Reply, read_head, read_request},
+    websocket::{agree, ask},
 };
 
 const REQUESTS: u64 = 10_000;
@@ -95,6 +97,8 @@ enum Traffic {
     Text(&'static str),
     /// Requests by HTTP/2, many over a connection, of which they cancel the most.
     Streams,
+    /// The same with WebSockets.
+    Tunnels,
 }
 
 /// Sends requests, and reads what comes until the end.
@@ -111,12 +115,19 @@ async fn send(address: SocketAddr, traffic: Traffic, count: u64) {
                         send_one(address, request).await;
                     }
                 }
-                Traffic::Streams => {
+                Traffic::Streams | Traffic::Tunnels => {
                     let mut numbers = std::iter::from_fn(|| more().ok()).peekable();
                     while numbers.peek().is_some() {
                         let mut client = Http2::connect(address).await;
+                        if matches!(traffic, Traffic::Tunnels) {
+                            // Then it has the settings.
+                            client.get("/").await;
+                        }
                         for number in numbers.by_ref().take(100) {
-                            open_and_cancel(&mut client, number).await;
+                            match traffic {
+                                Traffic::Tunnels => tunnel_and_leave(&mut client, number).await,
+                                _ => open_and_cancel(&mut client, number).await,
+                            }
                         }
                     }
                 }
@@ -144,6 +155,27 @@ async fn open_and_cancel(client: &mut Http2, number: u64) {
     match number % 5 {
         0 => drop(http2::answer(response).await.unwrap()),
         1 => drop(http2::head(response).await),
+        2 => stream.send_reset(Reason::CANCEL),
+        _ => {}
+    }
+}
+
+/// One in four goes to its end; the others are reset, before their head is there and after it, or forgotten.
+async fn tunnel_and_leave(client: &mut Http2, number: u64) {
+    let (response, mut stream) = client.send(ask("websocket"), false).await;
+    match number % 4 {
+        0 => {
+            let head = http2::head(response).await;
+            // A busy machine may have taken too long.
+            if head.status() == 200 {
+                stream.send_data(Bytes::from("bye"), true).unwrap();
+                assert_eq!(http2::in_time(http2::read(head.into_body())).await.unwrap().0, b"bye");
+            }
+        }
+        1 => {
+            drop(http2::head(response).await);
+            stream.send_reset(Reason::CANCEL);
+        }
         2 => stream.send_reset(Reason::CANCEL),
         _ => {}
     }
@@ -222,6 +254,33 @@ async fn streams_that_are_cancelled() {
     let origin = Origin::start("ok").await;
     let settings = "pool = { max_idle = 0 }";
     nothing_is_left(gateway(&[origin.address], settings), Traffic::Streams, REQUESTS / 2).await;
+}
+
+#[tokio::test]
+async fn streams_that_are_cancelled_to_an_endpoint_of_http_2() {
+    let origin = Http2Origin::start(Call::echo).await;
+    let settings = "protocol = 'http2'\n         pool = { idle_timeout_ms = 200 }";
+    nothing_is_left(gateway(&[origin.address], settings), Traffic::Streams, REQUESTS / 2).await;
+}
+
+#[tokio::test]
+async fn websockets_that_are_left() {
+    let origin = Origin::connected(|mut stream, connection, _| async move {
+        let mut buffer = Vec::new();
+        while let Some(request) = read_request(&mut stream, &mut buffer, connection).await {
+            if request.header("upgrade").is_none() {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                continue;
+            }
+            let _ = stream.write_all(agree(&request.head).as_bytes()).await;
+            let (mut from, mut to) = stream.split();
+            let _ = tokio::io::copy(&mut from, &mut to).await;
+            return;
+        }
+    })
+    .await;
+    let settings = "pool = { max_idle = 0 }";
+    nothing_is_left(gateway(&[origin.address], settings), Traffic::Tunnels, REQUESTS / 2).await;
 }
 
 #[tokio::test]

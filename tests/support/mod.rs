@@ -18,4 +18,6 @@ pub mod origin;
 pub mod service;
 pub mod session;
 pub mod tls;
+pub mod tonic_echo;
 pub mod traffic;
+pub mod websocket;

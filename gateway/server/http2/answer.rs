@@ -12,23 +12,31 @@ use hyper::{
     body::{Body, Bytes, Frame, SizeHint},
 };
 
-use super::state::Open;
+use super::{state::Open, tunnel::Switch};
 
 /// The future of an answer.
 pub(super) struct Answer<F> {
     pub future: F,
     /// None once it is there.
     pub open: Option<Open>,
+    /// Of a request whose stream may become a tunnel.
+    pub switch: Option<Box<Switch>>,
 }
 
 impl<B: Body, F: Future<Output = Response<B>> + Unpin> Future for Answer<F> {
     type Output = Result<Response<AnswerBody<B>>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = ready!(Pin::new(&mut self.future).poll(cx));
-        let open = self.open.take();
+        let mut response = ready!(Pin::new(&mut self.future).poll(cx));
+        let mut open = self.open.take();
         if let Some(open) = &open {
             open.answered();
+        }
+        if let Some(switch) = self.switch.take()
+            && let Some(takeover) = switch.streams.state.info.taken_over()
+            && let Some(open) = open.take()
+        {
+            switch.take_over(open, &mut response, takeover);
         }
         Poll::Ready(Ok(response.map(|body| AnswerBody { body, open })))
     }

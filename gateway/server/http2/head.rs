@@ -1,11 +1,11 @@
 //! The head of a request by HTTP/2, as strictly read as one by HTTP/1: whoever comes after this sees no difference.
 
-use http::{HeaderMap, HeaderValue, Method, Request, header, request::Parts};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderValue, Method, Request, Version, header, request::Parts};
+use hyper::{body::Incoming, ext::Protocol};
 
 use crate::{
     server::Refusal,
-    syntax::{authority, target},
+    syntax::{authority, target, websocket},
 };
 
 /// Fields of a head, each crumb of a cookie counted: one byte of a client can be a whole one of ours.
@@ -27,7 +27,7 @@ fn read(head: &mut Parts) -> Result<(), Refusal> {
         return Err(Refusal::HeadTooLarge);
     }
     if head.method == Method::CONNECT {
-        return Err(Refusal::Connect);
+        websocket(head)?;
     }
     let blank = |byte: Option<&u8>| byte.is_some_and(|byte| matches!(byte, b' ' | b'\t'));
     let padded = |value: &HeaderValue| {
@@ -41,6 +41,20 @@ fn read(head: &mut Parts) -> Result<(), Refusal> {
     target::check(head.method.as_str().as_bytes(), path.as_bytes())?;
     host(head)?;
     join_cookies(&mut head.headers);
+    Ok(())
+}
+
+/// Makes of a request for a WebSocket (RFC 8441) what a client of HTTP/1 sends for one, with a key of our own.
+fn websocket(head: &mut Parts) -> Result<(), Refusal> {
+    let protocol = head.extensions.get::<Protocol>().ok_or(Refusal::Connect)?;
+    if !websocket::is_named(protocol.as_ref()) {
+        return Err(Refusal::Protocol);
+    }
+    (head.method, head.version) = (Method::GET, Version::HTTP_11);
+    // What comes behind it is no body.
+    head.headers.remove(header::CONTENT_LENGTH);
+    let accept = websocket::offer(&mut head.headers, fastrand::u128(..));
+    head.extensions.insert(accept);
     Ok(())
 }
 
@@ -128,6 +142,31 @@ mod tests {
             ("http://u@a.test/", &[]),
         ] {
             assert_eq!(check(target, hosts), Err(Refusal::Host), "{target} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_for_a_websocket_is_a_get_that_offers_it() {
+        let read = |protocol: &str| {
+            let request = Request::builder().method("CONNECT").uri("http://a.test/chat");
+            let request = request.header("content-length", "0").header("sec-websocket-key", "theirs");
+            let request = request.extension(Protocol::from(protocol));
+            let mut head = request.body(()).unwrap().into_parts().0;
+            super::read(&mut head).map(|()| head)
+        };
+        for protocol in ["websocket", "WebSocket"] {
+            let head = read(protocol).unwrap();
+            assert_eq!(
+                (&head.method, head.version, head.uri.path()),
+                (&Method::GET, Version::HTTP_11, "/chat")
+            );
+            assert!(head.headers["upgrade"] == "websocket" && head.headers["connection"] == "upgrade");
+            assert!(!head.headers.contains_key("content-length"));
+            assert_ne!(head.headers["sec-websocket-key"], "theirs");
+            assert!(head.extensions.get::<websocket::Accept>().is_some());
+        }
+        for protocol in ["connect-udp", "websocket2", ""] {
+            assert_eq!(read(protocol).map(drop), Err(Refusal::Protocol), "{protocol}");
         }
     }
 

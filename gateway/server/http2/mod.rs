@@ -7,6 +7,7 @@ mod answer;
 mod frames;
 mod head;
 mod state;
+mod tunnel;
 
 use std::{
     cell::RefCell,
@@ -18,17 +19,19 @@ use std::{
 };
 
 use hyper::{
-    Request, Response,
+    Method, Request, Response,
     body::{Body, Bytes, Incoming},
     rt::Executor,
     server::conn::http2,
     service::service_fn,
+    upgrade,
 };
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
 pub(super) use self::state::State;
-use self::{answer::Answer, frames::Frames};
+pub use self::tunnel::Tunnel;
+use self::{answer::Answer, frames::Frames, tunnel::Switch};
 use super::{Arrival, orders::Order};
 use crate::net::Stream;
 
@@ -55,20 +58,24 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let owner = state.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let open = owner.open();
-        let future = answer(Arrival { request: head::check(request), connection: owner.info.clone() });
-        Answer { future, open: Some(open) }
-    });
     let streams = Streams { tasks: Rc::default(), state: state.clone() };
     let _ended = Ended(streams.clone());
+    let owner = streams.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let open = owner.state.open();
+        let switch = (request.method() == Method::CONNECT)
+            .then(|| Box::new(Switch { upgrade: upgrade::on(&mut request), streams: owner.clone() }));
+        let connection = owner.state.info.clone();
+        let future = answer(Arrival { request: head::check(request), connection });
+        Answer { future, open: Some(open), switch }
+    });
     let mut connection = http2::Builder::new(streams.clone())
         .max_concurrent_streams(STREAMS_MOST)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(HEADERS_LONGEST)
+        .enable_connect_protocol()
         .serve_connection(TokioIo::new(Frames::new(stream, early, state.clone())), service);
     let mut leaving = false;
     let ended = poll_fn(|cx| {
@@ -101,7 +108,7 @@ fn poll(
     if state.seat.told_to_leave() {
         orders.give(Order::Finish);
     }
-    if orders.current() == Order::End {
+    if orders.current() == Order::End && !state.takes_leave() {
         return Poll::Ready(None);
     }
     streams.reap(cx);
@@ -116,9 +123,13 @@ struct Streams {
 }
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
-    /// Is called as soon as the service has been.
+    /// Is called as soon as the service has been; and as soon as there is the answer that makes a tunnel of a stream.
     fn execute(&self, task: F) {
-        self.state.runs(self.tasks.borrow_mut().spawn_local(task));
+        let mut tasks = self.tasks.borrow_mut();
+        match self.state.sending() {
+            Some(sending) => sending.run(&mut tasks, task),
+            None => self.state.runs(tasks.spawn_local(task)),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
 };
@@ -10,7 +10,7 @@ use std::{
 use slab::Slab;
 use tokio::{task::AbortHandle, time::Instant};
 
-use super::frames::Scan;
+use super::{frames::Scan, tunnel::Sending};
 use crate::{
     config,
     net::{Standstill, Watched},
@@ -20,6 +20,9 @@ use crate::{
 
 /// How long a client that was told that the connection takes no more requests may keep it open without one.
 const REST: Duration = Duration::from_secs(2);
+
+/// How long clients of requests that are under way are told that these end, when the connection has to.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The most of each kind that a client may send without doing anything, and at the beginning.
 const BURST: u32 = 200;
@@ -55,6 +58,10 @@ pub(in crate::server) struct State {
     open: RefCell<Slab<Rc<Course>>>,
     /// The key of the one that began last.
     newest: Cell<usize>,
+    /// The tunnel whose answer was made just now.
+    sends_next: Cell<Weak<Sending>>,
+    /// Since when the connection has to end.
+    ending: Cell<Option<Instant>>,
     /// Requests so far.
     requests: Cell<u64>,
     standstill: Standstill<Wait>,
@@ -64,6 +71,7 @@ struct Limits {
     header: Duration,
     idle: Duration,
     write: Duration,
+    tunnel: Duration,
 }
 
 /// A request that is under way. Dropping it says that it is over.
@@ -81,8 +89,12 @@ struct Course {
     pieces: Cell<u64>,
     /// Whether it is the client's turn, who has to take the last one before there is another.
     sent: Cell<bool>,
-    standstill: Standstill<()>,
+    standstill: Standstill<bool>,
+    /// Which answers it; of a tunnel, which sends to the client.
     task: Cell<Option<AbortHandle>>,
+    /// Which carries the bytes of a tunnel both ways.
+    tunnel: Cell<Option<AbortHandle>>,
+    is_tunnel: Cell<bool>,
 }
 
 impl State {
@@ -96,6 +108,7 @@ impl State {
             header: settings.header_timeout,
             idle: settings.idle_timeout,
             write: settings.write_timeout,
+            tunnel: settings.tunnel_idle,
         };
         Self {
             info,
@@ -106,6 +119,8 @@ impl State {
             limits,
             open: RefCell::default(),
             newest: Cell::new(0),
+            sends_next: Cell::default(),
+            ending: Cell::new(None),
             requests: Cell::new(0),
             standstill: Standstill::default(),
         }
@@ -119,6 +134,7 @@ impl State {
         }
         let key = open.insert(course.clone());
         self.newest.set(key);
+        self.sends_next.take();
         self.requests.set(self.requests.get() + 1);
         Open { state: self.clone(), course, key, _begun: self.info.worker.begin() }
     }
@@ -127,6 +143,34 @@ impl State {
     pub(super) fn runs(&self, task: AbortHandle) {
         if let Some(course) = self.open.borrow().get(self.newest.get()) {
             course.task.set(Some(task));
+        }
+    }
+
+    /// The answer to a request makes a tunnel of its stream, and the next task is that which sends to the client.
+    pub(super) fn sends_next(&self, sending: &Rc<Sending>) {
+        self.sends_next.set(Rc::downgrade(sending));
+    }
+
+    /// The tunnel whose task comes now, if it is that of one.
+    pub(super) fn sending(&self) -> Option<Rc<Sending>> {
+        self.sends_next.take().upgrade()
+    }
+
+    /// The connection has to end. Says whether clients are still being told so, each by the end of its request.
+    pub(super) fn takes_leave(&self) -> bool {
+        let open = self.open.borrow();
+        if self.info.is_aborted() {
+            return false;
+        }
+        match self.ending.get() {
+            Some(since) => since.elapsed() < FAREWELL,
+            None if open.is_empty() => false,
+            None => {
+                self.ending.set(Some(Instant::now()));
+                self.info.meter.end();
+                open.iter().filter(|(_, course)| course.is_tunnel.get()).for_each(|(_, course)| course.end());
+                true
+            }
         }
     }
 
@@ -139,8 +183,8 @@ impl State {
 
     /// The shortest time that anything here may take.
     pub(in crate::server) fn shortest_wait(&self) -> Duration {
-        let Limits { header, idle, write } = self.limits;
-        header.min(idle).min(write).min(REST)
+        let Limits { header, idle, write, tunnel } = self.limits;
+        header.min(idle).min(write).min(tunnel).min(REST)
     }
 
     fn waits(&self) -> Option<(Wait, u64, Duration)> {
@@ -159,16 +203,36 @@ impl State {
         }
     }
 
-    /// Ends what its client does not take.
+    /// Ends what its client does not take, and tunnels that are silent.
     fn look_at_requests(&self, now: Instant) {
         for (_, course) in &*self.open.borrow() {
-            if !course.sent.get() {
-                course.standstill.over();
-            } else if course.standstill.lasts(now, (), course.pieces.get()) >= self.limits.write
-                && let Some(task) = course.task.take()
-            {
-                task.abort();
+            let sent = course.sent.get();
+            let limit = match (sent, course.is_tunnel.get()) {
+                (true, _) => self.limits.write,
+                (false, true) => self.limits.tunnel,
+                (false, false) => {
+                    course.standstill.over();
+                    continue;
+                }
+            };
+            if course.standstill.lasts(now, sent, course.pieces.get()) >= limit {
+                course.end();
             }
+        }
+    }
+}
+
+impl Course {
+    /// Ends it. What a silent tunnel has sent arrives, and that there is no more.
+    fn end(&self) {
+        let tunnel = self.tunnel.take();
+        if (tunnel.is_none() || self.sent.get())
+            && let Some(task) = self.task.take()
+        {
+            task.abort();
+        }
+        if let Some(tunnel) = tunnel {
+            tunnel.abort();
         }
     }
 }
@@ -178,6 +242,9 @@ impl Watched for State {
         self.info.look_at_age(now);
         self.budget.refill(now);
         self.look_at_requests(now);
+        if self.ending.get().is_some() {
+            self.info.orders.wake();
+        }
         let Some((wait, progress, limit)) = self.waits() else {
             self.standstill.over();
             return true;
@@ -203,6 +270,34 @@ impl Open {
     pub(super) fn sends(&self, bytes: usize) {
         self.state.budget.earn(PER_PIECE + (bytes / STEP) as u32);
         self.course.pieces.set(self.course.pieces.get() + 1);
+        self.course.sent.set(true);
+    }
+
+    /// It goes on as a tunnel, which this task carries.
+    pub(super) fn carries(&self, task: AbortHandle) {
+        self.course.is_tunnel.set(true);
+        self.course.tunnel.set(Some(task));
+    }
+
+    /// What the tunnel has for the client is sent by this task.
+    pub(super) fn is_sent_by(&self, task: AbortHandle) {
+        self.course.task.set(Some(task));
+    }
+
+    /// Nothing more is sent: the stream is reset once the tunnel is over.
+    pub(super) fn stop_sending(&self) {
+        if let Some(task) = self.course.task.take() {
+            task.abort();
+        }
+    }
+
+    /// Something came from the client, in a tunnel.
+    pub(super) fn moves(&self) {
+        self.course.pieces.set(self.course.pieces.get() + 1);
+    }
+
+    /// There is no room for what the tunnel has for the client.
+    pub(super) fn is_blocked(&self) {
         self.course.sent.set(true);
     }
 
