@@ -19,6 +19,7 @@ mod etcd;
 mod examples;
 mod faults;
 mod foreign_text;
+mod go_zero;
 mod grpc;
 mod health;
 mod heartbeats;
