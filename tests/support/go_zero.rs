@@ -52,7 +52,6 @@ impl Service {
             format!("Etcd: {{ Hosts: [\"{}\"], Key: {key} }}", etcd.endpoint())
         });
         let timeout = if settings.contains("Timeout:") { "" } else { TIMEOUT };
-        let folder = tempfile::tempdir().unwrap();
         let config = format!(
             "Name: '{name}'
 ListenOn: {address}
@@ -65,6 +64,12 @@ DevServer: {{ Enabled: false }}
 Log: {{ Stat: false, Level: error }}
 "
         );
+        Self::run(name, address, &config).await
+    }
+
+    /// With a configuration like any service's, which says what it is called and where it listens.
+    pub async fn run(name: &str, address: SocketAddr, config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("service.yaml"), config).unwrap();
         let child = Self::launch(folder.path());
         let mut service = Self { name: name.to_owned(), address, child, folder };
@@ -176,10 +181,14 @@ pub struct Client {
 impl Client {
     /// Calls what is at this address until it is stopped. `settings` are lines of YAML, as above.
     pub fn start(gateway: SocketAddr, settings: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
         let timeout = if settings.contains("Timeout:") { "" } else { TIMEOUT };
         let calls = if settings.contains("Calls:") { "" } else { "Calls: 0" };
-        let config = format!("Endpoints: [\"{gateway}\"]\n{timeout}\n{calls}\n{settings}\n");
+        Self::run(&format!("Endpoints: [\"{gateway}\"]\n{timeout}\n{calls}\n{settings}\n"))
+    }
+
+    /// With a configuration like any client's.
+    pub fn run(config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("client.yaml"), config).unwrap();
         let mut child = spawn("client", &folder.path().join("client.yaml"))
             .stdout(Stdio::piped())
