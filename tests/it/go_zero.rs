@@ -199,6 +199,17 @@ async fn an_instance_whose_calls_hang_past_their_deadline_is_taken_out() {
     assert_eq!(report.servers.keys().collect::<Vec<_>>(), [&good.name]);
 }
 
+/// Calls wait for each other, in the gateway.
+#[tokio::test]
+async fn an_instance_that_takes_one_call_at_a_time_is_sent_one_at_a_time() {
+    let services = [Service::start("one", None, "Streams: 1").await];
+    let gateway = fixed(&services, "timeouts = { connect_ms = 30000 }");
+    let settings = "Kinds: [unary, upload, download, chat]\nCallers: 32\nCalls: 1000";
+    let report = Client::start(gateway.address(), settings).ended().await;
+    report.assert_all_ok();
+    assert_eq!(report.servers["one"], 1000);
+}
+
 #[tokio::test]
 async fn the_health_service_of_go_zero_is_asked() {
     let services = [

@@ -26,6 +26,7 @@ mod heartbeats;
 mod http2;
 mod http2_limits;
 mod http2_out;
+mod http2_tools;
 mod http_body;
 mod http_drain;
 mod http_endpoint_left;

@@ -11,6 +11,8 @@ type Server struct {
 	zrpc.RpcServerConf
 	// How long a unary call takes.
 	Delay time.Duration `json:",optional"`
+	// Calls at once over one connection; 0: as gRPC has it.
+	Streams uint32 `json:",optional"`
 }
 
 // Client is the configuration of a go-zero client, and which calls it makes.

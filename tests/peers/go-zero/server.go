@@ -23,6 +23,9 @@ func serve(file string) {
 	server := zrpc.MustNewServer(config.RpcServerConf, func(server *grpc.Server) {
 		pb.RegisterTestServiceServer(server, &service{name: config.Name, delay: config.Delay})
 	})
+	if config.Streams > 0 {
+		server.AddOptions(grpc.MaxConcurrentStreams(config.Streams))
+	}
 	defer server.Stop()
 	server.Start()
 }
