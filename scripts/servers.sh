@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# The real servers that tests run against: etcd 3.4 and 3.5 as Debian ships them, unpacked under target/servers.
+# The real servers that tests run against: etcd 3.4 and 3.5 as Debian ships them, unpacked under target/servers, and a service
+# and a client of go-zero, built from tests/peers/go-zero as target/peers/go-zero. Their Go is the machine's or, where it
+# has none that is new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY says.
 # Touches neither the machine's packages nor its sources, needs no root, and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,12 +23,12 @@ apt_of() {
     -o Acquire::Retries=3 -o APT::Sandbox::User=root "$@" >&2
 }
 
-# unpack SUITE FOLDER PACKAGE...
+# unpack SUITE FOLDER COMMAND PACKAGE...: COMMAND, a path below the folder and one argument, shows that the program runs.
 unpack() {
-  local suite=$1 folder=$SERVERS/$2
-  shift 2
+  local suite=$1 folder=$SERVERS/$2 program=${3% *} shows=${3#* }
+  shift 3
   [ ! -e "$folder/complete" ] || return 0
-  command -v apt-get >/dev/null || fail "etcd for the tests comes from Debian's packages, and apt-get is missing"
+  command -v apt-get >/dev/null || fail "$1 for the tests comes from Debian's packages, and apt-get is missing"
   [ -n "$mirror" ] || fail "no Debian mirror among apt's sources: set DEBIAN_MIRROR to the address of one"
   [ -e "$keyring" ] || fail "Debian's keys are missing: install debian-archive-keyring"
   say "Fetching $* of Debian $suite"
@@ -36,10 +38,27 @@ unpack() {
   (cd "$folder/debs" && apt_of "$suite" download "$@")
   local deb
   for deb in "$folder"/debs/*.deb; do dpkg-deb -x "$deb" "$folder"; done
-  "$folder/usr/bin/etcd" --version >/dev/null || fail "etcd of Debian $suite does not run on this machine"
+  "$folder/$program" "$shows" >/dev/null || fail "$1 of Debian $suite does not run on this machine"
   rm -rf "$folder/debs" "$SERVERS/apt"
   touch "$folder/complete"
 }
 
-unpack bookworm etcd34 etcd-server etcd-client
-unpack trixie etcd35 etcd-server etcd-client
+# go_zero: builds the peers anew when something in their folder is newer than they are.
+go_zero() {
+  local source=tests/peers/go-zero program=$PWD/target/peers/go-zero go=go
+  [ -e "$program" ] && [ -z "$(find $source -newer "$program" -print -quit)" ] && return
+  # A toolchain that is too old for go.mod says so here, and does not fetch another by itself.
+  export GOTOOLCHAIN=local
+  if ! go -C $source list -m >/dev/null 2>&1; then
+    unpack trixie go124 "usr/lib/go-1.24/bin/go version" golang-1.24-go golang-1.24-src
+    go=$SERVERS/go124/usr/lib/go-1.24/bin/go
+  fi
+  say "Building target/peers/go-zero, two minutes the first time"
+  CGO_ENABLED=0 "$go" -C $source build -trimpath -buildvcs=false -ldflags='-s -w' -o "$program.new" . ||
+    fail "the peers of the tests are not built; their modules come from GOPROXY=$("$go" env GOPROXY)"
+  mv "$program.new" "$program"
+}
+
+unpack bookworm etcd34 "usr/bin/etcd --version" etcd-server etcd-client
+unpack trixie etcd35 "usr/bin/etcd --version" etcd-server etcd-client
+go_zero

@@ -19,6 +19,9 @@ const KIND: &[u8] = b"application/grpc";
 /// Below this a deadline says nothing of an endpoint that does not meet it: it was not given the time.
 pub(super) const SHORT: Duration = Duration::from_secs(1);
 
+/// What ends a call so shortly before its deadline, as that is seen here, ends it because of that.
+pub(super) const AHEAD: Duration = Duration::from_millis(100);
+
 /// The longest number in a deadline.
 const DIGITS: usize = 8;
 

@@ -19,6 +19,7 @@ use super::{
     grpc,
     grpc_web::WebBody,
     upload::{Course, RequestBody},
+    verdict,
     waits::{Wait, Waits},
 };
 use crate::{
@@ -188,6 +189,9 @@ pub(super) fn give_back(
 impl Drop for Passing {
     fn drop(&mut self) {
         // The client has gone.
+        if let Some(Wait::WholeOfEndpoint) = self.ending.as_ref().and_then(|_| self.waits.overdue()) {
+            self.break_off(Fault::Endpoint, Evidence::TimedOut);
+        }
         if let Some(Ending { upload: Some(upload), .. }) = &self.ending {
             upload.cut();
         }
@@ -198,22 +202,17 @@ impl Passing {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
         // First, since an answer that never pauses has to end, too.
         if let Some(wait) = self.waits.expired() {
-            self.expire(wait);
-            let error = ReplyError::Expired(wait);
-            // Nobody asks for more after trailers.
-            let code = grpc::code(RequestError::Expired(wait).status());
-            let trailers = || grpc::trailers(code, &error.to_string());
-            return Poll::Ready(Some(if self.is_call {
-                Ok(Frame::trailers(trailers()))
-            } else {
-                Err(error)
-            }));
+            return Poll::Ready(Some(self.expire(wait)));
         }
         let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
             self.waits.answer_wanted(true);
             self.waits.remember(cx);
             return Poll::Pending;
         };
+        let reset = matches!(&frame, Some(Err(error)) if verdict::is_reset(error));
+        if reset && let Some(wait) = self.waits.overdue() {
+            return Poll::Ready(Some(self.expire(wait)));
+        }
         self.waits.answer_wanted(false);
         match frame {
             Some(Err(error)) => {
@@ -221,7 +220,8 @@ impl Passing {
                 // What the client broke, breaks the connection and with it the answer.
                 let failed = upload.is_some_and(|upload| upload.spoilt().is_some());
                 self.break_off(if failed { Fault::Client } else { Fault::Endpoint }, Evidence::Broke);
-                Poll::Ready(Some(Err(ReplyError::Broken(error))))
+                let error = ReplyError::Broken(error);
+                Poll::Ready(Some(if reset { Err(error) } else { self.fail(error, grpc::Code::Unavailable) }))
             }
             frame => {
                 if self.is_call
@@ -238,11 +238,20 @@ impl Passing {
         }
     }
 
-    fn expire(&mut self, wait: Wait) {
+    /// The end of an answer that has begun: a call is told the code, in trailers, after which nobody asks for more.
+    fn fail(&self, error: ReplyError, code: grpc::Code) -> Result<Frame<Bytes>, ReplyError> {
+        match self.is_call {
+            true => Ok(Frame::trailers(grpc::trailers(code, &error.to_string()))),
+            false => Err(error),
+        }
+    }
+
+    fn expire(&mut self, wait: Wait) -> Result<Frame<Bytes>, ReplyError> {
         if wait == Wait::Leave {
             self.record.account.left();
         }
         self.break_off(wait.fault(), Evidence::TimedOut);
+        self.fail(ReplyError::Expired(wait), grpc::code(RequestError::Expired(wait).status()))
     }
 
     /// The call has failed, as its end says.

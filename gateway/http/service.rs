@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    mem,
     net::IpAddr,
     pin::Pin,
     rc::Rc,
@@ -53,17 +52,24 @@ impl Peer {
 ///
 /// The server moves it about before it is polled, and moving costs: so it is one pointer.
 pub(super) enum Call {
-    /// There was nothing to wait for.
-    Known(Box<Response<ReplyBody>>),
+    /// There was nothing to wait for. None: it has been handed out.
+    Known(Option<Box<Response<ReplyBody>>>),
     /// Waits for the first list of a service that no request has named here before.
     Finding(Finding),
     /// Waits until there is room at its upstream.
     Waiting(Waiting),
-    Going(Box<Exchange>),
+    /// None: its answer has been handed out.
+    Going(Option<Box<Exchange>>),
     /// One of these, of gRPC-Web.
     Web(Box<WebCall>),
-    /// Has been handed out.
-    Over,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let Self::Going(Some(exchange)) = self {
+            exchange.abandon();
+        }
+    }
 }
 
 type Finding = Pin<Box<dyn Future<Output = (Box<Routed>, Result<Rc<Target>, RequestError>)>>>;
@@ -163,7 +169,7 @@ impl Call {
         }
         record.answered(status.as_u16(), Instant::now());
         record.ended();
-        Self::Known(Box::new(response))
+        Self::Known(Some(Box::new(response)))
     }
 
     fn preflight(routed: Routed, response: Response<ReplyBody>) -> Self {
@@ -193,9 +199,11 @@ impl Call {
 
     fn begin(mut routed: Routed, target: Rc<Target>) -> Self {
         match admission::admit(&mut routed, &target) {
-            Verdict::Admitted(admitted) => Self::Going(routed.send(target, admitted)),
+            Verdict::Admitted(admitted) => Self::Going(Some(routed.send(target, admitted))),
             Verdict::Waiting(place) => Self::Waiting(admission::wait(Box::new(routed), target, place)),
-            Verdict::Refused(error) => Self::Known(Box::new(admission::refuse(routed, &target, &error))),
+            Verdict::Refused(error) => {
+                Self::Known(Some(Box::new(admission::refuse(routed, &target, &error))))
+            }
         }
     }
 }
@@ -205,9 +213,6 @@ impl Future for Call {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<ReplyBody>> {
         let call = self.get_mut();
-        if let Self::Web(web) = call {
-            return web.poll(cx);
-        }
         if let Self::Finding(finding) = call {
             let (routed, found) = ready!(finding.as_mut().poll(cx));
             *call = match found {
@@ -221,23 +226,26 @@ impl Future for Call {
         if let Self::Waiting(waiting) = call {
             let (routed, target, admitted) = ready!(waiting.as_mut().poll(cx));
             *call = match admitted {
-                Ok(admitted) => Self::Going(routed.send(target, admitted)),
-                Err(error) => Self::Known(Box::new(admission::refuse(*routed, &target, &error))),
+                Ok(admitted) => Self::Going(Some(routed.send(target, admitted))),
+                Err(error) => Self::Known(Some(Box::new(admission::refuse(*routed, &target, &error)))),
             };
         }
-        if let Self::Going(exchange) = call {
-            let headed = ready!(exchange.poll(cx));
-            if let Self::Going(exchange) = mem::replace(call, Self::Over) {
-                return Poll::Ready(match headed {
-                    Ok(()) => exchange.answer(),
-                    Err(error) => exchange.fail(&error),
-                });
+        match call {
+            Self::Going(exchange) => {
+                let headed = match exchange {
+                    Some(exchange) => ready!(exchange.poll(cx)),
+                    // Nobody asks twice.
+                    None => return Poll::Pending,
+                };
+                match (exchange.take(), headed) {
+                    (Some(exchange), Ok(())) => Poll::Ready(exchange.answer()),
+                    (Some(exchange), Err(error)) => Poll::Ready(exchange.fail(&error)),
+                    (None, _) => Poll::Pending,
+                }
             }
-        }
-        match mem::replace(call, Self::Over) {
-            Self::Known(response) => Poll::Ready(*response),
-            // Nobody asks twice.
-            _ => Poll::Pending,
+            Self::Known(response) => response.take().map_or(Poll::Pending, |response| Poll::Ready(*response)),
+            Self::Web(web) => web.poll(cx),
+            Self::Finding(_) | Self::Waiting(_) => Poll::Pending,
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     resilience::{BackupAfter, Cause, Event, Mode, Next},
     selector::RequestFacts,
     syntax::target::HostAndPath,
+    telemetry::Fault,
     upstream::{Evidence, Member},
 };
 
@@ -107,7 +108,10 @@ impl Exchange {
         };
         Poll::Ready(ready!(attempt.poll(cx)).map_err(|error| {
             let spoilt = self.upload.as_ref().and_then(|upload| upload.spoilt());
-            Failed::to_send(error, spoilt, &attempt.connection)
+            match self.waits.overdue().filter(|_| verdict::is_reset(error.error())) {
+                Some(wait) => Failed::expired(wait),
+                None => Failed::to_send(error, spoilt, &attempt.connection),
+            }
         }))
     }
 
@@ -249,6 +253,16 @@ impl Exchange {
             self.note_latency(begun, at);
         }
         (evidence == Some(Evidence::Answered), success == Some(true))
+    }
+
+    /// The client has gone before there was the head of an answer.
+    pub(super) fn abandon(&mut self) {
+        if let Some(wait @ Wait::WholeOfEndpoint) = self.waits.overdue() {
+            let failed = Failed::expired(wait);
+            self.held.failed(&failed.error);
+            self.learn(0, &Err(failed), Instant::now());
+            self.record.cut(Fault::Endpoint);
+        }
     }
 
     /// How long a first try took, or has taken so far, where somebody wants to know.

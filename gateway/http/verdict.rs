@@ -102,6 +102,11 @@ pub(super) fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     None
 }
 
+/// Whether an endpoint has ended the stream of an answer itself, with a code that is for the client.
+pub(super) fn is_reset(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|error| error.is_reset() && error.is_remote())
+}
+
 /// Whether an endpoint says that it has not processed a request: it refused the stream, or it had said that it takes no more
 /// and this came after the last that it takes (RFC 9113 8.7).
 fn is_unprocessed(error: &h2::Error) -> bool {

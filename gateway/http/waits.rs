@@ -70,6 +70,8 @@ pub(super) struct Limits {
     pub backup: Option<Duration>,
     /// Counts from when the endpoint has left.
     pub leave: Option<Duration>,
+    /// That of the whole is the deadline that the client of a call has told.
+    pub told: bool,
     /// The client gave so little time that its end is no fault of an endpoint.
     pub impatient: bool,
 }
@@ -85,6 +87,7 @@ impl Limits {
             answer: timeouts.idle,
             whole: timeouts.request,
             leave: None,
+            told: false,
             impatient: false,
         }
     }
@@ -97,6 +100,7 @@ impl Limits {
             return;
         };
         self.whole = Some(timeout);
+        self.told = true;
         self.impatient = timeout < grpc::SHORT;
     }
 
@@ -296,6 +300,15 @@ impl Waits {
         self.state.expired.get()
     }
 
+    /// What was waited for when the deadline of a call passed, if it has: the client and the endpoint, who know it, look at
+    /// the clock themselves, and end the call before the watch does.
+    pub(super) fn overdue(&self) -> Option<Wait> {
+        let (began, limits) = (self.state.began.get()?, self.state.limits.get());
+        let whole = limits.whole.filter(|_| limits.told)?;
+        let passed = Instant::now().saturating_duration_since(began) + grpc::AHEAD >= whole;
+        passed.then(|| self.state.whole(&limits))
+    }
+
     /// Remembers whom to wake.
     pub(super) fn remember(&self, cx: &Context<'_>) {
         let mut waker = self.state.waker.borrow_mut();
@@ -386,6 +399,12 @@ impl State {
         }
     }
 
+    /// Whose fault it is that the time for everything is over.
+    fn whole(&self, limits: &Limits) -> Wait {
+        let client = limits.impatient || self.is_for_client();
+        if client { Wait::WholeOfClient } else { Wait::WholeOfEndpoint }
+    }
+
     /// Whether the endpoint has left, and longer ago than is allowed.
     fn is_to_leave(&self, limits: &Limits, now: Instant) -> bool {
         let endpoint = self.endpoint.borrow();
@@ -438,8 +457,7 @@ impl Watched for State {
         }
         let limits = self.limits.get();
         if limits.whole.is_some_and(|limit| now.saturating_duration_since(began) >= limit) {
-            let client = limits.impatient || self.is_for_client();
-            return self.expire(if client { Wait::WholeOfClient } else { Wait::WholeOfEndpoint });
+            return self.expire(self.whole(&limits));
         }
         if limits.per_try.is_some() || limits.backup.is_some() {
             self.look_at_try(now, &limits);

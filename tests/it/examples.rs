@@ -1,6 +1,7 @@
-//! Every example starts, and the two that matter most do their work.
+//! Every example starts, and those that matter most do their work.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -9,8 +10,9 @@ use crate::support::{
     backend::Backend,
     certs::Pair,
     component,
-    etcd::{Etcd, Version},
+    etcd::{Etcd, Version, free_port},
     gateway::{Gateway, until},
+    go_zero,
     http2::{self, Http2},
     http2_origin::{Call, Http2Origin},
     tls::{self, TlsOrigin, curl},
@@ -86,6 +88,25 @@ async fn the_etcd_example_routes_to_a_go_zero_service() {
     etcd.client().await.put("orders.rpc/7587862094", backend.address.to_string(), None).await.unwrap();
     until("traffic flows", || async { gateway.get("/orders/1").await.text() == "users" }).await;
     until("by name, too", || async { gateway.get("/go-zero/orders.rpc/1").await.text() == "users" }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_go_zero_example_takes_calls_of_every_kind_to_a_service_in_etcd() {
+    let etcd = Etcd::start_version(Version::V35).await;
+    let folder = example("go-zero");
+    edit(folder.path(), |text| text.replace("127.0.0.1:2379", &etcd.endpoint()));
+    // As they are, but for the ports.
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let service = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let (service_yaml, client_yaml) = (read("service.yaml"), read("client.yaml"));
+    let service_yaml = service_yaml
+        .replace("127.0.0.1:2379", &etcd.endpoint())
+        .replace("127.0.0.1:8081", &service.to_string());
+    let _service = go_zero::Service::run("test.rpc", service, &service_yaml).await;
+    let gateway = Gateway::run(folder);
+    let client_yaml = client_yaml.replace("127.0.0.1:8080", &gateway.address().to_string());
+    let report = go_zero::Client::run(&client_yaml).ended().await;
+    assert_eq!((report.ok(), report.servers["test.rpc"]), (100, 100), "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,7 @@ use std::{
 use h2::Reason;
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Bytes;
+use tokio::sync::Notify;
 use witgate::{config::RouteRetries, resilience::Cause, upstream::Figures};
 
 use crate::{
@@ -161,6 +162,100 @@ async fn a_deadline_is_obeyed_and_passed_on() {
     assert_eq!((got.text(), got.trailers.as_ref().unwrap()["grpc-status"].to_str().unwrap()), ("first", "4"));
     assert_eq!(send(&mut client, "/hangs", Some("1100m")).await.unwrap().header("grpc-status"), Some("4"));
     assert_eq!(figures(&gateway).failures, 1, "that was time enough");
+}
+
+/// Every client of gRPC looks at the clock itself.
+#[tokio::test]
+async fn a_client_that_goes_at_its_deadline_has_waited_in_vain() {
+    const DEADLINE: Duration = Duration::from_millis(1100);
+    let origin = Http2Origin::start(|mut call: Call| async move {
+        let streams = call.path() == "/streams";
+        if streams {
+            let mut stream = call.reply.send_response(Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from("first"), false).unwrap();
+            let _ = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+        } else {
+            let _ = std::future::poll_fn(|cx| call.reply.poll_reset(cx)).await;
+        }
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to_addresses(&[origin.address]));
+    let mut client = Http2::connect(gateway.address).await;
+    let mut expected = 0;
+    for path in ["/hangs", "/streams"] {
+        for (waits, counts) in [(DEADLINE, true), (DEADLINE / 4, false)] {
+            let began = Instant::now();
+            let (response, mut stream) = client.send(call(path, Some("1100m")), true).await;
+            let body = if path == "/streams" { Some(head(response).await.into_body()) } else { None };
+            if let Some(mut body) = body {
+                assert_eq!(in_time(body.data()).await.unwrap().unwrap(), "first");
+            }
+            tokio::time::sleep_until((began + waits).into()).await;
+            stream.send_reset(Reason::CANCEL);
+            expected += u64::from(counts);
+            let over = || figures(&gateway).in_flight == 0;
+            crate::support::client::until("it is over", over).await;
+            assert_eq!(figures(&gateway).failures, expected, "{path} after {waits:?}");
+        }
+    }
+}
+
+/// So does every server, and what is left of the time is told to it.
+#[tokio::test]
+async fn an_endpoint_that_gives_up_at_the_deadline_has_let_it_pass() {
+    let origin = Http2Origin::start(|mut call: Call| async move {
+        let began = Instant::now();
+        let mut streaming = (call.path() == "/streams").then(|| {
+            let mut stream = call.reply.send_response(Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from("first"), false).unwrap();
+            stream
+        });
+        tokio::time::sleep_until((began + Duration::from_millis(1090)).into()).await;
+        match &mut streaming {
+            Some(stream) => stream.send_reset(Reason::CANCEL),
+            None => call.reply.send_reset(Reason::CANCEL),
+        }
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to_addresses(&[origin.address]));
+    let mut client = Http2::connect(gateway.address).await;
+    for (path, failures) in [("/hangs", 1), ("/streams", 2)] {
+        let got = send(&mut client, path, Some("1100m")).await.unwrap();
+        let told = got.trailers.as_ref().unwrap_or(&got.headers);
+        assert_eq!(told["grpc-status"], "4", "{path}");
+        assert_eq!(figures(&gateway).failures, failures);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_ends_with_a_status() {
+    let taken = Arc::new(Notify::new());
+    let breaks = taken.clone();
+    let origin = Origin::connected(move |stream, _, _| {
+        let breaks = breaks.clone();
+        async move {
+            let mut serving = h2::server::handshake(stream).await.unwrap();
+            let (_, mut reply) = serving.accept().await.unwrap().unwrap();
+            let mut stream = reply.send_response(Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from("half"), false).unwrap();
+            tokio::select! {
+                _ = serving.accept() => {}
+                () = breaks.notified() => {}
+            }
+        }
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = Http2::connect(gateway.address).await;
+    let (response, _) = client.send(call("/", None), true).await;
+    let mut body = head(response).await.into_body();
+    assert_eq!(in_time(body.data()).await.unwrap().unwrap(), "half");
+    taken.notify_one();
+    assert!(in_time(body.data()).await.is_none());
+    let trailers = in_time(body.trailers()).await.unwrap().unwrap();
+    assert_eq!(trailers["grpc-status"], "14");
+    assert!(trailers["grpc-message"].to_str().unwrap().starts_with("the answer broke off"), "{trailers:?}");
+    assert_eq!(figures(&gateway).failures, 1);
 }
 
 #[tokio::test]

@@ -403,7 +403,8 @@ async fn how_a_call_went_is_told_in_the_head_or_in_a_last_message() {
 async fn what_a_call_says_of_an_endpoint_is_known_at_its_end() {
     for (status, fails) in [("/0", false), ("/5", false), ("/14", true), ("/13", true), ("/alone", true)] {
         let origin = Http2Origin::start(ends).await;
-        let gateway = Gateway::start(setup(&[origin.address]));
+        let gateway =
+            Gateway::start(setup(&[origin.address]).with(|setup| setup.upstream().retries.most = 0));
         for got in call(&gateway, status, &[("content-type", WEB)], MESSAGE).await {
             if status != "/alone" {
                 assert_eq!(got.last(), format!("grpc-status:{}\r\n", &status[1..]));

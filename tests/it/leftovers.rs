@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::support::{
     client::LONG,
-    gateway::Gateway,
+    gateway::{Gateway, until},
     http2::{self, Http2},
     http2_origin::{Call, Http2Origin},
     origin::{Origin, Reply, read_head, read_request},
@@ -69,12 +69,26 @@ struct Holds {
     queued: f64,
 }
 
+/// The values of a metric, one for each of its lines.
+fn values(metrics: &str, name: &str) -> Vec<f64> {
+    let lines = metrics.lines().filter(|line| line.starts_with(name));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect()
+}
+
+/// What it holds before the first request. Its workers have the same tasks, once all of these run.
+async fn begun(gateway: &Gateway) -> Holds {
+    until("all workers run", async || {
+        let metrics = gateway.session_to_admin().get("/metrics").await.text();
+        let tasks = values(&metrics, "witgate_worker_tasks{");
+        tasks.len() == 2 && tasks[0] > 0.0 && tasks[0] == tasks[1]
+    })
+    .await;
+    holds(gateway).await
+}
+
 async fn holds(gateway: &Gateway) -> Holds {
-    let metrics = gateway.session_to_admin().get("/metrics").await.text().to_owned();
-    let sum = |name: &str| {
-        let lines = metrics.lines().filter(|line| line.starts_with(name));
-        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
-    };
+    let metrics = gateway.session_to_admin().get("/metrics").await.text();
+    let sum = |name: &str| values(&metrics, name).iter().sum();
     let upstream = gateway.api("/api/v1/upstreams/main").await;
     let in_flight = upstream["endpoints"].as_array().unwrap().iter();
     Holds {
@@ -200,7 +214,7 @@ async fn leaves_nothing(origin: Origin, request: &'static str) {
 
 /// After so many requests its heap is as large as it will be.
 async fn nothing_is_left(gateway: Gateway, traffic: Traffic, warm_up: u64) {
-    let before = holds(&gateway).await;
+    let before = begun(&gateway).await;
     send(gateway.address(), traffic, warm_up).await;
     back(&gateway, before).await;
     let (memory, open) = (gateway.memory(), descriptors(&gateway));
@@ -254,6 +268,24 @@ async fn streams_that_are_cancelled() {
     let origin = Origin::start("ok").await;
     let settings = "pool = { max_idle = 0 }";
     nothing_is_left(gateway(&[origin.address], settings), Traffic::Streams, REQUESTS / 2).await;
+}
+
+/// Endpoints are told of each, over connections that go on.
+#[tokio::test]
+async fn streams_that_are_cancelled_to_endpoints_with_streams() {
+    let origin = Http2Origin::start(|mut call: Call| async move {
+        if call.number.is_multiple_of(3) {
+            // It answers nothing until nobody waits any more.
+            let _ = std::future::poll_fn(|cx| call.reply.poll_reset(cx)).await;
+        } else {
+            call.answer("ok").await;
+        }
+    })
+    .await;
+    let settings = "protocol = 'http2'\n pool = { idle_timeout_ms = 100 }";
+    nothing_is_left(gateway(&[origin.address], settings), Traffic::Streams, REQUESTS / 2).await;
+    let connections = origin.connections() as u64;
+    assert!(connections < REQUESTS / 20, "{connections} for over {REQUESTS} requests");
 }
 
 #[tokio::test]

@@ -110,7 +110,7 @@ impl Client {
 }
 
 /// Waits for a fact.
-pub async fn until(what: &str, fact: impl Fn() -> bool) {
+pub async fn until(what: &str, mut fact: impl FnMut() -> bool) {
     let waiting = async {
         while !fact() {
             tokio::time::sleep(Duration::from_millis(2)).await;

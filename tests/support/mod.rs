@@ -10,6 +10,7 @@ pub mod dns;
 pub mod etcd;
 pub mod forgetful;
 pub mod gateway;
+pub mod go_zero;
 pub mod guest;
 pub mod http2;
 pub mod http2_origin;
