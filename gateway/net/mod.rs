@@ -4,6 +4,7 @@
 //! [`Watch`], which looks at it a few times per limit: no request arms a timer, and no read or write asks for the time.
 
 mod meter;
+pub mod proxy_protocol;
 mod socket;
 mod stream;
 mod task;
