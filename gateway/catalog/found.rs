@@ -259,7 +259,7 @@ impl FoundUpstreams {
 }
 
 fn routes_by_name(config: &Config) -> impl Iterator<Item = &ByName> {
-    config.routes.iter().filter_map(|route| match &route.target {
+    config.targets().filter_map(|target| match target {
         config::Target::ByName(by_name) => Some(by_name),
         _ => None,
     })

@@ -79,7 +79,7 @@ impl<'a> Checker<'a> {
         self.identity = self.identity(&top.key("gateway"), &file.gateway);
         let registries = self.registries(&file.registry);
         let upstreams = self.upstreams(&file.upstream);
-        let routes = self.routes(&file.route, &file.listener);
+        let (routes, tcp_routes) = self.routes(&file.route, &file.listener);
         Some(Config {
             workers,
             listeners,
@@ -91,6 +91,7 @@ impl<'a> Checker<'a> {
             registries,
             upstreams,
             routes: order::most_specific_first(routes),
+            tcp_routes: order::most_specific_first_of_tcp(tcp_routes),
         })
     }
 

@@ -37,9 +37,17 @@ pub struct Config {
     pub upstreams: BTreeMap<UpstreamName, Arc<Upstream>>,
     /// The most specific first: a request takes the first that matches.
     pub routes: Vec<Route>,
+    /// Those of connections that are passed on as they are, the most specific first.
+    pub tcp_routes: Vec<TcpRoute>,
 }
 
 impl Config {
+    /// Where the routes lead, of requests and of connections.
+    pub fn targets(&self) -> impl Iterator<Item = &Target> {
+        let of_requests = self.routes.iter().map(|route| &route.target);
+        of_requests.chain(self.tcp_routes.iter().map(|route| &route.target))
+    }
+
     /// A configuration that serves nothing, with every default in force and files below `folder`.
     pub fn empty(folder: PathBuf) -> Self {
         let mebibyte = 1 << 20;
@@ -68,6 +76,7 @@ impl Config {
             registries: BTreeMap::new(),
             upstreams: BTreeMap::new(),
             routes: Vec::new(),
+            tcp_routes: Vec::new(),
         }
     }
 }
@@ -77,6 +86,7 @@ pub struct Listener {
     /// Its name in routes, logs and metrics; the address when none was given.
     pub name: Arc<str>,
     pub address: SocketAddr,
+    pub protocol: ListenerProtocol,
     /// None: clients speak without TLS.
     pub tls: Option<tls::ServerSettings>,
     /// Whose `X-Forwarded-*` is believed.
@@ -356,6 +366,26 @@ pub struct Pool {
     pub max_http2_connections: usize,
 }
 
+/// What the clients of a listener speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ListenerProtocol {
+    #[default]
+    Http,
+    /// Bytes that are passed on as they are.
+    Tcp,
+}
+
+impl ListenerProtocol {
+    pub const ALL: [Self; 2] = [Self::Http, Self::Tcp];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
 /// What endpoints speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
@@ -376,6 +406,20 @@ impl Protocol {
             Self::Http2 => "http2",
         }
     }
+}
+
+/// Where the connections of some listeners go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TcpRoute {
+    /// Its place in the file, for logs and errors: `route[0]`.
+    pub name: Arc<str>,
+    pub listeners: Vec<Arc<str>>,
+    /// The name that the client asks for in TLS. None: whatever it asks for.
+    pub sni: Option<Arc<str>>,
+    /// What takes the place of the retries of the upstream.
+    pub retries: Option<RouteRetries>,
+    /// Never a redirect.
+    pub target: Target,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -488,6 +532,8 @@ pub enum NameFrom {
     /// The path segment after this prefix (`/svc/` of `/svc/{service}`).
     Path(Arc<str>),
     Header(http::HeaderName),
+    /// What the client asks for in TLS.
+    Sni,
 }
 
 /// A compiled pattern with its text.

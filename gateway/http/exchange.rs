@@ -241,6 +241,8 @@ impl Exchange {
         let Opened { member, in_flight, begun, .. } = opened;
         let is_open = is_call && !grpc::is_told(response.headers());
         let open = is_open.then(|| at.saturating_duration_since(begun));
+        // Any other answer says by itself that it is none to a call.
+        let awaits_status = is_open && response.status() == StatusCode::OK;
         response.map(|incoming| match switched {
             Some(switched) if switching => {
                 record.ended();
@@ -264,7 +266,7 @@ impl Exchange {
                     upload,
                     held,
                 };
-                ReplyBody::passing(incoming, ending, waits, record, is_call)
+                ReplyBody::passing(incoming, ending, waits, record, is_call, awaits_status)
             }
         })
     }

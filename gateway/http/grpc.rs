@@ -51,8 +51,9 @@ pub(super) fn is_call(head: &Parts) -> bool {
 /// Whether this is the type of what a call sends or is answered with.
 pub(super) fn is_kind(content_type: &HeaderValue) -> bool {
     // Not `application/grpc-web`.
-    let rest = content_type.as_bytes().strip_prefix(KIND);
-    matches!(rest.map(<[u8]>::first), Some(None | Some(b'+' | b';' | b' ')))
+    let said = content_type.as_bytes();
+    let is_kind = said.get(..KIND.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(KIND));
+    is_kind && matches!(said.get(KIND.len()), None | Some(b'+' | b';' | b' '))
 }
 
 /// How long a client waits for the end of a call. None: for ever, or it says nothing that can be understood.
@@ -199,7 +200,9 @@ mod tests {
                 http::Request::builder().version(version).method(method).header("content-type", kind);
             is_call(&request.body(()).unwrap().into_parts().0)
         };
-        for kind in ["application/grpc", "application/grpc+proto", "application/grpc;charset=x"] {
+        for kind in
+            ["application/grpc", "application/grpc+proto", "Application/GRPC", "application/grpc;charset=x"]
+        {
             assert!(check(Version::HTTP_2, "POST", kind), "{kind}");
             assert!(!check(Version::HTTP_11, "POST", kind) && !check(Version::HTTP_2, "GET", kind));
         }

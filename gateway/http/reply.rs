@@ -48,8 +48,10 @@ pub(super) struct Passing {
     ending: Option<Ending>,
     waits: Waits,
     record: Record,
-    /// Of a call of gRPC, whose trailers say how it went.
+    /// It is of a call of gRPC.
     is_call: bool,
+    /// Trailers are to say how the call went.
+    awaits_status: bool,
 }
 
 /// What is settled at the end of an answer. Dropped before the end it closes the connection. Holds neither the
@@ -105,16 +107,18 @@ impl ReplyBody {
         incoming: Incoming,
         ending: Ending,
         waits: Waits,
-        mut record: Record,
+        record: Record,
         is_call: bool,
+        awaits_status: bool,
     ) -> Self {
-        if incoming.is_end_stream() {
-            ending.settle();
-            record.ended();
+        let ended = incoming.is_end_stream();
+        let mut passing = Passing { incoming, ending: Some(ending), waits, record, is_call, awaits_status };
+        if ended {
+            passing.end();
             return Self::Empty;
         }
-        waits.answering();
-        Self::Passing(Box::new(Passing { incoming, ending: Some(ending), waits, record, is_call }))
+        passing.waits.answering();
+        Self::Passing(Box::new(passing))
     }
 }
 
@@ -218,17 +222,21 @@ impl Passing {
             Some(Err(error)) => {
                 let upload = self.ending.as_ref().and_then(|ending| ending.upload.as_ref());
                 // What the client broke, breaks the connection and with it the answer.
-                let failed = upload.is_some_and(|upload| upload.spoilt().is_some());
-                self.break_off(if failed { Fault::Client } else { Fault::Endpoint }, Evidence::Broke);
+                let spoilt = upload.is_some_and(|upload| upload.spoilt().is_some());
+                let (fault, code) = match spoilt {
+                    true => (Fault::Client, grpc::Code::Internal),
+                    false => (Fault::Endpoint, grpc::Code::Unavailable),
+                };
+                self.break_off(fault, Evidence::Broke);
                 let error = ReplyError::Broken(error);
-                Poll::Ready(Some(if reset { Err(error) } else { self.fail(error, grpc::Code::Unavailable) }))
+                Poll::Ready(Some(if reset { Err(error) } else { self.fail(error, code) }))
             }
             frame => {
                 if self.is_call
                     && let Some(Ok(frame)) = &frame
-                    && frame.trailers_ref().and_then(grpc::failed) == Some(true)
+                    && let Some(failed) = frame.trailers_ref().and_then(grpc::failed)
                 {
-                    self.worsen();
+                    self.awaits_status = failed;
                 }
                 if frame.is_none() || self.incoming.is_end_stream() {
                     self.end();
@@ -254,7 +262,7 @@ impl Passing {
         self.fail(ReplyError::Expired(wait), grpc::code(RequestError::Expired(wait).status()))
     }
 
-    /// The call has failed, as its end says.
+    /// The call has failed, as is known at its end.
     fn worsen(&mut self) {
         let Account { metrics, worker } = &*self.record.account;
         if let Some(ending) = &mut self.ending {
@@ -264,6 +272,10 @@ impl Passing {
     }
 
     fn end(&mut self) {
+        // It failed, or nobody knows how it went.
+        if self.awaits_status {
+            self.worsen();
+        }
         self.record.ended();
         if let Some(ending) = self.ending.take() {
             ending.settle();

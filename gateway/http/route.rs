@@ -199,6 +199,8 @@ pub(super) fn service<'a>(by_name: &ByName, head: &'a Parts, asked: &'a HostAndP
     match &by_name.from {
         NameFrom::Path(prefix) => segment(asked.path(), prefix),
         NameFrom::Header(name) => head.headers.get(name)?.to_str().ok().filter(|name| !name.is_empty()),
+        // That is of connections that are no HTTP.
+        NameFrom::Sni => None,
     }
 }
 

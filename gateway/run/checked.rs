@@ -106,6 +106,17 @@ fn describe(config: &Config) -> String {
             shown(target(&route.target))
         );
     }
+    for route in &config.tcp_routes {
+        let names = route.listeners.join(", ");
+        let sni = route.sni.as_deref().map_or(String::new(), |name| format!(" for {name}"));
+        let _ = writeln!(
+            text,
+            "route     connections of {}{} -> {}",
+            shown(names),
+            shown(sni),
+            shown(target(&route.target))
+        );
+    }
     text
 }
 
@@ -125,6 +136,7 @@ fn target(target: &Target) -> String {
         Target::ByName(by_name) => match &by_name.from {
             NameFrom::Path(prefix) => format!("the service named after {prefix}, in {}", by_name.registry),
             NameFrom::Header(name) => format!("the service named by header {name}, in {}", by_name.registry),
+            NameFrom::Sni => format!("the service asked for in TLS, in {}", by_name.registry),
         },
         Target::Redirect(to) => {
             let scheme = to.scheme.map_or("", Scheme::as_str);

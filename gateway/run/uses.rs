@@ -17,8 +17,8 @@ pub(super) fn uses(config: &Config, catalog: Option<&Catalog>) -> Uses {
     for upstream in config.upstreams.values() {
         add(&mut uses.selectors, &upstream.selector, upstream.name.clone(), reader(&upstream.name));
     }
-    for route in &config.routes {
-        if let Target::ByName(by_name) = &route.target {
+    for target in config.targets() {
+        if let Target::ByName(by_name) = target {
             add(&mut uses.selectors, &by_name.template.selector, by_name.template.name.clone(), None);
         }
     }

@@ -296,6 +296,32 @@ async fn how_a_call_went_is_known_at_its_end() {
 }
 
 #[tokio::test]
+async fn a_call_that_ends_without_a_status_has_failed() {
+    for (path, answered) in [("/bare", None), ("/message", Some("message")), ("/other", None)] {
+        let origin = Http2Origin::start(move |mut call: Call| async move {
+            let status = if call.path() == "/other" { 404 } else { 200 };
+            let _ = read(call.request.into_body()).await;
+            let response = Response::builder().status(status).body(()).unwrap();
+            let mut stream = call.reply.send_response(response, answered.is_none()).unwrap();
+            if let Some(message) = answered {
+                stream.send_data(message.into(), true).unwrap();
+            }
+        })
+        .await;
+        let gateway = Gateway::start(Setup::to_addresses(&[origin.address]));
+        let mut client = Http2::connect(gateway.address).await;
+        let got = send(&mut client, path, None).await.unwrap();
+        assert_eq!(
+            (got.text(), &got.trailers),
+            (answered.unwrap_or_default(), &None),
+            "it is passed on as it is"
+        );
+        crate::support::client::until("it is over", || figures(&gateway).in_flight == 0).await;
+        assert_eq!(figures(&gateway).failures, u64::from(path != "/other"), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn an_endpoint_whose_calls_fail_is_taken_out_of_the_choice() {
     let (bad, good) =
         (Http2Origin::start(|call| ends(call, "14")).await, Http2Origin::start(|call| ends(call, "0")).await);

@@ -73,6 +73,7 @@ impl Setup {
 
 pub fn listener() -> config::Listener {
     config::Listener {
+        protocol: config::ListenerProtocol::Http,
         name: "test".into(),
         address: "127.0.0.1:0".parse().unwrap(),
         tls: None,

@@ -8,9 +8,9 @@ use super::Checker;
 use crate::{
     config::{
         file,
-        running::{Access, Admin, Listener, Registrations},
+        running::{Access, Admin, Listener, ListenerProtocol, Registrations},
     },
-    document::Way,
+    document::{Way, similar},
 };
 
 /// Instead of an address: no listener.
@@ -35,6 +35,10 @@ impl Checker<'_> {
         if let Some(name) = &listener.name {
             self.own_name(&way.key("name"), name);
         }
+        let protocol = self.listener_protocol(&way.key("protocol"), listener.protocol.as_deref());
+        if protocol == Some(ListenerProtocol::Tcp) {
+            self.nothing_of_http(way);
+        }
         let tls = self.listener_tls(&way.key("tls"), listener.tls.as_ref());
         let trusted_proxies = self.networks(&way.key("trusted_proxies"), &listener.trusted_proxies);
         let max_connections =
@@ -50,6 +54,7 @@ impl Checker<'_> {
         Some(Listener {
             name: name(listener)?.into(),
             address: address?,
+            protocol: protocol?,
             tls: tls?,
             trusted_proxies,
             max_connections,
@@ -61,6 +66,27 @@ impl Checker<'_> {
             max_age,
             max_header_bytes,
         })
+    }
+
+    fn listener_protocol(&mut self, way: &Way, name: Option<&str>) -> Option<ListenerProtocol> {
+        let Some(name) = name else { return Some(ListenerProtocol::default()) };
+        let protocol = by_name(name);
+        if protocol.is_none() {
+            let hint = similar::hint(name, ListenerProtocol::ALL.map(ListenerProtocol::as_str));
+            self.wrong(way, format!("there is no protocol {name:?} of listeners")).hint_if_any(hint);
+        }
+        protocol
+    }
+
+    /// Records the keys that say something of requests.
+    fn nothing_of_http(&mut self, way: &Way) {
+        for key in ["trusted_proxies", "body_timeout_ms", "max_header_bytes", "max_age_ms"] {
+            let at = way.key(key);
+            if self.document.has(&at) {
+                self.wrong_key(&at, format!("`{key}` is for requests of HTTP"))
+                    .hint("take it away: with `protocol = \"tcp\"` bytes are passed on as they are");
+            }
+        }
     }
 
     fn networks(&mut self, way: &Way, texts: &[String]) -> Vec<IpNet> {
@@ -176,6 +202,15 @@ impl Checker<'_> {
             self.wrong(way, message).hint("write `token_file`, or listen on 127.0.0.1");
         }
     }
+}
+
+/// What the clients of a listener speak. None if that is written wrongly.
+pub(super) fn protocol(listener: &file::Listener) -> Option<ListenerProtocol> {
+    listener.protocol.as_deref().map_or(Some(ListenerProtocol::default()), by_name)
+}
+
+fn by_name(name: &str) -> Option<ListenerProtocol> {
+    ListenerProtocol::ALL.into_iter().find(|protocol| protocol.as_str() == name)
 }
 
 /// What a listener is called. None if it has neither a name nor an address.

@@ -5,14 +5,15 @@ mod grpc_web;
 mod heads;
 mod matches;
 mod redirect;
+mod tcp;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::Checker;
 use crate::{
     config::{
         file,
-        running::{Matches, Route, RouteTimeouts, Target},
+        running::{Matches, Route, RouteTimeouts, Target, TcpRoute},
     },
     document::{Part, TextOr, Way, similar},
     upstream::UpstreamName,
@@ -25,25 +26,35 @@ const LARGEST_SHARE: u64 = 1_000_000;
 const LARGEST_BODY: u64 = 1 << 50;
 
 impl Checker<'_> {
-    pub(super) fn routes(&mut self, routes: &[file::Route], listeners: &[file::Listener]) -> Vec<Route> {
+    /// Those of requests, and those of connections whose bytes are passed on as they are.
+    pub(super) fn routes(
+        &mut self,
+        routes: &[file::Route],
+        listeners: &[file::Listener],
+    ) -> (Vec<Route>, Vec<TcpRoute>) {
         let way = Way::default().key("route");
-        let mut made: Vec<Route> = Vec::new();
+        let (mut made, mut of_tcp): (Vec<Route>, Vec<TcpRoute>) = Default::default();
         for (index, route) in routes.iter().enumerate() {
             let way = way.index(index);
+            let targets = |made: &[Route], of_tcp: &[TcpRoute]| {
+                let made = made.iter().map(|route| (route.name.clone(), route.target.clone()));
+                made.chain(of_tcp.iter().map(|route| (route.name.clone(), route.target.clone()))).collect()
+            };
+            if tcp::is_tcp(route, listeners) {
+                let Some(route) = self.tcp_route(&way, route, listeners) else { continue };
+                if let Some(first) = of_tcp.iter().find(|other| tcp::takes_all(other, &route)) {
+                    self.gets_none(&way, &first.name, "connections");
+                }
+                self.agrees(&way, &route.target, targets(&made, &of_tcp));
+                of_tcp.push(route);
+                continue;
+            }
+            self.nothing_of_tcp(&way);
             let Some(route) = self.route(&way, route, listeners) else { continue };
             if let Some(first) = made.iter().find(|other| takes_all(other, &route)) {
-                let message = format!("{} matches the same requests, so this route gets none", first.name);
-                self.wrong_key(&way, message);
+                self.gets_none(&way, &first.name, "requests");
             }
-            let first = made.iter().find(|other| by_name::same_registry(&other.target, &route.target));
-            if let Some(first) = first.filter(|first| by_name::disagree(&first.target, &route.target)) {
-                let message =
-                    format!("{} finds services of the same registry with other settings", first.name);
-                self.wrong_key(&way, message).hint(
-                    "a service has one set of settings, however it was found: write the same in both routes, or \
-                     give one of them a registry table of its own",
-                );
-            }
+            self.agrees(&way, &route.target, targets(&made, &of_tcp));
             if let Some(last) = redirect::leads_back(&made, &route) {
                 let message = match last.name == route.name {
                     true => "this leads to where the request is already".to_owned(),
@@ -53,7 +64,24 @@ impl Checker<'_> {
             }
             made.push(route);
         }
-        made
+        self.tcp_listeners_lead_somewhere(listeners, &of_tcp);
+        (made, of_tcp)
+    }
+
+    fn gets_none(&mut self, way: &Way, first: &str, what: &str) {
+        self.wrong_key(way, format!("{first} matches the same {what}, so this route gets none"));
+    }
+
+    /// A service is treated in one way, whichever of the routes before this one finds it.
+    fn agrees(&mut self, way: &Way, target: &Target, others: Vec<(Arc<str>, Target)>) {
+        let first = others.iter().find(|(_, other)| by_name::same_registry(other, target));
+        if let Some((first, _)) = first.filter(|(_, first)| by_name::disagree(first, target)) {
+            let message = format!("{first} finds services of the same registry with other settings");
+            self.wrong_key(way, message).hint(
+                "a service has one set of settings, however it was found: write the same in both routes, or \
+                 give one of them a registry table of its own",
+            );
+        }
     }
 
     fn route(&mut self, way: &Way, route: &file::Route, listeners: &[file::Listener]) -> Option<Route> {
@@ -123,6 +151,11 @@ impl Checker<'_> {
             }
             (false, true) => self.nothing_of_by_name(way),
         }
+        self.upstream_of(way, route)
+    }
+
+    fn upstream_of(&mut self, way: &Way, route: &file::Route) -> Option<Target> {
+        let at = way.key("upstream");
         match route.upstream.as_ref()? {
             TextOr::Text(name) => self.upstream_name(&at, name, Part::Value).map(Target::Upstream),
             TextOr::Table(shares) => self.shares(&at, shares),

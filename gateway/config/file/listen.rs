@@ -14,6 +14,9 @@ pub(in crate::config) struct Listener {
     pub name: Option<String>,
     /// `IP:PORT`, like `0.0.0.0:8080` or `[::]:8080`. Required.
     pub address: Option<String>,
+    /// What clients speak: `http` (HTTP/1.1 and HTTP/2), or `tcp`, whose bytes are passed on as they are. Default:
+    /// `http`.
+    pub protocol: Option<String>,
     /// End TLS here: certificates, and what is asked of clients. Default: no TLS.
     pub tls: Option<ListenerTls>,
     /// Networks of proxies whose `X-Forwarded-*` is believed, like `10.0.0.0/8`. Default: none.
@@ -43,6 +46,7 @@ impl Default for Listener {
         Self {
             name: None,
             address: None,
+            protocol: None,
             tls: None,
             trusted_proxies: Vec::new(),
             max_connections: 10_000,

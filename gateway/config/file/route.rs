@@ -23,6 +23,9 @@ pub(in crate::config) struct Route {
     pub listener: OneOrMore,
     /// A host name without port; `*.example.com` stands for any name below it. Default: every host.
     pub host: Option<String>,
+    /// On a listener with `protocol = "tcp"`: the name that clients ask for in TLS; `*.example.com` stands for any name
+    /// below it. Default: every connection.
+    pub sni: Option<String>,
     /// A prefix of the path that ends where a segment ends: `/orders` matches `/orders` and `/orders/1`. As its last
     /// segment, `{service}` is the name of a service. Default: `/`, every path.
     pub path: Option<String>,

@@ -70,10 +70,20 @@ pub(super) fn in_path(route: &file::Route) -> bool {
 
 impl Checker<'_> {
     pub(super) fn by_name(&mut self, way: &Way, route: &file::Route) -> Option<ByName> {
+        let from = self.name_from(way, route);
+        self.found_by(way, route, from)
+    }
+
+    /// What is said of services whose name is there; none: it was to be, and that is a mistake.
+    pub(super) fn found_by(
+        &mut self,
+        way: &Way,
+        route: &file::Route,
+        from: Option<NameFrom>,
+    ) -> Option<ByName> {
         let registry = self
             .required(way, "registry", &route.registry)
             .and_then(|registry| self.registry_name(&way.key("registry"), registry));
-        let from = self.name_from(way, route);
         let pattern = self.pattern(&way.key("pattern"), route.pattern.as_deref().unwrap_or(DEFAULT_PATTERN));
         let services = self.services(&way.key("services"), &route.services);
         let template = self.template(way, route);

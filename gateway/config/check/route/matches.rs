@@ -36,7 +36,12 @@ impl Checker<'_> {
         Some(Matches { listeners, host, path: path?, headers })
     }
 
-    fn listener_names(&mut self, way: &Way, names: &[String], listeners: &[file::Listener]) -> Vec<Arc<str>> {
+    pub(super) fn listener_names(
+        &mut self,
+        way: &Way,
+        names: &[String],
+        listeners: &[file::Listener],
+    ) -> Vec<Arc<str>> {
         let known: Vec<_> = listeners.iter().filter_map(listen::name).collect();
         for (index, name) in names.iter().enumerate() {
             if !known.contains(name) {
@@ -51,7 +56,7 @@ impl Checker<'_> {
     }
 
     /// A host name in the form in which requests are compared with it.
-    fn host(&mut self, way: &Way, text: &str) -> Option<Arc<str>> {
+    pub(super) fn host(&mut self, way: &Way, text: &str) -> Option<Arc<str>> {
         let host = text.to_ascii_lowercase();
         let name = host.strip_prefix("*.").unwrap_or(&host);
         let hint = match (name, name.rsplit_once(':')) {
