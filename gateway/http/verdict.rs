@@ -158,12 +158,17 @@ mod tests {
     use super::*;
     use crate::{
         catalog::FindError, client::DialError, selector::PickError, server::Refusal, telemetry::Refused,
-        upstream::UpstreamName,
+        tls::HandshakeError, upstream::UpstreamName,
     };
 
     fn refused(error: io::Error) -> RequestError {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         DialError::Failed { address, error: error.into() }.into()
+    }
+
+    fn no_tls(error: HandshakeError) -> RequestError {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        DialError::Tls { address, error: error.into() }.into()
     }
 
     /// The table of faults, one row for each kind of failure: whose it is, and what health is told.
@@ -195,6 +200,9 @@ mod tests {
             ),
             (DialError::TimedOut { address, limit }.into(), Fault::Endpoint, Some(Evidence::ConnectFailed)),
             (DialError::Busy { address, limit }.into(), Fault::Local, None),
+            (no_tls(HandshakeError::NotHttp2), Fault::Endpoint, Some(Evidence::ConnectFailed)),
+            (no_tls(HandshakeError::NoPolicy), Fault::Local, None),
+            (no_tls(HandshakeError::NotBelieved(io::ErrorKind::InvalidData.into())), Fault::Local, None),
             (RequestError::Reset(String::new()), Fault::Endpoint, Some(Evidence::Broke)),
             (RequestError::BadAnswer(String::new()), Fault::Endpoint, Some(Evidence::Broke)),
             (RequestError::AnswerTooLarge, Fault::Endpoint, Some(Evidence::Broke)),

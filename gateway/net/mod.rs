@@ -9,6 +9,7 @@ mod stream;
 mod task;
 mod tcp;
 mod watch;
+mod wire;
 
 pub use meter::Meter;
 pub use socket::keep_alive;
@@ -16,3 +17,4 @@ pub use stream::Stream;
 pub use task::guarded;
 pub use tcp::{Sight, Tcp};
 pub use watch::{Place, Standstill, Watch, Watched};
+pub use wire::Wire;

@@ -247,9 +247,10 @@ fn verifier(rule: &ClientRule, roots: RootCertStore) -> Result<Arc<dyn ClientCer
 }
 
 /// Whether the authorities of clients can be used.
-pub(crate) fn check_clients(rule: &ClientRule) -> Result<(), FileError> {
-    let roots = certificate::authorities(&rule.ca_file, &certificate::read(&rule.ca_file)?)?;
-    verifier(rule, roots).map(drop)
+pub(crate) fn check_clients(ca_file: &Path) -> Result<(), FileError> {
+    let rule = ClientRule { ca_file: ca_file.into(), required: true };
+    let roots = certificate::authorities(ca_file, &certificate::read(ca_file)?)?;
+    verifier(&rule, roots).map(drop)
 }
 
 fn names_path(rule: Option<&ClientRule>) -> PathBuf {

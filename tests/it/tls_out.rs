@@ -304,3 +304,27 @@ async fn an_answer_that_is_cut_off_is_not_taken_for_whole() {
     assert!(read("/whole").await);
     assert!(!read("/cut").await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_put_in_force_and_taken_away_while_it_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let certs = Certs::new(folder.path());
+    let over_tls = TlsOrigin::start(server(&certs.server(), None, &[])).await;
+    let plain = Origin::replying(|_| Reply::text("plain")).await;
+    let tls = format!("tls = {{ {} }}", ca(&certs));
+    let (with, without) =
+        (upstream("main", &quoted(over_tls.address), &tls), upstream("main", &quoted(plain.address), ""));
+    let gateway = Gateway::start(&without);
+    let text = async || gateway.get("/main").await.text();
+    assert_eq!(text().await, "plain");
+    gateway.reconfigure(&with);
+    until("TLS is spoken", || async { text().await.starts_with("-\nGET /main") }).await;
+    gateway.reconfigure(&without);
+    until("TLS is spoken no more", || async { text().await == "plain" }).await;
+    // The same address with another policy: nothing that is idle is of use.
+    let other = Certs::new(&folder.path().join("other"));
+    gateway.reconfigure(&with);
+    until("TLS is spoken", || async { text().await.starts_with("-\n") }).await;
+    gateway.reconfigure(&upstream("main", &quoted(over_tls.address), &format!("tls = {{ {} }}", ca(&other))));
+    until("it is not believed", || async { gateway.get("/main").await.reason() == Some("tls-failed") }).await;
+}
