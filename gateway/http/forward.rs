@@ -131,8 +131,8 @@ pub(super) fn request(
     (upgrading, altered)
 }
 
-/// Makes of the head for an endpoint, which is one by HTTP/1, one by HTTP/2 (RFC 9113 8.2.2 and 8.3.1). `scheme` is that of the
-/// connection to it.
+/// Makes of the head for an endpoint, which is one by HTTP/1, one by HTTP/2 (RFC 9113 8.2.2 and 8.3.1). `scheme` is
+/// that of the connection to it.
 pub(super) fn to_http2<B>(request: &mut Request<B>, address: SocketAddr, scheme: Scheme) {
     let headers = request.headers_mut();
     let host = headers.remove(header::HOST);

@@ -141,7 +141,8 @@ impl Server {
         Ok((stream, accepted))
     }
 
-    /// What the certificate of a client says. One that took up a session has shown it before, and it may have ended since.
+    /// What the certificate of a client says. One that took up a session has shown it before, and it may have ended
+    /// since.
     fn client(&self, session: &ServerConnection) -> io::Result<Option<String>> {
         let Some(own) = session.peer_certificates().and_then(|chain| chain.first()) else { return Ok(None) };
         let identity = match Identity::of(own) {

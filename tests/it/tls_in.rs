@@ -1,5 +1,5 @@
-//! TLS from clients: which certificate they are shown, what they prove, what they come back with, and what becomes of those
-//! that do not come so far. OpenSSL and curl are the other side wherever they can be.
+//! TLS from clients: which certificate they are shown, what they prove, what they come back with, and what becomes of
+//! those that do not come so far. OpenSSL and curl are the other side wherever they can be.
 
 use std::{
     fs,
