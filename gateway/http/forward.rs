@@ -573,6 +573,31 @@ mod tests {
     }
 
     #[test]
+    fn what_was_proved_here_is_told_and_nobody_elses_word_counts_for_it() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let told = |peer: &str, client: Option<Option<&str>>| {
+            let tls = client.map(|client| tls::Accepted {
+                http2: false,
+                resumed: false,
+                client: client.map(str::to_owned),
+            });
+            let sender = Sender::new(format!("{peer}:1").parse().unwrap(), &trusted, tls.as_ref());
+            let request = http::Request::get("/").header("host", "a").header(CLIENT_CERT, "Hash=forged");
+            let (mut head, ()) = request.header(CLIENT_CERT, "Hash=again").body(()).unwrap().into_parts();
+            let (asked, seen) = (HostAndPath::read(&head).unwrap(), Seen::of(&head.headers));
+            super::request(&mut head, &asked, &sender, 0, false, seen);
+            let lines = head.headers.get_all(CLIENT_CERT).into_iter();
+            let lines: Vec<_> = lines.map(|line| line.to_str().unwrap().to_owned()).collect();
+            (lines.join("|"), head.headers[FORWARDED_PROTO].to_str().unwrap().to_owned())
+        };
+        for peer in ["9.9.9.9", "10.0.0.1"] {
+            assert_eq!(told(peer, None), (String::new(), "http".into()), "{peer}");
+            assert_eq!(told(peer, Some(None)), (String::new(), "https".into()), "{peer}");
+            assert_eq!(told(peer, Some(Some("Hash=1"))), ("Hash=1".into(), "https".into()), "{peer}");
+        }
+    }
+
+    #[test]
     fn only_a_trusted_proxy_says_that_a_client_came_encrypted() {
         let scheme = |trusted: &str, lines: &[&str]| {
             let mut headers = HeaderMap::new();

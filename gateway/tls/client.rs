@@ -200,7 +200,7 @@ fn build(settings: &ClientSettings, contents: &Contents) -> Result<(Configs, Opt
     let validity = pair.as_ref().map(|pair| pair.identity.validity);
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
-        .map_err(|error| FileError::Unfit { path: PathBuf::new(), error: error.to_string() })?
+        .map_err(FileError::Unsupported)?
         .with_root_certificates(roots);
     let config = match pair {
         Some(pair) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair.certified))),

@@ -294,14 +294,24 @@ impl Sessions {
     }
 
     async fn ask(&self, address: SocketAddr, version: &str, how: &str) -> bool {
+        let said = self.run(address, version, how).await;
+        let reused = said.contains("Reused, TLSv1");
+        assert!(reused || said.contains("New, TLSv1"), "{said}");
+        reused
+    }
+
+    /// All that is said when a session is taken up.
+    async fn said(&self, address: SocketAddr, version: &str) -> String {
+        self.run(address, version, "-sess_in").await
+    }
+
+    async fn run(&self, address: SocketAddr, version: &str, how: &str) -> String {
         let file = self.file.display().to_string();
         let mut arguments = vec![version, "-servername", "localhost", how, &file];
         arguments.extend(self.arguments.iter().map(String::as_str));
         let said = text(&s_client(address, &arguments, &get("/")).await);
         assert!(said.contains("HTTP/1.1 200 OK"), "{said}");
-        let reused = said.contains("Reused, TLSv1");
-        assert!(reused || said.contains("New, TLSv1"), "{said}");
-        reused
+        said
     }
 }
 
@@ -338,6 +348,7 @@ async fn sessions_outlive_renewals_restarts_and_gateways_and_not_a_change_of_aut
         assert!(!sessions.take_up(required, version).await, "another rule, {version}");
         sessions.keep(required, version).await;
         assert!(sessions.take_up(required, version).await, "{version}");
+        assert!(sessions.said(required, version).await.contains("\"CN=alice\""), "who it was is still told");
     }
     // A renewed certificate.
     let required = gateway.listeners[3];
@@ -843,4 +854,25 @@ async fn requests_that_came_ahead_are_answered_in_their_turn() {
     };
     tokio::time::timeout(Duration::from_secs(30), read).await.expect("all are answered");
     assert_eq!(String::from_utf8(came).unwrap().matches("HTTP/1.1 200 OK").count(), REQUESTS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_ends_with_the_certificate_that_it_began_with() {
+    let mut setup = Setup::new().await;
+    let own = setup.certs.server();
+    let brief = setup.certs.client_ending_in("brief", Duration::from_secs(8));
+    let rule = format!("client_ca_file = '{}'", setup.certs.ca().display());
+    let gateway = setup.start(&format!("{}, {rule}", certificates(&[&own])), "");
+    let config = client(&ca(&gateway), Some(&brief), &[]);
+    let resumed = async || metric(&gateway, "witgate_tls_handshakes_total", &["resumed"]).await;
+    for _ in 0..2 {
+        let answer = ask(&config, at(&gateway), "localhost", &get("/")).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"));
+    }
+    assert_eq!(resumed().await, 1.0);
+    until("its session is refused", || async {
+        ask(&config, at(&gateway), "localhost", &get("/")).await.is_err()
+    })
+    .await;
+    failed(&gateway, "certificate", 1).await;
 }
