@@ -15,6 +15,7 @@ use witgate::{
         log,
         text::{Shown, shown, shown_lines},
     },
+    tls,
 };
 
 #[global_allocator]
@@ -64,9 +65,18 @@ enum Command {
     },
     /// See and steer the upstreams of a running gateway.
     Upstream {
-        /// Where its admin API listens.
+        /// Where its admin API listens; with TLS, https://HOST:PORT.
         #[arg(long, global = true, default_value = "127.0.0.1:9901", value_name = "ADDR")]
         admin: String,
+        /// With TLS: the certificates (PEM) of the authorities that are believed. Default: those of the system.
+        #[arg(long, global = true, value_name = "FILE")]
+        ca_file: Option<PathBuf>,
+        /// With TLS: a certificate (PEM) to show, if it asks for one.
+        #[arg(long, global = true, value_name = "FILE", requires = "key_file")]
+        cert_file: Option<PathBuf>,
+        /// The key (PEM) of that certificate.
+        #[arg(long, global = true, value_name = "FILE", requires = "cert_file")]
+        key_file: Option<PathBuf>,
         /// A file with the token that it asks for.
         #[arg(long, global = true, value_name = "FILE")]
         token_file: Option<PathBuf>,
@@ -136,8 +146,10 @@ fn main() -> ExitCode {
             serve(flags.log_format, Some(filter), || run::demo(listen, admin, &plugins))
         }
         Command::Check { file } => check(&file),
-        Command::Upstream { admin, token_file, operation } => {
-            let gateway = run::Gateway { admin, token_file };
+        Command::Upstream { admin, ca_file, cert_file, key_file, token_file, operation } => {
+            let pair = cert_file.zip(key_file);
+            let certificate = pair.map(|(certificate, key)| tls::PairFiles { certificate, key });
+            let gateway = run::Gateway { admin, ca_file, certificate, token_file };
             match run::operate(gateway, &operation.into()) {
                 Ok(text) => {
                     say(text.trim_end());

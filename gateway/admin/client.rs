@@ -1,6 +1,6 @@
 //! Asks the admin API of a running gateway, for the command line.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -13,7 +13,11 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
 
-use crate::config::Secret;
+use crate::{
+    config::Secret,
+    net::Wire,
+    tls::{self, HandshakeError, Protocol},
+};
 
 /// How long an answer may take. Orders are written to disk before they are answered.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,6 +30,8 @@ const LONGEST: usize = 64 << 20;
 pub enum AskError {
     #[error("no gateway answers at {address}")]
     Unreachable { address: String, source: io::Error },
+    #[error("no TLS with {address}")]
+    Tls { address: String, source: HandshakeError },
     #[error("the gateway at {address} did not answer within {PATIENCE:?}")]
     TooSlow { address: String },
     #[error("{address} did not answer like a gateway: {reason}")]
@@ -37,6 +43,8 @@ pub enum AskError {
 /// The admin API at `host:port`.
 pub struct Client {
     pub address: String,
+    /// None: without TLS.
+    pub tls: Option<Arc<tls::Client>>,
     pub token: Option<Secret>,
 }
 
@@ -55,11 +63,20 @@ impl Client {
         asked.map_err(|_| AskError::TooSlow { address: address() })?
     }
 
+    async fn connect(&self) -> Result<Box<dyn Wire>, AskError> {
+        let address = || self.address.clone();
+        let unreachable = |source| AskError::Unreachable { address: address(), source };
+        let stream = TcpStream::connect(&self.address).await.map_err(unreachable)?;
+        let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
+        let peer = stream.peer_addr().map_err(unreachable)?.ip();
+        let shaken = tls.connect(stream, peer, None, Protocol::Http1).await;
+        let stream = shaken.map_err(|source| AskError::Tls { address: address(), source })?;
+        Ok(Box::new(stream))
+    }
+
     async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, AskError> {
         let odd = |reason: String| AskError::NotAGateway { address: self.address.clone(), reason };
-        let stream = TcpStream::connect(&self.address)
-            .await
-            .map_err(|source| AskError::Unreachable { address: self.address.clone(), source })?;
+        let stream = self.connect().await?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| odd(error.to_string()))?;
         // Ends with the sender; what goes wrong on it is told by the answer.

@@ -11,39 +11,18 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep, sleep_until},
 };
 
-use tokio_rustls::server::TlsStream;
-
 use super::roster::Client;
+use crate::net::Wire;
 
 /// A client that does not read has so long to take at least so many bytes of its answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const LEAST_PROGRESS: usize = 16 * 1024;
 
-/// A connection, with or without TLS.
-pub(super) enum Wire {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Wire {
-    fn pin(&mut self) -> Pin<&mut dyn Both> {
-        Pin::new(match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream,
-        })
-    }
-}
-
-trait Both: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Both for T {}
-
 pub(super) struct Io {
-    stream: Wire,
+    stream: Box<dyn Wire>,
     client: Arc<Client>,
     /// While the kernel takes no more: until when the client has to go on.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -52,7 +31,7 @@ pub(super) struct Io {
 }
 
 impl Io {
-    pub(super) fn new(stream: Wire, client: Arc<Client>) -> Self {
+    pub(super) fn new(stream: Box<dyn Wire>, client: Arc<Client>) -> Self {
         Self { stream, client, stalled: None, progress: 0 }
     }
 
@@ -91,13 +70,13 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.stream.pin().poll_read(cx, buf)
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let wrote = self.stream.pin().poll_write(cx, buf);
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.wrote(cx, wrote)
     }
 
@@ -106,20 +85,19 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let wrote = self.stream.pin().poll_write_vectored(cx, bufs);
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.wrote(cx, wrote)
     }
 
     fn is_write_vectored(&self) -> bool {
-        // Both can.
-        true
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.pin().poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.pin().poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -71,7 +71,8 @@ pub enum Scope {
     Registrations,
 }
 
-/// Answers on `listener`, where `tls` is ended if there is any, until `shutdown`; then answers on their way have a moment to end.
+/// Answers on `listener`, where `tls` is ended if there is any, until `shutdown`; then answers on their way have a
+/// moment to end.
 ///
 /// Dropping the future closes everything at once.
 pub async fn serve(

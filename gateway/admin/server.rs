@@ -17,10 +17,14 @@ use tokio::{
 use super::{
     Access, Admin, Parts, Scope,
     answer::Rejection,
-    io::{Io, Wire},
+    io::Io,
     roster::{Place, Roster},
 };
-use crate::{net, server::AcceptErrors, tls};
+use crate::{
+    net::{self, Wire},
+    server::AcceptErrors,
+    tls,
+};
 
 /// How long a client may take to send a request's head, and stay silent between requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -169,10 +173,10 @@ async fn connection(
 }
 
 /// With TLS: shakes hands. None: that failed.
-async fn open(stream: TcpStream, tls: Option<Arc<tls::Server>>, peer: SocketAddr) -> Option<Wire> {
-    let Some(tls) = tls else { return Some(Wire::Plain(stream)) };
+async fn open(stream: TcpStream, tls: Option<Arc<tls::Server>>, peer: SocketAddr) -> Option<Box<dyn Wire>> {
+    let Some(tls) = tls else { return Some(Box::new(stream)) };
     match timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok((stream, _))) => Some(Wire::Tls(Box::new(stream))),
+        Ok(Ok((stream, _))) => Some(Box::new(stream)),
         Ok(Err(error)) => {
             let reason = tls::reason(&error).as_str();
             tracing::debug!(listener = "admin", client = %peer, reason, %error, "Handshake failed");

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request, header};
 
-use super::probe::{ProbeError, To, Wire};
+use super::probe::{ProbeError, To};
+use crate::net::Wire;
 
 const PATH: &str = "/grpc.health.v1.Health/Check";
 

@@ -21,15 +21,13 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use memchr::memmem;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::Notify,
-};
+use tokio::sync::Notify;
 
 use super::grpc;
 use crate::{
     client::{self, DialError},
     config::{HttpProbe, Probe, Scheme},
+    net::Wire,
     tls::{self, Protocol},
 };
 
@@ -112,11 +110,6 @@ impl To<'_> {
         Ok(Box::new(stream))
     }
 }
-
-/// A connection to an endpoint, with or without TLS.
-pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 /// Asks once. Waits at most for the time given; dropping the future closes the connection.
 pub(super) async fn probe(probe: &Probe, to: To<'_>, limit: Duration) -> Result<(), ProbeError> {

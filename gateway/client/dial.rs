@@ -21,8 +21,8 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// Whether the gateway ran out of something, ports or files, or has no certificate to show, so that this says nothing
-    /// about the endpoint.
+    /// Whether the gateway ran out of something, ports or files, or has no certificate to show, so that this says
+    /// nothing about the endpoint.
     pub fn is_own(&self) -> bool {
         use rustix::io::Errno;
         const OWN: [Errno; 4] = [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE, Errno::NOBUFS];

@@ -258,10 +258,10 @@ where
             if is_full {
                 return Err(busy());
             }
-            let waited = timeout(limit, receiver).await;
-            drop(this);
-            match waited {
+            match timeout(limit, receiver).await {
                 Ok(Ok(got)) => got,
+                // Whoever began the first connection has as long as that, and may look at the clock before it.
+                _ if this.left() == 0 => Err(DialError::TimedOut { address, limit }),
                 // What makes a connection tells its failure itself; this is the wait for others to end.
                 Ok(Err(_)) | Err(_) => Err(busy()),
             }

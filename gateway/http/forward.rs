@@ -131,8 +131,8 @@ pub(super) fn request(
     (upgrading, altered)
 }
 
-/// Makes of the head for an endpoint, which is one by HTTP/1, one by HTTP/2 (RFC 9113 8.2.2 and 8.3.1). `scheme` is that of the
-/// connection to it.
+/// Makes of the head for an endpoint, which is one by HTTP/1, one by HTTP/2 (RFC 9113 8.2.2 and 8.3.1). `scheme` is
+/// that of the connection to it.
 pub(super) fn to_http2<B>(request: &mut Request<B>, address: SocketAddr, scheme: Scheme) {
     let headers = request.headers_mut();
     let host = headers.remove(header::HOST);
@@ -569,6 +569,31 @@ mod tests {
         // What a registry calls a name need not be one.
         for name in ["", ".", "a b", "a\r\nx: y", "one:8080", "u@one", "::1", "caf\u{e9}"] {
             check(Some(name), "10.0.0.1:81", "10.0.0.1:81");
+        }
+    }
+
+    #[test]
+    fn what_was_proved_here_is_told_and_nobody_elses_word_counts_for_it() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let told = |peer: &str, client: Option<Option<&str>>| {
+            let tls = client.map(|client| tls::Accepted {
+                http2: false,
+                resumed: false,
+                client: client.map(str::to_owned),
+            });
+            let sender = Sender::new(format!("{peer}:1").parse().unwrap(), &trusted, tls.as_ref());
+            let request = http::Request::get("/").header("host", "a").header(CLIENT_CERT, "Hash=forged");
+            let (mut head, ()) = request.header(CLIENT_CERT, "Hash=again").body(()).unwrap().into_parts();
+            let (asked, seen) = (HostAndPath::read(&head).unwrap(), Seen::of(&head.headers));
+            super::request(&mut head, &asked, &sender, 0, false, seen);
+            let lines = head.headers.get_all(CLIENT_CERT).into_iter();
+            let lines: Vec<_> = lines.map(|line| line.to_str().unwrap().to_owned()).collect();
+            (lines.join("|"), head.headers[FORWARDED_PROTO].to_str().unwrap().to_owned())
+        };
+        for peer in ["9.9.9.9", "10.0.0.1"] {
+            assert_eq!(told(peer, None), (String::new(), "http".into()), "{peer}");
+            assert_eq!(told(peer, Some(None)), (String::new(), "https".into()), "{peer}");
+            assert_eq!(told(peer, Some(Some("Hash=1"))), ("Hash=1".into(), "https".into()), "{peer}");
         }
     }
 

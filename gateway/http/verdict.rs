@@ -183,12 +183,17 @@ mod tests {
     use super::*;
     use crate::{
         catalog::FindError, client::DialError, selector::PickError, server::Refusal, syntax::websocket,
-        telemetry::Refused, upstream::UpstreamName,
+        telemetry::Refused, tls::HandshakeError, upstream::UpstreamName,
     };
 
     fn refused(error: io::Error) -> RequestError {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         DialError::Failed { address, error: error.into() }.into()
+    }
+
+    fn no_tls(error: HandshakeError) -> RequestError {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        DialError::Tls { address, error: error.into() }.into()
     }
 
     /// The table of faults, one row for each kind of failure: whose it is, and what health is told.
@@ -222,6 +227,9 @@ mod tests {
             ),
             (DialError::TimedOut { address, limit }.into(), Fault::Endpoint, Some(Evidence::ConnectFailed)),
             (DialError::Busy { address, limit }.into(), Fault::Local, None),
+            (no_tls(HandshakeError::NotHttp2), Fault::Endpoint, Some(Evidence::ConnectFailed)),
+            (no_tls(HandshakeError::NoPolicy), Fault::Local, None),
+            (no_tls(HandshakeError::NotBelieved(io::ErrorKind::InvalidData.into())), Fault::Local, None),
             (RequestError::Reset(String::new()), Fault::Endpoint, Some(Evidence::Broke)),
             (RequestError::BadAnswer(String::new()), Fault::Endpoint, Some(Evidence::Broke)),
             (RequestError::AnswerTooLarge, Fault::Endpoint, Some(Evidence::Broke)),

@@ -12,8 +12,8 @@ use tokio_rustls::TlsStream;
 
 use super::{Meter, Sight, Tcp};
 
-/// What stands behind HTTP. Where there is TLS, reading gives what the peer meant, and an end that it did not announce is an
-/// error: somebody between may have cut it off.
+/// What stands behind HTTP. Where there is TLS, reading gives what the peer meant, and an end that it did not
+/// announce is an error: somebody between may have cut it off.
 pub enum Stream {
     Plain(Tcp),
     Tls(Box<TlsStream<Tcp>>),

@@ -38,8 +38,8 @@ pub struct Tcp {
     reader: Reader,
 }
 
-/// Knows whether there is any use in asking the runtime if something is to be read. Whoever reads is woken for much else,
-/// and HTTP parsers then try once more, several times for each message.
+/// Knows whether there is any use in asking the runtime if something is to be read. Whoever reads is woken for much
+/// else, and HTTP parsers then try once more, several times for each message.
 #[derive(Default)]
 struct Reader(Option<(Arc<Wakeup>, Waker)>);
 
@@ -62,8 +62,8 @@ impl Wake for Wakeup {
 }
 
 impl Reader {
-    /// Asks, if there is any use in it. All that registers with the runtime for reading goes through this: it remembers the
-    /// last waker only.
+    /// Asks, if there is any use in it. All that registers with the runtime for reading goes through this: it
+    /// remembers the last waker only.
     fn ask<T>(&mut self, cx: &Context<'_>, ask: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let (wakeup, waker) = match &mut self.0 {
             Some(known) if known.0.reader.will_wake(cx.waker()) => known,
@@ -233,8 +233,8 @@ fn forget(socket: &TcpStream, what: Interest) {
     let _ = socket.try_io(what, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
 
-/// Writes from several places at once. The kernel that took less than all has no more room: it is not asked once more to
-/// say so, as the runtime would.
+/// Writes from several places at once. The kernel that took less than all has no more room: it is not asked once more
+/// to say so, as the runtime would.
 fn write_pieces(
     socket: &TcpStream,
     cx: &mut Context<'_>,

@@ -76,10 +76,12 @@ fn is_own(folder: &Path) -> bool {
 fn describe(config: &Config) -> String {
     let mut text = String::from("configuration is valid\n");
     for listener in &config.listeners {
-        let _ = writeln!(text, "listener  {}", listener.address);
+        let tls = if listener.tls.is_some() { ", TLS" } else { "" };
+        let _ = writeln!(text, "listener  {}{tls}", listener.address);
     }
     if let Some(address) = config.admin.address {
-        let _ = writeln!(text, "admin     {address}");
+        let tls = if config.admin.tls.is_some() { ", TLS" } else { "" };
+        let _ = writeln!(text, "admin     {address}{tls}");
     }
     for registry in config.registries.values() {
         let _ = writeln!(text, "registry  {} (plugin {})", shown(&registry.name), shown(&registry.plugin));

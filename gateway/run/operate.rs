@@ -11,6 +11,7 @@ use crate::{
     config::Secret,
     files::{self, ReadError},
     telemetry::text::shown,
+    tls::{self, Authorities, ClientSettings, PairFiles, ServerName},
 };
 
 /// What is encoded in a segment of a path.
@@ -30,8 +31,12 @@ pub enum Operation {
 /// Which gateway is asked.
 #[derive(Debug, Clone)]
 pub struct Gateway {
-    /// `HOST:PORT` of its admin API.
+    /// `HOST:PORT` of its admin API; with TLS, `https://HOST:PORT`.
     pub admin: String,
+    /// Who is believed to say who it is. None: those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// What is shown if it asks.
+    pub certificate: Option<PairFiles>,
     pub token_file: Option<PathBuf>,
 }
 
@@ -40,6 +45,8 @@ pub struct Gateway {
 pub enum OperateError {
     #[error("cannot read the token in {file}")]
     Token { file: PathBuf, source: ReadError },
+    #[error("no TLS: {0}")]
+    Tls(String),
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
@@ -48,10 +55,32 @@ pub enum OperateError {
 
 /// Does it, and says what came of it.
 pub fn operate(gateway: Gateway, operation: &Operation) -> Result<String, OperateError> {
-    let client = Client { address: gateway.admin, token: gateway.token_file.map(token).transpose()? };
+    let (address, policy) = policy(&gateway)?;
+    let token = gateway.token_file.map(token).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(StartError::Threads)?;
-    Ok(runtime.block_on(carry_out(&client, operation))?)
+    runtime.block_on(async {
+        let tls = policy.map(|policy| tls::Files::default().client(&policy));
+        Ok(carry_out(&Client { address, tls, token }, operation).await?)
+    })
+}
+
+/// The address of a gateway, and how it is spoken to if that is TLS.
+fn policy(gateway: &Gateway) -> Result<(String, Option<ClientSettings>), OperateError> {
+    let Some(address) = gateway.admin.strip_prefix("https://") else {
+        if gateway.ca_file.is_some() || gateway.certificate.is_some() {
+            return Err(OperateError::Tls(format!("write the address as https://{}", gateway.admin)));
+        }
+        return Ok((gateway.admin.clone(), None));
+    };
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    let policy = ClientSettings {
+        authorities: gateway.ca_file.clone().map_or(Authorities::System, Authorities::File),
+        certificate: gateway.certificate.clone(),
+        server_name: ServerName::new(host),
+    };
+    tls::check_client(&policy).map_err(|error| OperateError::Tls(error.to_string()))?;
+    Ok((address.to_owned(), Some(policy)))
 }
 
 fn token(file: PathBuf) -> Result<Secret, OperateError> {

@@ -67,7 +67,8 @@ where
     watched.wait(Some(state.shortest_wait()));
     let stream = match tls {
         None => stream.into(),
-        Some(tls) => match handshake::shake(stream, &tls, &state, &counters).await {
+        // In a box: it is large, and soon over.
+        Some(tls) => match Box::pin(handshake::shake(stream, &tls, &state, &counters)).await {
             Some(stream) => stream,
             None => return,
         },

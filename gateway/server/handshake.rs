@@ -1,7 +1,7 @@
 //! The stage of TLS, between accept and protocol, on the connection's own task.
 //!
-//! It is part of the wait for the first head, and ends with it. Whoever is in it has a permit like any other client, and
-//! is among the idle ones that leave when permits are short.
+//! It is part of the wait for the first head, and ends with it. Whoever is in it has a permit like any other client,
+//! and is among the idle ones that leave when permits are short.
 
 use std::{future::poll_fn, pin::pin, task::Poll};
 

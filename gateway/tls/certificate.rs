@@ -22,6 +22,8 @@ pub(crate) enum FileError {
     Apart { certificate: PathBuf, key: PathBuf },
     #[error("the certificate in {path} cannot be used: {error}")]
     Unfit { path: PathBuf, error: String },
+    #[error("this build has no TLS: {0}")]
+    Unsupported(rustls::Error),
     #[error("no certificate of an authority is in {0}, in PEM")]
     NoAuthority(PathBuf),
     #[error("the system has no certificates of authorities")]

@@ -109,8 +109,8 @@ impl Client {
         Self { server_name, configs, _running: running }
     }
 
-    /// The name of an endpoint that is asked for and checked, if it is the endpoint's own and not the policy's: what it is
-    /// called by its registry, as far as that is a fully qualified name.
+    /// The name of an endpoint that is asked for and checked, if it is the endpoint's own and not the policy's: what
+    /// it is called by its registry, as far as that is a fully qualified name.
     pub fn own_name<'n>(&self, hostname: Option<&'n str>) -> Option<&'n str> {
         let hostname = hostname.filter(|_| self.server_name.is_none())?;
         let name = hostname.strip_suffix('.').unwrap_or(hostname);
@@ -118,8 +118,8 @@ impl Client {
         (qualified && DnsName::try_from_str(name).is_ok()).then_some(name)
     }
 
-    /// Shakes hands with an endpoint at this address, which goes by this name if it has one of its own. Has no time limit of
-    /// its own.
+    /// Shakes hands with an endpoint at this address, which goes by this name if it has one of its own. Has no time
+    /// limit of its own.
     pub async fn connect<S>(
         &self,
         stream: S,
@@ -200,7 +200,7 @@ fn build(settings: &ClientSettings, contents: &Contents) -> Result<(Configs, Opt
     let validity = pair.as_ref().map(|pair| pair.identity.validity);
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
-        .map_err(|error| FileError::Unfit { path: PathBuf::new(), error: error.to_string() })?
+        .map_err(FileError::Unsupported)?
         .with_root_certificates(roots);
     let config = match pair {
         Some(pair) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair.certified))),

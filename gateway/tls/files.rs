@@ -103,7 +103,8 @@ impl Contents {
 }
 
 impl Files {
-    /// The policy with these settings; the one that there is, if somebody uses it. Must be called on the control runtime.
+    /// The policy with these settings; the one that there is, if somebody uses it. Must be called on the control
+    /// runtime.
     pub fn client(&self, settings: &ClientSettings) -> Arc<Client> {
         let mut clients = lock(&self.clients);
         clients.retain(|(_, client)| client.strong_count() > 0);
@@ -130,8 +131,8 @@ impl Files {
         counted
     }
 
-    /// Follows files that are taken together; `given` is what was taken of them already, if it was. `take` gets what is new,
-    /// and says when the certificate in it counts, if there is one.
+    /// Follows files that are taken together; `given` is what was taken of them already, if it was. `take` gets what
+    /// is new, and says when the certificate in it counts, if there is one.
     pub(super) fn follow(
         &self,
         paths: Vec<PathBuf>,
@@ -172,7 +173,8 @@ struct Follower<T> {
 impl<T: FnMut(&Contents) -> Result<Option<Validity>, FileError>> Follower<T> {
     async fn run(mut self) {
         loop {
-            // Anew after each change: another folder may be under a path now. Before reading, so that nothing is missed.
+            // Anew after each change: another folder may be under a path now. Before reading, so that nothing is
+            // missed.
             let watched: Vec<_> =
                 self.followed.paths.iter().map(|path| file::changes(path, &self.folders)).collect();
             loop {

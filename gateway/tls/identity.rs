@@ -70,8 +70,8 @@ impl Identity {
     }
 }
 
-/// An element of `X-Forwarded-Client-Cert` about the client that showed a certificate, in Envoy's form. `by` is the URI of
-/// the certificate that was shown to the client, if it has one.
+/// An element of `X-Forwarded-Client-Cert` about the client that showed a certificate, in Envoy's form. `by` is the
+/// URI of the certificate that was shown to the client, if it has one.
 pub(super) fn forwarded(client: &CertificateDer<'_>, identity: &Identity, by: Option<&str>) -> String {
     let mut text = String::new();
     if let Some(by) = by {

@@ -11,7 +11,9 @@ use arc_swap::ArcSwap;
 use rustls::{
     HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
     pki_types::CertificateDer,
-    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{
+        NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier, danger::ClientCertVerifier,
+    },
 };
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -141,7 +143,8 @@ impl Server {
         Ok((stream, accepted))
     }
 
-    /// What the certificate of a client says. One that took up a session has shown it before, and it may have ended since.
+    /// What the certificate of a client says. One that took up a session has shown it before, and it may have ended
+    /// since.
     fn client(&self, session: &ServerConnection) -> io::Result<Option<String>> {
         let Some(own) = session.peer_certificates().and_then(|chain| chain.first()) else { return Ok(None) };
         let identity = match Identity::of(own) {
@@ -219,7 +222,7 @@ fn build(
     let mut policy = Sha256::new();
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
-        .map_err(|error| unfit(names_path(rule), &error))?;
+        .map_err(FileError::Unsupported)?;
     let builder = match rule.zip(ca.and_then(|ca| ca.0.first())) {
         Some((rule, pem)) => {
             policy.update([u8::from(rule.required)]);
@@ -243,19 +246,16 @@ fn build(
 fn verifier(rule: &ClientRule, roots: RootCertStore) -> Result<Arc<dyn ClientCertVerifier>, FileError> {
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
     let builder = if rule.required { builder } else { builder.allow_unauthenticated() };
-    builder.build().map_err(|error| unfit(rule.ca_file.clone(), &error))
+    let unfit = |error: VerifierBuilderError| FileError::Unfit {
+        path: rule.ca_file.clone(),
+        error: error.to_string(),
+    };
+    builder.build().map_err(unfit)
 }
 
 /// Whether the authorities of clients can be used.
-pub(crate) fn check_clients(rule: &ClientRule) -> Result<(), FileError> {
-    let roots = certificate::authorities(&rule.ca_file, &certificate::read(&rule.ca_file)?)?;
-    verifier(rule, roots).map(drop)
-}
-
-fn names_path(rule: Option<&ClientRule>) -> PathBuf {
-    rule.map(|rule| rule.ca_file.clone()).unwrap_or_default()
-}
-
-fn unfit(path: PathBuf, error: &dyn std::error::Error) -> FileError {
-    FileError::Unfit { path, error: error.to_string() }
+pub(crate) fn check_clients(ca_file: &Path) -> Result<(), FileError> {
+    let rule = ClientRule { ca_file: ca_file.into(), required: true };
+    let roots = certificate::authorities(ca_file, &certificate::read(ca_file)?)?;
+    verifier(&rule, roots).map(drop)
 }

@@ -1,5 +1,6 @@
-//! Session tickets: what a client that comes back shows, so that nothing has to be remembered here. All workers share the
-//! keys, which are exchanged now and then; with a file of keys so do several gateways, and a gateway after a restart.
+//! Session tickets: what a client that comes back shows, so that nothing has to be remembered here. All workers share
+//! the keys, which are exchanged now and then; with a file of keys so do several gateways, and a gateway after a
+//! restart.
 
 use std::{path::Path, time::Duration};
 
@@ -87,8 +88,8 @@ fn secret(digits: &[u8]) -> Option<[u8; SECRET]> {
     bytes?.try_into().ok()
 }
 
-/// Seals and opens the tickets of one policy: keys are made for it, so that no other policy opens them, even one with the
-/// same secrets.
+/// Seals and opens the tickets of one policy: keys are made for it, so that no other policy opens them, even one with
+/// the same secrets.
 pub(super) struct Tickets {
     policy: [u8; 32],
     keys: ArcSwap<Keys>,

@@ -51,7 +51,7 @@ fn libraries_stay_where_they_belong() {
         ("hickory_resolver", &["registry/resolve/"]),
         ("arc_swap", &["upstream/publish.rs", "tls/"]),
         ("rustls", &["tls/"]),
-        ("tokio_rustls", &["tls/", "net/stream.rs", "admin/io.rs"]),
+        ("tokio_rustls", &["tls/", "net/stream.rs"]),
         ("aws_lc_rs", &["tls/"]),
     ] {
         assert_only_in(library, homes);

@@ -1,5 +1,5 @@
-//! TLS from clients: which certificate they are shown, what they prove, what they come back with, and what becomes of those
-//! that do not come so far. OpenSSL and curl are the other side wherever they can be.
+//! TLS from clients: which certificate they are shown, what they prove, what they come back with, and what becomes of
+//! those that do not come so far. OpenSSL and curl are the other side wherever they can be.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use crate::support::{
     certs::{Certs, Pair},
     gateway::{Gateway, until},
     origin::{Origin, Reply, Seen},
-    tls::{ask, client, connect, curl, get, s_client, text},
+    tls::{TlsOrigin, ask, client, connect, curl, get, read_head, s_client, server, text},
 };
 
 /// A gateway with one more listener, and certificates in its folder.
@@ -165,6 +165,10 @@ async fn versions_and_protocols_are_agreed_on_and_the_endpoint_learns_how_the_cl
         assert!(said.contains(&format!("\nversion {line}")), "{said}");
         assert!(said.contains("x-forwarded-proto: https\r\n"), "{said}");
     }
+    // What a quantum computer does not break comes first.
+    let stream = connect(&client(&self::ca(&gateway), None, &[]), at(&gateway), "localhost").await.unwrap();
+    let group = stream.get_ref().1.negotiated_key_exchange_group().unwrap().name();
+    assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
     // Without the extension it is HTTP/1.1, or what the first bytes say.
     let said = text(&curl(&["--cacert", &ca, "--no-alpn", &url]).await);
     assert!(said.contains("x-forwarded-proto: https\r\n"), "{said}");
@@ -290,14 +294,24 @@ impl Sessions {
     }
 
     async fn ask(&self, address: SocketAddr, version: &str, how: &str) -> bool {
+        let said = self.run(address, version, how).await;
+        let reused = said.contains("Reused, TLSv1");
+        assert!(reused || said.contains("New, TLSv1"), "{said}");
+        reused
+    }
+
+    /// All that is said when a session is taken up.
+    async fn said(&self, address: SocketAddr, version: &str) -> String {
+        self.run(address, version, "-sess_in").await
+    }
+
+    async fn run(&self, address: SocketAddr, version: &str, how: &str) -> String {
         let file = self.file.display().to_string();
         let mut arguments = vec![version, "-servername", "localhost", how, &file];
         arguments.extend(self.arguments.iter().map(String::as_str));
         let said = text(&s_client(address, &arguments, &get("/")).await);
         assert!(said.contains("HTTP/1.1 200 OK"), "{said}");
-        let reused = said.contains("Reused, TLSv1");
-        assert!(reused || said.contains("New, TLSv1"), "{said}");
-        reused
+        said
     }
 }
 
@@ -334,6 +348,7 @@ async fn sessions_outlive_renewals_restarts_and_gateways_and_not_a_change_of_aut
         assert!(!sessions.take_up(required, version).await, "another rule, {version}");
         sessions.keep(required, version).await;
         assert!(sessions.take_up(required, version).await, "{version}");
+        assert!(sessions.said(required, version).await.contains("\"CN=alice\""), "who it was is still told");
     }
     // A renewed certificate.
     let required = gateway.listeners[3];
@@ -731,6 +746,18 @@ async fn the_admin_api_and_registrations_have_tls_too() {
     assert!(metrics.contains("witgate_certificate_end_seconds{file="), "{metrics}");
     let plain = format!("http://127.0.0.1:{}/healthz", gateway.admin.port());
     assert!(!curl(&[&plain]).await.status.success());
+    let operator = |admin: &str, more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_witgate"));
+        command.args(["upstream", "--admin", admin]).args(more).arg("list");
+        let output = command.output().unwrap();
+        (output.status.success(), text(&output))
+    };
+    let admin = format!("https://localhost:{}", gateway.admin.port());
+    assert!(operator(&admin, &["--ca-file", &ca]).0);
+    let (done, said) = operator(&admin, &[]);
+    assert!(!done && said.contains("no TLS with localhost"), "{said}");
+    let (done, said) = operator(&gateway.admin.to_string(), &["--ca-file", &ca]);
+    assert!(!done && said.contains("write the address as https://127.0.0.1"), "{said}");
     let registrations = gateway.registrations.unwrap();
     let put = url(registrations, "/api/v1/services/orders/1");
     let body =
@@ -741,4 +768,121 @@ async fn the_admin_api_and_registrations_have_tls_too() {
         &curl(&[&body[..], &shown, &["--header", "content-type: application/json", &put]].concat()).await,
     );
     assert!(said.contains("127.0.0.1:1"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_shake_hands_gives_way_when_permits_are_short() {
+    let mut setup = Setup::new().await;
+    let own = setup.certs.server();
+    let gateway = setup.start(&certificates(&[&own]), "max_connections = 2");
+    let mut silent = Vec::new();
+    for _ in 0..2 {
+        silent.push(TcpStream::connect(at(&gateway)).await.unwrap());
+    }
+    let config = client(&ca(&gateway), None, &[]);
+    let answer = ask(&config, at(&gateway), "localhost", &get("/")).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"));
+    failed(&gateway, "late", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_protocol_passes_through_tls_on_both_sides_until_each_has_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let certs = Certs::new(folder.path());
+    let own = certs.server();
+    let origin = TlsOrigin::serving(server(&own, None, &[]), |mut stream, _| async move {
+        if read_head(&mut stream).await.is_none() {
+            return;
+        }
+        let switch =
+            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: echo\r\nconnection: upgrade\r\n\r\nfirst ";
+        stream.write_all(switch).await.unwrap();
+        // All that comes, then what is said after the other side has closed.
+        let mut came = Vec::new();
+        stream.read_to_end(&mut came).await.unwrap();
+        stream.write_all(&came).await.unwrap();
+        stream.write_all(b" last").await.unwrap();
+        stream.shutdown().await.unwrap();
+    })
+    .await;
+    let text = format!(
+        "[[listener]]\nname = 'tls'\naddress = '127.0.0.1:0'\ntls = {{ {} }}
+         [registry.fixed]
+         plugin = 'static'
+         settings = {{ endpoints = ['{}'] }}
+         [upstream.main]
+         service = 'main'
+         registry = 'fixed'
+         tls = {{ ca_file = '{}' }}
+         [[route]]
+         upstream = 'main'",
+        certificates(&[&own]),
+        origin.address,
+        certs.ca().display()
+    );
+    let gateway = Gateway::start(&text);
+    let config = client(&certs.ca(), None, &[]);
+    let mut stream = connect(&config, at(&gateway), "localhost").await.unwrap();
+    let asks = b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: echo\r\nconnection: upgrade\r\n\r\n";
+    stream.write_all(asks).await.unwrap();
+    let head = read_head(&mut stream).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let long = "x".repeat(500_000);
+    stream.write_all(long.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, format!("first {long} last"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_came_ahead_are_answered_in_their_turn() {
+    const REQUESTS: usize = 1_000;
+    let mut setup = Setup::with(Origin::replying(|seen| Reply::text(&format!("<{}>", seen.path()))).await);
+    let own = setup.certs.server();
+    let gateway = setup.start(&certificates(&[&own]), "");
+    let config = client(&ca(&gateway), None, &[]);
+    let ask = async |text: String, count: usize, last: usize| {
+        let mut stream = connect(&config, at(&gateway), "localhost").await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let (last, mut came) = (format!("</{last}>"), Vec::new());
+        let read = async {
+            while !came.ends_with(last.as_bytes()) {
+                assert!(stream.read_buf(&mut came).await.unwrap() > 0);
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), read).await.expect("all are answered");
+        assert_eq!(String::from_utf8(came).unwrap().matches("HTTP/1.1 200 OK").count(), count);
+    };
+    let many = (0..REQUESTS).map(|number| format!("GET /{number} HTTP/1.1\r\nhost: a\r\n\r\n"));
+    // More than anybody reads at once, and nothing after it that would wake who waits for its turn.
+    ask(many.collect(), REQUESTS, REQUESTS - 1).await;
+    // The first fills what is read at once, so that TLS alone has the second.
+    for longest in [4_096, 8_192, 12_288] {
+        let [first, second] =
+            [1, 2].map(|number| format!("GET /{number} HTTP/1.1\r\nhost: a\r\nx: \r\n\r\n"));
+        let padding = "x".repeat(longest - first.len());
+        ask(first.replace("x: ", &format!("x: {padding}")) + &second, 2, 2).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_ends_with_the_certificate_that_it_began_with() {
+    let mut setup = Setup::new().await;
+    let own = setup.certs.server();
+    let brief = setup.certs.client_ending_in("brief", Duration::from_secs(8));
+    let rule = format!("client_ca_file = '{}'", setup.certs.ca().display());
+    let gateway = setup.start(&format!("{}, {rule}", certificates(&[&own])), "");
+    let config = client(&ca(&gateway), Some(&brief), &[]);
+    let resumed = async || metric(&gateway, "witgate_tls_handshakes_total", &["resumed"]).await;
+    for _ in 0..2 {
+        let answer = ask(&config, at(&gateway), "localhost", &get("/")).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"));
+    }
+    assert_eq!(resumed().await, 1.0);
+    until("its session is refused", || async {
+        ask(&config, at(&gateway), "localhost", &get("/")).await.is_err()
+    })
+    .await;
+    failed(&gateway, "certificate", 1).await;
 }

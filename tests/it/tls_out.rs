@@ -304,3 +304,100 @@ async fn an_answer_that_is_cut_off_is_not_taken_for_whole() {
     assert!(read("/whole").await);
     assert!(!read("/cut").await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_put_in_force_and_taken_away_while_it_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let certs = Certs::new(folder.path());
+    let over_tls = TlsOrigin::start(server(&certs.server(), None, &[])).await;
+    let plain = Origin::replying(|_| Reply::text("plain")).await;
+    let tls = format!("tls = {{ {} }}", ca(&certs));
+    let (with, without) =
+        (upstream("main", &quoted(over_tls.address), &tls), upstream("main", &quoted(plain.address), ""));
+    let gateway = Gateway::start(&without);
+    let text = async || gateway.get("/main").await.text();
+    assert_eq!(text().await, "plain");
+    gateway.reconfigure(&with);
+    until("TLS is spoken", || async { text().await.starts_with("-\nGET /main") }).await;
+    gateway.reconfigure(&without);
+    until("TLS is spoken no more", || async { text().await == "plain" }).await;
+    // The same address with another policy: nothing that is idle is of use.
+    let other = Certs::new(&folder.path().join("other"));
+    gateway.reconfigure(&with);
+    until("TLS is spoken", || async { text().await.starts_with("-\n") }).await;
+    gateway.reconfigure(&upstream("main", &quoted(over_tls.address), &format!("tls = {{ {} }}", ca(&other))));
+    until("it is not believed", || async { gateway.get("/main").await.reason() == Some("tls-failed") }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_does_not_shake_hands_has_the_time_of_a_connection() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let certs = Certs::new(folder.path());
+    let settings = format!("retries = 0\ntimeouts = {{ connect_ms = 200 }}\ntls = {{ {} }}", ca(&certs));
+    let endpoint = quoted(silent.local_addr().unwrap());
+    let text = [
+        upstream("http1", &endpoint, &settings),
+        upstream("http2", &endpoint, &format!("protocol = 'http2'\n{settings}")),
+    ];
+    let gateway = Gateway::start(&text.concat());
+    for path in ["/http1", "/http2"] {
+        let began = std::time::Instant::now();
+        let answer = gateway.get(path).await;
+        assert_eq!((answer.status.as_u16(), answer.reason()), (504, Some("connect-timeout")), "{path}");
+        assert!(began.elapsed() >= std::time::Duration::from_millis(200));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_handshakes_leave_nothing_behind() {
+    const REQUESTS: usize = 3_000;
+    let folder = tempfile::tempdir().unwrap();
+    let (certs, others) = (Certs::new(&folder.path().join("a")), Certs::new(&folder.path().join("b")));
+    let good = TlsOrigin::start(server(&certs.server(), None, &[])).await;
+    let bad = TlsOrigin::start(server(&others.server(), None, &[])).await;
+    let settings = format!("retries = 0\npool = {{ max_idle = 0 }}\ntls = {{ {} }}", ca(&certs));
+    let text = [
+        upstream("good", &quoted(good.address), &settings),
+        upstream("bad", &quoted(bad.address), &settings),
+        upstream("cut", &quoted(good.address), &settings),
+    ];
+    let gateway = Gateway::start(&text.concat());
+    let rounds = async |count: usize| {
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..10 {
+            let address = gateway.address();
+            clients.spawn(async move {
+                let mut session = crate::support::session::Session::new(address);
+                for number in 0..count / 10 {
+                    match number % 3 {
+                        0 => assert_eq!(session.get("/good").await.status.as_u16(), 200),
+                        1 => assert_eq!(session.get("/bad").await.status.as_u16(), 502),
+                        // Whose client does not wait.
+                        _ => {
+                            let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+                            stream.write_all(b"GET /cut HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+                        }
+                    }
+                }
+            });
+        }
+        while let Some(ended) = clients.join_next().await {
+            ended.unwrap();
+        }
+    };
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count();
+    let tasks = async || {
+        let text = gateway.session_to_admin().get("/metrics").await.text();
+        let lines = text.lines().filter(|line| line.starts_with("witgate_worker_tasks{"));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum::<f64>()
+    };
+    let idle = (tasks().await, descriptors());
+    rounds(400).await;
+    let memory = gateway.memory();
+    rounds(REQUESTS).await;
+    until("all tasks have ended", || async { tasks().await <= idle.0 }).await;
+    until("all descriptors are closed", || async { descriptors() <= idle.1 + 5 }).await;
+    let grown = gateway.memory().saturating_sub(memory);
+    assert!(grown < 6 << 20, "{grown} bytes more for {REQUESTS} handshakes");
+}

@@ -62,6 +62,14 @@ impl Certs {
         self.issue(name, &params)
     }
 
+    /// For a client of this name that ends so soon.
+    pub fn client_ending_in(&self, name: &str, rest: Duration) -> Pair {
+        let mut params = named(name, vec![]);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_after = date_time_ymd(1970, 1, 1) + UNIX_EPOCH.elapsed().unwrap() + rest;
+        self.issue(name, &params)
+    }
+
     /// For a server of these names that ends so many days from now.
     pub fn ending(&self, file: &str, alternatives: &[&str], days: u32) -> Pair {
         let names = alternatives.iter().map(|name| (*name).to_owned()).collect();

@@ -82,7 +82,8 @@ pub struct Greeted {
     pub client: bool,
 }
 
-/// A server with TLS that answers every request of HTTP/1 with the name that it was asked for. Stops when it is dropped.
+/// A server with TLS that answers every request of HTTP/1 with the name that it was asked for. Stops when it is
+/// dropped.
 pub struct TlsOrigin {
     pub address: SocketAddr,
     greeted: Arc<Mutex<Vec<Greeted>>>,

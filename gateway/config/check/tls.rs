@@ -60,8 +60,9 @@ impl Checker<'_> {
             return Some(None);
         };
         let at = way.key("client_ca_file");
-        let rule = ClientRule { ca_file: self.path(&at, file)?, required: required? };
-        self.fits(&at, &tls::check_clients(&rule)).map(|()| Some(rule))
+        let ca_file = self.path(&at, file)?;
+        self.fits(&at, &tls::check_clients(&ca_file))?;
+        Some(Some(ClientRule { ca_file, required: required? }))
     }
 
     fn ticket_keys(&mut self, way: &Way, file: &str) -> Option<std::path::PathBuf> {

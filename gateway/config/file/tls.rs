@@ -8,16 +8,16 @@ use serde::{Deserialize, Serialize};
 #[schemars(extend("required" = ["certificates"]))]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct ListenerTls {
-    /// The certificates that clients are shown, by the name that they ask for; whoever asks for no name of theirs gets the
-    /// first. At least one. Required.
+    /// The certificates that clients are shown, by the name that they ask for; whoever asks for no name of theirs
+    /// gets the first. At least one. Required.
     pub certificates: Option<Vec<Certificate>>,
     /// The certificates (PEM) of the authorities whose clients are believed. Default: clients are asked for none.
     pub client_ca_file: Option<String>,
-    /// `required`: only clients with a certificate are served. `optional`: those without are, too. Default: `required`, with
-    /// `client_ca_file`.
+    /// `required`: only clients with a certificate are served. `optional`: those without are, too. Default:
+    /// `required`, with `client_ca_file`.
     pub client_certificate: Option<String>,
-    /// Keys of session tickets, each a line of 64 hexadecimal digits, the newest last; so that sessions can be taken up at
-    /// another gateway, and after a restart. Default: keys of this process alone.
+    /// Keys of session tickets, each a line of 64 hexadecimal digits, the newest last; so that sessions can be taken
+    /// up at another gateway, and after a restart. Default: keys of this process alone.
     pub ticket_keys_file: Option<String>,
 }
 
