@@ -24,5 +24,6 @@ pub mod plugin;
 pub mod server;
 pub mod http;
 pub mod tcp;
+pub mod rpcx;
 pub mod admin;
 pub mod run;

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The real servers that tests run against: etcd 3.4 and 3.5 as Debian ships them, unpacked under target/servers, and a service
-# and a client of go-zero, built from tests/peers/go-zero as target/peers/go-zero. Their Go is the machine's or, where it
-# has none that is new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY says.
+# The real servers that tests run against: etcd 3.4 and 3.5 as Debian ships them, unpacked under target/servers, and services
+# and clients of go-zero and rpcx, built from tests/peers as target/peers/go-zero and target/peers/rpcx. Their Go is the
+# machine's or, where it has none that is new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY
+# says.
 # Touches neither the machine's packages nor its sources, needs no root, and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -43,9 +44,9 @@ unpack() {
   touch "$folder/complete"
 }
 
-# go_zero: builds the peers anew when something in their folder is newer than they are.
-go_zero() {
-  local source=tests/peers/go-zero program=$PWD/target/peers/go-zero go=go
+# peer NAME: builds the peers of a framework anew when something in their folder is newer than they are.
+peer() {
+  local source=tests/peers/$1 program=$PWD/target/peers/$1 go=go
   [ -e "$program" ] && [ -z "$(find $source -newer "$program" -print -quit)" ] && return
   # A toolchain that is too old for go.mod says so here, and does not fetch another by itself.
   export GOTOOLCHAIN=local
@@ -53,7 +54,7 @@ go_zero() {
     unpack trixie go124 "usr/lib/go-1.24/bin/go version" golang-1.24-go golang-1.24-src
     go=$SERVERS/go124/usr/lib/go-1.24/bin/go
   fi
-  say "Building target/peers/go-zero, two minutes the first time"
+  say "Building target/peers/$1, two minutes the first time"
   CGO_ENABLED=0 "$go" -C $source build -trimpath -buildvcs=false -ldflags='-s -w' -o "$program.new" . ||
     fail "the peers of the tests are not built; their modules come from GOPROXY=$("$go" env GOPROXY)"
   mv "$program.new" "$program"
@@ -61,4 +62,5 @@ go_zero() {
 
 unpack bookworm etcd34 "usr/bin/etcd --version" etcd-server etcd-client
 unpack trixie etcd35 "usr/bin/etcd --version" etcd-server etcd-client
-go_zero
+peer go-zero
+peer rpcx

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/smallnest/rpcx/server"
+	etcd "go.etcd.io/etcd/client/v3"
+)
+
+// Seconds after which an instance that was killed leaves etcd.
+const lease = 10
+
+// serve registers a service in etcd and serves it until SIGTERM or the end of standard input.
+func serve(args []string) {
+	flags := flag.NewFlagSet("server", flag.ExitOnError)
+	name := flags.String("name", "server", "the name that answers have")
+	listen := flags.String("listen", "127.0.0.1:8972", "HOST:PORT, where it listens and what it registers")
+	services := flags.String("service", "Test", "the service path, or several with commas between them")
+	endpoints := flags.String("etcd", "", "the address of etcd; empty: it registers nowhere")
+	base := flags.String("base", "/rpcx", "the path below which services are in etcd")
+	meta := flags.String("meta", "", "metadata of the instance, as weight=3&group=a")
+	delay := flags.Duration("delay", 0, "how long each answer takes")
+	tied := flags.Bool("with-stdin", false, "end when standard input does")
+	_ = flags.Parse(args)
+
+	paths := strings.Split(*services, ",")
+	rpcx := server.NewServer()
+	test := &Test{name: *name, delay: *delay}
+	for _, path := range paths {
+		if err := rpcx.RegisterName(path, test, *meta); err != nil {
+			log.Fatal(err)
+		}
+	}
+	leave := func() {}
+	if *endpoints != "" {
+		leave = register(*endpoints, *base, *listen, *meta, paths)
+	}
+
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGTERM)
+	ended := stdinEnded(*tied)
+	go func() {
+		select {
+		case <-ended:
+			os.Exit(0)
+		case <-told:
+		}
+		// As rpcx does it: it leaves etcd, ends what it is doing, and then its connections.
+		leave()
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		_ = rpcx.Shutdown(ctx)
+		os.Exit(0)
+	}()
+	if err := rpcx.Serve("tcp", *listen); err != nil {
+		log.Print(err)
+	}
+	// What ends it exits.
+	select {}
+}
+
+// register writes one key per service, as the plugin rpcx-etcd does, under a lease, and says how to leave.
+func register(endpoint, base, listen, meta string, paths []string) func() {
+	client, err := etcd.New(etcd.Config{Endpoints: []string{endpoint}, DialTimeout: 10 * time.Second})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	granted, err := client.Grant(ctx, lease)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, path := range paths {
+		key := fmt.Sprintf("%s/%s/tcp@%s", base, path, listen)
+		if _, err := client.Put(ctx, key, meta, etcd.WithLease(granted.ID)); err != nil {
+			log.Fatal(err)
+		}
+	}
+	kept, err := client.KeepAlive(ctx, granted.ID)
+	if err != nil {
+		log.Fatal(err)
+	}
+	go func() {
+		for range kept {
+		}
+	}()
+	return func() { _, _ = client.Revoke(ctx, granted.ID) }
+}
