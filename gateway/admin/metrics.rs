@@ -15,7 +15,8 @@ use crate::{
     plugin::{PluginInfo, State},
     resilience::{Cause, Gate, MOST_IN_FLIGHT, RateTable},
     telemetry::{
-        Abuse, Exposition, FAILURES, FAULTS, Format, HandshakeFailure, Refused, UpstreamCounts, Value, log,
+        Abuse, Carried, Exposition, FAILURES, FAULTS, Format, HandshakeFailure, Refused, UpstreamCounts,
+        Value, log,
         names::{self, Metric},
     },
     upstream::{Reason, SourceStatus, Status},
@@ -78,6 +79,18 @@ fn requests(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
     series(exposition, &names::ENDED, ended);
     series(exposition, &names::INTERIM, of(|counts| counts.interim));
     series(exposition, &names::TRAILERS_DROPPED, of(|counts| counts.trailers_dropped));
+    // Most upstreams have none.
+    let carried: Vec<_> = counts.iter().filter(|(_, counts)| counts.carried.connections > 0).collect();
+    let of =
+        |figure: fn(&Carried) -> u64| carried.iter().map(move |(name, of)| ([*name], figure(&of.carried)));
+    series(exposition, &names::TCP_CONNECTIONS, of(|carried| carried.connections));
+    let seconds = carried.iter().map(|(name, counts)| ([*name], counts.carried.took.as_secs_f64()));
+    series(exposition, &names::TCP_SECONDS, seconds);
+    let bytes = carried.iter().flat_map(|(name, counts)| {
+        let Carried { received, sent, .. } = counts.carried;
+        [([*name, "received"], received), ([*name, "sent"], sent)]
+    });
+    series(exposition, &names::TCP_BYTES, bytes);
     let mut durations = exposition.family(&names::REQUEST_DURATION);
     for (name, counts) in &counts {
         durations.histogram([name], &counts.latencies);

@@ -163,6 +163,11 @@ impl<B> Connection<B> {
     }
 }
 
+/// Connects, within `limit`, for whatever is spoken.
+pub async fn open(to: Transport<'_>, limit: Duration) -> Result<Stream, DialError> {
+    to.to_own().open(limit, Protocol::Any).await
+}
+
 /// Connects, for HTTP/1. Must be called where `spawn_local` works.
 pub fn dial<B>(
     to: Transport<'_>,

@@ -8,7 +8,7 @@ mod pool;
 mod shared;
 mod transport;
 
-pub use connection::{Connection, Sent, dial};
+pub use connection::{Connection, Sent, dial, open};
 pub use dial::{DialError, connect};
 pub use pool::Pool;
 pub use transport::Transport;

@@ -4,7 +4,7 @@
 //! Whoever is refused is answered by the gateway, and no endpoint hears or is told of it.
 
 use std::{
-    future::{Future, poll_fn},
+    future::Future,
     net::IpAddr,
     pin::Pin,
     rc::Rc,
@@ -12,23 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Response, StatusCode, request::Parts};
+use http::{Response, request::Parts};
 use hyper::body::Body;
-use tokio::time::timeout_at;
 
-use super::{
-    RequestError,
-    exchange::Routed,
-    forward,
-    pick::{Choice, Picked},
-    reply::ReplyBody,
-    worker::Target,
-};
+use super::{RequestError, exchange::Routed, forward, reply::ReplyBody};
 use crate::{
-    config::{self, RateBy, RouteRate},
-    resilience::{Permit, Place, RateTable, Started},
-    selector::RequestFacts,
-    telemetry::{Fault, Refused},
+    config::{RateBy, RouteRate},
+    dispatch::{self, Admission, Admitted, Choice, NotDispatched, Picked, Target},
+    resilience::{Place, RateTable},
+    selector::{HttpFacts, RequestFacts},
 };
 
 /// An IPv6 client is its network: a host may take any address of it.
@@ -71,14 +63,6 @@ fn whole_seconds(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
-/// A request that may be sent.
-pub(super) struct Admitted {
-    pub picked: Picked,
-    /// Since when it is under way: waiting is nothing that an endpoint takes.
-    pub at: Instant,
-    pub held: Held,
-}
-
 /// What becomes of a request.
 pub(super) enum Verdict {
     Admitted(Admitted),
@@ -93,73 +77,31 @@ pub(super) type Waiting =
 
 /// Looks whether a request may be sent to an upstream, without waiting.
 pub(super) fn admit(routed: &mut Routed, target: &Target) -> Verdict {
-    target.upstream.touch(routed.record.started);
+    let now = routed.record.started;
+    target.upstream.touch(now);
     routed.record.account = target.account.clone();
-    match check(routed, target) {
-        Ok(verdict) => verdict,
-        Err(error) => Verdict::Refused(error),
-    }
-}
-
-fn check(routed: &Routed, target: &Target) -> Result<Verdict, RequestError> {
-    let (upstream, now) = (&target.upstream, routed.record.started);
     if routed.manner.max_body.is_some_and(|most| routed.body.size_hint().lower() > most) {
-        return Err(RequestError::BodyTooLarge);
+        return Verdict::Refused(RequestError::BodyTooLarge);
     }
-    if let (Some(breaker), Some(policy)) = (&upstream.breaker, &upstream.config.breaker)
-        && breaker.refuses(policy, now)
-    {
-        return Err(RequestError::NotSent(Refused::BreakerOpen));
-    }
-    let (Some(line), Some(limits)) = (&target.line, &upstream.config.limits) else {
-        return Ok(Verdict::Admitted(Admitted::new(pick(routed, target, now)?, target, None, now)));
-    };
-    let join = || match (limits.queue, line.join(limits.queue)) {
-        (_, Some(place)) => Ok(place),
-        (0, None) => Err(RequestError::NotSent(Refused::InFlightLimit)),
-        (_, None) => Err(RequestError::NotSent(Refused::QueueFull)),
-    };
-    let Some(permit) = line.gate().enter() else { return join().map(Verdict::Waiting) };
-    match pick(routed, target, now) {
-        Ok(picked) => {
-            permit.made_use();
-            Ok(Verdict::Admitted(Admitted::new(picked, target, Some(permit), now)))
-        }
-        Err(RequestError::Full) => {
-            let mut place = join()?;
-            place.step_back(permit);
-            Ok(Verdict::Waiting(place))
-        }
-        Err(error) => Err(error),
+    match dispatch::admit(target, now, |at| pick(routed, target, at)) {
+        Ok(Admission::Admitted(admitted)) => Verdict::Admitted(admitted),
+        Ok(Admission::Waiting(place)) => Verdict::Waiting(place),
+        Err(error) => Verdict::Refused(error.into()),
     }
 }
 
 /// Waits for the turn of a request. Dropped, it leaves the line.
 pub(super) fn wait(routed: Box<Routed>, target: Rc<Target>, place: Place) -> Waiting {
     Box::pin(async move {
-        let admitted = turn(&routed, &target, place).await;
-        (routed, target, admitted)
+        let admitted = dispatch::turn(&target, place, |at| pick(&routed, &target, at)).await;
+        (routed, target, admitted.map_err(RequestError::from))
     })
 }
 
-async fn turn(routed: &Routed, target: &Target, mut place: Place) -> Result<Admitted, RequestError> {
-    let patience = target.upstream.config.limits.map_or(Duration::ZERO, |limits| limits.queue_time);
-    let until = tokio::time::Instant::now() + patience;
-    loop {
-        let turn = timeout_at(until, poll_fn(|cx| place.poll_turn(cx))).await;
-        let permit = turn.map_err(|_| RequestError::NotSent(Refused::QueueTimeout))?;
-        let now = Instant::now();
-        match pick(routed, target, now) {
-            Ok(picked) => return Ok(Admitted::new(picked, target, Some(permit), now)),
-            Err(RequestError::Full) => place.step_back(permit),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-fn pick(routed: &Routed, target: &Target, at: Instant) -> Result<Picked, RequestError> {
+fn pick(routed: &Routed, target: &Target, at: Instant) -> Result<Picked, NotDispatched> {
     let Routed { head, asked, client, .. } = routed;
-    let facts = RequestFacts { head, asked, client: *client, altered: None };
+    let request = Some(HttpFacts { head, asked, altered: None });
+    let facts = RequestFacts { request, client: *client, sni: None };
     Choice { target, facts, attempt: 0, tried: &[] }.pick(at)
 }
 
@@ -178,65 +120,6 @@ pub(super) fn refuse(routed: Routed, target: &Target, error: &RequestError) -> R
     record.answered(error.status().as_u16(), Instant::now());
     record.ended();
     response
-}
-
-impl Admitted {
-    fn new(picked: Picked, target: &Target, permit: Option<Permit>, at: Instant) -> Self {
-        let started = target.upstream.breaker.as_ref().map(|breaker| breaker.begin(at));
-        let holds = permit.is_some() || started.is_some();
-        Self { picked, at, held: Held(holds.then(|| Box::new(Holding { permit, started }))) }
-    }
-}
-
-/// What a request holds of its upstream until its answer has ended; nothing where there is neither limit nor breaker.
-/// Dropping it gives it back.
-pub(super) struct Held(Option<Box<Holding>>);
-
-struct Holding {
-    permit: Option<Permit>,
-    started: Option<Started>,
-}
-
-impl Held {
-    /// The head of the answer is there.
-    pub(super) fn answered(&mut self, upstream: &config::Upstream, status: StatusCode, at: Instant) {
-        let Some(holding) = &mut self.0 else { return };
-        let lost = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
-        let failed = |policy: &crate::resilience::BreakerPolicy| policy.statuses.contains(&status.as_u16());
-        holding.ended(lost, upstream.breaker.as_ref().is_some_and(failed), at);
-    }
-
-    /// No answer will come. What is not the endpoint's fault says nothing.
-    pub(super) fn failed(&mut self, error: &RequestError) {
-        if let Some(holding) = self.0.as_mut().filter(|_| error.fault() == Fault::Endpoint) {
-            holding.ended(true, true, Instant::now());
-        }
-    }
-
-    /// The answer broke off, and the endpoint did that.
-    pub(super) fn broke_off(&mut self) {
-        if let Some(started) = self.0.as_mut().and_then(|holding| holding.started.as_mut()) {
-            started.ended(false, Instant::now());
-        }
-    }
-
-    /// A try is over, and the request goes on.
-    pub(super) fn tried(&self) {
-        if let Some(permit) = self.0.as_ref().and_then(|holding| holding.permit.as_ref()) {
-            permit.made_room();
-        }
-    }
-}
-
-impl Holding {
-    fn ended(&mut self, lost: bool, failed: bool, at: Instant) {
-        if let Some(permit) = &self.permit {
-            permit.learn(lost);
-        }
-        if let Some(started) = &mut self.started {
-            started.ended(!failed, at);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,7 @@ use std::{
     future::Future,
     mem,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
-    time::Instant,
 };
 
 use http::{Request, Response};
@@ -16,22 +14,12 @@ use hyper::{
 };
 use tokio::sync::oneshot;
 
-use super::{pick::Picked, spare::Spare, upload::RequestBody};
+use super::{spare::Spare, upload::RequestBody};
 use crate::{
     client::{Connection, DialError, Sent},
+    dispatch::Opened,
     net::Stream,
-    upstream::{HalfOpenTry, InFlight, Member},
 };
-
-/// What is begun with an endpoint before there is a connection. Dropping it ends it: the endpoint can be picked as if
-/// this try had not been.
-pub(super) struct Opened {
-    pub member: Arc<Member>,
-    pub in_flight: InFlight,
-    pub begun: Instant,
-    /// If this request is the one that tries the endpoint.
-    pub trial: Option<HalfOpenTry>,
-}
 
 /// One try, as long as it has neither an answer nor an end.
 pub(super) struct Try {
@@ -141,13 +129,6 @@ pub(super) struct Attempt {
     /// Of a request that asks for another protocol.
     pub switched: Option<oneshot::Receiver<(Stream, Bytes)>>,
     sent: Sent<RequestBody>,
-}
-
-impl Opened {
-    pub(super) fn begin(picked: Picked, begun: Instant) -> Self {
-        let Picked { member, trial, place } = picked;
-        Self { in_flight: place.unwrap_or_else(|| member.begin(begun)), member, begun, trial }
-    }
 }
 
 impl Attempt {

@@ -13,8 +13,7 @@ use hyper::body::Incoming;
 
 use super::{
     RequestError,
-    admission::{Admitted, Held},
-    attempt::{Attempt, Opened, Step, Tries, Try},
+    attempt::{Attempt, Step, Tries, Try},
     forward, grpc,
     replay::Kept,
     reply::{Ending, ReplyBody},
@@ -26,15 +25,15 @@ use super::{
     tunnel::tunnel,
     upload::{Course, Uploaded},
     waits::{Limits, Waits},
-    worker::Target,
 };
 use crate::{
     config::Heads,
+    dispatch::{Admitted, Held, Opened, Target},
     resilience::{BackupAfter, History, Mode, RetryPolicy, Tried, idempotent, only_reads},
     selector::Altered,
     server::ConnInfo,
     syntax::{target::HostAndPath, websocket::Accept},
-    telemetry::Record,
+    telemetry::{Fault, Record},
     upstream::Member,
 };
 
@@ -276,7 +275,9 @@ impl Exchange {
         if let Some(upload) = &self.upload {
             upload.cut();
         }
-        self.held.failed(error);
+        if error.fault() == Fault::Endpoint {
+            self.held.failed();
+        }
         if let Some(refused) = error.refused() {
             self.target.upstream.metrics.not_sent(self.peer.worker.index, refused);
         }

@@ -407,7 +407,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::selector::{Key, RequestFacts};
+    use crate::selector::{HttpFacts, Key, RequestFacts};
 
     fn sender(peer: &str, trusted: &[IpNet]) -> Sender {
         Sender::new(format!("{peer}:1").parse().unwrap(), trusted, None)
@@ -577,6 +577,7 @@ mod tests {
         let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
         let told = |peer: &str, client: Option<Option<&str>>| {
             let tls = client.map(|client| tls::Accepted {
+                name: None,
                 http2: false,
                 resumed: false,
                 client: client.map(str::to_owned),
@@ -691,7 +692,8 @@ mod tests {
 
             let asked = HostAndPath::read(&head).unwrap();
             let client = IpAddr::from([10, 0, 0, 1]);
-            let facts = RequestFacts { head: &head, asked: &asked, client, altered: Some(&altered) };
+            let request = Some(HttpFacts { head: &head, asked: &asked, altered: Some(&altered) });
+            let facts = RequestFacts { request, client, sni: None };
             for key in ["a", "b", "c", "d", "e"] {
                 let was: Vec<_> = sent.get_all(key).iter().collect();
                 let mut expected = if changes.remove.contains(&name(&key.into())) { vec![] } else { was.clone() };

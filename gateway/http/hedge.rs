@@ -5,12 +5,15 @@ use std::time::Instant;
 use http::Request;
 
 use super::{
-    attempt::{Opened, Step, Try},
+    attempt::{Step, Try},
     exchange::Exchange,
     tries::How,
     upload::RequestBody,
 };
-use crate::resilience::{Event, Next};
+use crate::{
+    dispatch::Opened,
+    resilience::{Event, Next},
+};
 
 impl Exchange {
     /// Begins a second try beside the first on another endpoint, if there is one and the request can be sent twice.

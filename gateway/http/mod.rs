@@ -12,7 +12,6 @@ mod grpc;
 mod grpc_web;
 mod hedge;
 mod redirect;
-mod pick;
 mod replay;
 mod reply;
 mod respond;
@@ -29,4 +28,4 @@ mod waits;
 mod worker;
 
 use respond::RequestError;
-pub use worker::run_worker;
+pub use worker::Worker;

@@ -14,9 +14,7 @@ use std::{
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
 use super::{
-    RequestError,
-    admission::Held,
-    grpc,
+    RequestError, grpc,
     grpc_web::WebBody,
     upload::{Course, RequestBody},
     verdict,
@@ -26,6 +24,7 @@ use crate::{
     catalog::EvidenceSender,
     client::{Connection, Pool},
     config,
+    dispatch::Held,
     telemetry::{Account, Fault, Record},
     upstream::{Evidence, InFlight, Stats},
 };

@@ -62,6 +62,7 @@ use super::{grpc, reply::ReplyBody, waits::Wait};
 use crate::{
     catalog::FindError,
     client::DialError,
+    dispatch::NotDispatched,
     selector::PickError,
     server::Refusal,
     telemetry::{Fault, Refused},
@@ -120,6 +121,20 @@ pub(super) enum RequestError {
     Lost,
     #[error("request refused: {0}")]
     Refused(#[from] Refusal),
+}
+
+impl From<NotDispatched> for RequestError {
+    fn from(error: NotDispatched) -> Self {
+        match error {
+            NotDispatched::UnknownService => Self::UnknownService,
+            NotDispatched::NoUpstream => Self::NoUpstream,
+            NotDispatched::Find(error) => Self::Find(error),
+            NotDispatched::Pick(error) => Self::Pick(error),
+            NotDispatched::Drained => Self::Drained,
+            NotDispatched::Full => Self::Full,
+            NotDispatched::Refused(refused) => Self::NotSent(refused),
+        }
+    }
 }
 
 impl RequestError {

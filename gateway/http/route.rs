@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, request::Parts};
 use super::{admission::RateLimit, cors::Cors, redirect};
 use crate::{
     config::{self, ByName, HeaderChanges, Heads, NameFrom, Redirect, Scheme, UpstreamHost},
+    dispatch::{Goal, is_under},
     resilience::RateTable,
     syntax::target::HostAndPath,
     upstream::UpstreamName,
@@ -28,21 +29,19 @@ struct Route<T> {
     /// Of gRPC-Web, if that is translated.
     cors: Option<Rc<Cors>>,
     rate: Option<RateLimit>,
-    goal: Goal<T>,
+    leads: Leads<T>,
 }
 
 /// Where a route leads.
-pub(super) enum Goal<T> {
-    /// To one of these, by shares. None of them: the upstreams do not exist.
-    Shares(Vec<(T, u32)>),
-    ByName(Rc<ByName>),
+pub(super) enum Leads<T> {
+    To(Goal<T>),
     /// Elsewhere, and not through this gateway.
-    Redirect(Rc<Redirect>),
+    Elsewhere(Rc<Redirect>),
 }
 
 /// A request's route.
 pub(super) struct RouteMatch<'a, T> {
-    pub goal: &'a Goal<T>,
+    pub leads: &'a Leads<T>,
     pub rate: Option<&'a RateLimit>,
     pub manner: Manner,
 }
@@ -76,7 +75,6 @@ impl<T> Routes<T> {
         rates: &[Option<Arc<RateTable>>],
         upstream: impl Fn(&UpstreamName) -> Option<T>,
     ) -> Self {
-        let share = |(name, share): (&UpstreamName, u32)| Some((upstream(name)?, share));
         let rate = |index: usize, route: &config::Route| {
             Some(RateLimit::new(route.rate.clone()?, rates.get(index)?.clone()?))
         };
@@ -90,13 +88,9 @@ impl<T> Routes<T> {
             max_body: route.max_body,
             cors: route.grpc_web.as_ref().map(|web| Rc::new(Cors::new(web))),
             rate: rate(index, route),
-            goal: match &route.target {
-                config::Target::Upstream(name) => Goal::Shares(share((name, 1)).into_iter().collect()),
-                config::Target::Weighted(shares) => {
-                    Goal::Shares(shares.iter().filter_map(|(name, weight)| share((name, *weight))).collect())
-                }
-                config::Target::ByName(by_name) => Goal::ByName(Rc::new(by_name.clone())),
-                config::Target::Redirect(to) => Goal::Redirect(Rc::new(to.clone())),
+            leads: match &route.target {
+                config::Target::Redirect(to) => Leads::Elsewhere(Rc::new(to.clone())),
+                target => Leads::To(Goal::new(target, &upstream).unwrap_or(Goal::Shares(Vec::new()))),
             },
         };
         Self(config.routes.iter().enumerate().map(compile).collect())
@@ -111,7 +105,7 @@ impl<T> Routes<T> {
         scheme: impl Fn() -> Scheme,
     ) -> Option<RouteMatch<'_, T>> {
         let route = self.0.iter().find(|route| route.matches(listener, head, asked, &scheme))?;
-        let Route { timeouts, retries, repeatable, heads, max_body, cors, rate, goal, .. } = route;
+        let Route { timeouts, retries, repeatable, heads, max_body, cors, rate, leads, .. } = route;
         let manner = Manner {
             strip: route.strip(asked.path()),
             timeouts: *timeouts,
@@ -121,7 +115,7 @@ impl<T> Routes<T> {
             max_body: *max_body,
             cors: cors.clone(),
         };
-        Some(RouteMatch { goal, rate: rate.as_ref(), manner })
+        Some(RouteMatch { leads, rate: rate.as_ref(), manner })
     }
 }
 
@@ -133,45 +127,26 @@ impl<T> Route<T> {
         asked: &HostAndPath,
         scheme: impl Fn() -> Scheme,
     ) -> bool {
-        let Self { matches, goal, .. } = self;
+        let Self { matches, leads, .. } = self;
         under(asked.path(), &matches.path)
             && (matches.listeners.is_empty() || matches.listeners.iter().any(|name| **name == *listener))
-            && matches.host.as_deref().is_none_or(|pattern| is_host(asked.host(), pattern))
+            && matches.host.as_deref().is_none_or(|pattern| is_under(asked.host(), pattern))
             && matches.headers.iter().all(|wanted| has(head, wanted))
-            && match goal {
-                Goal::Shares(_) => true,
-                Goal::ByName(by_name) => service(by_name, head, asked).is_some(),
-                Goal::Redirect(to) => redirect::leads_on(to, asked, scheme()),
+            && match leads {
+                Leads::To(Goal::Shares(_)) => true,
+                Leads::To(Goal::ByName(by_name)) => service(by_name, head, asked).is_some(),
+                Leads::Elsewhere(to) => redirect::leads_on(to, asked, scheme()),
             }
     }
 
     fn strip(&self, path: &str) -> usize {
-        match (self.strip, &self.goal) {
+        match (self.strip, &self.leads) {
             (false, _) => 0,
-            (true, Goal::ByName(by_name)) if let NameFrom::Path(prefix) = &by_name.from => {
+            (true, Leads::To(Goal::ByName(by_name))) if let NameFrom::Path(prefix) = &by_name.from => {
                 prefix.len() + segment(path, prefix).map_or(0, str::len)
             }
             (true, _) => self.matches.path.trim_end_matches('/').len(),
         }
-    }
-}
-
-impl<T> Goal<T> {
-    /// One of the shares, each as often as its share says over many requests.
-    pub(super) fn draw(shares: &[(T, u32)]) -> Option<&T> {
-        if let [(only, _)] = shares {
-            return Some(only);
-        }
-        let total: u64 = shares.iter().map(|(_, share)| u64::from(*share)).sum();
-        let mut drawn = if total == 0 { return None } else { fastrand::u64(..total) };
-        let chosen = shares.iter().find(|(_, share)| match drawn.checked_sub(u64::from(*share)) {
-            Some(rest) => {
-                drawn = rest;
-                false
-            }
-            None => true,
-        });
-        chosen.map(|(target, _)| target)
     }
 }
 
@@ -204,11 +179,6 @@ pub(super) fn service<'a>(by_name: &ByName, head: &'a Parts, asked: &'a HostAndP
     }
 }
 
-/// What the registry calls a service that a request names, and whether the operator said so.
-pub(super) fn registered<'a>(by_name: &'a ByName, asked: &'a str) -> (&'a str, bool) {
-    by_name.services.get(asked).map_or((asked, false), |service| (service, true))
-}
-
 /// The lower-level name for what is after a prefix and before the next `/`.
 fn segment<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     let rest = path.strip_prefix(prefix)?;
@@ -221,14 +191,6 @@ fn under(path: &str, prefix: &Arc<str>) -> bool {
     let prefix = prefix.trim_end_matches('/');
     path.strip_prefix(prefix)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.is_empty())
-}
-
-/// Both are in the form in which hosts are compared.
-fn is_host(host: &str, pattern: &str) -> bool {
-    match pattern.strip_prefix('*') {
-        None => host == pattern,
-        Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
-    }
 }
 
 fn has(head: &Parts, wanted: &config::HeaderMatch) -> bool {
@@ -274,7 +236,7 @@ mod tests {
     fn found(routes: &Routes<String>, listener: &str, head: &Parts) -> Option<(String, usize)> {
         let asked = HostAndPath::read(head).unwrap();
         let found = routes.find(listener, head, &asked, || Scheme::Http)?;
-        let RouteMatch { goal: Goal::Shares(shares), manner, .. } = found else {
+        let RouteMatch { leads: Leads::To(Goal::Shares(shares)), manner, .. } = found else {
             return None;
         };
         Some((Goal::draw(shares)?.clone(), manner.strip))
@@ -389,16 +351,8 @@ mod tests {
         let routes = routes(&[redirect, route("/", None, "rest")]);
         let head = head("/", &[("host", "a.test")]);
         let asked = HostAndPath::read(&head).unwrap();
-        let goal = |scheme| routes.find("web", &head, &asked, || scheme).unwrap().goal;
-        assert!(matches!(goal(Scheme::Http), Goal::Redirect(_)));
-        assert!(matches!(goal(Scheme::Https), Goal::Shares(_)));
-    }
-
-    #[test]
-    fn shares_are_drawn_as_often_as_they_say() {
-        let shares = [("a", 9), ("b", 1)];
-        let drawn = (0..10_000).filter(|_| Goal::draw(&shares) == Some(&"b")).count();
-        assert!((700..1300).contains(&drawn), "{drawn}");
-        assert_eq!(Goal::<u8>::draw(&[]), None);
+        let leads = |scheme| routes.find("web", &head, &asked, || scheme).unwrap().leads;
+        assert!(matches!(leads(Scheme::Http), Leads::Elsewhere(_)));
+        assert!(matches!(leads(Scheme::Https), Leads::To(_)));
     }
 }

@@ -25,10 +25,11 @@ use super::{
     reply::ReplyBody,
     route::Manner,
     seen::Seen,
-    worker::{Lookup, Target, Worker},
+    worker::{Lookup, Worker},
 };
 use crate::{
     config::{self, Heads, Redirect},
+    dispatch::{self, Target},
     server::{Arrival, ConnInfo, Refusal},
     syntax::target::HostAndPath,
     telemetry::Record,
@@ -105,10 +106,11 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
     let call = match found {
         Lookup::Elsewhere(to) => Call::redirect(routed, &to),
         Lookup::Preflight(response) => Call::preflight(routed, *response),
-        Lookup::Known(target) => Call::begin(routed, target),
-        Lookup::New(search) => {
+        Lookup::To(dispatch::Lookup::Known(target)) => Call::begin(routed, target),
+        Lookup::To(dispatch::Lookup::New(search)) => {
             let (worker, routed) = (routed.peer.worker.clone(), Box::new(routed));
-            Call::Finding(Box::pin(async move { (routed, worker.find(search).await) }))
+            let found = async move { worker.targets.find(search).await.map_err(RequestError::from) };
+            Call::Finding(Box::pin(async move { (routed, found.await) }))
         }
     };
     call.of(web)
@@ -140,7 +142,7 @@ fn route(
     if let Some(rate) = route.rate {
         rate.take(head, client, now)?;
     }
-    let found = peer.worker.target(route.goal, head, &asked)?;
+    let found = peer.worker.target(route.leads, head, &asked)?;
     Ok((asked, found))
 }
 

@@ -13,10 +13,9 @@ use hyper::body::Incoming;
 
 use super::{
     RequestError,
-    attempt::{Attempt, Connecting, Dialing, Opened, Step, Tries, Try},
+    attempt::{Attempt, Connecting, Dialing, Step, Tries, Try},
     exchange::{Exchange, Headed},
     forward, grpc,
-    pick::{Choice, Picked},
     seen::Seen,
     upload::RequestBody,
     verdict::{self, Failed},
@@ -25,8 +24,9 @@ use super::{
 use crate::{
     client::{self, Connection, Transport},
     config::{Heads, Protocol, Scheme, UpstreamHost},
+    dispatch::{Choice, Opened, Picked},
     resilience::{BackupAfter, Cause, Event, Mode, Next},
-    selector::RequestFacts,
+    selector::{HttpFacts, RequestFacts},
     syntax::target::HostAndPath,
     telemetry::Fault,
     upstream::{Evidence, Member},
@@ -132,7 +132,8 @@ impl Exchange {
     /// What an endpoint for another try is chosen by.
     pub(super) fn choice<'a>(&'a self, head: &'a Parts) -> Choice<'a> {
         let altered = self.altered.as_ref();
-        let facts = RequestFacts { head, asked: &self.asked, client: self.client, altered };
+        let request = Some(HttpFacts { head, asked: &self.asked, altered });
+        let facts = RequestFacts { request, client: self.client, sni: None };
         Choice { target: &self.target, facts, attempt: self.history.number(), tried: self.tried.slots() }
     }
 
@@ -259,7 +260,7 @@ impl Exchange {
     pub(super) fn abandon(&mut self) {
         if let Some(wait @ Wait::WholeOfEndpoint) = self.waits.overdue() {
             let failed = Failed::expired(wait);
-            self.held.failed(&failed.error);
+            self.held.failed();
             self.learn(0, &Err(failed), Instant::now());
             self.record.cut(Fault::Endpoint);
         }

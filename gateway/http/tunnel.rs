@@ -1,26 +1,19 @@
 //! What a connection carries after both sides agreed on another protocol: bytes, both ways.
 
-use std::{
-    future::{Future, pending},
-    io,
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, io, rc::Rc};
 
 use hyper::body::Bytes;
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
-    sync::{Notify, oneshot},
-    time::Instant,
+    sync::oneshot,
 };
 
-use super::admission::Held;
 use crate::{
-    net::{Place, Stream, Watch, Watched},
+    dispatch::{Held, Leaving, over},
+    net::Stream,
     server::{Takeover, Upgraded},
     telemetry::Account,
-    upstream::{InFlight, Stats},
+    upstream::InFlight,
 };
 
 /// Passes on bytes until both sides have closed, or the endpoint has left and its time is over. Counts as one request in
@@ -86,43 +79,4 @@ async fn unless(
 
 async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
     if bytes.is_empty() { Ok(()) } else { to.write_all(bytes).await }
-}
-
-/// Tells when something has to end because its endpoint has left.
-pub(super) struct Leaving {
-    over: Rc<Endpoint>,
-    _place: Place,
-}
-
-struct Endpoint {
-    stats: Arc<Stats>,
-    limit: Duration,
-    over: Notify,
-}
-
-impl Leaving {
-    pub(super) fn watch(watch: &Rc<Watch>, stats: Arc<Stats>, limit: Duration) -> Self {
-        let over = Rc::new(Endpoint { stats, limit, over: Notify::new() });
-        let place = watch.enter(over.clone());
-        place.wait(Some(limit));
-        Self { over, _place: place }
-    }
-}
-
-impl Watched for Endpoint {
-    fn look(&self, now: Instant) -> bool {
-        let over = self.stats.gone_for(now.into_std()).is_some_and(|gone| gone >= self.limit);
-        if over {
-            self.over.notify_one();
-        }
-        !over
-    }
-}
-
-/// Waits until it has to end, for ever if there is no limit.
-async fn over(leaving: Option<Leaving>) {
-    match leaving {
-        Some(leaving) => leaving.over.over.notified().await,
-        None => pending().await,
-    }
 }

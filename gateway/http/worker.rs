@@ -1,8 +1,7 @@
-//! What one worker knows: its routes, its views of upstreams, its idle connections.
+//! What one worker needs to answer requests: its routes, its upstreams, its idle connections.
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
     io,
     rc::Rc,
     sync::Arc,
@@ -10,162 +9,87 @@ use std::{
 };
 
 use http::{Response, request::Parts};
-use rustc_hash::FxHashMap;
-use tokio::{
-    sync::{Notify, watch},
-    time::MissedTickBehavior,
-};
 
 use super::{
     RequestError,
     reply::ReplyBody,
-    route::{self, Goal, Routes},
+    route::{self, Leads, Routes},
     service::{self, Peer},
     spare::Spares,
-    tunnel::Leaving,
     upload::RequestBody,
     waits::{Unused, Waits},
 };
 use crate::{
-    catalog::{Catalog, EvidenceSender, Table, Upstream},
+    catalog::Table,
     client::Pool,
-    config::{ByName, NamePattern, Redirect},
+    config::Redirect,
+    dispatch::{self, Goal, Leaving, Target, Targets},
     net::{Meter, Watch},
-    resilience::Line,
-    selector::{View, WorkerSelectors},
-    server::{self, Listening, Shutdown},
+    server::{self, Carries, ConnInfo, Listening, Shutdown},
     syntax::target::HostAndPath,
     telemetry::{Account, ProcessMetrics},
-    upstream::{Stats, UpstreamName},
+    upstream::Stats,
 };
-
-/// How often upstreams that were found by name are let go if they are gone.
-const SWEEP: Duration = Duration::from_secs(1);
-
-/// An upstream on this worker.
-pub(super) struct Target {
-    pub upstream: Arc<Upstream>,
-    pub view: Rc<View>,
-    /// Where its requests are counted.
-    pub account: Rc<Account>,
-    /// The way for what they learn of endpoints.
-    pub evidence: Rc<EvidenceSender>,
-    /// Where requests wait that are too many, if they are limited.
-    pub line: Option<Rc<Line>>,
-}
 
 /// Where a request goes.
 pub(super) enum Lookup {
-    Known(Rc<Target>),
-    New(Search),
+    To(dispatch::Lookup),
     /// The client is sent elsewhere.
     Elsewhere(Rc<Redirect>),
     /// Nowhere: a browser asks what it may send.
     Preflight(Box<Response<ReplyBody>>),
 }
 
-/// A service that is to be found by its name.
-pub(super) struct Search {
-    by_name: Rc<ByName>,
-    service: Arc<str>,
-}
-
-/// What one worker knows. Never leaves its thread.
-pub(super) struct Worker {
-    pub index: usize,
-    pub pool: Rc<Pool<RequestBody>>,
-    pub spares: Spares,
+/// Never leaves its thread.
+pub struct Worker {
+    pub(super) index: usize,
+    pub(super) pool: Rc<Pool<RequestBody>>,
+    pub(super) spares: Spares,
     /// Where requests are counted that reach no upstream.
-    pub unrouted: Rc<Account>,
+    pub(super) unrouted: Rc<Account>,
     watch: Rc<Watch>,
     unused_waits: Rc<Unused>,
-    catalog: Catalog,
-    selectors: Rc<WorkerSelectors>,
+    pub(super) targets: Rc<Targets>,
     routes: RefCell<Rc<Routes<Rc<Target>>>>,
-    configured: RefCell<HashMap<UpstreamName, Rc<Target>>>,
-    /// By registry.
-    found: RefCell<FxHashMap<Arc<str>, Services>>,
-    /// There is something to let go again some day.
-    found_one: Notify,
-}
-
-type Services = FxHashMap<Arc<str>, Found>;
-
-/// A service that was found by its name.
-struct Found {
-    target: Rc<Target>,
-    /// Those that accept its name, of the routes that asked for it.
-    accepted_by: Vec<NamePattern>,
-}
-
-/// Serves listeners with the routes and upstreams of a catalog, until the order to close and then until all
-/// connections have ended or the bound given with it is over.
-///
-/// One call per worker, on the worker's own thread.
-pub async fn run_worker(
-    index: usize,
-    listenings: Vec<Listening>,
-    catalog: Catalog,
-    metrics: Arc<ProcessMetrics>,
-    shutdown: Shutdown,
-) -> io::Result<()> {
-    metrics.worker(index, tokio::runtime::Handle::current());
-    let tables = catalog.tables();
-    let worker = Rc::new(Worker::new(index, catalog, &metrics));
-    worker.install(&worker.catalog.table()).await;
-    let follower = worker.clone();
-    let follow = move || follow(follower.clone(), tables.clone());
-    let following = tokio::task::spawn_local(server::supervised("tables", follow));
-    let answers = |listening: &Listening| {
-        let (worker, listener) = (worker.clone(), listening.settings.clone());
-        move |connection: &Rc<server::ConnInfo>| {
-            let peer = Rc::new(Peer::new(worker.clone(), listener.clone(), connection));
-            move |arrival| service::answer(&peer, arrival)
-        }
-    };
-    let served = server::serve(listenings, answers, shutdown, worker.watch.clone()).await;
-    following.abort();
-    served
-}
-
-/// Takes over every new table, and lets go what is gone.
-async fn follow(worker: Rc<Worker>, mut tables: watch::Receiver<Arc<Table>>) {
-    let mut ticks = tokio::time::interval(SWEEP);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let holds = !worker.found.borrow().is_empty();
-        tokio::select! {
-            changed = tables.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                let table = tables.borrow_and_update().clone();
-                worker.install(&table).await;
-                worker.renew().await;
-            }
-            _ = ticks.tick(), if holds => worker.renew().await,
-            // The next time round it ticks.
-            () = worker.found_one.notified(), if !holds => {}
-        }
-    }
 }
 
 impl Worker {
-    fn new(index: usize, catalog: Catalog, metrics: &ProcessMetrics) -> Self {
+    pub fn new(index: usize, targets: Rc<Targets>, watch: Rc<Watch>, metrics: &ProcessMetrics) -> Self {
         Self {
             index,
             pool: Pool::new(),
             spares: Spares::default(),
             unrouted: Rc::new(Account { metrics: metrics.unrouted.clone(), worker: index }),
-            watch: Rc::default(),
+            watch,
             unused_waits: Rc::default(),
-            catalog,
-            selectors: Rc::default(),
+            targets,
             routes: RefCell::new(Rc::new(Routes::empty())),
-            configured: RefCell::default(),
-            found: RefCell::default(),
-            found_one: Notify::new(),
         }
+    }
+
+    /// Serves listeners until the order to close and then until all connections have ended or the bound given with it is
+    /// over. `carries` has the connections of those that are for TCP.
+    pub async fn serve(
+        self: Rc<Self>,
+        listenings: Vec<Listening>,
+        carries: Rc<dyn Carries>,
+        shutdown: Shutdown,
+    ) -> io::Result<()> {
+        let watch = self.watch.clone();
+        let answers = |listening: &Listening| {
+            let (worker, listener) = (self.clone(), listening.settings.clone());
+            move |connection: &Rc<ConnInfo>| {
+                let peer = Rc::new(Peer::new(worker.clone(), listener.clone(), connection));
+                move |arrival| service::answer(&peer, arrival)
+            }
+        };
+        server::serve(listenings, answers, Some(carries), shutdown, watch).await
+    }
+
+    /// Exchanges the routes for those of a table whose upstreams have been taken over.
+    pub fn install(&self, table: &Table) {
+        let routes = Routes::new(&table.config, &table.rates, |name| self.targets.get(name));
+        self.routes.replace(Rc::new(routes));
     }
 
     /// The waits of a request that began then, over a connection with this meter.
@@ -186,144 +110,18 @@ impl Worker {
     /// The upstream a request goes to, or the search for a service that no request has named here before.
     pub(super) fn target(
         &self,
-        goal: &Goal<Rc<Target>>,
+        leads: &Leads<Rc<Target>>,
         head: &Parts,
         asked: &HostAndPath,
     ) -> Result<Lookup, RequestError> {
-        match goal {
-            Goal::Shares(shares) => {
-                Goal::draw(shares).cloned().map(Lookup::Known).ok_or(RequestError::NoUpstream)
-            }
-            Goal::Redirect(to) => Ok(Lookup::Elsewhere(to.clone())),
-            Goal::ByName(by_name) => {
-                let asked = route::service(by_name, head, asked).ok_or(RequestError::UnknownService)?;
-                let (service, is_sure) = route::registered(by_name, asked);
-                if let Some(target) = self.known(by_name, service, is_sure) {
-                    return Ok(Lookup::Known(target));
-                }
-                if !is_sure && !by_name.pattern.accepts(service) {
-                    return Err(RequestError::UnknownService);
-                }
-                Ok(Lookup::New(Search { by_name: by_name.clone(), service: service.into() }))
-            }
-        }
-    }
-
-    /// A service that was found, for a route that accepts its name: whoever found it may be another one.
-    fn known(&self, by_name: &ByName, service: &str, is_sure: bool) -> Option<Rc<Target>> {
-        let mut found = self.found.borrow_mut();
-        let Found { target, accepted_by } = found.get_mut(&by_name.registry)?.get_mut(service)?;
-        if target.view.is_closed() {
-            return None;
-        }
-        if !is_sure && !accepted_by.contains(&by_name.pattern) {
-            if !by_name.pattern.accepts(service) {
-                return None;
-            }
-            accepted_by.push(by_name.pattern.clone());
-        }
-        Some(target.clone())
-    }
-
-    /// Waits until the registry has told the service's first list.
-    pub(super) async fn find(&self, search: Search) -> Result<Rc<Target>, RequestError> {
-        let Search { by_name, service } = search;
-        let upstream = self.catalog.find(&by_name, service.clone()).await?;
-        // Another request may have found it meanwhile.
-        if let Some(target) = self.known(&by_name, &service, true)
-            && Arc::ptr_eq(&target.upstream, &upstream)
-        {
-            return Ok(target);
-        }
-        Ok(self.put_found(by_name.registry.clone(), service, upstream))
-    }
-
-    /// Exchanges the routes for those of a table. Upstreams that did not change keep their views.
-    async fn install(&self, table: &Table) {
-        let mut configured = HashMap::with_capacity(table.upstreams.len());
-        for (name, upstream) in &table.upstreams {
-            let known = self.configured.borrow().get(name).cloned();
-            let target = match known {
-                Some(target) if Arc::ptr_eq(&target.upstream, upstream) => target,
-                known => {
-                    // A view costs a call into a selector; requests go on between two of them.
-                    tokio::task::yield_now().await;
-                    self.make(upstream.clone(), known.as_deref())
-                }
-            };
-            configured.insert(name.clone(), target);
-        }
-        let routes = Routes::new(&table.config, &table.rates, |name| configured.get(name).cloned());
-        self.routes.replace(Rc::new(routes));
-        self.configured.replace(configured);
-        // There may be others now.
-        let mut found = self.found.borrow_mut();
-        found.values_mut().flat_map(HashMap::values_mut).for_each(|found| found.accepted_by.clear());
-    }
-
-    /// An upstream as it is now, in the place of what it was before.
-    fn make(&self, upstream: Arc<Upstream>, before: Option<&Target>) -> Rc<Target> {
-        let progress = upstream.progress.get(self.index).cloned().unwrap_or_default();
-        let view = View::new(
-            upstream.reader.clone(),
-            upstream.config.selector.clone(),
-            upstream.selector.clone(),
-            self.selectors.clone(),
-            progress,
-        );
-        let account = Rc::new(Account { metrics: upstream.metrics.clone(), worker: self.index });
-        let evidence = Rc::new(upstream.evidence());
-        let line = self.line(&upstream, before);
-        Rc::new(Target { upstream, view, account, evidence, line })
-    }
-
-    /// Whoever waits goes on waiting when other limits are put in force.
-    fn line(&self, upstream: &Upstream, before: Option<&Target>) -> Option<Rc<Line>> {
-        let (gate, limits) = (upstream.gate.as_ref()?, upstream.config.limits?);
-        gate.set_bounds(limits.bounds);
-        let line =
-            before.and_then(|before| before.line.clone()).filter(|line| Arc::ptr_eq(line.gate(), gate));
-        Some(line.unwrap_or_else(|| Rc::new(Line::new(gate.clone(), self.index))))
-    }
-
-    /// Takes over what the catalog says of services that were found by name, and drops what it has dropped.
-    async fn renew(&self) {
-        let current = self.catalog.found();
-        let mut changed = Vec::new();
-        self.found.borrow_mut().retain(|registry, services| {
-            services.retain(|service, Found { target, .. }| match current.get(target.upstream.name()) {
-                Some(upstream) if Arc::ptr_eq(upstream, &target.upstream) => true,
-                // It goes on with other settings, or it was gone and is there again.
-                Some(upstream) => {
-                    changed.push((registry.clone(), service.clone(), upstream.clone()));
-                    true
-                }
-                None => false,
-            });
-            !services.is_empty()
-        });
-        for (registry, service, upstream) in changed {
-            tokio::task::yield_now().await;
-            self.put_found(registry, service, upstream);
-        }
-    }
-
-    /// A service that was found, in the place of what it was before.
-    fn put_found(&self, registry: Arc<str>, service: Arc<str>, upstream: Arc<Upstream>) -> Rc<Target> {
-        let before = {
-            let found = self.found.borrow();
-            let before = found.get(&registry).and_then(|services| services.get(&service));
-            before.map(|before| before.target.clone())
+        let goal = match leads {
+            Leads::To(goal) => goal,
+            Leads::Elsewhere(to) => return Ok(Lookup::Elsewhere(to.clone())),
         };
-        let target = self.make(upstream, before.as_deref());
-        let mut found = self.found.borrow_mut();
-        if found.is_empty() {
-            self.found_one.notify_one();
-        }
-        found
-            .entry(registry)
-            .or_default()
-            .insert(service, Found { target: target.clone(), accepted_by: Vec::new() });
-        target
+        let asked = match goal {
+            Goal::Shares(_) => None,
+            Goal::ByName(by_name) => route::service(by_name, head, asked),
+        };
+        Ok(Lookup::To(self.targets.lookup(goal, asked)?))
     }
 }

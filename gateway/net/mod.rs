@@ -6,6 +6,7 @@
 
 mod meter;
 pub mod proxy_protocol;
+mod relay;
 mod socket;
 mod stream;
 mod task;
@@ -14,6 +15,7 @@ mod watch;
 mod wire;
 
 pub use meter::Meter;
+pub use relay::{Broken, Scratch, relay};
 pub use socket::keep_alive;
 pub use stream::Stream;
 pub use task::guarded;

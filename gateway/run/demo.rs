@@ -101,7 +101,9 @@ fn start_backends(shutdown: &server::Shutdown) -> Result<Vec<(&'static str, Sock
             async move {
                 let answer = move |_: server::Arrival| std::future::ready(hello(name, address));
                 let answers = |_: &server::Listening| move |_: &Rc<server::ConnInfo>| answer;
-                if let Err(error) = server::serve(vec![listening], answers, shutdown, Rc::default()).await {
+                if let Err(error) =
+                    server::serve(vec![listening], answers, None, shutdown, Rc::default()).await
+                {
                     tracing::error!(backend = name, %error, "Sample backend failed");
                 }
             }

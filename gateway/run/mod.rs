@@ -32,15 +32,15 @@ use crate::{
     backoff::Lasting,
     catalog::{self, Catalog},
     check,
-    config::{self, Config},
+    config::{self, Config, ListenerProtocol},
     connector::{Lent, Memory},
-    http,
     plugin::{Cause, EngineError, Plugins, Problem},
     registry::{Intake, OwnAddresses, Resolver},
     server::{self, Listening, Workers},
     telemetry::{ProcessMetrics, Readiness, text::shown},
     tls::{self, ServerSettings},
     upstream::Disk,
+    worker,
 };
 
 /// Threads of the control plane. Nothing that runs there is on the way of a request.
@@ -296,7 +296,7 @@ fn start_workers(
 ) -> Result<Workers, StartError> {
     let (catalog, metrics) = (catalog.clone(), metrics.clone());
     let run = move |index, listenings| {
-        let served = http::run_worker(index, listenings, catalog.clone(), metrics.clone(), shutdown.clone());
+        let served = worker::run(index, listenings, catalog.clone(), metrics.clone(), shutdown.clone());
         async move {
             if let Err(error) = served.await {
                 tracing::error!(worker = index, %error, "Worker ended");
@@ -327,7 +327,11 @@ async fn bind(config: &Config, metrics: &ProcessMetrics) -> Result<Sockets, Star
     let files = Arc::<tls::Files>::default();
     let mut workers: Vec<Vec<Listening>> = (0..config.workers).map(|_| Vec::new()).collect();
     for listener in &config.listeners {
-        let tls = open_tls(listener.address, listener.tls.as_ref(), true, &files)?;
+        let protocol = match listener.protocol {
+            ListenerProtocol::Http => tls::Protocol::Either,
+            ListenerProtocol::Tcp => tls::Protocol::Any,
+        };
+        let tls = open_tls(listener.address, listener.tls.as_ref(), protocol, &files)?;
         let listenings = server::bind(Arc::new(listener.clone()), tls, config.workers, metrics)?;
         for (worker, listening) in workers.iter_mut().zip(listenings) {
             worker.push(listening);
@@ -350,7 +354,7 @@ async fn bind_admin(
     tls: Option<&ServerSettings>,
     files: &tls::Files,
 ) -> Result<AdminSocket, StartError> {
-    let tls = open_tls(address, tls, false, files)?;
+    let tls = open_tls(address, tls, tls::Protocol::Http1, files)?;
     match tokio::net::TcpListener::bind(address).await {
         Ok(listener) => Ok((listener, tls)),
         Err(error) => Err(StartError::Admin { address, error }),
@@ -361,10 +365,10 @@ async fn bind_admin(
 fn open_tls(
     address: SocketAddr,
     settings: Option<&ServerSettings>,
-    http2: bool,
+    protocol: tls::Protocol,
     files: &tls::Files,
 ) -> Result<Option<Arc<tls::Server>>, StartError> {
-    let open = |settings| tls::Server::open(settings, http2, files).map(Arc::new);
+    let open = |settings| tls::Server::open(settings, protocol, files).map(Arc::new);
     let failed = |error: tls::FileError| StartError::Tls { address, reason: error.to_string() };
     settings.map(open).transpose().map_err(failed)
 }
@@ -449,12 +453,12 @@ fn announce(sockets: &Sockets) -> Started {
     if let Some(address) = sockets.registrations.as_ref().and_then(address) {
         say(&format!("listening registrations {address}"));
     }
-    let listeners: Vec<SocketAddr> =
-        sockets.workers.first().into_iter().flatten().map(|listening| listening.address).collect();
-    for address in &listeners {
-        say(&format!("listening http {address}"));
-    }
-    Started { admin, listeners }
+    let listenings = sockets.workers.first().into_iter().flatten();
+    let listeners = listenings.map(|listening| {
+        say(&format!("listening {} {}", listening.settings.protocol.as_str(), listening.address));
+        listening.address
+    });
+    Started { admin, listeners: listeners.collect() }
 }
 
 /// SIGUSR1 and SIGUSR2 do nothing. Scripts of other servers send them, and their default is to end the process.

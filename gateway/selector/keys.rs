@@ -16,11 +16,12 @@ pub enum Key {
     Host,
     Method,
     ClientIp,
+    Sni,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown request key {0:?}: use header:NAME, cookie:NAME, query:NAME, path, host, method or client-ip"
+    "unknown request key {0:?}: use header:NAME, cookie:NAME, query:NAME, path, host, method, client-ip or sni"
 )]
 pub struct KeyError(String);
 
@@ -38,6 +39,7 @@ impl FromStr for Key {
                 "host" => Self::Host,
                 "method" => Self::Method,
                 "client-ip" => Self::ClientIp,
+                "sni" => Self::Sni,
                 _ => return Err(error()),
             },
             Some(_) => return Err(error()),
@@ -45,14 +47,24 @@ impl FromStr for Key {
     }
 }
 
-/// A request as far as selectors may see it. Borrowed: nothing is copied before a selector asks for it.
+/// A request as far as selectors may see it, or a connection that is sent as a whole. Borrowed: nothing is copied before a
+/// selector asks for it.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestFacts<'a> {
+    /// None: it is a connection.
+    pub request: Option<HttpFacts<'a>>,
+    /// The client, after trusted proxies were believed.
+    pub client: IpAddr,
+    /// What the client of a connection asked for in TLS.
+    pub sni: Option<&'a str>,
+}
+
+/// What is known of a request of HTTP.
+#[derive(Debug, Clone, Copy)]
+pub struct HttpFacts<'a> {
     pub head: &'a Parts,
     /// What the request was for when it came.
     pub asked: &'a HostAndPath,
-    /// The client, after trusted proxies were believed.
-    pub client: IpAddr,
     /// Where the head has been made one for an endpoint: what it was before.
     pub altered: Option<&'a Altered>,
 }
@@ -110,8 +122,23 @@ impl Altered {
 }
 
 impl<'a> RequestFacts<'a> {
-    /// The value of a key, if the request carries it.
+    /// The value of a key, if there is one.
     pub fn value(&self, key: &Key) -> Option<Cow<'a, str>> {
+        match key {
+            Key::ClientIp => Some(self.client.to_string().into()),
+            Key::Sni => self.sni.map(Cow::from),
+            key => self.request.as_ref()?.value(key),
+        }
+    }
+
+    /// The hash of a key's value: XXH64 with seed 0 over its bytes, so that every gateway agrees.
+    pub fn hash(&self, key: &Key) -> Option<u64> {
+        self.value(key).map(|value| xxhash_rust::xxh64::xxh64(value.as_bytes(), 0))
+    }
+}
+
+impl<'a> HttpFacts<'a> {
+    fn value(&self, key: &Key) -> Option<Cow<'a, str>> {
         match key {
             Key::Header(name) => self.header(name)?.to_str().ok().map(Cow::from),
             Key::Cookie(name) => match self.altered.filter(|altered| altered.holds(&header::COOKIE)) {
@@ -126,7 +153,7 @@ impl<'a> RequestFacts<'a> {
             Key::Path => Some(self.asked.path().into()),
             Key::Host => Some(self.asked.host()).filter(|host| !host.is_empty()).map(Cow::from),
             Key::Method => Some(self.head.method.as_str().into()),
-            Key::ClientIp => Some(self.client.to_string().into()),
+            Key::ClientIp | Key::Sni => None,
         }
     }
 
@@ -142,11 +169,6 @@ impl<'a> RequestFacts<'a> {
             Some(altered) => altered.lines(name).next(),
             None => self.head.headers.get(name),
         }
-    }
-
-    /// The hash of a key's value: XXH64 with seed 0 over its bytes, so that every gateway agrees.
-    pub fn hash(&self, key: &Key) -> Option<u64> {
-        self.value(key).map(|value| xxhash_rust::xxh64::xxh64(value.as_bytes(), 0))
     }
 }
 
@@ -171,7 +193,8 @@ mod tests {
     fn value(key: &str, request: http::request::Builder, altered: Option<&Altered>) -> Option<String> {
         let (head, ()) = request.body(()).unwrap().into_parts();
         let asked = HostAndPath::read(&head).unwrap();
-        let facts = RequestFacts { head: &head, asked: &asked, client: [10, 0, 0, 9].into(), altered };
+        let request = Some(HttpFacts { head: &head, asked: &asked, altered });
+        let facts = RequestFacts { request, client: [10, 0, 0, 9].into(), sni: None };
         facts.value(&key.parse().unwrap()).map(Cow::into_owned)
     }
 

@@ -6,7 +6,7 @@ mod native;
 mod view;
 
 pub use beside::Beside;
-pub use keys::{Altered, Key, KeyError, RequestFacts};
+pub use keys::{Altered, HttpFacts, Key, KeyError, RequestFacts};
 pub use native::RoundRobin;
 pub use view::{PickError, Progress, View};
 

@@ -192,7 +192,8 @@ impl Fixture {
     fn pick(&self) -> Result<Arc<Member>, PickError> {
         let (head, ()) = http::Request::new(()).into_parts();
         let asked = HostAndPath::read(&head).unwrap();
-        let facts = RequestFacts { head: &head, asked: &asked, client: [10, 0, 0, 9].into(), altered: None };
+        let request = Some(crate::selector::HttpFacts { head: &head, asked: &asked, altered: None });
+        let facts = RequestFacts { request, client: [10, 0, 0, 9].into(), sni: None };
         self.view.pick(&facts, 0, &[])
     }
 

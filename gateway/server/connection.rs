@@ -9,8 +9,9 @@ use hyper::{
 use tokio::net::TcpStream;
 
 use super::{
-    Arrival,
+    Arrival, Carries,
     capacity::Seat,
+    carried,
     drain::Drain,
     handshake,
     http1::{self, After},
@@ -20,7 +21,7 @@ use super::{
     upgraded::Upgraded,
 };
 use crate::{
-    config,
+    config::{self, ListenerProtocol},
     net::{self, Tcp, Watch},
     telemetry::ListenerCounters,
     tls,
@@ -30,6 +31,7 @@ use crate::{
 pub(super) struct Surroundings {
     pub watch: Rc<Watch>,
     pub drain: Rc<Drain>,
+    pub carries: Option<Rc<dyn Carries>>,
     pub lingering: Lingering,
 }
 
@@ -60,7 +62,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let Accepted { stream, tls, info, seat, settings, counters } = accepted;
-    let Surroundings { watch, drain, lingering } = &*surroundings;
+    let Surroundings { watch, drain, carries, lingering } = &*surroundings;
     let _drained = drain.enter(&info);
     let state = Rc::new(http1::State::new(info.clone(), seat, &settings));
     let watched = watch.enter(state.clone());
@@ -73,6 +75,10 @@ where
             None => return,
         },
     };
+    if settings.protocol == ListenerProtocol::Tcp {
+        let Some(carries) = carries else { return };
+        return carried::serve(stream, &state, settings, carries.clone()).await;
+    }
     let answer = answers(&info);
     let after = match info.tls().is_some_and(|tls| tls.http2) {
         true => After::Http2(stream, Vec::new()),

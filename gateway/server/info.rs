@@ -34,6 +34,8 @@ pub struct ConnInfo {
     pub(super) worker: Rc<Worker>,
     /// When it is to take no more requests.
     expires: Option<Instant>,
+    /// Of a connection that is passed on as it is: one side has closed, and the other goes on.
+    pub half_closed: Cell<bool>,
     takeover: Cell<Option<Takeover>>,
     reset: Cell<bool>,
 }
@@ -49,7 +51,8 @@ impl ConnInfo {
         let (orders, takeover, reset) = (Orders::default(), Cell::default(), Cell::default());
         // A tenth more or less: those that came together do not all go together.
         let expires = max_age.map(|age| Instant::now() + age.mul_f64(0.9 + 0.2 * fastrand::f64()));
-        Self { peer, local, meter, tls: OnceCell::new(), orders, worker, expires, takeover, reset }
+        let (tls, half_closed) = (OnceCell::new(), Cell::default());
+        Self { peer, local, meter, tls, orders, worker, expires, half_closed, takeover, reset }
     }
 
     /// Looks at its age: from some time on every answer says that there is no other.

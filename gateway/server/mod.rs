@@ -2,6 +2,7 @@
 
 mod accept;
 mod capacity;
+mod carried;
 mod connection;
 mod drain;
 mod framing;
@@ -19,6 +20,7 @@ mod upgraded;
 mod worker;
 
 pub use accept::AcceptErrors;
+pub use carried::{Carried, Carries};
 pub use framing::Refusal;
 pub use http1::Arrival;
 pub use info::{ConnInfo, Takeover};

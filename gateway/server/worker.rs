@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Arrival, ConnInfo, Listening, Shutdown,
+    Arrival, Carries, ConnInfo, Listening, Shutdown,
     accept::accept,
     connection::Surroundings,
     drain::Drain,
@@ -67,12 +67,14 @@ impl Workers {
 /// runs as long as this does.
 ///
 /// `answers` is called once per listener, what it returns once per connection, and what that returns once per request.
-/// Futures of answers are moved about, so they are `Unpin`: small, or in a box.
+/// Futures of answers are moved about, so they are `Unpin`: small, or in a box. `carries` has the connections of listeners
+/// that are for TCP, if there are any.
 ///
 /// A panic while a request is answered ends that connection and nothing else.
 pub async fn serve<M, A, C, F, B>(
     listenings: Vec<Listening>,
     answers: M,
+    carries: Option<Rc<dyn Carries>>,
     mut shutdown: Shutdown,
     watch: Rc<Watch>,
 ) -> io::Result<()>
@@ -85,8 +87,9 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (tasks, drain) = (Rc::<Tasks>::default(), Rc::<Drain>::default());
+    let lingering = Lingering::default();
     let surroundings =
-        Rc::new(Surroundings { watch: watch.clone(), drain: drain.clone(), lingering: Lingering::default() });
+        Rc::new(Surroundings { watch: watch.clone(), drain: drain.clone(), carries, lingering });
     // Dropped, they take their tasks with them.
     let (mut accepting, mut background) = (JoinSet::new(), JoinSet::new());
     for listening in listenings {

@@ -1,1 +1,9 @@
-//! The connection path: TCP streams without HTTP. Nothing is here before the first TCP route can be configured.
+//! The connection path: what clients send is passed on as it is, to an endpoint that is picked once.
+//!
+//! `service` is the path, step by step.
+
+mod record;
+mod route;
+mod service;
+
+pub use service::Worker;

@@ -79,6 +79,8 @@ struct WorkerCounters {
     hedges_cancelled: AtomicU64,
     interim: AtomicU64,
     trailers_dropped: AtomicU64,
+    /// Connections that were passed on as they are: how many ended, their bytes from and to clients, and how long they took.
+    carried: [AtomicU64; 4],
     left: AtomicU64,
     /// As in [`FAULTS`].
     cut: [AtomicU64; FAULTS.len()],
@@ -164,6 +166,13 @@ impl UpstreamMetrics {
         add(&self.workers[worker].trailers_dropped, trailers);
     }
 
+    /// A connection that was passed on as it is has ended.
+    pub fn carried(&self, worker: usize, carried: Carried) {
+        let Carried { connections, received, sent, took } = carried;
+        let all = [connections, received, sent, took.as_nanos() as u64];
+        self.workers[worker].carried.iter().zip(all).for_each(|(count, more)| add(count, more));
+    }
+
     /// A request, or an upgraded connection, was ended because its endpoint had left.
     pub fn left(&self, worker: usize) {
         add(&self.workers[worker].left, 1);
@@ -199,6 +208,11 @@ impl UpstreamMetrics {
             counts.left += worker.left.load(Relaxed);
             counts.interim += worker.interim.load(Relaxed);
             counts.trailers_dropped += worker.trailers_dropped.load(Relaxed);
+            let [connections, received, sent, took] = &worker.carried;
+            counts.carried.connections += connections.load(Relaxed);
+            counts.carried.received += received.load(Relaxed);
+            counts.carried.sent += sent.load(Relaxed);
+            counts.carried.took += Duration::from_nanos(took.load(Relaxed));
             counts.latencies.sum += Duration::from_nanos(worker.nanoseconds.load(Relaxed));
         }
         counts
@@ -225,6 +239,7 @@ pub struct UpstreamCounts {
     pub interim: u64,
     /// Trailers of requests that did not reach an endpoint.
     pub trailers_dropped: u64,
+    pub carried: Carried,
     /// Requests and upgraded connections that were ended because their endpoint had left.
     pub left: u64,
     /// Requests that did not come to their end, as in [`FAULTS`].
@@ -234,6 +249,18 @@ pub struct UpstreamCounts {
     /// Requests that were not sent, as in [`Refused::ALL`].
     pub not_sent: [u64; Refused::ALL.len()],
     pub latencies: Latencies,
+}
+
+/// Connections that were passed on as they are, and have ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Carried {
+    pub connections: u64,
+    /// Bytes from clients.
+    pub received: u64,
+    /// Bytes to clients.
+    pub sent: u64,
+    /// From the connection to the endpoint to the end.
+    pub took: Duration,
 }
 
 impl UpstreamCounts {

@@ -22,7 +22,7 @@ mod readiness;
 mod record;
 pub mod text;
 
-pub use counters::{FAILURES, FAULTS, Latencies, Refused, UpstreamCounts, UpstreamMetrics};
+pub use counters::{Carried, FAILURES, FAULTS, Latencies, Refused, UpstreamCounts, UpstreamMetrics};
 pub use exposition::{Exposition, Family, Format, Value};
 pub use process::{
     Abuse, Connection, HandshakeFailure, ListenerCounters, ListenerCounts, ProcessMetrics, Reload,

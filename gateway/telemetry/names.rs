@@ -53,6 +53,12 @@ metrics! {
         "Interim answers (1xx) of endpoints, which are dropped";
     TRAILERS_DROPPED = Counter "witgate_request_trailers_dropped_total" ["upstream"]
         "Trailers of requests that were not announced, and so did not reach an endpoint by HTTP/1";
+    TCP_CONNECTIONS = Counter "witgate_tcp_connections_total" ["upstream"]
+        "Connections of TCP listeners that were passed on and have ended";
+    TCP_SECONDS = Counter "witgate_tcp_connection_seconds_total" ["upstream"]
+        "How long they lasted, together";
+    TCP_BYTES = Counter "witgate_tcp_bytes_total" ["upstream", "direction"]
+        "Bytes of them: received from clients, and sent to them";
     REFUSED = Counter "witgate_requests_refused_total" ["upstream", "reason"]
         "Requests that the gateway did not send to an upstream, by reason";
     BREAKER_OPEN = Gauge "witgate_breaker_open" ["upstream"]

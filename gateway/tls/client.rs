@@ -23,7 +23,7 @@ use super::{
 
 /// As a client and a server agree on a protocol.
 pub(super) const HTTP2: &[u8] = b"h2";
-pub(super) const HTTP1: &[u8] = b"http/1.1";
+const HTTP1: &[u8] = b"http/1.1";
 
 /// Names of endpoints whose sessions are remembered.
 const SESSIONS: usize = 1024;
@@ -33,8 +33,22 @@ const SESSIONS: usize = 1024;
 pub enum Protocol {
     Http1,
     Http2,
-    /// Nothing: it is only seen whether there is TLS.
+    /// One of these two, whichever is agreed on.
     Either,
+    /// Nothing that TLS is told of.
+    Any,
+}
+
+impl Protocol {
+    /// As both sides name what they speak, the better first.
+    pub(super) fn names(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Http1 => &[HTTP1],
+            Self::Http2 => &[HTTP2],
+            Self::Either => &[HTTP2, HTTP1],
+            Self::Any => &[],
+        }
+    }
 }
 
 /// Why hands were not shaken.
@@ -68,6 +82,7 @@ pub struct Client {
 struct Configs {
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
+    any: Arc<ClientConfig>,
     either: Arc<ClientConfig>,
 }
 
@@ -135,6 +150,7 @@ impl Client {
             Protocol::Http1 => &configs.http1,
             Protocol::Http2 => &configs.http2,
             Protocol::Either => &configs.either,
+            Protocol::Any => &configs.any,
         };
         let own_name = own_name.and_then(|name| ServerName::try_from(name.to_owned()).ok());
         let name = self.server_name.clone().or(own_name).unwrap_or_else(|| address.into());
@@ -212,8 +228,9 @@ fn build(settings: &ClientSettings, contents: &Contents) -> Result<(Configs, Opt
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         Arc::new(config)
     };
-    let configs =
-        Configs { http1: speaking(&[HTTP1]), http2: speaking(&[HTTP2]), either: speaking(&[HTTP2, HTTP1]) };
+    let [http1, http2, either, any] =
+        [Protocol::Http1, Protocol::Http2, Protocol::Either, Protocol::Any].map(|of| speaking(of.names()));
+    let configs = Configs { http1, http2, either, any };
     Ok((configs, validity))
 }
 

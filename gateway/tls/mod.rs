@@ -8,6 +8,7 @@ mod certificate;
 mod client;
 mod failure;
 mod files;
+mod hello;
 mod identity;
 mod names;
 mod pair;
@@ -24,6 +25,7 @@ pub use self::{
     client::{Client, HandshakeError, Protocol},
     failure::reason,
     files::{Counted, Files},
+    hello::{Asked, Hello},
     server::{Accepted, Server},
     settings::{Authorities, ClientRule, ClientSettings, PairFiles, ServerName, ServerSettings},
 };

@@ -21,7 +21,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     certificate::{self, FileError},
-    client::{HTTP1, HTTP2},
+    client::{HTTP2, Protocol},
     files::{Contents, Files, Running},
     identity::{Identity, Validity, forwarded},
     names::Names,
@@ -60,6 +60,8 @@ pub struct Accepted {
     pub http2: bool,
     /// It took up a session.
     pub resumed: bool,
+    /// The name that it asked for.
+    pub name: Option<String>,
     /// What its certificate says, for `X-Forwarded-Client-Cert`; none without one.
     pub client: Option<String>,
 }
@@ -71,9 +73,13 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// For clients of HTTP/1.1, and of HTTP/2 if that is wanted. Reads the files, and follows them from now on; must be
+    /// For clients that speak this. Reads the files, and follows them from now on; must be
     /// called on the control runtime.
-    pub(crate) fn open(settings: &ServerSettings, http2: bool, files: &Files) -> Result<Self, FileError> {
+    pub(crate) fn open(
+        settings: &ServerSettings,
+        protocol: Protocol,
+        files: &Files,
+    ) -> Result<Self, FileError> {
         let read = |files: &PairFiles| {
             let contents = Contents::read(&files.paths().map(PathBuf::from))?;
             Ok((pair(files, &contents)?, contents))
@@ -91,7 +97,7 @@ impl Server {
         };
         let ca = settings.clients.as_ref().map(|rule| Contents::read(std::slice::from_ref(&rule.ca_file)));
         let ca = ca.transpose()?;
-        let protocols = if http2 { &[HTTP2, HTTP1][..] } else { &[HTTP1] };
+        let protocols = protocol.names();
         let protocols: Vec<_> = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         let (config, tickets) = build(settings.clients.as_ref(), ca.as_ref(), &protocols, &names, &secrets)?;
         let policy = Arc::new(Policy {
@@ -138,6 +144,7 @@ impl Server {
         let accepted = Accepted {
             http2: session.alpn_protocol() == Some(HTTP2),
             resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+            name: session.server_name().map(str::to_owned),
             client: self.client(session)?,
         };
         Ok((stream, accepted))

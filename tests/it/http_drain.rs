@@ -181,7 +181,7 @@ fn serve(answer: fn(Request<Incoming>) -> String) -> (SocketAddr, Closer, Worker
                 std::future::ready(hyper::Response::new(body))
             };
             let answers = move |_: &server::Listening| move |_: &Rc<server::ConnInfo>| arrived;
-            server::serve(sockets, answers, shutdown, Rc::default()).await.unwrap();
+            server::serve(sockets, answers, None, shutdown, Rc::default()).await.unwrap();
         }
     };
     (address, closer, Workers::start(vec![sockets], run).unwrap())

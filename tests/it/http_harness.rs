@@ -12,12 +12,12 @@ use tokio::sync::watch;
 use witgate::{
     catalog::{Catalog, Fixed, Table, Upstream},
     config,
-    http::run_worker,
     plugin::{Plugins, SelectorUse, Uses},
     resilience::RetryPolicy,
     server::{self, Closer, Workers},
     telemetry::ProcessMetrics,
     upstream::{Endpoint, Facts, Offer, OfferPolicy, Publisher, Reader, UpstreamName, Weight},
+    worker,
 };
 
 use crate::support::{client::Client, origin::Origin};
@@ -36,6 +36,7 @@ pub struct Setup {
     pub listener: config::Listener,
     pub upstreams: Vec<(config::Upstream, Vec<SocketAddr>)>,
     pub routes: Vec<config::Route>,
+    pub tcp_routes: Vec<config::TcpRoute>,
     pub workers: usize,
 }
 
@@ -51,6 +52,7 @@ impl Setup {
             listener: listener(),
             upstreams: vec![(upstream("main"), addresses.to_vec())],
             routes: vec![route("/", "main")],
+            tcp_routes: Vec::new(),
             workers: 2,
         }
     }
@@ -58,6 +60,14 @@ impl Setup {
     pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         self
+    }
+
+    /// The listener takes any connection, and so does this route.
+    pub fn for_tcp(self) -> Self {
+        self.with(|setup| {
+            setup.listener.protocol = config::ListenerProtocol::Tcp;
+            setup.tcp_routes = vec![tcp_route(None, "main")];
+        })
     }
 
     /// The native round robin picks, so that endpoints take turns.
@@ -130,6 +140,17 @@ pub fn route(path: &str, upstream: &str) -> config::Route {
     }
 }
 
+/// A route of the listener that every gateway here has.
+pub fn tcp_route(sni: Option<&str>, upstream: &str) -> config::TcpRoute {
+    config::TcpRoute {
+        name: "route[0]".into(),
+        listeners: vec![listener().name],
+        sni: sni.map(Into::into),
+        retries: None,
+        target: config::Target::Upstream(UpstreamName::new(upstream)),
+    }
+}
+
 /// A route that finds services by the name behind `/svc/`.
 pub fn route_by_name(pattern: &str) -> config::Route {
     let by_name = config::ByName {
@@ -165,7 +186,7 @@ impl Gateway {
         let address = sockets[0].address;
         let mut publishers = BTreeMap::new();
         let mut config = config::Config::empty(PathBuf::new());
-        config.routes = setup.routes;
+        (config.routes, config.tcp_routes) = (setup.routes, setup.tcp_routes);
         let mut table = Table::new(Arc::new(config), Default::default(), None);
         for (settings, addresses) in setup.upstreams {
             let name = settings.name.clone();
@@ -179,7 +200,7 @@ impl Gateway {
         let inputs = sockets.into_iter().map(|socket| vec![socket]).collect();
         let counters = metrics.clone();
         let workers = Workers::start(inputs, move |index, sockets| {
-            let serving = run_worker(index, sockets, catalog.clone(), counters.clone(), shutdown.clone());
+            let serving = worker::run(index, sockets, catalog.clone(), counters.clone(), shutdown.clone());
             async move { serving.await.unwrap() }
         });
         Self {

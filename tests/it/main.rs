@@ -63,6 +63,7 @@ mod sockets;
 mod source;
 mod standing;
 mod swaps;
+mod tcp;
 mod tls_in;
 mod tls_out;
 mod trust;

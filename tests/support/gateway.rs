@@ -140,7 +140,7 @@ impl Gateway {
                 panic!("the gateway did not become ready; its log:\n{}", self.log());
             };
             match line.split(' ').collect::<Vec<_>>()[..] {
-                ["listening", "http", address] => self.listeners.push(address.parse().unwrap()),
+                ["listening", "http" | "tcp", address] => self.listeners.push(address.parse().unwrap()),
                 ["listening", "admin", address] => self.admin = address.parse().unwrap(),
                 ["listening", "registrations", address] => self.registrations = address.parse().ok(),
                 _ => {}

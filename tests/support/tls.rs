@@ -53,6 +53,16 @@ pub async fn connect(
     TlsConnector::from(config.clone()).connect(name, TcpStream::connect(address).await?).await
 }
 
+/// The first message of a client that asks for this name.
+pub fn hello(name: &str) -> Vec<u8> {
+    let config = ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut message = Vec::new();
+    client.write_tls(&mut message).unwrap();
+    message
+}
+
 /// Sends a request on a connection of its own and reads all that comes.
 pub async fn ask(
     config: &Arc<ClientConfig>,

@@ -206,6 +206,12 @@ impl State {
         self.phase.set(Phase::Switched);
     }
 
+    /// It carries another protocol from its first byte on.
+    pub(in crate::server) fn carries(&self) {
+        self.seat.busy();
+        self.switches();
+    }
+
     /// The answer has ended.
     pub(super) fn answered(&self) {
         if self.phase.get() == Phase::Request {
@@ -253,7 +259,12 @@ impl State {
             // Whoever answers has limits of its own.
             Phase::Request | Phase::Http2 => None,
             Phase::Rest => Some((Wait::Rest, requests, REST)),
-            Phase::Switched => Some((Wait::Bytes, meter.read() + meter.written(), limits.tunnel)),
+            Phase::Switched => {
+                // Who has closed waits for what is still to come, and not for something to happen some day.
+                let limit =
+                    if self.info.half_closed.get() { limits.idle.min(limits.tunnel) } else { limits.tunnel };
+                Some((Wait::Bytes, meter.read() + meter.written(), limit))
+            }
         }
     }
 

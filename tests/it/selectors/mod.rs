@@ -25,7 +25,7 @@ use witgate::{
     config::{self, Config},
     connector::{Lent, Memory},
     plugin::{Plugins, SelectorUse, Uses},
-    selector::{Current, PickError, Progress, RequestFacts, View},
+    selector::{Current, HttpFacts, PickError, Progress, RequestFacts, View},
     syntax::target::HostAndPath,
     upstream::{Endpoint, Facts, Member, Offer, Publisher, Reader, Slot, UpstreamName, Weight},
 };
@@ -113,7 +113,8 @@ impl Process {
 /// The endpoint of a view for a request that has just come.
 fn pick(view: &View, head: &Parts, client: IpAddr, tried: &[Slot]) -> Result<Arc<Member>, PickError> {
     let asked = HostAndPath::read(head).unwrap();
-    let facts = RequestFacts { head, asked: &asked, client, altered: None };
+    let request = Some(HttpFacts { head, asked: &asked, altered: None });
+    let facts = RequestFacts { request, client, sni: None };
     view.pick(&facts, tried.len() as u32, tried)
 }
 

@@ -1,8 +1,8 @@
-//! An endpoint that a request may be sent to.
+//! An endpoint that something may be sent to.
 
 use std::{sync::Arc, time::Instant};
 
-use super::{RequestError, worker::Target};
+use super::{NotDispatched, Target};
 use crate::{
     selector::{PickError, RequestFacts},
     upstream::{Admission, HalfOpenTry, InFlight, Member, Slot},
@@ -15,7 +15,7 @@ const HALF_OPEN_MOST: usize = 8;
 const FULL_MOST: usize = 32;
 
 /// What an endpoint is chosen by.
-pub(super) struct Choice<'a> {
+pub struct Choice<'a> {
     pub target: &'a Target,
     pub facts: RequestFacts<'a>,
     /// How many tries there were, and where.
@@ -24,7 +24,7 @@ pub(super) struct Choice<'a> {
 }
 
 /// An endpoint, and the right to try it if it is half-open.
-pub(super) struct Picked {
+pub struct Picked {
     pub member: Arc<Member>,
     pub trial: Option<HalfOpenTry>,
     /// Its place among the requests to that endpoint, where these are limited.
@@ -40,7 +40,7 @@ enum Avoid {
 impl Choice<'_> {
     /// Avoids endpoints at their limit, and those that are half-open while another request tries them. If there is nothing
     /// else it takes one of the latter.
-    pub(super) fn pick(&self, at: Instant) -> Result<Picked, RequestError> {
+    pub fn pick(&self, at: Instant) -> Result<Picked, NotDispatched> {
         let mut member = self.offered(self.tried).map_err(|error| self.nobody(error))?;
         let (mut avoided, mut half_open) = (Vec::new(), None);
         loop {
@@ -61,11 +61,11 @@ impl Choice<'_> {
             let place = self.place(&member, at).ok()?;
             Some(Picked { member, trial: None, place })
         });
-        picked.ok_or(RequestError::Full)
+        picked.ok_or(NotDispatched::Full)
     }
 
     /// That endpoint, if it may be sent to.
-    pub(super) fn pick_only(&self, member: Arc<Member>, at: Instant) -> Option<Picked> {
+    pub fn pick_only(&self, member: Arc<Member>, at: Instant) -> Option<Picked> {
         let (trial, place) = self.admitted(&member, at).ok()?;
         Some(Picked { member, trial, place })
     }
@@ -102,9 +102,9 @@ impl Choice<'_> {
     }
 
     /// Why there is no endpoint. Only looked for when there is none.
-    fn nobody(&self, error: PickError) -> RequestError {
+    fn nobody(&self, error: PickError) -> NotDispatched {
         match error {
-            PickError::NoEndpoints(_) if self.target.upstream.status().drained => RequestError::Drained,
+            PickError::NoEndpoints(_) if self.target.upstream.status().drained => NotDispatched::Drained,
             error => error.into(),
         }
     }

@@ -1,0 +1,96 @@
+//! Connections that are passed on as they are, whatever is spoken over them.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::{ConnInfo, http1::State, orders::Order};
+use crate::{
+    config,
+    net::Stream,
+    tls::{Asked, Hello},
+};
+
+/// A client whose bytes are to be passed on.
+pub struct Carried {
+    pub stream: Stream,
+    /// What was read of it already.
+    pub early: Vec<u8>,
+    /// The name that it asked for in TLS, if that is known.
+    pub asked: Option<String>,
+    pub info: Rc<ConnInfo>,
+    pub listener: Arc<config::Listener>,
+}
+
+/// What passes connections on.
+pub trait Carries {
+    /// Whether it matters what the clients of a listener ask for in TLS.
+    fn want_name(&self, listener: &config::Listener) -> bool;
+
+    /// Passes one on until it has ended. Dropping the future ends it.
+    fn carry(self: Rc<Self>, client: Carried) -> Pin<Box<dyn Future<Output = ()>>>;
+}
+
+/// Serves one connection until it has ended.
+pub(super) async fn serve(
+    mut stream: Stream,
+    state: &Rc<State>,
+    listener: Arc<config::Listener>,
+    carries: Rc<dyn Carries>,
+) {
+    let info = state.info.clone();
+    let (mut early, mut asked) = (Vec::new(), None);
+    match info.tls() {
+        Some(tls) => asked = tls.name.as_deref().map(str::to_ascii_lowercase),
+        None if carries.want_name(&listener) => match hello(&mut stream, state).await {
+            Some((read, name)) => (early, asked) = (read, name),
+            None => return,
+        },
+        None => {}
+    }
+    // From now on it may be silent for long, and does not give way to others.
+    state.carries();
+    let carried = Carried { stream, early, asked, info: info.clone(), listener };
+    info.orders.unless_ended(carries.carry(carried)).await;
+}
+
+/// Reads the first message of a client, as long as that may take: what was read, and the name in it. None: it has gone, or has
+/// to.
+async fn hello(stream: &mut Stream, state: &State) -> Option<(Vec<u8>, Option<String>)> {
+    let (mut hello, mut read) = (Hello::default(), Vec::new());
+    loop {
+        let before = read.len();
+        let came = poll_fn(|cx| {
+            if state.info.orders.register(cx) {
+                state.seat.register(cx.waker());
+            }
+            if state.seat.told_to_leave() || state.info.orders.current() >= Order::Finish {
+                return Poll::Ready(false);
+            }
+            poll_more(stream, &mut read, cx)
+        });
+        if !came.await {
+            return None;
+        }
+        match hello.read(&read[before..]) {
+            Asked::Unknown => {}
+            Asked::Name(name) => return Some((read, Some(name))),
+            Asked::Nobody => return Some((read, None)),
+        }
+    }
+}
+
+/// Reads a piece. False: there are no more.
+fn poll_more(stream: &mut Stream, read: &mut Vec<u8>, cx: &mut Context<'_>) -> Poll<bool> {
+    let mut piece = [0; 4096];
+    let mut buf = ReadBuf::new(&mut piece);
+    let came = ready!(Pin::new(stream).poll_read(cx, &mut buf)).is_ok() && !buf.filled().is_empty();
+    read.extend_from_slice(buf.filled());
+    Poll::Ready(came)
+}
