@@ -1,14 +1,15 @@
 //! One worker: what its connections are served with, and how it keeps up with what is to be served.
 
-use std::{io, rc::Rc, sync::Arc};
+use std::{future::Future, io, pin::Pin, rc::Rc, sync::Arc};
 
 use tokio::sync::watch;
 
 use crate::{
     catalog::{Catalog, Table},
+    config::{self, ListenerProtocol},
     dispatch::Targets,
-    http, net,
-    server::{self, Listening, Shutdown},
+    http, net, rpcx,
+    server::{self, Carried, Carries, Listening, Shutdown},
     tcp,
     telemetry::ProcessMetrics,
 };
@@ -30,14 +31,15 @@ pub async fn run(
     let targets = Rc::new(Targets::new(index, catalog));
     let worker = Rc::new(Worker {
         http: Rc::new(http::Worker::new(index, targets.clone(), watch.clone(), &metrics)),
-        tcp: Rc::new(tcp::Worker::new(index, targets.clone(), watch)),
+        tcp: Rc::new(tcp::Worker::new(index, targets.clone(), watch.clone())),
+        rpcx: Rc::new(rpcx::Worker::new(index, targets.clone(), watch, &metrics)),
         targets,
     });
     worker.install(&table).await;
     let follower = worker.clone();
     let follow = move || follow(follower.clone(), tables.clone());
     let following = tokio::task::spawn_local(server::supervised("tables", follow));
-    let served = worker.http.clone().serve(listenings, worker.tcp.clone(), shutdown).await;
+    let served = worker.http.clone().serve(listenings, worker.clone(), shutdown).await;
     following.abort();
     served
 }
@@ -46,6 +48,7 @@ struct Worker {
     targets: Rc<Targets>,
     http: Rc<http::Worker>,
     tcp: Rc<tcp::Worker>,
+    rpcx: Rc<rpcx::Worker>,
 }
 
 impl Worker {
@@ -54,6 +57,25 @@ impl Worker {
         self.targets.install(table).await;
         self.http.install(table);
         self.tcp.install(table);
+        self.rpcx.install(table);
+    }
+
+    /// What has the connections of a listener.
+    fn carrier(&self, listener: &config::Listener) -> Rc<dyn Carries> {
+        match listener.protocol {
+            ListenerProtocol::Rpcx => self.rpcx.clone(),
+            ListenerProtocol::Http | ListenerProtocol::Tcp => self.tcp.clone(),
+        }
+    }
+}
+
+impl Carries for Worker {
+    fn want_name(&self, listener: &config::Listener) -> bool {
+        self.carrier(listener).want_name(listener)
+    }
+
+    fn carry(self: Rc<Self>, client: Carried) -> Pin<Box<dyn Future<Output = ()>>> {
+        self.carrier(&client.listener).carry(client)
     }
 }
 

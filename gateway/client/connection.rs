@@ -164,8 +164,9 @@ impl<B> Connection<B> {
 }
 
 /// Connects, within `limit`, for whatever is spoken.
-pub async fn open(to: Transport<'_>, limit: Duration) -> Result<Stream, DialError> {
-    to.to_own().open(limit, Protocol::Any).await
+pub fn open(to: Transport<'_>, limit: Duration) -> impl Future<Output = Result<Stream, DialError>> + use<> {
+    let to = to.to_own();
+    async move { to.open(limit, Protocol::Any).await }
 }
 
 /// Connects, for HTTP/1. Must be called where `spawn_local` works.

@@ -11,4 +11,4 @@ mod transport;
 pub use connection::{Connection, Sent, dial, open};
 pub use dial::{DialError, connect};
 pub use pool::Pool;
-pub use transport::Transport;
+pub use transport::{Transport, Ways};

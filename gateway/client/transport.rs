@@ -53,7 +53,7 @@ impl<'t> Transport<'t> {
 }
 
 /// What there is for each way to speak to one address. There is hardly ever more than one.
-pub(super) struct Ways<T>(Vec<(Option<OwnTls>, T)>);
+pub struct Ways<T>(Vec<(Option<OwnTls>, T)>);
 
 impl<T> Default for Ways<T> {
     fn default() -> Self {
@@ -66,7 +66,7 @@ impl<T> Ways<T> {
         self.0.iter_mut().find(|(tls, _)| is_same(tls.as_ref(), to.tls)).map(|(_, there)| there)
     }
 
-    pub(super) fn get_or_make(&mut self, to: Transport<'_>, make: impl FnOnce() -> T) -> &mut T {
+    pub fn get_or_make(&mut self, to: Transport<'_>, make: impl FnOnce() -> T) -> &mut T {
         let place = self.0.iter().position(|(tls, _)| is_same(tls.as_ref(), to.tls));
         let place = place.unwrap_or_else(|| {
             self.0.push((to.to_own().tls, make()));
@@ -76,7 +76,7 @@ impl<T> Ways<T> {
     }
 
     /// Drops what is not to be kept. Says whether anything is left.
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut T) -> bool) -> bool {
+    pub fn retain(&mut self, mut keep: impl FnMut(&mut T) -> bool) -> bool {
         self.0.retain_mut(|(_, there)| keep(there));
         !self.0.is_empty()
     }

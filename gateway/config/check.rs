@@ -79,7 +79,7 @@ impl<'a> Checker<'a> {
         self.identity = self.identity(&top.key("gateway"), &file.gateway);
         let registries = self.registries(&file.registry);
         let upstreams = self.upstreams(&file.upstream);
-        let (routes, tcp_routes) = self.routes(&file.route, &file.listener);
+        let route::Routes { requests, connections, calls } = self.routes(&file.route, &file.listener);
         Some(Config {
             workers,
             listeners,
@@ -90,8 +90,9 @@ impl<'a> Checker<'a> {
             shutdown,
             registries,
             upstreams,
-            routes: order::most_specific_first(routes),
-            tcp_routes: order::most_specific_first_of_tcp(tcp_routes),
+            routes: order::most_specific_first(requests),
+            tcp_routes: order::most_specific_first_of_tcp(connections),
+            rpcx_routes: calls,
         })
     }
 

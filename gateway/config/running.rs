@@ -39,13 +39,17 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Those of connections that are passed on as they are, the most specific first.
     pub tcp_routes: Vec<TcpRoute>,
+    /// Those of calls of rpcx: a call takes the first of its listener.
+    pub rpcx_routes: Vec<RpcxRoute>,
 }
 
 impl Config {
-    /// Where the routes lead, of requests and of connections.
+    /// Where the routes lead, of requests, connections and calls.
     pub fn targets(&self) -> impl Iterator<Item = &Target> {
         let of_requests = self.routes.iter().map(|route| &route.target);
-        of_requests.chain(self.tcp_routes.iter().map(|route| &route.target))
+        let of_connections = self.tcp_routes.iter().map(|route| &route.target);
+        let of_calls = self.rpcx_routes.iter().map(|route| &route.target);
+        of_requests.chain(of_connections).chain(of_calls)
     }
 
     /// A configuration that serves nothing, with every default in force and files below `folder`.
@@ -77,6 +81,7 @@ impl Config {
             upstreams: BTreeMap::new(),
             routes: Vec::new(),
             tcp_routes: Vec::new(),
+            rpcx_routes: Vec::new(),
         }
     }
 }
@@ -373,15 +378,18 @@ pub enum ListenerProtocol {
     Http,
     /// Bytes that are passed on as they are.
     Tcp,
+    /// Calls of rpcx, each of which goes its own way.
+    Rpcx,
 }
 
 impl ListenerProtocol {
-    pub const ALL: [Self; 2] = [Self::Http, Self::Tcp];
+    pub const ALL: [Self; 3] = [Self::Http, Self::Tcp, Self::Rpcx];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Tcp => "tcp",
+            Self::Rpcx => "rpcx",
         }
     }
 }
@@ -418,6 +426,21 @@ pub struct TcpRoute {
     pub sni: Option<Arc<str>>,
     /// What takes the place of the retries of the upstream.
     pub retries: Option<RouteRetries>,
+    /// Never a redirect.
+    pub target: Target,
+}
+
+/// Where the calls of some listeners go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RpcxRoute {
+    /// Its place in the file, for logs and errors: `route[0]`.
+    pub name: Arc<str>,
+    pub listeners: Vec<Arc<str>>,
+    pub timeouts: RouteTimeouts,
+    /// What takes the place of the retries of the upstream.
+    pub retries: Option<RouteRetries>,
+    /// Calls may be sent again though an endpoint may have carried them out.
+    pub repeatable: bool,
     /// Never a redirect.
     pub target: Target,
 }
@@ -534,6 +557,8 @@ pub enum NameFrom {
     Header(http::HeaderName),
     /// What the client asks for in TLS.
     Sni,
+    /// The service path of a call of rpcx.
+    ServicePath,
 }
 
 /// A compiled pattern with its text.

@@ -27,5 +27,6 @@ mod verdict;
 mod waits;
 mod worker;
 
-use respond::RequestError;
+pub use respond::RequestError;
+pub use waits::Wait;
 pub use worker::Worker;

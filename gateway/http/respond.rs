@@ -72,7 +72,7 @@ const REASON: HeaderName = HeaderName::from_static("x-witgate-reason");
 
 /// Why a request got no answer from an endpoint.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RequestError {
+pub enum RequestError {
     #[error("no route matches this request")]
     NoRoute,
     #[error("no such service")]
@@ -139,7 +139,7 @@ impl From<NotDispatched> for RequestError {
 
 impl RequestError {
     /// Status, reason and text. The text says no more than a stranger may know.
-    fn facts(&self) -> (StatusCode, &'static str, &'static str) {
+    pub fn facts(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::NoRoute => (StatusCode::NOT_FOUND, "no-route", "no route matches this request"),
             Self::UnknownService | Self::Find(FindError::Unknown(_)) => {
@@ -245,7 +245,7 @@ impl RequestError {
     }
 
     /// Whose failure it is, in one place.
-    pub(super) fn fault(&self) -> Fault {
+    pub fn fault(&self) -> Fault {
         match self {
             Self::Expectation
             | Self::Aborted(_)
@@ -277,7 +277,7 @@ impl RequestError {
     }
 
     /// As what it is counted, if the gateway refused the request to its upstream.
-    pub(super) fn refused(&self) -> Option<Refused> {
+    pub fn refused(&self) -> Option<Refused> {
         match self {
             Self::NotSent(refused) => Some(*refused),
             Self::Full => Some(Refused::InFlightLimit),

@@ -175,7 +175,7 @@ pub(super) fn service<'a>(by_name: &ByName, head: &'a Parts, asked: &'a HostAndP
         NameFrom::Path(prefix) => segment(asked.path(), prefix),
         NameFrom::Header(name) => head.headers.get(name)?.to_str().ok().filter(|name| !name.is_empty()),
         // That is of connections that are no HTTP.
-        NameFrom::Sni => None,
+        NameFrom::Sni | NameFrom::ServicePath => None,
     }
 }
 

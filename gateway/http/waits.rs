@@ -24,7 +24,7 @@ use crate::{
 
 /// What a request can wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
+pub enum Wait {
     /// More of the request's body, from the client.
     Upload,
     /// The endpoint, to take more of the request.
@@ -47,7 +47,7 @@ pub(super) enum Wait {
 
 impl Wait {
     /// Whose fault it is that it took too long.
-    pub(super) fn fault(self) -> Fault {
+    pub fn fault(self) -> Fault {
         match self {
             Self::Upload | Self::WholeOfClient => Fault::Client,
             Self::Room | Self::Head | Self::Answer | Self::WholeOfEndpoint | Self::Try => Fault::Endpoint,

@@ -119,6 +119,10 @@ fn describe(config: &Config) -> String {
             shown(target(&route.target))
         );
     }
+    for route in &config.rpcx_routes {
+        let names = route.listeners.join(", ");
+        let _ = writeln!(text, "route     calls of {} -> {}", shown(names), shown(target(&route.target)));
+    }
     text
 }
 
@@ -139,6 +143,7 @@ fn target(target: &Target) -> String {
             NameFrom::Path(prefix) => format!("the service named after {prefix}, in {}", by_name.registry),
             NameFrom::Header(name) => format!("the service named by header {name}, in {}", by_name.registry),
             NameFrom::Sni => format!("the service asked for in TLS, in {}", by_name.registry),
+            NameFrom::ServicePath => format!("the service that the call names, in {}", by_name.registry),
         },
         Target::Redirect(to) => {
             let scheme = to.scheme.map_or("", Scheme::as_str);

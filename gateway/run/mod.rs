@@ -329,7 +329,7 @@ async fn bind(config: &Config, metrics: &ProcessMetrics) -> Result<Sockets, Star
     for listener in &config.listeners {
         let protocol = match listener.protocol {
             ListenerProtocol::Http => tls::Protocol::Either,
-            ListenerProtocol::Tcp => tls::Protocol::Any,
+            ListenerProtocol::Tcp | ListenerProtocol::Rpcx => tls::Protocol::Any,
         };
         let tls = open_tls(listener.address, listener.tls.as_ref(), protocol, &files)?;
         let listenings = server::bind(Arc::new(listener.clone()), tls, config.workers, metrics)?;

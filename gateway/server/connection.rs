@@ -75,7 +75,7 @@ where
             None => return,
         },
     };
-    if settings.protocol == ListenerProtocol::Tcp {
+    if settings.protocol != ListenerProtocol::Http {
         let Some(carries) = carries else { return };
         return carried::serve(stream, &state, settings, carries.clone()).await;
     }

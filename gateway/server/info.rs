@@ -67,6 +67,16 @@ impl ConnInfo {
         self.tls.get()
     }
 
+    /// Whether it is to close as soon as what is under way has ended.
+    pub fn is_to_finish(&self) -> bool {
+        self.orders.current() >= Order::Finish
+    }
+
+    /// Has its task look at what is known of it.
+    pub fn wake(&self) {
+        self.orders.wake();
+    }
+
     /// Hands over what the request came by as soon as its answer, a 101, is sent: the connection, or one stream of it.
     pub fn take_over(&self, takeover: Takeover) {
         self.takeover.set(Some(takeover));

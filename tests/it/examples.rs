@@ -15,6 +15,7 @@ use crate::support::{
     go_zero,
     http2::{self, Http2},
     http2_origin::{Call, Http2Origin},
+    rpcx,
     tls::{self, TlsOrigin, curl},
 };
 
@@ -107,6 +108,21 @@ async fn the_go_zero_example_takes_calls_of_every_kind_to_a_service_in_etcd() {
     let client_yaml = client_yaml.replace("127.0.0.1:8080", &gateway.address().to_string());
     let report = go_zero::Client::run(&client_yaml).ended().await;
     assert_eq!((report.ok(), report.servers["test.rpc"]), (100, 100), "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rpcx_example_sends_each_call_to_a_service_in_etcd() {
+    let etcd = Etcd::start_version(Version::V35).await;
+    let folder = example("rpcx");
+    edit(folder.path(), |text| text.replace("127.0.0.1:2379", &etcd.endpoint()));
+    let _services = [
+        rpcx::Service::start("one", &etcd, &["-meta", "weight=3"]).await,
+        rpcx::Service::start("two", &etcd, &[]).await,
+    ];
+    let gateway = Gateway::run(folder);
+    let report = rpcx::Client::run(gateway.address(), &["-calls", "100"]).await;
+    report.assert_all_ok(100);
+    assert_eq!((report.servers["one"], report.servers["two"]), (75, 25), "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

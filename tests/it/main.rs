@@ -58,6 +58,7 @@ mod plugins;
 mod process;
 mod registrars;
 mod resolving;
+mod rpcx;
 mod selectors;
 mod sockets;
 mod source;

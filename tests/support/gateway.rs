@@ -140,7 +140,9 @@ impl Gateway {
                 panic!("the gateway did not become ready; its log:\n{}", self.log());
             };
             match line.split(' ').collect::<Vec<_>>()[..] {
-                ["listening", "http" | "tcp", address] => self.listeners.push(address.parse().unwrap()),
+                ["listening", "http" | "tcp" | "rpcx", address] => {
+                    self.listeners.push(address.parse().unwrap())
+                }
                 ["listening", "admin", address] => self.admin = address.parse().unwrap(),
                 ["listening", "registrations", address] => self.registrations = address.parse().ok(),
                 _ => {}

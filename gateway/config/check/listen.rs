@@ -36,8 +36,8 @@ impl Checker<'_> {
             self.own_name(&way.key("name"), name);
         }
         let protocol = self.listener_protocol(&way.key("protocol"), listener.protocol.as_deref());
-        if protocol == Some(ListenerProtocol::Tcp) {
-            self.nothing_of_http(way);
+        if let Some(protocol @ (ListenerProtocol::Tcp | ListenerProtocol::Rpcx)) = protocol {
+            self.nothing_of_http(way, protocol);
         }
         let tls = self.listener_tls(&way.key("tls"), listener.tls.as_ref());
         let trusted_proxies = self.networks(&way.key("trusted_proxies"), &listener.trusted_proxies);
@@ -79,12 +79,21 @@ impl Checker<'_> {
     }
 
     /// Records the keys that say something of requests.
-    fn nothing_of_http(&mut self, way: &Way) {
-        for key in ["trusted_proxies", "body_timeout_ms", "max_header_bytes", "max_age_ms"] {
+    fn nothing_of_http(&mut self, way: &Way, protocol: ListenerProtocol) {
+        let (keys, hint): (&[&str], _) = match protocol {
+            ListenerProtocol::Rpcx => (
+                &["trusted_proxies", "max_header_bytes", "max_age_ms"],
+                "take it away: with `protocol = \"rpcx\"` clients make calls of rpcx",
+            ),
+            ListenerProtocol::Http | ListenerProtocol::Tcp => (
+                &["trusted_proxies", "body_timeout_ms", "max_header_bytes", "max_age_ms"],
+                "take it away: with `protocol = \"tcp\"` bytes are passed on as they are",
+            ),
+        };
+        for key in keys {
             let at = way.key(key);
             if self.document.has(&at) {
-                self.wrong_key(&at, format!("`{key}` is for requests of HTTP"))
-                    .hint("take it away: with `protocol = \"tcp\"` bytes are passed on as they are");
+                self.wrong_key(&at, format!("`{key}` is for requests of HTTP")).hint(hint);
             }
         }
     }

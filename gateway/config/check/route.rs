@@ -5,6 +5,7 @@ mod grpc_web;
 mod heads;
 mod matches;
 mod redirect;
+mod rpcx;
 mod tcp;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -13,7 +14,7 @@ use super::Checker;
 use crate::{
     config::{
         file,
-        running::{Matches, Route, RouteTimeouts, Target, TcpRoute},
+        running::{ListenerProtocol, Matches, Route, RouteTimeouts, RpcxRoute, Target, TcpRoute},
     },
     document::{Part, TextOr, Way, similar},
     upstream::UpstreamName,
@@ -25,47 +26,67 @@ const LARGEST_SHARE: u64 = 1_000_000;
 /// A limit beyond it is none.
 const LARGEST_BODY: u64 = 1 << 50;
 
+/// The routes of a configuration, by what takes them.
+#[derive(Default)]
+pub(super) struct Routes {
+    pub requests: Vec<Route>,
+    /// Those whose bytes are passed on as they are.
+    pub connections: Vec<TcpRoute>,
+    /// Those of rpcx.
+    pub calls: Vec<RpcxRoute>,
+}
+
+impl Routes {
+    fn targets(&self) -> Vec<(Arc<str>, Target)> {
+        let of_requests = self.requests.iter().map(|route| (&route.name, &route.target));
+        let of_connections = self.connections.iter().map(|route| (&route.name, &route.target));
+        let of_calls = self.calls.iter().map(|route| (&route.name, &route.target));
+        let all = of_requests.chain(of_connections).chain(of_calls);
+        all.map(|(name, target)| (name.clone(), target.clone())).collect()
+    }
+}
+
 impl Checker<'_> {
-    /// Those of requests, and those of connections whose bytes are passed on as they are.
-    pub(super) fn routes(
-        &mut self,
-        routes: &[file::Route],
-        listeners: &[file::Listener],
-    ) -> (Vec<Route>, Vec<TcpRoute>) {
+    pub(super) fn routes(&mut self, routes: &[file::Route], listeners: &[file::Listener]) -> Routes {
         let way = Way::default().key("route");
-        let (mut made, mut of_tcp): (Vec<Route>, Vec<TcpRoute>) = Default::default();
+        let mut made = Routes::default();
         for (index, route) in routes.iter().enumerate() {
             let way = way.index(index);
-            let targets = |made: &[Route], of_tcp: &[TcpRoute]| {
-                let made = made.iter().map(|route| (route.name.clone(), route.target.clone()));
-                made.chain(of_tcp.iter().map(|route| (route.name.clone(), route.target.clone()))).collect()
-            };
-            if tcp::is_tcp(route, listeners) {
+            if tcp::is_for(route, listeners, ListenerProtocol::Tcp) {
                 let Some(route) = self.tcp_route(&way, route, listeners) else { continue };
-                if let Some(first) = of_tcp.iter().find(|other| tcp::takes_all(other, &route)) {
+                if let Some(first) = made.connections.iter().find(|other| tcp::takes_all(other, &route)) {
                     self.gets_none(&way, &first.name, "connections");
                 }
-                self.agrees(&way, &route.target, targets(&made, &of_tcp));
-                of_tcp.push(route);
+                self.agrees(&way, &route.target, made.targets());
+                made.connections.push(route);
                 continue;
             }
             self.nothing_of_tcp(&way);
+            if tcp::is_for(route, listeners, ListenerProtocol::Rpcx) {
+                let Some(route) = self.rpcx_route(&way, route, listeners) else { continue };
+                if let Some(first) = made.calls.iter().find(|other| rpcx::takes_all(other, &route)) {
+                    self.gets_none(&way, &first.name, "calls");
+                }
+                self.agrees(&way, &route.target, made.targets());
+                made.calls.push(route);
+                continue;
+            }
             let Some(route) = self.route(&way, route, listeners) else { continue };
-            if let Some(first) = made.iter().find(|other| takes_all(other, &route)) {
+            if let Some(first) = made.requests.iter().find(|other| takes_all(other, &route)) {
                 self.gets_none(&way, &first.name, "requests");
             }
-            self.agrees(&way, &route.target, targets(&made, &of_tcp));
-            if let Some(last) = redirect::leads_back(&made, &route) {
+            self.agrees(&way, &route.target, made.targets());
+            if let Some(last) = redirect::leads_back(&made.requests, &route) {
                 let message = match last.name == route.name {
                     true => "this leads to where the request is already".to_owned(),
                     false => format!("requests go round in a circle: {} leads back to this one", last.name),
                 };
                 self.wrong_key(&way.key("redirect"), message);
             }
-            made.push(route);
+            made.requests.push(route);
         }
-        self.tcp_listeners_lead_somewhere(listeners, &of_tcp);
-        (made, of_tcp)
+        self.listeners_lead_somewhere(listeners, &made);
+        made
     }
 
     fn gets_none(&mut self, way: &Way, first: &str, what: &str) {

@@ -14,8 +14,8 @@ pub(in crate::config) struct Listener {
     pub name: Option<String>,
     /// `IP:PORT`, like `0.0.0.0:8080` or `[::]:8080`. Required.
     pub address: Option<String>,
-    /// What clients speak: `http` (HTTP/1.1 and HTTP/2), or `tcp`, whose bytes are passed on as they are. Default:
-    /// `http`.
+    /// What clients speak: `http` (HTTP/1.1 and HTTP/2), `tcp`, whose bytes are passed on as they are, or `rpcx`, each of
+    /// whose calls goes its own way. Default: `http`.
     pub protocol: Option<String>,
     /// End TLS here: certificates, and what is asked of clients. Default: no TLS.
     pub tls: Option<ListenerTls>,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Routes;
 use crate::{
     config::{
         check::{Checker, listen},
@@ -30,13 +31,13 @@ const KEYS: [&str; 15] = [
     "timeouts.request_ms",
 ];
 
-/// Whether a route is for connections. A route that names no listener is for requests.
-pub(super) fn is_tcp(route: &file::Route, listeners: &[file::Listener]) -> bool {
+/// Whether a route is for listeners that speak this. A route that names no listener is for requests.
+pub(super) fn is_for(route: &file::Route, listeners: &[file::Listener], protocol: ListenerProtocol) -> bool {
     let names = route.listener.as_slice();
     let is_named =
         |listener: &&file::Listener| listen::name(listener).is_some_and(|name| names.contains(&name));
     let mut named = listeners.iter().filter(is_named).peekable();
-    named.peek().is_some() && named.all(|listener| listen::protocol(listener) == Some(ListenerProtocol::Tcp))
+    named.peek().is_some() && named.all(|listener| listen::protocol(listener) == Some(protocol))
 }
 
 impl Checker<'_> {
@@ -91,19 +92,26 @@ impl Checker<'_> {
         }
     }
 
-    /// A listener whose connections lead nowhere is a mistake.
-    pub(super) fn tcp_listeners_lead_somewhere(&mut self, listeners: &[file::Listener], routes: &[TcpRoute]) {
+    /// A listener whose connections, or calls, lead nowhere is a mistake.
+    pub(super) fn listeners_lead_somewhere(&mut self, listeners: &[file::Listener], routes: &Routes) {
         for (index, listener) in listeners.iter().enumerate() {
-            let (Some(name), Some(ListenerProtocol::Tcp)) =
-                (listen::name(listener), listen::protocol(listener))
-            else {
-                continue;
+            let Some(name) = listen::name(listener) else { continue };
+            let is_named = |named: &[Arc<str>]| named.iter().any(|named| **named == *name);
+            let (what, key, leads) = match listen::protocol(listener) {
+                Some(ListenerProtocol::Tcp) => (
+                    "connections",
+                    "upstream",
+                    routes.connections.iter().any(|route| is_named(&route.listeners)),
+                ),
+                Some(ListenerProtocol::Rpcx) => {
+                    ("calls", "registry", routes.calls.iter().any(|route| is_named(&route.listeners)))
+                }
+                Some(ListenerProtocol::Http) | None => continue,
             };
-            let leads = |route: &TcpRoute| route.listeners.iter().any(|named| **named == *name);
-            if !routes.iter().any(leads) {
+            if !leads {
                 let way = Way::default().key("listener").index(index);
-                self.wrong(&way, "no route is for its connections")
-                    .hint(format!("write [[route]] with `listener = {name:?}` and `upstream`"));
+                self.wrong(&way, format!("no route is for its {what}"))
+                    .hint(format!("write [[route]] with `listener = {name:?}` and `{key}`"));
             }
         }
     }

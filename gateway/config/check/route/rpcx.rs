@@ -1,0 +1,84 @@
+//! Routes of calls of rpcx.
+
+use std::sync::Arc;
+
+use crate::{
+    config::{
+        check::Checker,
+        file,
+        running::{NameFrom, RpcxRoute, Target},
+    },
+    document::Way,
+};
+
+/// What says something of requests of HTTP.
+const KEYS: [&str; 14] = [
+    "host",
+    "path",
+    "header",
+    "strip_prefix",
+    "request_headers",
+    "response_headers",
+    "upstream_host",
+    "redirect",
+    "max_body_bytes",
+    "rate",
+    "service_header",
+    "grpc_web",
+    "protocol",
+    "timeouts.idle_ms",
+];
+
+impl Checker<'_> {
+    pub(super) fn rpcx_route(
+        &mut self,
+        way: &Way,
+        route: &file::Route,
+        listeners: &[file::Listener],
+    ) -> Option<RpcxRoute> {
+        for key in KEYS {
+            let at = key.split('.').fold(way.clone(), |at, key| at.key(key));
+            if self.document.has(&at) {
+                self.wrong_key(&at, "this is for requests of HTTP, and the listener takes calls of rpcx")
+                    .hint("a route of a listener with `protocol = \"rpcx\"` is for all its calls");
+            }
+        }
+        let listeners = self.listener_names(&way.key("listener"), route.listener.as_slice(), listeners);
+        let timeouts = self.route_timeouts(&way.key("timeouts"), &route.timeouts);
+        let target = self.rpcx_target(way, route);
+        let retries = match target {
+            Some(Target::ByName(_)) => None,
+            _ => route.retries.as_ref().map(|retries| self.retries(&way.key("retries"), Some(retries))),
+        };
+        Some(RpcxRoute {
+            name: way.to_string().into(),
+            listeners,
+            timeouts,
+            retries,
+            repeatable: route.repeatable,
+            target: target?,
+        })
+    }
+
+    fn rpcx_target(&mut self, way: &Way, route: &file::Route) -> Option<Target> {
+        match (self.mentions(&way.key("upstream")), self.mentions(&way.key("registry"))) {
+            (false, false) => {
+                self.wrong(way, "this route leads nowhere").hint(
+                    "write `registry` to take the name of the service from each call, or `upstream` for all of them",
+                );
+                None
+            }
+            (false, true) => self.found_by(way, route, Some(NameFrom::ServicePath)).map(Target::ByName),
+            (true, _) => {
+                self.nothing_of_by_name(way);
+                self.upstream_of(way, route)
+            }
+        }
+    }
+}
+
+/// Whether every call that would take the second route takes the first.
+pub(super) fn takes_all(first: &RpcxRoute, second: &RpcxRoute) -> bool {
+    let is_taken = |name: &Arc<str>| first.listeners.contains(name);
+    second.listeners.iter().all(is_taken)
+}

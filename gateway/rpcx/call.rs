@@ -1,0 +1,93 @@
+//! The path of one call, step by step: its route, its upstream, whether that takes it, and its tries.
+
+use std::{net::IpAddr, rc::Rc, str, sync::Arc, time::Instant};
+
+use http::StatusCode;
+
+use super::{Worker, frame::Frame, tries::Tries};
+use crate::{
+    config,
+    dispatch::{self, Admission, Admitted, Choice, Lookup, NotDispatched, Target},
+    http::RequestError,
+    selector::RequestFacts,
+    telemetry::{Fault, Record},
+};
+
+/// Whoever is at the other end of one connection.
+pub struct Caller {
+    pub worker: Rc<Worker>,
+    pub listener: Arc<config::Listener>,
+    pub client: IpAddr,
+}
+
+impl Caller {
+    /// Answers a call: with what an endpoint says, or with why none does. None: nobody waits for an answer. Dropping it
+    /// gives the call up.
+    pub async fn answer(&self, call: Frame) -> Option<Frame> {
+        let mut record = Record::new(Instant::now(), self.worker.unrouted.clone());
+        let answered = self.send(&call, &mut record).await;
+        let (answer, status) = match answered {
+            Ok(answer) => {
+                let failed = answer.as_ref().is_some_and(Frame::is_error);
+                (answer, if failed { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK })
+            }
+            Err(error) => {
+                let (path, method) = (shown(call.path()), shown(call.method()));
+                tracing::debug!(client = %self.client, path, method, %error, "Call failed");
+                if let Some(refused) = error.refused() {
+                    record.account.metrics.not_sent(self.worker.index, refused);
+                }
+                let (status, reason, text) = error.facts();
+                let answer = (!call.is_one_way()).then(|| Frame::error(&call, &format!("{reason}: {text}")));
+                (answer, status)
+            }
+        };
+        record.answered(status.as_u16(), Instant::now());
+        record.ended();
+        answer
+    }
+
+    async fn send(&self, call: &Frame, record: &mut Record) -> Result<Option<Frame>, RequestError> {
+        let worker = &self.worker;
+        let route = worker.routes.borrow().find(&self.listener.name).ok_or(RequestError::NoRoute)?;
+        let path = str::from_utf8(call.path()).ok();
+        let target = match worker.targets.lookup(&route.goal, path)? {
+            Lookup::Known(target) => target,
+            Lookup::New(search) => worker.targets.find(search).await?,
+        };
+        target.upstream.touch(record.started);
+        record.account = target.account.clone();
+        let Admitted { picked, at, mut held } = self.admit(&target, record.started).await?;
+        target.upstream.metrics.began(worker.index);
+        let mut tries = Tries::new(self, call, &target, &route, record.started);
+        let answered = tries.run(picked, at, &held).await;
+        match &answered {
+            Ok(answer) => {
+                let failed = answer.as_ref().is_some_and(Frame::is_error);
+                let status = if failed { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
+                held.answered(&target.upstream.config, status, Instant::now());
+            }
+            Err(error) if error.fault() == Fault::Endpoint => held.failed(),
+            Err(_) => {}
+        }
+        answered
+    }
+
+    async fn admit(&self, target: &Target, now: Instant) -> Result<Admitted, NotDispatched> {
+        let pick = |at| Choice { target, facts: self.facts(), attempt: 0, tried: &[] }.pick(at);
+        match dispatch::admit(target, now, pick)? {
+            Admission::Admitted(admitted) => Ok(admitted),
+            Admission::Waiting(place) => dispatch::turn(target, place, pick).await,
+        }
+    }
+
+    /// What an endpoint is chosen by.
+    pub fn facts(&self) -> RequestFacts<'_> {
+        RequestFacts { request: None, client: self.client, sni: None }
+    }
+}
+
+/// A name from outside, as a log shows it.
+fn shown(name: &[u8]) -> String {
+    name.escape_ascii().to_string()
+}
