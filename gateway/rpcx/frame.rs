@@ -34,6 +34,9 @@ const STATUS_ERROR: u8 = 0x01;
 /// The key of the metadata that says what went wrong. Without it clients in Go take an error for a success.
 const ERROR_KEY: &[u8] = b"__rpcx_error__";
 
+/// The key of the metadata that says who calls. A server closes the connection after one that it does not take.
+const TOKEN_KEY: &[u8] = b"__AUTH";
+
 /// Why bytes are no frame. Nothing that comes after them can be understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
@@ -137,6 +140,11 @@ impl Frame {
     pub fn method(&self) -> &[u8] {
         let begin = LENGTH + self.path + LENGTH;
         self.parts.get(begin..begin + self.method).unwrap_or_default()
+    }
+
+    /// The token of whoever calls; empty without one.
+    pub fn token(&self) -> &[u8] {
+        self.metadata(TOKEN_KEY).unwrap_or_default()
     }
 
     /// The value of the first metadata of a key, if the metadata can be read so far.

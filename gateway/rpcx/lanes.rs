@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use rustc_hash::FxHashMap;
@@ -22,13 +22,20 @@ use crate::{
 /// With so many calls on each lane another one is made, if there may be more.
 const CALLS_COMFORTABLE: usize = 64;
 
+/// Tokens whose calls have lanes to one endpoint, on one worker.
+const TOKENS_MOST: usize = 1024;
+
 #[derive(Default)]
 pub struct Lanes {
     watch: Rc<Watch>,
-    endpoints: RefCell<FxHashMap<SocketAddr, Ways<Rc<Endpoint>>>>,
+    endpoints: RefCell<FxHashMap<SocketAddr, Ways<Tokens>>>,
 }
 
-/// The lanes to one endpoint, spoken to in one way.
+/// By the token of calls, empty for those without one: a server closes the connection of a wrong token, and whatever else is on
+/// it is lost.
+type Tokens = FxHashMap<Box<[u8]>, Rc<Endpoint>>;
+
+/// The lanes to one endpoint, spoken to in one way, of calls with one token.
 #[derive(Default)]
 struct Endpoint {
     lanes: RefCell<Vec<Rc<Lane>>>,
@@ -44,15 +51,17 @@ impl Lanes {
         Self { watch, ..Self::default() }
     }
 
-    /// A lane to an endpoint: the one with the fewest calls, or a new one while there is none. Whoever waits for a new one
+    /// A lane to an endpoint for calls with this token: the one with the fewest calls, or a new one while there is none. Whoever waits for a new one
     /// shares it.
     pub async fn get(
         &self,
         to: Transport<'_>,
+        token: &[u8],
         stats: &Arc<Stats>,
         upstream: &config::Upstream,
     ) -> Result<Rc<Lane>, DialError> {
-        let endpoint = self.endpoint(to);
+        let busy = || DialError::Busy { address: to.address, limit: upstream.timeouts.connect };
+        let endpoint = self.endpoint(to, token).ok_or_else(busy)?;
         let lane = endpoint.quietest();
         let is_busy = lane.as_ref().is_none_or(|lane| lane.calls() >= CALLS_COMFORTABLE);
         let has_most = endpoint.lanes.borrow().len() >= upstream.pool.max_http2_connections;
@@ -80,18 +89,35 @@ impl Lanes {
         }
         let (sender, made) = oneshot::channel();
         endpoint.waiting.borrow_mut().push(sender);
-        made.await.unwrap_or_else(|_| Err(gone(to.address, upstream.timeouts.connect)))
+        made.await.unwrap_or_else(|_| Err(busy()))
     }
 
-    fn endpoint(&self, to: Transport<'_>) -> Rc<Endpoint> {
+    /// None: there are as many tokens as there may be.
+    fn endpoint(&self, to: Transport<'_>, token: &[u8]) -> Option<Rc<Endpoint>> {
         let mut endpoints = self.endpoints.borrow_mut();
-        let is_new = !endpoints.contains_key(&to.address);
-        if is_new {
+        if !endpoints.contains_key(&to.address) {
             // Those that nobody uses any more go when others come.
-            endpoints.retain(|_, ways| ways.retain(|endpoint| endpoint.is_used()));
+            endpoints.retain(|_, ways| {
+                ways.retain(|tokens| {
+                    forget_unused(tokens);
+                    !tokens.is_empty()
+                })
+            });
         }
-        endpoints.entry(to.address).or_default().get_or_make(to, Rc::default).clone()
+        let tokens = endpoints.entry(to.address).or_default().get_or_make(to, Tokens::default);
+        if let Some(endpoint) = tokens.get(token) {
+            return Some(endpoint.clone());
+        }
+        forget_unused(tokens);
+        if tokens.len() >= TOKENS_MOST {
+            return None;
+        }
+        Some(tokens.entry(token.into()).or_default().clone())
     }
+}
+
+fn forget_unused(tokens: &mut Tokens) {
+    tokens.retain(|_, endpoint| endpoint.is_used());
 }
 
 /// One is being made. Dropping it says that it is not any more, and lets go who waits, also after a panic.
@@ -121,8 +147,4 @@ impl Endpoint {
             let _ = waiting.send(made.clone());
         }
     }
-}
-
-fn gone(address: SocketAddr, limit: Duration) -> DialError {
-    DialError::Busy { address, limit }
 }

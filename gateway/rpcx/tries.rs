@@ -284,7 +284,7 @@ async fn exchange(
     let until = sooner(whole, per_try.map(|limit| (opened.begun + limit, Wait::Try)));
     let reached = within(until, async {
         let to = Transport::to(&opened.member, upstream.tls.as_ref());
-        let lane = worker.lanes.get(to, opened.in_flight.stats(), &upstream.config).await?;
+        let lane = worker.lanes.get(to, call.token(), opened.in_flight.stats(), &upstream.config).await?;
         lane.has_room().await;
         Ok(lane)
     });

@@ -102,6 +102,23 @@ async fn clients_share_few_connections_and_get_their_own_answers() {
     }
 }
 
+#[tokio::test]
+async fn a_wrong_token_ends_nobody_elses_calls() {
+    let etcd = Etcd::start().await;
+    let _service = Service::start("a", &etcd, &["-delay", "5ms", "-token", "right"]).await;
+    let (_gateway, address) = gateway(&etcd, BY_NAME);
+    let right = Client::start(address, &["-token", "right", "-callers", "8", "-calls", "0"]);
+    right.until("calls go well", |report| report.ok() > 0).await;
+    // The server closes the connection after each.
+    for wrong in [&["-token", "wrong"][..], &[]] {
+        let report = Client::run(address, &[wrong, &["-calls", "30", "-pause", "5ms"]].concat()).await;
+        assert_eq!(report.ok(), 0);
+        assert!(report.errors["wrong token"] >= 25, "{report:?}");
+    }
+    let report = right.stop().await;
+    assert_eq!(report.failed(), 0, "{report:?}");
+}
+
 /// Established connections to an address of this machine, as those who made them see them.
 fn connections_to(address: SocketAddr) -> usize {
     let remote = format!(" 0100007F:{:04X} 01 ", address.port());

@@ -32,6 +32,7 @@ func call(args []string) {
 	heartbeat := flags.Duration("heartbeat", 0, "between two heartbeats; 0: none")
 	pause := flags.Duration("pause", 0, "between two calls of a caller")
 	timeout := flags.Duration("timeout", time.Minute, "how long a call may take")
+	token := flags.String("token", "", "who calls; empty: it does not say")
 	tied := flags.Bool("with-stdin", false, "end when standard input does")
 	_ = flags.Parse(args)
 
@@ -52,6 +53,9 @@ func call(args []string) {
 	}
 	client := rpcx.NewXClient(*service, rpcx.Failfast, rpcx.RandomSelect, discovery, option)
 	defer client.Close()
+	if *token != "" {
+		client.Auth(*token)
+	}
 
 	ended := stdinEnded(*tied)
 	report := newReport()

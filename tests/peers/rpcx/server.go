@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/smallnest/rpcx/protocol"
 	"github.com/smallnest/rpcx/server"
 	etcd "go.etcd.io/etcd/client/v3"
 )
@@ -27,6 +29,7 @@ func serve(args []string) {
 	endpoints := flags.String("etcd", "", "the address of etcd; empty: it registers nowhere")
 	base := flags.String("base", "/rpcx", "the path below which services are in etcd")
 	meta := flags.String("meta", "", "metadata of the instance, as weight=3&group=a")
+	token := flags.String("token", "", "the only token that calls may have; empty: none is asked for")
 	delay := flags.Duration("delay", 0, "how long each answer takes")
 	tied := flags.Bool("with-stdin", false, "end when standard input does")
 	_ = flags.Parse(args)
@@ -37,6 +40,14 @@ func serve(args []string) {
 	for _, path := range paths {
 		if err := rpcx.RegisterName(path, test, *meta); err != nil {
 			log.Fatal(err)
+		}
+	}
+	if *token != "" {
+		rpcx.AuthFunc = func(_ context.Context, _ *protocol.Message, got string) error {
+			if got != *token {
+				return errors.New("wrong token")
+			}
+			return nil
 		}
 	}
 	leave := func() {}
