@@ -22,7 +22,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use memchr::memmem;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     sync::Notify,
 };
 
@@ -30,6 +30,7 @@ use super::grpc;
 use crate::{
     client::{self, DialError},
     config::{HttpProbe, Probe, Scheme},
+    net::ProxyVersion,
     tls::{self, Protocol},
 };
 
@@ -89,12 +90,15 @@ impl ProbeError {
     }
 }
 
-/// An endpoint, the name that it goes by, and the policy by which it is spoken to, if that is TLS.
+/// An endpoint, the name that it goes by, and how it is spoken to.
 #[derive(Clone, Copy)]
 pub(super) struct To<'t> {
     pub address: SocketAddr,
     pub hostname: Option<&'t str>,
+    /// If with TLS.
     pub tls: Option<&'t tls::Client>,
+    /// If it is told first that nobody but the gateway asks.
+    pub proxy_protocol: Option<ProxyVersion>,
 }
 
 impl To<'_> {
@@ -105,7 +109,11 @@ impl To<'_> {
 
     async fn connect(&self, limit: Duration, protocol: Protocol) -> Result<Box<dyn Wire>, DialError> {
         let address = self.address;
-        let tcp = client::connect(address, limit).await?;
+        let mut tcp = client::connect(address, limit).await?;
+        if let Some(version) = self.proxy_protocol {
+            let sent = tcp.write_all(&version.own_header()).await;
+            sent.map_err(|error| DialError::Failed { address, error: Arc::new(error) })?;
+        }
         let Some(tls) = self.tls else { return Ok(Box::new(tcp)) };
         let shaken = tls.connect(tcp, address.ip(), tls.own_name(self.hostname), protocol).await;
         let stream = shaken.map_err(|error| DialError::Tls { address, error: Arc::new(error) })?;
@@ -222,7 +230,7 @@ mod tests {
     use super::*;
 
     fn to(address: SocketAddr) -> To<'static> {
-        To { address, hostname: None, tls: None }
+        To { address, hostname: None, tls: None, proxy_protocol: None }
     }
 
     /// Reads the head of a request.

@@ -12,6 +12,7 @@ mod tcp;
 mod watch;
 
 pub use meter::Meter;
+pub use proxy_protocol::{Proxied, ProxyVersion};
 pub use socket::keep_alive;
 pub use stream::Stream;
 pub use task::guarded;

@@ -36,6 +36,7 @@ impl Checker<'_> {
             self.own_name(&way.key("name"), name);
         }
         let tls = self.listener_tls(&way.key("tls"), listener.tls.as_ref());
+        let proxy_protocol = self.proxies(&way.key("proxy_protocol"), listener.proxy_protocol.as_ref());
         let trusted_proxies = self.networks(&way.key("trusted_proxies"), &listener.trusted_proxies);
         let max_connections =
             self.count(&way.key("max_connections"), listener.max_connections, 1..=10_000_000);
@@ -51,6 +52,7 @@ impl Checker<'_> {
             name: name(listener)?.into(),
             address: address?,
             tls: tls?,
+            proxy_protocol: proxy_protocol?,
             trusted_proxies,
             max_connections,
             header_timeout,
@@ -61,6 +63,14 @@ impl Checker<'_> {
             max_age,
             max_header_bytes,
         })
+    }
+
+    fn proxies(&mut self, way: &Way, proxies: Option<&file::ProxyProtocol>) -> Option<Vec<IpNet>> {
+        let Some(file::ProxyProtocol { from }) = proxies else { return Some(Vec::new()) };
+        let from = self.required(way, "from", from)?;
+        let way = way.key("from");
+        self.not_empty(&way);
+        Some(self.networks(&way, from))
     }
 
     fn networks(&mut self, way: &Way, texts: &[String]) -> Vec<IpNet> {
