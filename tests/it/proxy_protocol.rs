@@ -497,6 +497,15 @@ async fn an_endpoint_is_told_of_the_client_and_where_it_connected_to() {
             assert_eq!(answer.text(), format!("0 {version} {here} {}", gateway.address()));
         }
     }
+    // Where two upstreams have the same endpoint, each tells in its own version.
+    let shared = upstream("other", &[&v1], "proxy_protocol = 'v2'");
+    let both = self::gateway(&[upstream("v1", &[&v1], "proxy_protocol = 'v1'"), shared]);
+    let mut client = Client::connect(both.address()).await;
+    for _ in 0..2 {
+        for (path, version) in [("/v1", " v1 "), ("/other", " v2 ")] {
+            assert!(client.get(path).await.text().contains(version));
+        }
+    }
     // What a proxy in front told is passed on.
     for (header, ends) in [
         ("PROXY TCP4 203.0.113.9 198.51.100.1 40000 443", "203.0.113.9:40000 198.51.100.1:443"),
@@ -549,6 +558,23 @@ async fn one_client_keeps_no_more_connections_than_an_endpoint_may_have_of_all()
     made.sort();
     assert_eq!(made, [1, 1, 3, 3]);
     until("two are kept", || async { all.iter().map(|told| told.open()).sum::<usize>() == 2 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_keeps_no_more_connections_of_http2_either() {
+    let (one, two) = (Told::start(Speaks::Http2).await, Told::start(Speaks::Http2).await);
+    let (three, four) = (Told::start(Speaks::Http2).await, Told::start(Speaks::Http2).await);
+    let all = [&one, &two, &three, &four];
+    let settings =
+        "proxy_protocol = 'v2'\nprotocol = 'http2'\nselector = 'round-robin'\npool = { max_idle = 2 }";
+    let gateway = gateway(&[upstream("main", &all, settings)]);
+    let mut client = Client::connect(gateway.address()).await;
+    for _ in 0..12 {
+        assert_eq!(client.get("/main").await.status, 200);
+    }
+    assert!(all.iter().all(|told| !told.told().is_empty()));
+    until("two are kept", || async { all.iter().map(|told| told.open()).sum::<usize>() <= 2 }).await;
+    assert_eq!(client.get("/main").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
