@@ -1,6 +1,7 @@
 //! The path of a request, step by step.
 
 use std::{
+    cell::OnceCell,
     future::Future,
     net::IpAddr,
     pin::Pin,
@@ -25,11 +26,14 @@ use super::{
     reply::ReplyBody,
     route::Manner,
     seen::Seen,
+    upload::RequestBody,
     worker::{Lookup, Worker},
 };
 use crate::{
+    client::Pool,
     config::{self, Heads, Redirect},
     dispatch::{self, Target},
+    net::Proxied,
     server::{Arrival, ConnInfo, Refusal},
     syntax::target::HostAndPath,
     telemetry::Record,
@@ -40,12 +44,26 @@ pub(super) struct Peer {
     pub worker: Rc<Worker>,
     pub listener: Arc<config::Listener>,
     pub sender: Sender,
+    /// What endpoints are told of the connection, where they are.
+    pub ends: Proxied,
+    /// Connections to those.
+    own_pool: OnceCell<Rc<Pool<RequestBody>>>,
 }
 
 impl Peer {
     pub(super) fn new(worker: Rc<Worker>, listener: Arc<config::Listener>, connection: &ConnInfo) -> Self {
-        let sender = Sender::new(connection.peer, &listener.trusted_proxies, connection.tls());
-        Self { worker, listener, sender }
+        let ends = connection.ends();
+        let sender = Sender::new(ends.client, &listener.trusted_proxies, connection.tls());
+        Self { worker, listener, sender, ends, own_pool: OnceCell::new() }
+    }
+
+    /// Where idle connections to an upstream are. Those that began with the client's name are for nobody else, and close
+    /// with it.
+    pub(super) fn pool(&self, upstream: &config::Upstream) -> &Rc<Pool<RequestBody>> {
+        match upstream.proxy_protocol {
+            None => &self.worker.pool,
+            Some(_) => self.own_pool.get_or_init(Pool::of_client),
+        }
     }
 }
 

@@ -62,6 +62,7 @@ impl ProcessMetrics {
                 abused,
                 handshakes,
                 handshakes_failed: failed,
+                proxy_refused: std::array::from_fn(|reason| counters.proxy_refused[reason].load(Relaxed)),
             }
         };
         self.lock().iter().map(counts).collect()
@@ -114,6 +115,7 @@ pub struct ListenerCounters {
     /// Handshakes of TLS: full ones, and those that took up a session.
     handshakes: [AtomicU64; 2],
     handshakes_failed: [AtomicU64; HandshakeFailure::ALL.len()],
+    proxy_refused: [AtomicU64; ProxyRefusal::ALL.len()],
 }
 
 /// Why a client that wanted TLS did not get it.
@@ -158,6 +160,34 @@ impl HandshakeFailure {
             Self::Certificate => "certificate",
             Self::Refused => "refused",
             Self::Other => "other",
+        }
+    }
+}
+
+/// Why a connection without a PROXY header, where one has to be, was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyRefusal {
+    /// It begins with something else.
+    Missing,
+    /// It makes no sense.
+    Invalid,
+    TooLong,
+    /// The proxy left before its end.
+    Closed,
+    /// It took too long, or others needed the place.
+    Late,
+}
+
+impl ProxyRefusal {
+    pub const ALL: [Self; 5] = [Self::Missing, Self::Invalid, Self::TooLong, Self::Closed, Self::Late];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Invalid => "invalid",
+            Self::TooLong => "too-long",
+            Self::Closed => "closed",
+            Self::Late => "late",
         }
     }
 }
@@ -222,6 +252,11 @@ impl ListenerCounters {
     pub fn handshake_failed(&self, reason: HandshakeFailure) {
         self.handshakes_failed[reason as usize].fetch_add(1, Relaxed);
     }
+
+    /// A connection was closed because it had no PROXY header.
+    pub fn refused_proxy_header(&self, reason: ProxyRefusal) {
+        self.proxy_refused[reason as usize].fetch_add(1, Relaxed);
+    }
 }
 
 /// An open connection. Dropping it says that it is closed.
@@ -245,6 +280,8 @@ pub struct ListenerCounts {
     /// Full ones, and those that took up a session.
     pub handshakes: [u64; 2],
     pub handshakes_failed: [u64; HandshakeFailure::ALL.len()],
+    /// Connections that were closed for this, by reason.
+    pub proxy_refused: [u64; ProxyRefusal::ALL.len()],
 }
 
 #[cfg(test)]

@@ -56,6 +56,7 @@ mod overload;
 mod plugin_files;
 mod plugins;
 mod process;
+mod proxy_protocol;
 mod registrars;
 mod resolving;
 mod selectors;
