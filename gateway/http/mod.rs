@@ -6,6 +6,7 @@ mod admission;
 mod attempt;
 mod cdn_loop;
 mod cors;
+mod door;
 mod exchange;
 mod forward;
 mod grpc;
@@ -29,4 +30,4 @@ mod waits;
 mod worker;
 
 use respond::RequestError;
-pub use worker::run_worker;
+pub use worker::{Serving, run_worker};

@@ -17,6 +17,7 @@ use super::{
     RequestError,
     admission::{self, Verdict, Waiting},
     cdn_loop,
+    door::Door,
     exchange::{Exchange, Routed},
     forward::{self, Sender},
     grpc,
@@ -37,14 +38,21 @@ use crate::{
 /// Whoever is at the other end of one connection.
 pub(super) struct Peer {
     pub worker: Rc<Worker>,
+    /// As it was when the client came.
     pub listener: Arc<config::Listener>,
+    door: Rc<Door>,
     pub sender: Sender,
 }
 
 impl Peer {
-    pub(super) fn new(worker: Rc<Worker>, listener: Arc<config::Listener>, connection: &ConnInfo) -> Self {
+    pub(super) fn new(
+        worker: Rc<Worker>,
+        listener: Arc<config::Listener>,
+        door: Rc<Door>,
+        connection: &ConnInfo,
+    ) -> Self {
         let sender = Sender::new(connection.peer, &listener.trusted_proxies, connection.tls());
-        Self { worker, listener, sender }
+        Self { worker, listener, door, sender }
     }
 }
 
@@ -130,9 +138,9 @@ fn route(
     if seen.cdn_loop {
         cdn_loop::check(&head.headers)?;
     }
-    let routes = peer.worker.routes();
+    let routes = peer.door.routes(&peer.worker);
     let scheme = || peer.sender.scheme(&head.headers);
-    let route = routes.find(&peer.listener.name, head, &asked, scheme).ok_or(RequestError::NoRoute)?;
+    let route = routes.find(&peer.door.name(), head, &asked, scheme).ok_or(RequestError::NoRoute)?;
     *manner = route.manner;
     if let Some(preflight) = manner.cors.as_ref().and_then(|cors| cors.preflight(head)) {
         return Ok((asked, Lookup::Preflight(Box::new(preflight?))));

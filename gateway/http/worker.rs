@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
-    io,
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{
     RequestError,
+    door::Door,
     reply::ReplyBody,
     route::{self, Goal, Routes},
     service::{self, Peer},
@@ -33,7 +34,7 @@ use crate::{
     net::{Meter, Watch},
     resilience::Line,
     selector::{View, WorkerSelectors},
-    server::{self, Listening, Shutdown},
+    server::{self, Lineup, Listener, Server},
     syntax::target::HostAndPath,
     telemetry::{Account, ProcessMetrics},
     upstream::{Stats, UpstreamName},
@@ -41,6 +42,13 @@ use crate::{
 
 /// How often upstreams that were found by name are let go if they are gone.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// What workers serve: one value, so that a listener and its routes change together.
+#[derive(Clone)]
+pub struct Serving {
+    pub table: Arc<Table>,
+    pub lineup: Lineup,
+}
 
 /// An upstream on this worker.
 pub(super) struct Target {
@@ -83,6 +91,9 @@ pub(super) struct Worker {
     selectors: Rc<WorkerSelectors>,
     routes: RefCell<Rc<Routes<Rc<Target>>>>,
     configured: RefCell<HashMap<UpstreamName, Rc<Target>>>,
+    /// By address, of listeners that there are, and of those that the last change took away: clients may still come out of
+    /// their queues.
+    doors: RefCell<HashMap<SocketAddr, Rc<Door>>>,
     /// By registry.
     found: RefCell<FxHashMap<Arc<str>, Services>>,
     /// There is something to let go again some day.
@@ -98,49 +109,50 @@ struct Found {
     accepted_by: Vec<NamePattern>,
 }
 
-/// Serves listeners with the routes and upstreams of a catalog, until the order to close and then until all
-/// connections have ended or the bound given with it is over.
+/// Serves what it is told to, until nobody tells it anything any more and all connections have ended. What of a catalog
+/// is found by name is served beside it.
 ///
 /// One call per worker, on the worker's own thread.
 pub async fn run_worker(
     index: usize,
-    listenings: Vec<Listening>,
+    serving: watch::Receiver<Serving>,
     catalog: Catalog,
     metrics: Arc<ProcessMetrics>,
-    shutdown: Shutdown,
-) -> io::Result<()> {
+) {
     metrics.worker(index, tokio::runtime::Handle::current());
-    let tables = catalog.tables();
     let worker = Rc::new(Worker::new(index, catalog, &metrics));
-    worker.install(&worker.catalog.table()).await;
-    let follower = worker.clone();
-    let follow = move || follow(follower.clone(), tables.clone());
-    let following = tokio::task::spawn_local(server::supervised("tables", follow));
-    let answers = |listening: &Listening| {
-        let (worker, listener) = (worker.clone(), listening.settings.clone());
-        move |connection: &Rc<server::ConnInfo>| {
-            let peer = Rc::new(Peer::new(worker.clone(), listener.clone(), connection));
-            move |arrival| service::answer(&peer, arrival)
-        }
+    let behind = worker.clone();
+    let answers = move |listener: &Listener, connection: &Rc<server::ConnInfo>| {
+        let (door, settings) = (behind.door(listener), listener.settings.clone());
+        let peer = Rc::new(Peer::new(behind.clone(), settings, door, connection));
+        move |arrival| service::answer(&peer, arrival)
     };
-    let served = server::serve(listenings, answers, shutdown, worker.watch.clone()).await;
+    let server = Rc::new(Server::new(index, worker.watch.clone(), answers));
+    let follower = server.clone();
+    let follow = move || follow(worker.clone(), follower.clone(), serving.clone());
+    let following = tokio::task::spawn_local(server::supervised("tables", follow));
+    server.ended().await;
     following.abort();
-    served
 }
 
-/// Takes over every new table, and lets go what is gone.
-async fn follow(worker: Rc<Worker>, mut tables: watch::Receiver<Arc<Table>>) {
+/// Takes over every new table and its listeners, and lets go what is gone.
+async fn follow(worker: Rc<Worker>, server: Rc<Server>, mut serving: watch::Receiver<Serving>) {
     let mut ticks = tokio::time::interval(SWEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut open = true;
+    serving.mark_changed();
     loop {
         let holds = !worker.found.borrow().is_empty();
         tokio::select! {
-            changed = tables.changed() => {
+            changed = serving.changed(), if open => {
                 if changed.is_err() {
-                    return;
+                    open = false;
+                    server.close();
+                    continue;
                 }
-                let table = tables.borrow_and_update().clone();
-                worker.install(&table).await;
+                let Serving { table, lineup } = serving.borrow_and_update().clone();
+                worker.install(&table, &lineup).await;
+                server.follow(&lineup);
                 worker.renew().await;
             }
             _ = ticks.tick(), if holds => worker.renew().await,
@@ -163,6 +175,7 @@ impl Worker {
             selectors: Rc::default(),
             routes: RefCell::new(Rc::new(Routes::empty())),
             configured: RefCell::default(),
+            doors: RefCell::default(),
             found: RefCell::default(),
             found_one: Notify::new(),
         }
@@ -238,8 +251,15 @@ impl Worker {
         Ok(self.put_found(by_name.registry.clone(), service, upstream))
     }
 
-    /// Exchanges the routes for those of a table. Upstreams that did not change keep their views.
-    async fn install(&self, table: &Table) {
+    /// A listener, as those see it who come by it.
+    fn door(&self, listener: &Listener) -> Rc<Door> {
+        let new = || Rc::new(Door::new(listener.settings.name.clone()));
+        self.doors.borrow_mut().entry(listener.address()).or_insert_with(new).clone()
+    }
+
+    /// Exchanges the routes for those of a table, together with the names of listeners. Upstreams that did not change keep
+    /// their views.
+    async fn install(&self, table: &Table, lineup: &Lineup) {
         let mut configured = HashMap::with_capacity(table.upstreams.len());
         for (name, upstream) in &table.upstreams {
             let known = self.configured.borrow().get(name).cloned();
@@ -254,7 +274,15 @@ impl Worker {
             configured.insert(name.clone(), target);
         }
         let routes = Routes::new(&table.config, &table.rates, |name| configured.get(name).cloned());
-        self.routes.replace(Rc::new(routes));
+        let before = self.routes.replace(Rc::new(routes));
+        let mut doors = self.doors.borrow_mut();
+        doors.retain(|_, door| !door.is_closed());
+        for (address, door) in &*doors {
+            match lineup.listeners.iter().find(|listener| listener.address() == *address) {
+                Some(listener) => door.rename(&listener.settings.name),
+                None => door.close(&before),
+            }
+        }
         self.configured.replace(configured);
         // There may be others now.
         let mut found = self.found.borrow_mut();

@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use witgate::{
     catalog::{Catalog, Fixed, Table, Upstream},
     config,
-    http::run_worker,
+    http::{Serving, run_worker},
     plugin::{Plugins, SelectorUse, Uses},
     resilience::RetryPolicy,
-    server::{self, Closer, Workers},
+    server::{Lineup, Listener, Workers},
     telemetry::ProcessMetrics,
     upstream::{Endpoint, Facts, Offer, OfferPolicy, Publisher, Reader, UpstreamName, Weight},
 };
@@ -152,7 +152,9 @@ pub struct Gateway {
     pub table: Table,
     publishers: BTreeMap<UpstreamName, Publisher>,
     fixed: Fixed,
-    closer: Option<Closer>,
+    serving: Option<watch::Sender<Serving>>,
+    /// Keeps its counters.
+    _listener: Listener,
     workers: Option<Workers>,
     count: usize,
 }
@@ -160,8 +162,8 @@ pub struct Gateway {
 impl Gateway {
     pub fn start(setup: Setup) -> Self {
         let metrics = Arc::new(ProcessMetrics::new(setup.workers));
-        let sockets = server::bind(Arc::new(setup.listener), None, setup.workers, &metrics).unwrap();
-        let address = sockets[0].address;
+        let bound = Listener::bind(Arc::new(setup.listener), None, setup.workers, &metrics, &[]).unwrap();
+        let address = bound.address();
         let mut publishers = BTreeMap::new();
         let mut config = config::Config::empty(PathBuf::new());
         config.routes = setup.routes;
@@ -174,12 +176,11 @@ impl Gateway {
             publishers.insert(name, publisher);
         }
         let (catalog, fixed) = Catalog::fixed(table.clone());
-        let (closer, shutdown) = server::shutdown();
-        let inputs = sockets.into_iter().map(|socket| vec![socket]).collect();
+        let lineup = Lineup::of(vec![bound.clone()]);
+        let (serving, followed) = watch::channel(Serving { table: Arc::new(table.clone()), lineup });
         let counters = metrics.clone();
-        let workers = Workers::start(inputs, move |index, sockets| {
-            let serving = run_worker(index, sockets, catalog.clone(), counters.clone(), shutdown.clone());
-            async move { serving.await.unwrap() }
+        let workers = Workers::start(vec![(); setup.workers], move |index, ()| {
+            run_worker(index, followed.clone(), catalog.clone(), counters.clone())
         });
         Self {
             address,
@@ -187,7 +188,8 @@ impl Gateway {
             table,
             publishers,
             fixed,
-            closer: Some(closer),
+            serving: Some(serving),
+            _listener: bound,
             workers: Some(workers.unwrap()),
             count: setup.workers,
         }
@@ -213,7 +215,7 @@ impl Gateway {
         let mut config = config::Config::clone(&self.table.config);
         change(&mut config);
         self.table = Table::new(Arc::new(config), self.table.upstreams.clone(), Some(&self.table));
-        self.fixed.publish(self.table.clone());
+        self.serve();
     }
 
     /// Gives an upstream other settings, as a reload would.
@@ -221,7 +223,13 @@ impl Gateway {
         let name = settings.name.clone();
         let reader = self.table.upstreams[&name].reader.clone();
         self.table.upstreams.insert(name, make(settings, reader, self.count));
+        self.serve();
+    }
+
+    fn serve(&self) {
         self.fixed.publish(self.table.clone());
+        let table = Arc::new(self.table.clone());
+        self.serving.as_ref().unwrap().send_modify(|serving| serving.table = table);
     }
 
     /// How many connections of clients there are.
@@ -231,16 +239,17 @@ impl Gateway {
 
     /// Says that the gateway is about to close.
     pub fn leave(&mut self) {
-        self.closer.as_ref().unwrap().leave();
+        self.serving.as_ref().unwrap().send_modify(|serving| serving.lineup.leaving = true);
     }
 
     /// Gives the order to close.
     pub fn close(&mut self, drain: Duration) {
-        self.closer.as_ref().unwrap().close(drain);
+        self.serving.as_ref().unwrap().send_modify(|serving| serving.lineup.close(drain));
     }
 
     /// Waits until all workers have ended.
     pub async fn ended(&mut self) {
+        self.serving.take();
         let workers = self.workers.take().unwrap();
         assert!(tokio::task::spawn_blocking(move || workers.join()).await.unwrap(), "a worker panicked");
     }
@@ -248,7 +257,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        self.closer.take();
+        self.serving.take();
         if let Some(workers) = self.workers.take() {
             workers.join();
         }
