@@ -91,8 +91,8 @@ pub(super) struct Worker {
     selectors: Rc<WorkerSelectors>,
     routes: RefCell<Rc<Routes<Rc<Target>>>>,
     configured: RefCell<HashMap<UpstreamName, Rc<Target>>>,
-    /// By address, of listeners that there are, and of those that the last change took away: clients may still come out of
-    /// their queues.
+    /// By address, of listeners that there are, and of those that the last change took away: clients may still come
+    /// out of their queues.
     doors: RefCell<HashMap<SocketAddr, Rc<Door>>>,
     /// By registry.
     found: RefCell<FxHashMap<Arc<str>, Services>>,
@@ -257,8 +257,8 @@ impl Worker {
         self.doors.borrow_mut().entry(listener.address()).or_insert_with(new).clone()
     }
 
-    /// Exchanges the routes for those of a table, together with the names of listeners. Upstreams that did not change keep
-    /// their views.
+    /// Exchanges the routes for those of a table, together with the names of listeners. Upstreams that did not change
+    /// keep their views.
     async fn install(&self, table: &Table, lineup: &Lineup) {
         let mut configured = HashMap::with_capacity(table.upstreams.len());
         for (name, upstream) in &table.upstreams {

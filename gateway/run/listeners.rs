@@ -36,8 +36,8 @@ impl Listeners {
     }
 
     /// What a configuration makes of those that run. An address that it still has keeps its sockets, whatever else
-    /// changes; one that is new is bound. Nothing is served differently before [`Self::replace`], and dropping what this
-    /// returns gives it up.
+    /// changes; one that is new is bound. Nothing is served differently before [`Self::replace`], and dropping what
+    /// this returns gives it up.
     pub(super) fn prepare(&self, config: &Config) -> Result<Vec<Listener>, ListenError> {
         let ours: Vec<SocketAddr> = self.running.iter().map(Listener::address).collect();
         let mut left: Vec<&Listener> = self.running.iter().collect();

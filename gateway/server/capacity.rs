@@ -86,7 +86,8 @@ impl Capacity {
         }
     }
 
-    /// Takes so many clients from now on. Those that are too many then stay, and leave one after the other while others wait.
+    /// Takes so many clients from now on. Those that are too many then stay, and leave one after the other while
+    /// others wait.
     pub(super) fn allow(&self, most: usize) {
         let most = most.min(Semaphore::MAX_PERMITS);
         let mut seats = self.seats();
@@ -131,8 +132,8 @@ impl Capacity {
         Seat { capacity: self.clone(), client, key, permit: Some(permit) }
     }
 
-    /// Tells clients that have been idle for the longest to leave, until enough are leaving. More than one only where more
-    /// are there than there may be.
+    /// Tells clients that have been idle for the longest to leave, until enough are leaving. More than one only where
+    /// more are there than there may be.
     fn make_room(&self) {
         let mut seats = self.seats();
         while self.leaving.load(SeqCst) < self.waiting.load(SeqCst) + seats.excess {

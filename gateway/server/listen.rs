@@ -70,11 +70,11 @@ struct Bound {
 }
 
 impl Listener {
-    /// Binds one socket per worker, all to the same address. Connections wait in their queues from now on. With `tls` it
-    /// is ended here.
+    /// Binds one socket per worker, all to the same address. Connections wait in their queues from now on. With `tls`
+    /// it is ended here.
     ///
-    /// Fails when another process listens there, also one that shares ports as the workers do among each other. `ours` is
-    /// where this process listens already: an address may come in the place of one that it overlaps.
+    /// Fails when another process listens there, also one that shares ports as the workers do among each other.
+    /// `ours` is where this process listens already: an address may come in the place of one that it overlaps.
     pub fn bind(
         settings: Arc<config::Listener>,
         tls: Option<Arc<tls::Server>>,
@@ -154,8 +154,8 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// From now on nobody begins to connect, and whoever has begun ends up in the queue. Without this, those would be reset
-    /// who come between the last `accept` and the end of the socket.
+    /// From now on nobody begins to connect, and whoever has begun ends up in the queue. Without this, those would be
+    /// reset who come between the last `accept` and the end of the socket.
     ///
     /// The packet with which a client begins is lost, so that it tries again, and is refused once the socket is closed.
     pub(super) fn refuse_new(&self) {

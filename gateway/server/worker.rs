@@ -72,8 +72,8 @@ impl Workers {
     }
 }
 
-/// What one worker serves. Must be made and used where `spawn_local` works, as in `Workers`. Dropped, it takes everything
-/// with it.
+/// What one worker serves. Must be made and used where `spawn_local` works, as in `Workers`. Dropped, it takes
+/// everything with it.
 pub struct Server {
     index: usize,
     watch: Rc<Watch>,
@@ -91,8 +91,8 @@ type Live = dyn Fn(Rc<Served>, Open) -> Pin<Box<dyn Future<Output = ()>>>;
 impl Server {
     /// Serves nothing yet. What has waited too long is found by `watch`, which runs as long as this is there.
     ///
-    /// `answers` is called once per connection, with the listener as it was when the client came, and what it returns once
-    /// per request. Futures of answers are moved about, so they are `Unpin`: small, or in a box.
+    /// `answers` is called once per connection, with the listener as it was when the client came, and what it returns
+    /// once per request. Futures of answers are moved about, so they are `Unpin`: small, or in a box.
     ///
     /// A panic while a request is answered ends that connection and nothing else.
     pub fn new<A, C, F, B>(index: usize, watch: Rc<Watch>, answers: A) -> Self
@@ -133,8 +133,8 @@ impl Server {
         }
     }
 
-    /// Serves these listeners: those that are new begin, those that are there have other settings for clients that come from
-    /// now on, and those that are not among them any more end.
+    /// Serves these listeners: those that are new begin, those that are there have other settings for clients that
+    /// come from now on, and those that are not among them any more end.
     pub fn follow(&self, lineup: &Lineup) {
         let mut served = self.served.borrow_mut();
         served.retain(|served| served.strong_count() > 0);
