@@ -206,3 +206,27 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
 fn only_v6(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     if address.is_ipv6() { socket.set_only_v6(true) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{net::TcpStream, time::timeout};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_begins_to_connect_to_a_socket_that_refuses_and_whoever_did_is_accepted() {
+        let address = probe("127.0.0.1:0".parse().unwrap()).unwrap();
+        let socket = tokio::net::TcpListener::from_std(open(address).unwrap()).unwrap();
+        let (_accepting, accepting) = watch::channel(());
+        let open = Open { socket, worker: 0, spread: Arc::new(Spread::new(1)), _accepting: accepting };
+        let before = TcpStream::connect(address).await.unwrap();
+        open.refuse_new();
+        // Without an answer it would be tried again after a second.
+        let after = timeout(Duration::from_millis(500), TcpStream::connect(address)).await;
+        assert!(after.is_err(), "{after:?}");
+        let (_, peer) = open.socket.accept().await.unwrap();
+        assert_eq!(peer, before.local_addr().unwrap());
+    }
+}
