@@ -160,13 +160,6 @@ impl Catalog {
         self.table.borrow().clone()
     }
 
-    /// Tells of every table that comes after this call.
-    pub fn tables(&self) -> watch::Receiver<Arc<Table>> {
-        let mut table = self.table.clone();
-        table.mark_unchanged();
-        table
-    }
-
     /// Waits until every configured upstream has its first list, or had its chance.
     pub async fn first_lists(&self) {
         let waits = self.table().upstreams.values().map(|upstream| upstream.first_list()).collect::<Vec<_>>();

@@ -18,6 +18,7 @@ use super::{
     RequestError,
     admission::{self, Verdict, Waiting},
     cdn_loop,
+    door::Door,
     exchange::{Exchange, Routed},
     forward::{self, Sender},
     grpc,
@@ -42,7 +43,9 @@ use crate::{
 /// Whoever is at the other end of one connection.
 pub(super) struct Peer {
     pub worker: Rc<Worker>,
+    /// As it was when the client came.
     pub listener: Arc<config::Listener>,
+    door: Rc<Door>,
     pub sender: Sender,
     /// What endpoints are told of the connection, where they are.
     pub ends: Proxied,
@@ -51,10 +54,15 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(worker: Rc<Worker>, listener: Arc<config::Listener>, connection: &ConnInfo) -> Self {
+    pub(super) fn new(
+        worker: Rc<Worker>,
+        listener: Arc<config::Listener>,
+        door: Rc<Door>,
+        connection: &ConnInfo,
+    ) -> Self {
         let ends = connection.ends();
         let sender = Sender::new(ends.client, &listener.trusted_proxies, connection.tls());
-        Self { worker, listener, sender, ends, own_pool: OnceCell::new() }
+        Self { worker, listener, door, sender, ends, own_pool: OnceCell::new() }
     }
 
     /// Where idle connections to an upstream are. Those that began with the client's name are for nobody else, and close
@@ -150,9 +158,9 @@ fn route(
     if seen.cdn_loop {
         cdn_loop::check(&head.headers)?;
     }
-    let routes = peer.worker.routes();
+    let routes = peer.door.routes(&peer.worker);
     let scheme = || peer.sender.scheme(&head.headers);
-    let route = routes.find(&peer.listener.name, head, &asked, scheme).ok_or(RequestError::NoRoute)?;
+    let route = routes.find(&peer.door.name(), head, &asked, scheme).ok_or(RequestError::NoRoute)?;
     *manner = route.manner;
     if let Some(preflight) = manner.cors.as_ref().and_then(|cors| cors.preflight(head)) {
         return Ok((asked, Lookup::Preflight(Box::new(preflight?))));

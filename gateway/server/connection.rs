@@ -28,12 +28,12 @@ use crate::{
     tls,
 };
 
-/// What all connections of a worker share.
+/// What all connections of a listener share on a worker.
 pub(super) struct Surroundings {
     pub watch: Rc<Watch>,
     pub drain: Rc<Drain>,
     pub carries: Option<Rc<dyn Carries>>,
-    pub lingering: Lingering,
+    pub lingering: Rc<Lingering>,
 }
 
 /// A client that was accepted and has a permit.

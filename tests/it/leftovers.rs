@@ -444,3 +444,58 @@ async fn requests_that_are_tried_on_two_endpoints_at_once() {
 async fn requests_that_are_not_tried_again() {
     tried_again("failfast").await;
 }
+
+/// Fifty listeners come and go, one after the other, each with clients that stay until it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn listeners_that_come_and_go() {
+    const LISTENERS: usize = 50;
+    // Nothing stays in the pool.
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+    let origin = Origin::replying(|_| Reply::Close(answer.into())).await;
+    let text = |listener: &str| {
+        format!(
+            "{listener}
+             [shutdown]
+             delay_ms = 0
+             [registry.fixed]
+             plugin = 'static'
+             settings = {{ endpoints = ['{}'] }}
+             [upstream.main]
+             service = 'main'
+             registry = 'fixed'
+             [[route]]
+             upstream = 'main'",
+            origin.address
+        )
+    };
+    let gateway = Gateway::start(&text(""));
+    let before = begun(&gateway).await;
+    let once = async |changes: usize| {
+        gateway.reconfigure(&text("[[listener]]\nname = 'passing'\naddress = '127.0.0.2:0'"));
+        let address = gateway.next_listener().await;
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            let mut client = crate::support::client::Client::connect(address).await;
+            assert_eq!(client.get("/").await.status, 200);
+            clients.push(client);
+        }
+        gateway.reconfigure(&text(""));
+        gateway.applied(changes).await;
+        for client in &mut clients {
+            client.closed().await;
+        }
+    };
+    for number in 1..=5 {
+        once(2 * number).await;
+    }
+    back(&gateway, before).await;
+    let (memory, open) = (gateway.memory(), descriptors(&gateway));
+    for number in 6..=LISTENERS {
+        once(2 * number).await;
+    }
+    back(&gateway, before).await;
+    let left = descriptors(&gateway).saturating_sub(open);
+    assert!(left <= QUESTIONS, "{left} descriptors");
+    let grown = gateway.memory().saturating_sub(memory);
+    assert!(grown < GROWTH, "{grown} bytes");
+}

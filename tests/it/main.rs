@@ -49,6 +49,7 @@ mod http_waits;
 mod layers;
 mod leaving;
 mod leftovers;
+mod listeners;
 mod names;
 mod offering;
 mod operator;
