@@ -1,6 +1,6 @@
 //! One worker: what its connections are served with, and how it keeps up with what is to be served.
 
-use std::{future::Future, io, pin::Pin, rc::Rc, sync::Arc};
+use std::{future::Future, pin::Pin, rc::Rc, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -9,24 +9,29 @@ use crate::{
     config::{self, ListenerProtocol},
     dispatch::Targets,
     http, net, rpcx,
-    server::{self, Carried, Carries, Listening, Shutdown},
+    server::{self, Carried, Carries, Lineup, Server},
     tcp,
     telemetry::ProcessMetrics,
 };
 
-/// Serves listeners with the routes and upstreams of a catalog, until the order to close and then until all
-/// connections have ended or the bound given with it is over.
+/// What workers serve: one value, so that a listener and its routes change together.
+#[derive(Clone)]
+pub struct Serving {
+    pub table: Arc<Table>,
+    pub lineup: Lineup,
+}
+
+/// Serves what it is told to, until nobody tells it anything any more and all connections have ended. What of a catalog
+/// is found by name is served beside it.
 ///
 /// One call per worker, on the worker's own thread.
 pub async fn run(
     index: usize,
-    listenings: Vec<Listening>,
+    serving: watch::Receiver<Serving>,
     catalog: Catalog,
     metrics: Arc<ProcessMetrics>,
-    shutdown: Shutdown,
-) -> io::Result<()> {
+) {
     metrics.worker(index, tokio::runtime::Handle::current());
-    let (table, tables) = (catalog.table(), catalog.tables());
     let watch = Rc::<net::Watch>::default();
     let targets = Rc::new(Targets::new(index, catalog));
     let worker = Rc::new(Worker {
@@ -35,13 +40,12 @@ pub async fn run(
         rpcx: Rc::new(rpcx::Worker::new(index, targets.clone(), watch, &metrics)),
         targets,
     });
-    worker.install(&table).await;
-    let follower = worker.clone();
-    let follow = move || follow(follower.clone(), tables.clone());
+    let server = Rc::new(worker.http.server(worker.clone()));
+    let follower = server.clone();
+    let follow = move || follow(worker.clone(), follower.clone(), serving.clone());
     let following = tokio::task::spawn_local(server::supervised("tables", follow));
-    let served = worker.http.clone().serve(listenings, worker.clone(), shutdown).await;
+    server.ended().await;
     following.abort();
-    served
 }
 
 struct Worker {
@@ -53,9 +57,9 @@ struct Worker {
 
 impl Worker {
     /// Takes over what a table says of upstreams, and then of routes to them.
-    async fn install(&self, table: &Table) {
+    async fn install(&self, table: &Table, lineup: &Lineup) {
         self.targets.install(table).await;
-        self.http.install(table);
+        self.http.install(table, lineup);
         self.tcp.install(table);
         self.rpcx.install(table);
     }
@@ -79,16 +83,21 @@ impl Carries for Worker {
     }
 }
 
-/// Takes over every new table, and lets go what is gone.
-async fn follow(worker: Rc<Worker>, mut tables: watch::Receiver<Arc<Table>>) {
+/// Takes over every new table and its listeners, and lets go what is gone.
+async fn follow(worker: Rc<Worker>, server: Rc<Server>, mut serving: watch::Receiver<Serving>) {
+    let mut open = true;
+    serving.mark_changed();
     loop {
         tokio::select! {
-            changed = tables.changed() => {
+            changed = serving.changed(), if open => {
                 if changed.is_err() {
-                    return;
+                    open = false;
+                    server.close();
+                    continue;
                 }
-                let table = tables.borrow_and_update().clone();
-                worker.install(&table).await;
+                let Serving { table, lineup } = serving.borrow_and_update().clone();
+                worker.install(&table, &lineup).await;
+                server.follow(&lineup);
             }
             () = worker.targets.may_have_changed() => {}
         }

@@ -15,8 +15,8 @@ use crate::{
     plugin::{PluginInfo, State},
     resilience::{Cause, Gate, MOST_IN_FLIGHT, RateTable},
     telemetry::{
-        Abuse, Carried, Exposition, FAILURES, FAULTS, Format, HandshakeFailure, Refused, UpstreamCounts,
-        Value, log,
+        Abuse, Carried, Exposition, FAILURES, FAULTS, Format, HandshakeFailure, ProxyRefusal, Refused,
+        UpstreamCounts, Value, log,
         names::{self, Metric},
     },
     upstream::{Reason, SourceStatus, Status},
@@ -235,6 +235,11 @@ fn process(exposition: &mut Exposition, parts: &Parts) {
         counts.map(|(reason, count)| ([&*of.name, reason.as_str()], count))
     });
     series(exposition, &names::HANDSHAKES_FAILED, failed);
+    let refused = listeners.iter().flat_map(|of| {
+        let counts = ProxyRefusal::ALL.into_iter().zip(of.proxy_refused);
+        counts.map(|(reason, count)| ([&*of.name, reason.as_str()], count))
+    });
+    series(exposition, &names::PROXY_REFUSED, refused);
     let files: Vec<_> =
         files.counted().into_iter().map(|(path, counted)| (path.display().to_string(), counted)).collect();
     let ends = files.iter().filter_map(|(file, counted)| Some(([file.as_str()], counted.ends?)));

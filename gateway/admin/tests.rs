@@ -197,6 +197,7 @@ fn upstream(name: &str) -> Arc<config::Upstream> {
             write: Duration::from_secs(1),
         },
         tls: None,
+        proxy_protocol: None,
         protocol: config::Protocol::Auto,
         pool: config::Pool { idle_timeout: Duration::from_secs(1), max_idle: 1, max_http2_connections: 1 },
         retries: RetryPolicy::default(),

@@ -12,6 +12,7 @@ use crate::{
     config::{self, Config},
     connector::Grants,
     registry::{OwnAddresses, Watch, watch},
+    tls,
     upstream::{
         Event, Owner, Plan, Policies, Reader, Saved, SavedList, SourceName, Status, TrustPolicy, UpstreamName,
     },
@@ -89,7 +90,7 @@ impl Feed {
         };
         let names = upstream.sources.iter().map(named).collect();
         let (policies, policed) = watch::channel(Arc::new(policies(upstream, config)));
-        let asking = Asking { check: upstream.reliability.check.clone(), tls: parts.tls(upstream) };
+        let asking = asking(upstream, parts.tls(upstream));
         let (asking, asked) = watch::channel(Arc::new(asking));
         let list = parts.disk.take(&name);
         let (labels, written) = (upstream.labels.clone(), Some(list.clone()));
@@ -125,7 +126,7 @@ impl Feed {
     /// Puts other policies and checks in force, if they are others.
     pub(super) fn configure(&self, upstream: &Upstream, config: &Config) {
         let new = policies(&upstream.config, config);
-        let asking = Asking { check: upstream.config.reliability.check.clone(), tls: upstream.tls.clone() };
+        let asking = asking(&upstream.config, upstream.tls.clone());
         self.policies.send_if_modified(|known| replace(known, new));
         self.asking.send_if_modified(|known| replace(known, asking));
     }
@@ -170,6 +171,10 @@ impl Feed {
     pub(super) fn suits(&self, upstream: &config::Upstream, config: &Config) -> bool {
         self.claimed == Claimed::new(upstream, config)
     }
+}
+
+fn asking(upstream: &config::Upstream, tls: Option<Arc<tls::Client>>) -> Asking {
+    Asking { check: upstream.reliability.check.clone(), tls, proxy_protocol: upstream.proxy_protocol }
 }
 
 fn policies(upstream: &config::Upstream, config: &Config) -> Policies {

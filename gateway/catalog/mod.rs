@@ -25,6 +25,7 @@ pub use self::{
 };
 use crate::{
     config::{self, ByName, Config},
+    net::ProxyVersion,
     registry::{Intake, Registry},
     resilience::RateTable,
     selector, tls,
@@ -49,6 +50,8 @@ pub type StartChecks = dyn Fn(
 pub struct Asking {
     pub check: config::Check,
     pub tls: Option<Arc<tls::Client>>,
+    /// Whether they are told with a PROXY header that it is the gateway who asks.
+    pub proxy_protocol: Option<ProxyVersion>,
 }
 
 /// What upstreams are made of. Closures, because what they make stands below, and so that tests can put in registries
@@ -155,13 +158,6 @@ impl Catalog {
     /// What runs now.
     pub fn table(&self) -> Arc<Table> {
         self.table.borrow().clone()
-    }
-
-    /// Tells of every table that comes after this call.
-    pub fn tables(&self) -> watch::Receiver<Arc<Table>> {
-        let mut table = self.table.clone();
-        table.mark_unchanged();
-        table
     }
 
     /// Waits until every configured upstream has its first list, or had its chance.

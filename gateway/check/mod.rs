@@ -120,7 +120,12 @@ impl Asker {
             let name = self.name.clone();
             asked.spawn(async move {
                 let probe = asking.check.probe.as_ref().unwrap_or(&Probe::Tcp);
-                let to = probe::To { address, hostname: hostname.as_deref(), tls: asking.tls.as_deref() };
+                let to = probe::To {
+                    address,
+                    hostname: hostname.as_deref(),
+                    tls: asking.tls.as_deref(),
+                    proxy_protocol: asking.proxy_protocol,
+                };
                 let asked = probe::probe(probe, to, asking.check.timeout).await;
                 drop(permit);
                 match asked {
@@ -171,7 +176,7 @@ mod tests {
     fn check(probe: Option<Probe>) -> watch::Sender<Arc<Asking>> {
         let interval = Duration::from_millis(50);
         let check = Check { probe, interval, timeout: Duration::from_secs(2) };
-        watch::Sender::new(Arc::new(Asking { check, tls: None }))
+        watch::Sender::new(Arc::new(Asking { check, ..Asking::default() }))
     }
 
     /// An address where nobody listens.

@@ -21,13 +21,13 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use memchr::memmem;
-use tokio::sync::Notify;
+use tokio::{io::AsyncWriteExt as _, sync::Notify};
 
 use super::grpc;
 use crate::{
     client::{self, DialError},
     config::{HttpProbe, Probe, Scheme},
-    net::Wire,
+    net::{ProxyVersion, Wire},
     tls::{self, Protocol},
 };
 
@@ -87,12 +87,15 @@ impl ProbeError {
     }
 }
 
-/// An endpoint, the name that it goes by, and the policy by which it is spoken to, if that is TLS.
+/// An endpoint, the name that it goes by, and how it is spoken to.
 #[derive(Clone, Copy)]
 pub(super) struct To<'t> {
     pub address: SocketAddr,
     pub hostname: Option<&'t str>,
+    /// If with TLS.
     pub tls: Option<&'t tls::Client>,
+    /// If it is told first that nobody but the gateway asks.
+    pub proxy_protocol: Option<ProxyVersion>,
 }
 
 impl To<'_> {
@@ -103,7 +106,11 @@ impl To<'_> {
 
     async fn connect(&self, limit: Duration, protocol: Protocol) -> Result<Box<dyn Wire>, DialError> {
         let address = self.address;
-        let tcp = client::connect(address, limit).await?;
+        let mut tcp = client::connect(address, limit).await?;
+        if let Some(version) = self.proxy_protocol {
+            let sent = tcp.write_all(&version.own_header()).await;
+            sent.map_err(|error| DialError::Failed { address, error: Arc::new(error) })?;
+        }
         let Some(tls) = self.tls else { return Ok(Box::new(tcp)) };
         let shaken = tls.connect(tcp, address.ip(), tls.own_name(self.hostname), protocol).await;
         let stream = shaken.map_err(|error| DialError::Tls { address, error: Arc::new(error) })?;
@@ -215,7 +222,7 @@ mod tests {
     use super::*;
 
     fn to(address: SocketAddr) -> To<'static> {
-        To { address, hostname: None, tls: None }
+        To { address, hostname: None, tls: None, proxy_protocol: None }
     }
 
     /// Reads the head of a request.

@@ -26,6 +26,8 @@ pub struct Pool<B> {
     shared: RefCell<FxHashMap<SocketAddr, Ways<Sharing<B>>>>,
     /// There is something to sweep again.
     used: Rc<Notify>,
+    /// They are those of one client, and no more than one endpoint may have otherwise.
+    of_client: bool,
 }
 
 /// The connections of HTTP/2 to one endpoint, and how long they are kept idle.
@@ -53,8 +55,18 @@ impl<B> Drop for Pool<B> {
 impl<B: 'static> Pool<B> {
     /// Must be called where `spawn_local` works. The task that closes what was idle too long ends with the pool.
     pub fn new() -> Rc<Self> {
-        let pool =
-            Rc::new(Self { idle: RefCell::default(), shared: RefCell::default(), used: Rc::default() });
+        Self::start(false)
+    }
+
+    /// The same, of one client, whose connections serve nobody else and close with it: `max_idle` is for all of them
+    /// together.
+    pub fn of_client() -> Rc<Self> {
+        Self::start(true)
+    }
+
+    fn start(of_client: bool) -> Rc<Self> {
+        let (idle, shared, used) = (RefCell::default(), RefCell::default(), Rc::default());
+        let pool = Rc::new(Self { idle, shared, used, of_client });
         tokio::task::spawn_local(sweep(Rc::downgrade(&pool)));
         pool
     }
@@ -75,6 +87,9 @@ impl<B: 'static> Pool<B> {
     /// has left, and soon when that leaves.
     pub fn put(&self, endpoint: Arc<Stats>, mut connection: Connection<B>, now: Instant, keep: config::Pool) {
         if endpoint.has_left() {
+            return;
+        }
+        if self.is_full(keep) {
             return;
         }
         connection.reused = true;
@@ -105,6 +120,11 @@ impl<B: 'static> Pool<B> {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether a client has as many as one may.
+    fn is_full(&self, keep: config::Pool) -> bool {
+        self.of_client && self.len() >= keep.max_idle
     }
 
     fn sweep(&self) {
@@ -146,7 +166,12 @@ where
         if self.is_swept() {
             self.used.notify_one();
         }
+        let full = self.is_full(keep);
         let mut shared = self.shared.borrow_mut();
+        if full {
+            let now = Instant::now();
+            shared.retain(|_, ways| ways.retain(|sharing| sharing.connections.sweep(now, Duration::ZERO)));
+        }
         let new =
             || Sharing { connections: shared::Connections::new(to, stats.clone()), keep: keep.idle_timeout };
         let sharing = shared.entry(to.address).or_default().get_or_make(to, new);

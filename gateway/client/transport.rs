@@ -2,9 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use tokio::io::AsyncWriteExt as _;
+
 use super::{DialError, connect};
 use crate::{
-    net::{Stream, Tcp},
+    net::{Proxied, ProxyVersion, Stream, Tcp},
     tls::{Client, Protocol},
     upstream::Member,
 };
@@ -14,6 +16,8 @@ use crate::{
 pub struct Transport<'t> {
     pub address: SocketAddr,
     tls: Option<Tls<'t>>,
+    /// Whom it is told of before anything else.
+    proxied: Option<(ProxyVersion, &'t Proxied)>,
 }
 
 #[derive(Clone, Copy)]
@@ -26,11 +30,16 @@ struct Tls<'t> {
 /// The same for longer.
 pub(super) struct OwnTransport {
     pub address: SocketAddr,
-    pub tls: Option<OwnTls>,
+    way: OwnWay,
 }
 
-#[derive(Clone)]
-pub(super) struct OwnTls {
+/// What is needed beside the address.
+struct OwnWay {
+    tls: Option<OwnTls>,
+    proxied: Option<Box<(ProxyVersion, Proxied)>>,
+}
+
+struct OwnTls {
     policy: Arc<Client>,
     name: Option<Arc<str>>,
 }
@@ -42,18 +51,25 @@ impl<'t> Transport<'t> {
             let name = policy.own_name(member.facts().hostname.as_deref());
             Tls { policy, name }
         });
-        Self { address: member.address(), tls }
+        Self { address: member.address(), tls, proxied: None }
+    }
+
+    /// The same, over connections that begin with a PROXY header of this client.
+    pub fn telling_of(self, client: &'t Proxied, version: ProxyVersion) -> Self {
+        Self { proxied: Some((version, client)), ..self }
     }
 
     pub(super) fn to_own(self) -> OwnTransport {
         let tls =
             self.tls.map(|Tls { policy, name }| OwnTls { policy: policy.clone(), name: name.map(Arc::from) });
-        OwnTransport { address: self.address, tls }
+        let proxied = self.proxied.map(|(version, client)| Box::new((version, *client)));
+        OwnTransport { address: self.address, way: OwnWay { tls, proxied } }
     }
 }
 
-/// What there is for each way to speak to one address. There is hardly ever more than one.
-pub struct Ways<T>(Vec<(Option<OwnTls>, T)>);
+/// What there is for each way to speak to one address. There is hardly ever more than one: what is told of clients is in
+/// pools of theirs.
+pub struct Ways<T>(Vec<(OwnWay, T)>);
 
 impl<T> Default for Ways<T> {
     fn default() -> Self {
@@ -63,13 +79,13 @@ impl<T> Default for Ways<T> {
 
 impl<T> Ways<T> {
     pub(super) fn get_mut(&mut self, to: Transport<'_>) -> Option<&mut T> {
-        self.0.iter_mut().find(|(tls, _)| is_same(tls.as_ref(), to.tls)).map(|(_, there)| there)
+        self.0.iter_mut().find(|(way, _)| way.is_of(to)).map(|(_, there)| there)
     }
 
     pub fn get_or_make(&mut self, to: Transport<'_>, make: impl FnOnce() -> T) -> &mut T {
-        let place = self.0.iter().position(|(tls, _)| is_same(tls.as_ref(), to.tls));
+        let place = self.0.iter().position(|(way, _)| way.is_of(to));
         let place = place.unwrap_or_else(|| {
-            self.0.push((to.to_own().tls, make()));
+            self.0.push((to.to_own().way, make()));
             self.0.len() - 1
         });
         &mut self.0[place].1
@@ -86,29 +102,42 @@ impl<T> Ways<T> {
     }
 }
 
-fn is_same(own: Option<&OwnTls>, tls: Option<Tls<'_>>) -> bool {
-    match (own, tls) {
-        (None, None) => true,
-        (Some(own), Some(tls)) => Arc::ptr_eq(&own.policy, tls.policy) && own.name.as_deref() == tls.name,
-        _ => false,
+impl OwnWay {
+    fn is_of(&self, to: Transport<'_>) -> bool {
+        let same_tls = match (&self.tls, to.tls) {
+            (None, None) => true,
+            (Some(own), Some(tls)) => Arc::ptr_eq(&own.policy, tls.policy) && own.name.as_deref() == tls.name,
+            _ => false,
+        };
+        same_tls && self.proxied() == to.proxied
+    }
+
+    fn proxied(&self) -> Option<(ProxyVersion, &Proxied)> {
+        self.proxied.as_deref().map(|(version, client)| (*version, client))
     }
 }
 
 impl OwnTransport {
     pub(super) fn lend(&self) -> Transport<'_> {
-        let tls = self.tls.as_ref().map(|OwnTls { policy, name }| Tls { policy, name: name.as_deref() });
-        Transport { address: self.address, tls }
+        let OwnWay { tls, .. } = &self.way;
+        let tls = tls.as_ref().map(|OwnTls { policy, name }| Tls { policy, name: name.as_deref() });
+        Transport { address: self.address, tls, proxied: self.way.proxied() }
     }
 
     /// Makes a connection for a protocol, within `limit`.
     pub(super) async fn open(&self, limit: Duration, protocol: Protocol) -> Result<Stream, DialError> {
         let address = self.address;
-        let Some(OwnTls { policy, name }) = &self.tls else {
+        if let OwnWay { tls: None, proxied: None } = &self.way {
             return Ok(Tcp::new(connect(address, limit).await?).into());
-        };
+        }
         // In a box: most connections have none of this.
         let opening = Box::pin(async {
-            let tcp = Tcp::new(connect(address, limit).await?);
+            let mut tcp = Tcp::new(connect(address, limit).await?);
+            if let Some((version, client)) = self.way.proxied() {
+                let sent = tcp.write_all(&client.header(version)).await;
+                sent.map_err(|error| DialError::Failed { address, error: Arc::new(error) })?;
+            }
+            let Some(OwnTls { policy, name }) = &self.way.tls else { return Ok(tcp.into()) };
             let shaken = policy.connect(tcp, address.ip(), name.as_deref(), protocol).await;
             shaken.map(Stream::from).map_err(|error| DialError::Tls { address, error: Arc::new(error) })
         });

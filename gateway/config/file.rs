@@ -25,7 +25,7 @@ pub(super) use self::{
     grpc_web::GrpcWeb,
     heads::{HeaderChanges, Redirect},
     limits::{Breaker, Limits, Rate},
-    listen::{Admin, Listener, Registrations},
+    listen::{Admin, Listener, ProxyProtocol, Registrations},
     offer::{Gateway, Subset, ZoneAware},
     plugins::{Plugins, RegistryLimits, SelectorLimits},
     registry::Registry,

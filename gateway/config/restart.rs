@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, net::SocketAddr};
 
-use super::running::{Access, Config, Listener};
+use super::running::{Access, Config};
 use crate::{document::Secret, tls::ServerSettings};
 
 /// What differs between two configurations and takes effect only with a restart, each as `key: old -> new`. Empty
@@ -15,13 +15,6 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
     note(&mut changes, "admin.registrations.address", &registrations(old), &registrations(new));
     note(&mut changes, "state.directory", &old.state, &new.state);
     note(&mut changes, "plugins.directory", &old.plugins.directory, &new.plugins.directory);
-    note(&mut changes, "listener.address", &addresses(old), &addresses(new));
-    for listener in &new.listeners {
-        let same_address = |other: &&Listener| other.address == listener.address;
-        if old.listeners.iter().find(same_address).is_some_and(|other| other != listener) {
-            changes.push(format!("listener {}: its settings", listener.address));
-        }
-    }
     let (before, after) = (access(old), access(new));
     if before.each_ref().map(tokens) != after.each_ref().map(tokens) {
         changes.push("admin: its tokens".to_owned());
@@ -54,13 +47,6 @@ fn note<T: PartialEq + Debug>(changes: &mut Vec<String>, key: &str, old: &T, new
     if old != new {
         changes.push(format!("{key}: {old:?} -> {new:?}"));
     }
-}
-
-/// In no particular order as far as anybody connects to them.
-fn addresses(config: &Config) -> Vec<SocketAddr> {
-    let mut addresses: Vec<_> = config.listeners.iter().map(|listener| listener.address).collect();
-    addresses.sort();
-    addresses
 }
 
 /// An address, or none, as the configuration says it.

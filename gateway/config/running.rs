@@ -6,7 +6,12 @@
 mod heads;
 
 use std::{
-    collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration,
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -16,6 +21,7 @@ pub use self::heads::{HeaderChanges, Heads, Redirect, Scheme, UpstreamHost};
 use crate::{
     connector,
     document::Secret,
+    net::ProxyVersion,
     resilience::{BackupAfter, Bounds, BreakerPolicy, Causes, Mode, Rate, RetryPolicy},
     tls,
     upstream::{HealthPolicy, OfferPolicy, TrustPolicy, UpstreamName},
@@ -94,6 +100,8 @@ pub struct Listener {
     pub protocol: ListenerProtocol,
     /// None: clients speak without TLS.
     pub tls: Option<tls::ServerSettings>,
+    /// Networks whose connections begin with a PROXY header.
+    pub proxy_protocol: Vec<IpNet>,
     /// Whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Connections at once; more wait in the kernel's queue.
@@ -112,6 +120,16 @@ pub struct Listener {
     pub max_age: Option<Duration>,
     /// The longest request head that is taken, in bytes.
     pub max_header_bytes: usize,
+}
+
+impl Listener {
+    /// Whether a connection from there has to begin with a PROXY header.
+    pub fn expects_proxy_header(&self, peer: IpAddr) -> bool {
+        !self.proxy_protocol.is_empty() && {
+            let peer = peer.to_canonical();
+            self.proxy_protocol.iter().any(|network| network.contains(&peer))
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -201,6 +219,8 @@ pub struct Upstream {
     pub protocol: Protocol,
     /// None: endpoints are spoken to without TLS.
     pub tls: Option<tls::ClientSettings>,
+    /// With which header endpoints are told of clients. None: with none.
+    pub proxy_protocol: Option<ProxyVersion>,
     pub pool: Pool,
     pub retries: RetryPolicy,
     /// How long what is under way at an endpoint may go on after it left the list. None: for ever.

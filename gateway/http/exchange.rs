@@ -254,7 +254,7 @@ impl Exchange {
             _ => {
                 let ending = Ending {
                     connection,
-                    pool: peer.worker.pool.clone(),
+                    pool: peer.pool(&target.upstream.config).clone(),
                     address: member.address(),
                     keep: target.upstream.config.pool,
                     in_flight,

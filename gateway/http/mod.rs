@@ -6,6 +6,7 @@ mod admission;
 mod attempt;
 mod cdn_loop;
 mod cors;
+mod door;
 mod exchange;
 mod forward;
 mod grpc;

@@ -75,18 +75,8 @@ const REASON: HeaderName = HeaderName::from_static("x-witgate-reason");
 pub enum RequestError {
     #[error("no route matches this request")]
     NoRoute,
-    #[error("no such service")]
-    UnknownService,
-    #[error("service not found: {0}")]
-    Find(#[from] FindError),
-    #[error("no endpoint: {0}")]
-    Pick(#[from] PickError),
-    #[error("every endpoint is drained")]
-    Drained,
-    #[error("every endpoint that suits has as many requests as it may have")]
-    Full,
-    #[error("not sent: {}", .0.as_str())]
-    NotSent(Refused),
+    #[error(transparent)]
+    NotDispatched(#[from] NotDispatched),
     #[error("more requests than the rate of the route, until in {0} s")]
     TooFast(u64),
     #[error("the body of the request is longer than it may be")]
@@ -95,8 +85,6 @@ pub enum RequestError {
     NotBase64,
     #[error("a page of an origin that is not listed asks")]
     Origin,
-    #[error("route leads to no upstream")]
-    NoUpstream,
     #[error("no connection: {0}")]
     Dial(#[from] DialError),
     #[error("connection ended before the answer: {0}")]
@@ -123,16 +111,42 @@ pub enum RequestError {
     Refused(#[from] Refusal),
 }
 
-impl From<NotDispatched> for RequestError {
-    fn from(error: NotDispatched) -> Self {
-        match error {
-            NotDispatched::UnknownService => Self::UnknownService,
-            NotDispatched::NoUpstream => Self::NoUpstream,
-            NotDispatched::Find(error) => Self::Find(error),
-            NotDispatched::Pick(error) => Self::Pick(error),
-            NotDispatched::Drained => Self::Drained,
-            NotDispatched::Full => Self::Full,
-            NotDispatched::Refused(refused) => Self::NotSent(refused),
+/// Status, reason and text.
+type Facts = (StatusCode, &'static str, &'static str);
+
+const SHUTTING_DOWN: Facts =
+    (StatusCode::SERVICE_UNAVAILABLE, "shutting-down", "the gateway is shutting down");
+
+fn not_dispatched(error: &NotDispatched) -> Facts {
+    let unavailable = |reason, text| (StatusCode::SERVICE_UNAVAILABLE, reason, text);
+    match error {
+        NotDispatched::UnknownService | NotDispatched::Find(FindError::Unknown(_)) => {
+            (StatusCode::NOT_FOUND, "unknown-service", "no such service")
+        }
+        NotDispatched::Find(FindError::TooMany(_)) => {
+            unavailable("too-many-services", "too many services are followed")
+        }
+        NotDispatched::Find(FindError::NotYet(_)) => {
+            unavailable("list-not-yet", "the service has no list of instances yet")
+        }
+        NotDispatched::Find(FindError::Closing) => SHUTTING_DOWN,
+        NotDispatched::Pick(PickError::NoEndpoints(_)) | NotDispatched::NoUpstream => {
+            unavailable("no-endpoints", "the service has no instances")
+        }
+        NotDispatched::Pick(PickError::NothingSuits(_)) => {
+            unavailable("nothing-suits", "no instance suits this request")
+        }
+        NotDispatched::Drained => unavailable("drained", "all instances of the service are drained"),
+        NotDispatched::Full => not_dispatched(&NotDispatched::Refused(Refused::InFlightLimit)),
+        NotDispatched::Refused(refused) => {
+            let text = match refused {
+                Refused::BreakerOpen => "the service fails",
+                Refused::BodyTooLarge => return RequestError::BodyTooLarge.facts(),
+                Refused::InFlightLimit | Refused::QueueFull | Refused::QueueTimeout => {
+                    "the service has too many requests"
+                }
+            };
+            unavailable(refused.as_str(), text)
         }
     }
 }
@@ -142,35 +156,8 @@ impl RequestError {
     pub fn facts(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::NoRoute => (StatusCode::NOT_FOUND, "no-route", "no route matches this request"),
-            Self::UnknownService | Self::Find(FindError::Unknown(_)) => {
-                (StatusCode::NOT_FOUND, "unknown-service", "no such service")
-            }
-            Self::Find(FindError::TooMany(_)) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "too-many-services", "too many services are followed")
-            }
-            Self::Find(FindError::NotYet(_)) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "list-not-yet", "the service has no list of instances yet")
-            }
-            Self::Find(FindError::Closing) | Self::Expired(Wait::Closing) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "shutting-down", "the gateway is shutting down")
-            }
-            Self::Pick(PickError::NoEndpoints(_)) | Self::NoUpstream => {
-                (StatusCode::SERVICE_UNAVAILABLE, "no-endpoints", "the service has no instances")
-            }
-            Self::Drained => {
-                (StatusCode::SERVICE_UNAVAILABLE, "drained", "all instances of the service are drained")
-            }
-            Self::Full => Self::NotSent(Refused::InFlightLimit).facts(),
-            Self::NotSent(refused) => {
-                let text = match refused {
-                    Refused::BreakerOpen => "the service fails",
-                    Refused::BodyTooLarge => return Self::BodyTooLarge.facts(),
-                    Refused::InFlightLimit | Refused::QueueFull | Refused::QueueTimeout => {
-                        "the service has too many requests"
-                    }
-                };
-                (StatusCode::SERVICE_UNAVAILABLE, refused.as_str(), text)
-            }
+            Self::NotDispatched(error) => not_dispatched(error),
+            Self::Expired(Wait::Closing) => SHUTTING_DOWN,
             Self::Origin => {
                 (StatusCode::FORBIDDEN, "origin-not-listed", "pages of this origin may not call this")
             }
@@ -181,9 +168,6 @@ impl RequestError {
             }
             Self::NotBase64 => {
                 (StatusCode::BAD_REQUEST, "request-body-not-base64", "the request's body is no base64")
-            }
-            Self::Pick(PickError::NothingSuits(_)) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "nothing-suits", "no instance suits this request")
             }
             Self::Dial(DialError::Failed { .. }) => {
                 (StatusCode::BAD_GATEWAY, "connect-failed", "the instance could not be reached")
@@ -260,15 +244,9 @@ impl RequestError {
             | Self::AnswerCoding
             | Self::AnswerTooLarge => Fault::Endpoint,
             Self::NoRoute
-            | Self::UnknownService
-            | Self::Find(_)
-            | Self::Pick(_)
-            | Self::Drained
-            | Self::Full
-            | Self::NotSent(_)
+            | Self::NotDispatched(_)
             | Self::TooFast(_)
             | Self::Origin
-            | Self::NoUpstream
             // It is the client who asked for what is not there, and a whole answer says nothing against an endpoint.
             | Self::NotSwitched
             | Self::Loop
@@ -279,8 +257,8 @@ impl RequestError {
     /// As what it is counted, if the gateway refused the request to its upstream.
     pub fn refused(&self) -> Option<Refused> {
         match self {
-            Self::NotSent(refused) => Some(*refused),
-            Self::Full => Some(Refused::InFlightLimit),
+            Self::NotDispatched(NotDispatched::Refused(refused)) => Some(*refused),
+            Self::NotDispatched(NotDispatched::Full) => Some(Refused::InFlightLimit),
             Self::BodyTooLarge => Some(Refused::BodyTooLarge),
             _ => None,
         }

@@ -1,6 +1,7 @@
 //! The path of a request, step by step.
 
 use std::{
+    cell::OnceCell,
     future::Future,
     net::IpAddr,
     pin::Pin,
@@ -17,6 +18,7 @@ use super::{
     RequestError,
     admission::{self, Verdict, Waiting},
     cdn_loop,
+    door::Door,
     exchange::{Exchange, Routed},
     forward::{self, Sender},
     grpc,
@@ -25,11 +27,14 @@ use super::{
     reply::ReplyBody,
     route::Manner,
     seen::Seen,
+    upload::RequestBody,
     worker::{Lookup, Worker},
 };
 use crate::{
+    client::Pool,
     config::{self, Heads, Redirect},
     dispatch::{self, Target},
+    net::Proxied,
     server::{Arrival, ConnInfo, Refusal},
     syntax::target::HostAndPath,
     telemetry::Record,
@@ -38,14 +43,35 @@ use crate::{
 /// Whoever is at the other end of one connection.
 pub(super) struct Peer {
     pub worker: Rc<Worker>,
+    /// As it was when the client came.
     pub listener: Arc<config::Listener>,
+    door: Rc<Door>,
     pub sender: Sender,
+    /// What endpoints are told of the connection, where they are.
+    pub ends: Proxied,
+    /// Connections to those.
+    own_pool: OnceCell<Rc<Pool<RequestBody>>>,
 }
 
 impl Peer {
-    pub(super) fn new(worker: Rc<Worker>, listener: Arc<config::Listener>, connection: &ConnInfo) -> Self {
-        let sender = Sender::new(connection.peer, &listener.trusted_proxies, connection.tls());
-        Self { worker, listener, sender }
+    pub(super) fn new(
+        worker: Rc<Worker>,
+        listener: Arc<config::Listener>,
+        door: Rc<Door>,
+        connection: &ConnInfo,
+    ) -> Self {
+        let ends = connection.ends();
+        let sender = Sender::new(ends.client, &listener.trusted_proxies, connection.tls());
+        Self { worker, listener, door, sender, ends, own_pool: OnceCell::new() }
+    }
+
+    /// Where idle connections to an upstream are. Those that began with the client's name are for nobody else, and close
+    /// with it.
+    pub(super) fn pool(&self, upstream: &config::Upstream) -> &Rc<Pool<RequestBody>> {
+        match upstream.proxy_protocol {
+            None => &self.worker.pool,
+            Some(_) => self.own_pool.get_or_init(Pool::of_client),
+        }
     }
 }
 
@@ -132,9 +158,9 @@ fn route(
     if seen.cdn_loop {
         cdn_loop::check(&head.headers)?;
     }
-    let routes = peer.worker.routes();
+    let routes = peer.door.routes(&peer.worker);
     let scheme = || peer.sender.scheme(&head.headers);
-    let route = routes.find(&peer.listener.name, head, &asked, scheme).ok_or(RequestError::NoRoute)?;
+    let route = routes.find(&peer.door.name(), head, &asked, scheme).ok_or(RequestError::NoRoute)?;
     *manner = route.manner;
     if let Some(preflight) = manner.cors.as_ref().and_then(|cors| cors.preflight(head)) {
         return Ok((asked, Lookup::Preflight(Box::new(preflight?))));

@@ -69,7 +69,8 @@ impl Exchange {
         let Some(aside) = self.aside.take() else { return };
         let Aside { headed, ended: Try { opened, step, .. } } = *aside;
         let Step::Sent(Attempt { connection, .. }) = step else { return };
-        let (pool, keep) = (self.peer.worker.pool.clone(), self.target.upstream.config.pool);
+        let upstream = &self.target.upstream.config;
+        let (pool, keep) = (self.peer.pool(upstream).clone(), upstream.pool);
         let mut body = headed.response.into_body();
         let endpoint = opened.in_flight.stats().clone();
         if body.is_end_stream() {

@@ -140,12 +140,15 @@ impl Exchange {
     /// Begins a try: over an idle connection at once, or over a new one.
     pub(super) fn begin(&mut self, opened: Opened, request: Request<RequestBody>, how: How) {
         let upstream = &self.target.upstream.config;
-        let to = Transport::to(&opened.member, self.target.upstream.tls.as_ref());
+        let mut to = Transport::to(&opened.member, self.target.upstream.tls.as_ref());
+        if let Some(version) = upstream.proxy_protocol {
+            to = to.telling_of(&self.peer.ends, version);
+        }
         let limit = upstream.timeouts.connect;
         let shared = self.is_shared(&opened.member);
         // What cannot be sent again if its connection is dead.
         let careful = !(self.history.may_repeat() && self.policy().retries() > 0);
-        let pool = &self.peer.worker.pool;
+        let pool = self.peer.pool(upstream);
         let idle = match (shared, how.fresh) {
             // What is dead is not among those that give streams.
             (true, _) => pool.take_stream(to),

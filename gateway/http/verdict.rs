@@ -182,8 +182,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        catalog::FindError, client::DialError, selector::PickError, server::Refusal, syntax::websocket,
-        telemetry::Refused, tls::HandshakeError, upstream::UpstreamName,
+        catalog::FindError, client::DialError, dispatch::NotDispatched, selector::PickError, server::Refusal,
+        syntax::websocket, telemetry::Refused, tls::HandshakeError, upstream::UpstreamName,
     };
 
     fn refused(error: io::Error) -> RequestError {
@@ -205,19 +205,19 @@ mod tests {
         let no_ports = io::Error::from_raw_os_error(99);
         for (error, fault, told) in [
             (RequestError::NoRoute, Fault::Local, None),
-            (RequestError::UnknownService, Fault::Local, None),
-            (FindError::Closing.into(), Fault::Local, None),
-            (PickError::NoEndpoints(upstream()).into(), Fault::Local, None),
-            (PickError::NothingSuits(upstream()).into(), Fault::Local, None),
-            (RequestError::Drained, Fault::Local, None),
-            (RequestError::Full, Fault::Local, None),
+            (NotDispatched::UnknownService.into(), Fault::Local, None),
+            (NotDispatched::from(FindError::Closing).into(), Fault::Local, None),
+            (NotDispatched::from(PickError::NoEndpoints(upstream())).into(), Fault::Local, None),
+            (NotDispatched::from(PickError::NothingSuits(upstream())).into(), Fault::Local, None),
+            (NotDispatched::Drained.into(), Fault::Local, None),
+            (NotDispatched::Full.into(), Fault::Local, None),
             (RequestError::TooFast(1), Fault::Local, None),
             (RequestError::Origin, Fault::Local, None),
-            (RequestError::NotSent(Refused::BreakerOpen), Fault::Local, None),
-            (RequestError::NotSent(Refused::QueueTimeout), Fault::Local, None),
+            (NotDispatched::Refused(Refused::BreakerOpen).into(), Fault::Local, None),
+            (NotDispatched::Refused(Refused::QueueTimeout).into(), Fault::Local, None),
             (RequestError::BodyTooLarge, Fault::Client, None),
             (RequestError::NotBase64, Fault::Client, None),
-            (RequestError::NoUpstream, Fault::Local, None),
+            (NotDispatched::NoUpstream.into(), Fault::Local, None),
             (refused(no_descriptors), Fault::Local, None),
             (refused(no_ports), Fault::Local, None),
             (

@@ -2,7 +2,8 @@
 
 use std::{
     cell::RefCell,
-    io,
+    collections::HashMap,
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,6 +13,7 @@ use http::{Response, request::Parts};
 
 use super::{
     RequestError,
+    door::Door,
     reply::ReplyBody,
     route::{self, Leads, Routes},
     service::{self, Peer},
@@ -25,7 +27,7 @@ use crate::{
     config::Redirect,
     dispatch::{self, Goal, Leaving, Target, Targets},
     net::{Meter, Watch},
-    server::{self, Carries, ConnInfo, Listening, Shutdown},
+    server::{Carries, ConnInfo, Lineup, Listener, Server},
     syntax::target::HostAndPath,
     telemetry::{Account, ProcessMetrics},
     upstream::Stats,
@@ -51,6 +53,9 @@ pub struct Worker {
     unused_waits: Rc<Unused>,
     pub(super) targets: Rc<Targets>,
     routes: RefCell<Rc<Routes<Rc<Target>>>>,
+    /// By address, of listeners that there are, and of those that the last change took away: clients may still come
+    /// out of their queues.
+    doors: RefCell<HashMap<SocketAddr, Rc<Door>>>,
 }
 
 impl Worker {
@@ -64,32 +69,40 @@ impl Worker {
             unused_waits: Rc::default(),
             targets,
             routes: RefCell::new(Rc::new(Routes::empty())),
+            doors: RefCell::default(),
         }
     }
 
-    /// Serves listeners until the order to close and then until all connections have ended or the bound given with it is
-    /// over. `carries` has the connections of those that are for TCP.
-    pub async fn serve(
-        self: Rc<Self>,
-        listenings: Vec<Listening>,
-        carries: Rc<dyn Carries>,
-        shutdown: Shutdown,
-    ) -> io::Result<()> {
-        let watch = self.watch.clone();
-        let answers = |listening: &Listening| {
-            let (worker, listener) = (self.clone(), listening.settings.clone());
-            move |connection: &Rc<ConnInfo>| {
-                let peer = Rc::new(Peer::new(worker.clone(), listener.clone(), connection));
-                move |arrival| service::answer(&peer, arrival)
-            }
+    /// What answers requests, and has the connections of listeners that are for TCP carried.
+    pub fn server(self: &Rc<Self>, carries: Rc<dyn Carries>) -> Server {
+        let worker = self.clone();
+        let answers = move |listener: &Listener, connection: &Rc<ConnInfo>| {
+            let (door, settings) = (worker.door(listener), listener.settings.clone());
+            let peer = Rc::new(Peer::new(worker.clone(), settings, door, connection));
+            move |arrival| service::answer(&peer, arrival)
         };
-        server::serve(listenings, answers, Some(carries), shutdown, watch).await
+        Server::new(self.index, self.watch.clone(), answers, Some(carries))
     }
 
-    /// Exchanges the routes for those of a table whose upstreams have been taken over.
-    pub fn install(&self, table: &Table) {
+    /// A listener, as those see it who come by it.
+    fn door(&self, listener: &Listener) -> Rc<Door> {
+        let new = || Rc::new(Door::new(listener.settings.name.clone()));
+        self.doors.borrow_mut().entry(listener.address()).or_insert_with(new).clone()
+    }
+
+    /// Exchanges the routes for those of a table whose upstreams have been taken over, together with the names of
+    /// listeners.
+    pub fn install(&self, table: &Table, lineup: &Lineup) {
         let routes = Routes::new(&table.config, &table.rates, |name| self.targets.get(name));
-        self.routes.replace(Rc::new(routes));
+        let before = self.routes.replace(Rc::new(routes));
+        let mut doors = self.doors.borrow_mut();
+        doors.retain(|_, door| !door.is_closed());
+        for (address, door) in &*doors {
+            match lineup.listeners.iter().find(|listener| listener.address() == *address) {
+                Some(listener) => door.rename(&listener.settings.name),
+                None => door.close(&before),
+            }
+        }
     }
 
     /// The waits of a request that began then, over a connection with this meter.

@@ -15,6 +15,7 @@ mod watch;
 mod wire;
 
 pub use meter::Meter;
+pub use proxy_protocol::{Proxied, ProxyVersion};
 pub use relay::{Broken, Scratch, relay};
 pub use socket::keep_alive;
 pub use stream::Stream;

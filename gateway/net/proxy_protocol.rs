@@ -25,6 +25,26 @@ pub enum ProxyVersion {
     V2,
 }
 
+impl ProxyVersion {
+    pub const ALL: [Self; 2] = [Self::V1, Self::V2];
+
+    /// As the configuration names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
+
+    /// The header of who speaks for itself.
+    pub fn own_header(self) -> Vec<u8> {
+        match self {
+            Self::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
+            Self::V2 => [&SIGNATURE[..], &[0x20, 0, 0, 0]].concat(),
+        }
+    }
+}
+
 /// The two ends of the connection that a proxy has from its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Proxied {
@@ -243,6 +263,10 @@ mod tests {
         let own = |bytes: &[u8]| assert_eq!(parse(bytes), Ok(Some((ProxyHeader::Own, bytes.len() - 1))));
         own(&v2(0x20, 0x11, &addresses));
         own(&v2(0x20, 0x00, &[]));
+        for version in ProxyVersion::ALL {
+            let header = version.own_header();
+            assert_eq!(parse(&header), Ok(Some((ProxyHeader::Own, header.len()))));
+        }
         // Families that are none of TCP: unspecified, datagrams, sockets of Unix, unknown ones.
         for family in [0x00, 0x01, 0x12, 0x22, 0x31, 0x32, 0x41, 0xff] {
             own(&v2(0x21, family, &[7; 300]));

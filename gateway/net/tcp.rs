@@ -128,9 +128,21 @@ impl Tcp {
         self.hidden
     }
 
+    /// Reads what came and leaves it there for whoever reads next. Nothing: the peer has closed its sending side.
+    ///
+    /// Is ready at once as long as anything is there, whether it was looked at before or not.
+    pub fn poll_peek(&mut self, cx: &Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.hidden || self.read_hidden(buf, RecvFlags::PEEK)?.is_pending() {
+            let Self { socket, reader, .. } = self;
+            ready!(reader.ask(cx, |cx| socket.borrow().poll_peek(cx, buf)))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Reads what the runtime may not know of.
-    fn read_hidden(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match recv(&*self.socket.borrow(), buf.initialize_unfilled(), RecvFlags::DONTWAIT) {
+    fn read_hidden(&mut self, buf: &mut ReadBuf<'_>, how: RecvFlags) -> Poll<io::Result<()>> {
+        let how = how | RecvFlags::DONTWAIT;
+        match recv(&*self.socket.borrow(), buf.initialize_unfilled(), how) {
             Ok((_, len)) => {
                 buf.advance(len);
                 Poll::Ready(Ok(()))
@@ -160,7 +172,7 @@ impl AsyncRead for Tcp {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        if !self.hidden || self.read_hidden(buf)?.is_pending() {
+        if !self.hidden || self.read_hidden(buf, RecvFlags::empty())?.is_pending() {
             let Self { socket, reader, .. } = &mut *self;
             ready!(reader.ask(cx, |cx| Pin::new(&mut *socket.borrow_mut()).poll_read(cx, buf)))?;
         }
@@ -310,6 +322,39 @@ mod tests {
         peer.read_exact(&mut buf).await.unwrap();
         drop(peer);
         assert!(matches!(stream.read(&mut buf).await, Ok(0)));
+    }
+
+    #[tokio::test]
+    async fn what_was_looked_at_is_still_to_be_read() {
+        let (mut peer, mut stream) = pair().await;
+        for hidden in [false, true] {
+            peer.write_all(b"abc").await.unwrap();
+            if hidden {
+                let waited = tokio::time::timeout(Duration::from_millis(20), closed(&mut stream));
+                assert!(waited.await.is_err());
+            }
+            let mut buf = [0; 8];
+            for _ in 0..2 {
+                let mut peeked = ReadBuf::new(&mut buf);
+                std::future::poll_fn(|cx| stream.poll_peek(cx, &mut peeked)).await.unwrap();
+                assert_eq!(peeked.filled(), b"abc");
+            }
+            let before = stream.meter().read();
+            assert_eq!(stream.read(&mut buf[..2]).await.unwrap(), 2);
+            assert!(stream.sight().stirs(), "the rest is there");
+            assert_eq!(stream.read(&mut buf).await.unwrap(), 1);
+            assert_eq!(stream.meter().read() - before, 3);
+        }
+        let mut buf = [0; 8];
+        let mut peeked = ReadBuf::new(&mut buf);
+        let nothing = tokio::time::timeout(
+            Duration::from_millis(20),
+            std::future::poll_fn(|cx| stream.poll_peek(cx, &mut peeked)),
+        );
+        assert!(nothing.await.is_err());
+        drop(peer);
+        std::future::poll_fn(|cx| stream.poll_peek(cx, &mut peeked)).await.unwrap();
+        assert!(peeked.filled().is_empty());
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@
 use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -22,22 +22,37 @@ pub struct OwnAddresses(Arc<Own>);
 
 #[derive(Debug, Default)]
 struct Own {
+    bound: RwLock<Bound>,
+    local: Mutex<Option<(Instant, HashSet<IpAddr>)>>,
+}
+
+#[derive(Debug, Default)]
+struct Bound {
     /// With one address each.
-    bound: HashSet<SocketAddr>,
+    addresses: HashSet<SocketAddr>,
     /// Ports that are listened on at every address of this machine.
     everywhere: HashSet<u16>,
-    local: Mutex<Option<(Instant, HashSet<IpAddr>)>>,
 }
 
 impl OwnAddresses {
     /// The addresses that the listeners have, port 0 replaced by what it became.
     pub fn new(bound: impl IntoIterator<Item = SocketAddr>) -> Self {
+        let own = Self::default();
+        own.set(bound);
+        own
+    }
+
+    /// There are others now, for everybody who has a clone of this.
+    pub fn set(&self, bound: impl IntoIterator<Item = SocketAddr>) {
         let (everywhere, bound): (Vec<_>, Vec<_>) =
             bound.into_iter().partition(|address| address.ip().to_canonical().is_unspecified());
         let bound =
             bound.into_iter().map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));
-        let everywhere = everywhere.iter().map(SocketAddr::port).collect();
-        Self(Arc::new(Own { bound: bound.collect(), everywhere, local: Mutex::default() }))
+        let bound = Bound {
+            addresses: bound.collect(),
+            everywhere: everywhere.iter().map(SocketAddr::port).collect(),
+        };
+        *self.0.bound.write().unwrap_or_else(PoisonError::into_inner) = bound;
     }
 
     /// Whether a connection to this address would arrive at the gateway itself.
@@ -48,9 +63,10 @@ impl OwnAddresses {
             IpAddr::V6(ip) => embedded(ip).map(IpAddr::V4),
             IpAddr::V4(_) => None,
         };
+        let bound = self.0.bound.read().unwrap_or_else(PoisonError::into_inner);
         [Some(ip), translated].into_iter().flatten().any(|ip| {
-            self.0.bound.contains(&SocketAddr::new(ip, port))
-                || (self.0.everywhere.contains(&port) && (ip.is_loopback() || self.is_local(ip)))
+            bound.addresses.contains(&SocketAddr::new(ip, port))
+                || (bound.everywhere.contains(&port) && (ip.is_loopback() || self.is_local(ip)))
         })
     }
 

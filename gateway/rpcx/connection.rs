@@ -78,7 +78,7 @@ pub async fn serve(worker: Rc<Worker>, client: Carried) {
     });
     let place = watch.enter(waits.clone());
     place.wait(Some(listener.body_timeout));
-    let caller = Caller { worker, listener, client: info.peer.ip().to_canonical() };
+    let caller = Caller { worker, listener, client: info.peer().ip().to_canonical() };
     let mut connection = Connection {
         caller: Rc::new(caller),
         info: info.clone(),
@@ -89,7 +89,7 @@ pub async fn serve(worker: Rc<Worker>, client: Carried) {
         waits,
     };
     if let Err(error) = poll_fn(|cx| connection.poll(cx)).await {
-        tracing::debug!(client = %info.peer, %error, "Connection closed");
+        tracing::debug!(client = %info.peer(), %error, "Connection closed");
     }
 }
 

@@ -17,13 +17,14 @@ use http_body_util::Full;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::watch,
 };
 
-use super::{StartError, Started};
+use super::{StartError, Started, listeners::Listeners};
 use crate::{
     backoff::Lasting,
     config,
-    server::{self, Workers},
+    server::{self, Lineup, Listener, Server, Workers},
     telemetry::ProcessMetrics,
 };
 
@@ -68,50 +69,48 @@ registry = "memory"
     let here = std::env::current_dir().unwrap_or_default().join("demo.toml");
     let config = config::parse(&text, &here)?;
     let plugins = config.plugins.directory.clone();
-    let (closer, shutdown) = server::shutdown();
+    // Ends them when it is dropped.
+    let mut backends = Vec::new();
     let outcome = super::start(
         move || Ok(config),
         None,
         |started| {
-            let backends = start_backends(&shutdown)?;
-            tokio::spawn(live(backends, started, plugins));
+            backends = BACKENDS.into_iter().map(start_backend).collect::<Result<_, _>>()?;
+            let known = backends.iter().map(|backend| (backend.name, backend.address)).collect();
+            tokio::spawn(live(known, started, plugins));
             Ok(())
         },
     );
-    closer.close(Duration::ZERO);
+    drop(backends);
     // What is left in the temporary folder harms nobody.
     let _ = std::fs::remove_dir_all(&state);
     outcome
 }
 
-/// Each on a thread of its own, which ends with `shutdown`.
-fn start_backends(shutdown: &server::Shutdown) -> Result<Vec<(&'static str, SocketAddr)>, StartError> {
-    let free_port = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
-    let own = config::parse(free_port, Path::new("backend.toml"))?.listeners;
-    let start = |name: &'static str| {
-        let listeners = own.iter().cloned().map(Arc::new);
-        let metrics = ProcessMetrics::new(1);
-        let bound: Result<Vec<_>, _> =
-            listeners.map(|listener| server::bind(listener, None, 1, &metrics)).collect();
-        let listenings = bound?.into_iter().flatten().collect::<Vec<_>>();
-        let address = listenings.first().map_or(SocketAddr::from(([127, 0, 0, 1], 0)), |first| first.address);
-        let shutdown = shutdown.clone();
-        let run = move |_, listening| {
-            let shutdown = shutdown.clone();
-            async move {
-                let answer = move |_: server::Arrival| std::future::ready(hello(name, address));
-                let answers = |_: &server::Listening| move |_: &Rc<server::ConnInfo>| answer;
-                if let Err(error) =
-                    server::serve(vec![listening], answers, None, shutdown, Rc::default()).await
-                {
-                    tracing::error!(backend = name, %error, "Sample backend failed");
-                }
-            }
-        };
-        Workers::start(listenings, run).map_err(StartError::Threads)?;
-        Ok((name, address))
+/// Dropped, it ends.
+struct Backend {
+    name: &'static str,
+    address: SocketAddr,
+    _serving: watch::Sender<Lineup>,
+}
+
+/// On a thread of its own.
+fn start_backend(name: &'static str) -> Result<Backend, StartError> {
+    let free_port = "workers = 1\n[[listener]]\naddress = \"127.0.0.1:0\"\n";
+    let listeners = Listeners::new(Arc::default(), Arc::new(ProcessMetrics::new(1)), Vec::new());
+    let bound = listeners.prepare(&config::parse(free_port, Path::new("backend.toml"))?)?;
+    let address = bound.first().map_or(SocketAddr::from(([127, 0, 0, 1], 0)), Listener::address);
+    let (serving, followed) = watch::channel(Lineup::of(bound));
+    let run = move |index, ()| {
+        let followed = followed.clone();
+        async move {
+            let answer = move |_: server::Arrival| std::future::ready(hello(name, address));
+            let answers = move |_: &Listener, _: &Rc<server::ConnInfo>| answer;
+            server::serve(Server::new(index, Rc::default(), answers, None), followed).await;
+        }
     };
-    BACKENDS.into_iter().map(start).collect()
+    Workers::start(vec![()], run).map_err(StartError::Threads)?;
+    Ok(Backend { name, address, _serving: serving })
 }
 
 fn hello(name: &str, address: SocketAddr) -> Response<Full<Bytes>> {

@@ -4,6 +4,7 @@ mod checked;
 mod demo;
 mod describe;
 mod descriptors;
+mod listeners;
 mod operate;
 mod reload;
 mod uses;
@@ -18,29 +19,30 @@ use std::{
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
+    sync::{oneshot, watch},
 };
 
 pub use self::{
     checked::check,
     demo::demo,
+    listeners::ListenError,
     operate::{Gateway, OperateError, Operation, operate},
 };
-use self::{reload::Reload, uses::uses};
+use self::{listeners::Listeners, reload::Reload, uses::uses};
 use crate::{
     admin,
     backoff::Lasting,
     catalog::{self, Catalog},
     check,
-    config::{self, Config, ListenerProtocol},
+    config::{self, Config},
     connector::{Lent, Memory},
     plugin::{Cause, EngineError, Plugins, Problem},
     registry::{Intake, OwnAddresses, Resolver},
-    server::{self, Listening, Workers},
+    server::{Lineup, Listener, Workers},
     telemetry::{ProcessMetrics, Readiness, text::shown},
     tls::{self, ServerSettings},
     upstream::Disk,
-    worker,
+    worker::{self, Serving},
 };
 
 /// Threads of the control plane. Nothing that runs there is on the way of a request.
@@ -64,7 +66,7 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] config::Problems),
     #[error(transparent)]
-    Bind(#[from] server::BindError),
+    Listen(#[from] ListenError),
     #[error("cannot listen on {address} for the admin API: {error}")]
     Admin { address: SocketAddr, error: io::Error },
     #[error("no TLS at {address}: {reason}")]
@@ -109,10 +111,7 @@ pub fn run(path: &Path) -> Result<(), StartError> {
 struct Sockets {
     admin: Option<AdminSocket>,
     registrations: Option<AdminSocket>,
-    /// By worker.
-    workers: Vec<Vec<Listening>>,
-    /// Certificates and keys.
-    files: Arc<tls::Files>,
+    clients: Listeners,
 }
 
 /// With what ends TLS there.
@@ -175,7 +174,7 @@ async fn gateway(
     // Then sockets: a port in use is told before anything else happens.
     let metrics = Arc::new(ProcessMetrics::new(config.workers));
     let sockets = bind(&config, &metrics).await?;
-    let own = own_addresses(&sockets);
+    let own = sockets.clients.own.clone();
     let registry = config.state.join(REGISTRY);
     let (memory, warnings) =
         match signals.unless_stopped(blocking(move || Memory::open_beside(registry, own))).await {
@@ -208,22 +207,21 @@ async fn serve(
     metrics: Arc<ProcessMetrics>,
 ) -> Result<(), StartError> {
     // The control plane. The admin API first: whoever asks how the start goes is answered while it does.
+    let started = announce(&sockets);
+    let Sockets { admin, registrations, clients: mut listeners } = sockets;
+    let (own, files) = (listeners.own.clone(), listeners.files.clone());
     let plugins = Plugins::start(&config, Arc::new(Lent::new(memory.clone())))?;
-    let (catalog, control) = Catalog::start(
-        parts(&config, &plugins, own_addresses(&sockets), sockets.files.clone()),
-        config.clone(),
-    );
+    let (catalog, control) = Catalog::start(parts(&config, &plugins, own, files.clone()), config.clone());
     let readiness = Readiness::default();
-    let admin = Arc::new(admin::Parts {
+    let admin_parts = Arc::new(admin::Parts {
         catalog: catalog.clone(),
         plugins: plugins.clone(),
         memory,
-        files: sockets.files.clone(),
+        files,
         metrics: metrics.clone(),
         readiness: readiness.clone(),
     });
-    let started = announce(&sockets);
-    serve_admin(&config, sockets.admin, sockets.registrations, admin)?;
+    serve_admin(&config, admin, registrations, admin_parts)?;
 
     // The data plane, once every upstream has its first list or had its chance.
     let prepared = signals.unless_stopped(async {
@@ -240,8 +238,10 @@ async fn serve(
             return Ok(());
         }
     }
-    let (closer, shutdown) = server::shutdown();
-    let workers = start_workers(sockets.workers, &catalog, &metrics, shutdown)?;
+    let mut lineup = Lineup::of(listeners.running().to_vec());
+    lineup.ending = config.shutdown;
+    let (serving, followed) = watch::channel(Serving { table: catalog.table(), lineup });
+    let workers = start_workers(config.workers, &catalog, &metrics, &followed)?;
     join(started)?;
     let ready =
         tokio::spawn(become_ready(config.clone(), plugins.clone(), catalog.clone(), readiness.clone()));
@@ -254,6 +254,8 @@ async fn serve(
         control: &control,
         plugins: &plugins,
         catalog,
+        listeners: &mut listeners,
+        serving: &serving,
         metrics,
         lacking: None,
         unreadable: Lasting::default(),
@@ -263,7 +265,7 @@ async fn serve(
 
     // Readiness goes first, so that balancers in front have the delay to notice.
     readiness.draining();
-    drain(config.shutdown, signals, &closer, workers).await;
+    drain(config.shutdown, signals, serving, workers).await;
     control.close().await;
     Ok(())
 }
@@ -289,33 +291,33 @@ async fn become_ready(config: Arc<Config>, plugins: Plugins, catalog: Catalog, r
 }
 
 fn start_workers(
-    sockets: Vec<Vec<Listening>>,
+    workers: usize,
     catalog: &Catalog,
     metrics: &Arc<ProcessMetrics>,
-    shutdown: server::Shutdown,
+    serving: &watch::Receiver<Serving>,
 ) -> Result<Workers, StartError> {
-    let (catalog, metrics) = (catalog.clone(), metrics.clone());
-    let run = move |index, listenings| {
-        let served = worker::run(index, listenings, catalog.clone(), metrics.clone(), shutdown.clone());
-        async move {
-            if let Err(error) = served.await {
-                tracing::error!(worker = index, %error, "Worker ended");
-            }
-        }
-    };
-    Workers::start(sockets, run).map_err(StartError::Threads)
+    let (catalog, metrics, serving) = (catalog.clone(), metrics.clone(), serving.clone());
+    let run = move |index, ()| worker::run(index, serving.clone(), catalog.clone(), metrics.clone());
+    Workers::start(vec![(); workers], run).map_err(StartError::Threads)
 }
 
 /// Waits the delay, closes the listeners, and waits until the workers have ended or somebody asks again.
-async fn drain(shutdown: config::Shutdown, signals: &mut Signals, closer: &server::Closer, workers: Workers) {
+async fn drain(
+    shutdown: config::Shutdown,
+    signals: &mut Signals,
+    serving: watch::Sender<Serving>,
+    workers: Workers,
+) {
     let config::Shutdown { delay, drain } = shutdown;
     tracing::info!(?delay, ?drain, "Shutting down");
-    closer.leave();
+    serving.send_modify(|serving| serving.lineup.leaving = true);
     tokio::select! {
         () = tokio::time::sleep(delay) => {}
         () = signals.stop() => {}
     }
-    closer.close(drain);
+    serving.send_modify(|serving| serving.lineup.close(drain));
+    // Nothing else will come.
+    drop(serving);
     let ended = tokio::task::spawn_blocking(move || workers.join());
     tokio::select! {
         _ = ended => {}
@@ -323,20 +325,8 @@ async fn drain(shutdown: config::Shutdown, signals: &mut Signals, closer: &serve
     }
 }
 
-async fn bind(config: &Config, metrics: &ProcessMetrics) -> Result<Sockets, StartError> {
+async fn bind(config: &Config, metrics: &Arc<ProcessMetrics>) -> Result<Sockets, StartError> {
     let files = Arc::<tls::Files>::default();
-    let mut workers: Vec<Vec<Listening>> = (0..config.workers).map(|_| Vec::new()).collect();
-    for listener in &config.listeners {
-        let protocol = match listener.protocol {
-            ListenerProtocol::Http => tls::Protocol::Either,
-            ListenerProtocol::Tcp | ListenerProtocol::Rpcx => tls::Protocol::Any,
-        };
-        let tls = open_tls(listener.address, listener.tls.as_ref(), protocol, &files)?;
-        let listenings = server::bind(Arc::new(listener.clone()), tls, config.workers, metrics)?;
-        for (worker, listening) in workers.iter_mut().zip(listenings) {
-            worker.push(listening);
-        }
-    }
     let config::Admin { address, registrations, tls, .. } = &config.admin;
     let admin = match *address {
         Some(address) => Some(bind_admin(address, tls.as_ref(), &files).await?),
@@ -346,7 +336,12 @@ async fn bind(config: &Config, metrics: &ProcessMetrics) -> Result<Sockets, Star
         Some(own) => Some(bind_admin(own.address, own.tls.as_ref(), &files).await?),
         None => None,
     };
-    Ok(Sockets { admin, registrations, workers, files })
+    let admins = [&admin, &registrations].into_iter().flatten();
+    let admins = admins.filter_map(|(listener, _)| listener.local_addr().ok()).collect();
+    let mut clients = Listeners::new(files, metrics.clone(), admins);
+    let listeners = clients.prepare(config)?;
+    clients.replace(listeners);
+    Ok(Sockets { admin, registrations, clients })
 }
 
 async fn bind_admin(
@@ -435,14 +430,6 @@ fn serve_admin(
     listenings.and_then(|listenings| admin::start(listenings, parts)).map_err(StartError::Threads)
 }
 
-/// What no registry may name: every address where this process takes connections.
-fn own_addresses(sockets: &Sockets) -> OwnAddresses {
-    let admins = [&sockets.admin, &sockets.registrations].into_iter().flatten();
-    let admins = admins.filter_map(|(listener, _)| listener.local_addr().ok());
-    let clients = sockets.workers.iter().flatten().map(|listening| listening.address);
-    OwnAddresses::new(admins.chain(clients))
-}
-
 /// Says on standard output where the gateway listens; port 0 has become a real one by now.
 fn announce(sockets: &Sockets) -> Started {
     let address = |(listener, _): &AdminSocket| listener.local_addr().ok();
@@ -453,12 +440,13 @@ fn announce(sockets: &Sockets) -> Started {
     if let Some(address) = sockets.registrations.as_ref().and_then(address) {
         say(&format!("listening registrations {address}"));
     }
-    let listenings = sockets.workers.first().into_iter().flatten();
-    let listeners = listenings.map(|listening| {
-        say(&format!("listening {} {}", listening.settings.protocol.as_str(), listening.address));
-        listening.address
-    });
+    let running = sockets.clients.running().iter();
+    let listeners = running.inspect(|listener| say_listening(listener)).map(Listener::address);
     Started { admin, listeners: listeners.collect() }
+}
+
+fn say_listening(listener: &Listener) {
+    say(&format!("listening {} {}", listener.settings.protocol.as_str(), listener.address()));
 }
 
 /// SIGUSR1 and SIGUSR2 do nothing. Scripts of other servers send them, and their default is to end the process.

@@ -2,9 +2,9 @@
 
 use std::{future::Future, path::Path, sync::Arc};
 
-use tokio::signal::unix::Signal;
+use tokio::{signal::unix::Signal, sync::watch};
 
-use super::{PluginsError, uses};
+use super::{ListenError, Listeners, PluginsError, descriptors, uses};
 use crate::{
     backoff::Lasting,
     catalog::{Catalog, Control},
@@ -12,7 +12,9 @@ use crate::{
     connector::file,
     plugin::{Cause, Plugins},
     registry::Failure,
+    server::{Lineup, Listener},
     telemetry::{ProcessMetrics, Reload as Outcome},
+    worker::Serving,
 };
 
 pub(super) struct Reload<'a> {
@@ -22,6 +24,9 @@ pub(super) struct Reload<'a> {
     pub control: &'a Control,
     pub plugins: &'a Plugins,
     pub catalog: Catalog,
+    pub listeners: &'a mut Listeners,
+    /// What the workers follow.
+    pub serving: &'a watch::Sender<Serving>,
     pub metrics: Arc<ProcessMetrics>,
     /// What is wrong with the plugins of a configuration that was refused for it.
     pub lacking: Option<PluginsError>,
@@ -36,6 +41,8 @@ enum ReloadError {
     Invalid(#[from] config::Problems),
     #[error(transparent)]
     Plugins(#[from] PluginsError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error("only a restart can change this:\n  {}", .0.join("\n  "))]
     NeedsRestart(Vec<String>),
 }
@@ -45,6 +52,7 @@ impl ReloadError {
         match self {
             Self::Invalid(problems) => problems.lines().collect(),
             Self::Plugins(error) => error.lines().collect(),
+            Self::Listen(error) => vec![error.to_string()],
             Self::NeedsRestart(keys) => {
                 keys.iter().map(|key| format!("only a restart can change this: {key}")).collect()
             }
@@ -131,10 +139,35 @@ impl Reload<'_> {
         }
         let fatal = [Cause::NoSelector, Cause::NoRegistry, Cause::Compiling, Cause::Refused, Cause::Settings];
         super::check_settings(self.plugins, &config, Some(&self.running), &fatal).await?;
+        // The last that may fail.
+        let listeners = self.listeners.prepare(&config)?;
         self.control.apply(config.clone()).await;
-        self.plugins.set_uses(uses(&config, Some(&self.catalog))).await;
+        let gone = self.serve(&config, listeners);
         self.running = config;
+        self.plugins.set_uses(uses(&self.running, Some(&self.catalog))).await;
+        // The next configuration may want an address of these.
+        for listener in gone {
+            listener.closed().await;
+        }
         Ok(true)
+    }
+
+    /// Has the workers serve these listeners with the table in force. Returns those that are gone.
+    fn serve(&mut self, config: &Config, listeners: Vec<Listener>) -> Vec<Listener> {
+        let lineup = Lineup { ending: config.shutdown, ..Lineup::of(listeners.clone()) };
+        let (new, gone) = self.listeners.replace(listeners);
+        self.serving.send_replace(Serving { table: self.catalog.table(), lineup });
+        if self.running.listeners != config.listeners {
+            descriptors::provide(config);
+        }
+        for listener in &new {
+            tracing::info!(listener = %listener.settings.name, address = %listener.address(), "Listener added");
+            super::say_listening(listener);
+        }
+        for listener in &gone {
+            tracing::info!(listener = %listener.settings.name, address = %listener.address(), "Listener removed");
+        }
+        gone
     }
 
     fn report(&mut self, result: Result<bool, ReloadError>) {

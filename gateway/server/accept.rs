@@ -1,19 +1,18 @@
 //! The accept loop of one listener on one worker.
 
-use std::{future::Future, io, net::SocketAddr, rc::Rc, time::Duration};
+use std::{future::Future, io, pin::pin, rc::Rc, time::Duration};
 
 use hyper::{
     Response,
     body::{Body, Bytes},
 };
-use tokio::net::TcpStream;
 
 use super::{
-    Arrival, ConnInfo,
-    connection::{self, Accepted, Surroundings},
-    listen::Accepting,
-    spread,
-    tasks::Tasks,
+    Arrival, ConnInfo, Listener,
+    connection::{self, Accepted},
+    listen::Open,
+    served::Served,
+    spread::{self, Handed},
 };
 use crate::{
     backoff::{Backoff, Lasting},
@@ -24,31 +23,42 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Accepts for ever. Dropping it closes the listener and leaves the connections alone.
+/// Accepts until the listener is gone and its queue is empty. Dropping it closes the socket and leaves the connections
+/// alone.
 ///
 /// A client is accepted before it has a permit. While it waits for one it is the only one of this worker that does, and
 /// the others are in the kernel's queue.
-pub(super) async fn accept<A, C, F, B>(
-    listening: Rc<Accepting>,
-    surroundings: Rc<Surroundings>,
-    tasks: Rc<Tasks>,
-    answers: Rc<A>,
-) where
-    A: Fn(&Rc<ConnInfo>) -> C + 'static,
+pub(super) async fn accept<A, C, F, B>(open: Rc<Open>, served: Rc<Served>, answers: Rc<A>)
+where
+    A: Fn(&Listener, &Rc<ConnInfo>) -> C + 'static,
     C: Fn(Arrival) -> F + 'static,
     F: Future<Output = Response<B>> + Unpin + 'static,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut errors = AcceptErrors::default();
-    let (worker, mut handed) = spread::Worker::open(listening.spread.clone(), listening.index);
+    let (worker, mut handed) = spread::Worker::open(open.spread.clone(), open.worker);
+    let mut nobody_comes = pin!(served.reached(|ending| ending.nobody_comes));
+    let mut closing = false;
     loop {
+        let capacity = served.listener().capacity().clone();
         let (socket, peer) = tokio::select! {
-            accepted = listening.socket.accept() => match accepted {
+            // In this order: the last is only for when there is nobody.
+            biased;
+            handed = handed.recv() => match handed.map(Handed::register) {
+                Some(Ok(registered)) => registered,
+                Some(Err(error)) => {
+                    errors.pause_after(&error).await;
+                    continue;
+                }
+                // Nobody can hand over any more, and this was the last.
+                None => return,
+            },
+            accepted = open.socket.accept() => match accepted {
                 Ok((socket, peer)) => {
                     errors.accepted();
                     // Who has to wait for a permit does so here.
-                    let stays = if listening.capacity.has_room() { worker.place(socket, peer) } else { Some(socket) };
+                    let stays = if capacity.has_room() { worker.place(socket, peer) } else { Some(socket) };
                     let Some(socket) = stays else { continue };
                     (socket, peer)
                 }
@@ -57,42 +67,37 @@ pub(super) async fn accept<A, C, F, B>(
                     continue;
                 }
             },
-            Some(handed) = handed.recv() => match handed.register() {
-                Ok(registered) => registered,
-                Err(error) => {
-                    errors.pause_after(&error).await;
-                    continue;
-                }
-            },
+            () = &mut nobody_comes, if !closing => {
+                closing = true;
+                handed.close();
+                continue;
+            }
         };
-        let Some(seat) = listening.capacity.enter().await else { return };
-        let counted = (listening.counters.accepted(), worker.count());
+        let Some(seat) = capacity.enter().await else { return };
+        let listener = served.listener();
+        let counted = (listener.counters.accepted(), worker.count());
         if let Err(error) = connection::prepare(&socket) {
             tracing::debug!(client = %peer, %error, "Client was gone before it was served");
             continue;
         }
-        let local = local(&socket, &listening);
+        let local = socket.local_addr().unwrap_or_else(|_| listener.address());
         let stream = Tcp::new(socket);
         let info = Rc::new(ConnInfo::new(
             peer,
             local,
             stream.meter().clone(),
             worker.clone(),
-            listening.settings.max_age,
+            listener.settings.max_age,
         ));
-        let Accepting { tls, settings, counters, .. } = &*listening;
-        let (tls, settings, counters) = (tls.clone(), settings.clone(), counters.clone());
+        let (tls, settings, counters) =
+            (listener.tls.clone(), listener.settings.clone(), listener.counters.clone());
         let accepted = Accepted { stream, tls, info, seat, settings, counters };
-        let (surroundings, answers) = (surroundings.clone(), answers.clone());
-        tasks.spawn(async move {
+        let (surroundings, answers) = (served.surroundings.clone(), answers.clone());
+        served.tasks.spawn(async move {
             let _counted = counted;
-            connection::run(accepted, surroundings, &*answers).await;
+            connection::run(accepted, surroundings, &|info: &Rc<ConnInfo>| answers(&listener, info)).await;
         });
     }
-}
-
-fn local(socket: &TcpStream, listening: &Accepting) -> SocketAddr {
-    socket.local_addr().unwrap_or(listening.address)
 }
 
 /// What a listener makes of errors of `accept`: they end no loop, and are no reason to go round at once.

@@ -52,6 +52,10 @@ struct Seats {
     taken: Slab<Arc<Client>>,
     /// Since when they are idle, and their keys; the longest last. Some may have become busy, or have left.
     idle: Vec<(u64, usize)>,
+    /// How many there may be.
+    most: usize,
+    /// So many more are there, from before that was less: permits that nobody gets again.
+    excess: usize,
 }
 
 #[derive(Debug)]
@@ -67,18 +71,33 @@ pub(super) struct Seat {
     capacity: Arc<Capacity>,
     client: Arc<Client>,
     key: usize,
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Capacity {
     pub(super) fn new(most: usize) -> Self {
+        let most = most.min(Semaphore::MAX_PERMITS);
         Self {
-            permits: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
+            permits: Arc::new(Semaphore::new(most)),
             waiting: AtomicUsize::new(0),
             leaving: AtomicUsize::new(0),
             begun: Instant::now(),
-            seats: Mutex::default(),
+            seats: Mutex::new(Seats { most, ..Seats::default() }),
         }
+    }
+
+    /// Takes so many clients from now on. Those that are too many then stay, and leave one after the other while
+    /// others wait.
+    pub(super) fn allow(&self, most: usize) {
+        let most = most.min(Semaphore::MAX_PERMITS);
+        let mut seats = self.seats();
+        let more = most.saturating_sub(seats.most);
+        let fewer = seats.most.saturating_sub(most);
+        let paid = more.min(seats.excess);
+        self.permits.add_permits(more - paid);
+        seats.excess += fewer - self.permits.forget_permits(fewer);
+        seats.excess -= paid;
+        seats.most = most;
     }
 
     /// Waits until there is room for a client that is there. None if there will never be, which does not happen.
@@ -110,19 +129,20 @@ impl Capacity {
             waker: Mutex::new(None),
         });
         let key = self.seats().taken.insert(client.clone());
-        Seat { capacity: self.clone(), client, key, _permit: permit }
+        Seat { capacity: self.clone(), client, key, permit: Some(permit) }
     }
 
-    /// Tells the client that has been idle for the longest to leave, unless enough are leaving already.
+    /// Tells clients that have been idle for the longest to leave, until enough are leaving. More than one only where
+    /// more are there than there may be.
     fn make_room(&self) {
         let mut seats = self.seats();
-        if self.leaving.load(SeqCst) >= self.waiting.load(SeqCst) {
-            return;
-        }
-        if let Some(client) = seats.next_idle().or_else(|| {
-            seats.find_idle(self.now());
-            seats.next_idle()
-        }) {
+        while self.leaving.load(SeqCst) < self.waiting.load(SeqCst) + seats.excess {
+            let Some(client) = seats.next_idle().or_else(|| {
+                seats.find_idle(self.now());
+                seats.next_idle()
+            }) else {
+                return;
+            };
             self.leaving.fetch_add(1, SeqCst);
             client.told.store(true, SeqCst);
             if let Some(waker) = &*lock(&client.waker) {
@@ -197,6 +217,11 @@ impl Drop for Seat {
         seats.taken.try_remove(self.key);
         if self.client.told.load(Relaxed) {
             self.capacity.leaving.fetch_sub(1, SeqCst);
+        }
+        let permit = self.permit.take();
+        if seats.excess > 0 {
+            seats.excess -= 1;
+            permit.into_iter().for_each(OwnedSemaphorePermit::forget);
         }
     }
 }
@@ -292,6 +317,43 @@ mod tests {
         drop((idle, busy));
         let _both = (first.await.unwrap(), second.await.unwrap());
         assert_eq!(capacity.leaving.load(SeqCst), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_too_many_the_idle_leave_when_others_wait() {
+        let capacity = Arc::new(Capacity::new(3));
+        let seats = [enter(&capacity).await, enter(&capacity).await, enter(&capacity).await];
+        seats.iter().for_each(Seat::idle);
+        capacity.allow(1);
+        capacity.allow(1);
+        assert!(seats.iter().all(|seat| !seat.told_to_leave()), "nobody waits");
+        knock(&capacity).await;
+        assert!(seats.iter().all(Seat::told_to_leave), "none of them leaves room for two");
+        let [one, two, three] = seats;
+        drop((one, two));
+        knock(&capacity).await;
+        drop(three);
+        let only = enter(&capacity).await;
+        knock(&capacity).await;
+        capacity.allow(2);
+        let other = enter(&capacity).await;
+        assert!(!capacity.has_room());
+        drop((only, other));
+        assert_eq!((capacity.permits.available_permits(), capacity.seats().excess), (2, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn permits_that_are_given_back_pay_for_those_that_are_too_many() {
+        let capacity = Arc::new(Capacity::new(4));
+        let seats = [enter(&capacity).await, enter(&capacity).await, enter(&capacity).await];
+        capacity.allow(1);
+        assert_eq!((capacity.permits.available_permits(), capacity.seats().excess), (0, 2));
+        capacity.allow(2);
+        assert_eq!((capacity.permits.available_permits(), capacity.seats().excess), (0, 1));
+        capacity.allow(5);
+        assert_eq!((capacity.permits.available_permits(), capacity.seats().excess), (2, 0));
+        drop(seats);
+        assert_eq!(capacity.permits.available_permits(), 5);
     }
 
     #[tokio::test(start_paused = true)]

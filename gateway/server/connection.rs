@@ -18,6 +18,7 @@ use super::{
     http2,
     info::ConnInfo,
     linger::Lingering,
+    proxy_header,
     upgraded::Upgraded,
 };
 use crate::{
@@ -27,12 +28,12 @@ use crate::{
     tls,
 };
 
-/// What all connections of a worker share.
+/// What all connections of a listener share on a worker.
 pub(super) struct Surroundings {
     pub watch: Rc<Watch>,
     pub drain: Rc<Drain>,
     pub carries: Option<Rc<dyn Carries>>,
-    pub lingering: Lingering,
+    pub lingering: Rc<Lingering>,
 }
 
 /// A client that was accepted and has a permit.
@@ -61,12 +62,18 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Accepted { stream, tls, info, seat, settings, counters } = accepted;
+    let Accepted { mut stream, tls, info, seat, settings, counters } = accepted;
     let Surroundings { watch, drain, carries, lingering } = &*surroundings;
     let _drained = drain.enter(&info);
     let state = Rc::new(http1::State::new(info.clone(), seat, &settings));
     let watched = watch.enter(state.clone());
     watched.wait(Some(state.shortest_wait()));
+    // In a box: most connections have none of this.
+    if settings.expects_proxy_header(info.peer().ip())
+        && !Box::pin(proxy_header::take(&mut stream, &state, &counters)).await
+    {
+        return;
+    }
     let stream = match tls {
         None => stream.into(),
         // In a box: it is large, and soon over.

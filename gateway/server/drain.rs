@@ -1,4 +1,4 @@
-//! The connections of one worker, as far as ending them goes.
+//! The connections of a listener on one worker, as far as ending them goes.
 
 use std::{
     cell::{Cell, RefCell},
@@ -9,7 +9,7 @@ use slab::Slab;
 
 use super::{info::ConnInfo, orders::Order};
 
-/// Gives orders to all connections of a worker, those to come included.
+/// Gives orders to all of them, those to come included.
 #[derive(Default)]
 pub(super) struct Drain {
     connections: RefCell<Slab<Rc<ConnInfo>>>,

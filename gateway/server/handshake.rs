@@ -1,11 +1,6 @@
-//! The stage of TLS, between accept and protocol, on the connection's own task.
-//!
-//! It is part of the wait for the first head, and ends with it. Whoever is in it has a permit like any other client,
-//! and is among the idle ones that leave when permits are short.
+//! The stage of TLS, before the protocol, on the connection's own task.
 
-use std::{future::poll_fn, pin::pin, task::Poll};
-
-use super::{http1::State, orders::Order};
+use super::{http1::State, stage::stage};
 use crate::{
     net::{Stream, Tcp},
     telemetry::{HandshakeFailure, ListenerCounters},
@@ -19,18 +14,8 @@ pub(super) async fn shake(
     state: &State,
     counters: &ListenerCounters,
 ) -> Option<Stream> {
-    let (info, client) = (&state.info, state.info.peer);
-    let mut handshake = pin!(tls.accept(tcp));
-    let shaken = poll_fn(|cx| {
-        if info.orders.register(cx) {
-            state.seat.register(cx.waker());
-        }
-        if state.seat.told_to_leave() || info.orders.current() >= Order::Finish {
-            return Poll::Ready(None);
-        }
-        handshake.as_mut().poll(cx).map(Some)
-    });
-    match shaken.await {
+    let (info, client) = (&state.info, state.info.peer());
+    match stage(state, tls.accept(tcp)).await {
         Some(Ok((stream, accepted))) => {
             counters.shook_hands(accepted.resumed);
             // Nobody else has set it.

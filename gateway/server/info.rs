@@ -16,15 +16,17 @@ use super::{
     spread::Worker,
     upgraded::Upgraded,
 };
-use crate::{net::Meter, tls};
+use crate::{
+    net::{Meter, Proxied},
+    tls,
+};
 
 /// Goes on with the bytes of a client after HTTP. Gets what was read too far.
 pub type Takeover = Box<dyn FnOnce(Upgraded, Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// What was learned of a connection when it was made, and what may be asked of it. Lives on one worker.
 pub struct ConnInfo {
-    pub peer: SocketAddr,
-    pub local: SocketAddr,
+    ends: Cell<Proxied>,
     /// Counts what goes through it.
     pub meter: Rc<Meter>,
     /// What was agreed with the client; empty without TLS, or before that.
@@ -51,8 +53,29 @@ impl ConnInfo {
         let (orders, takeover, reset) = (Orders::default(), Cell::default(), Cell::default());
         // A tenth more or less: those that came together do not all go together.
         let expires = max_age.map(|age| Instant::now() + age.mul_f64(0.9 + 0.2 * fastrand::f64()));
+        let ends = Cell::new(Proxied { client: peer, server: local });
         let (tls, half_closed) = (OnceCell::new(), Cell::default());
-        Self { peer, local, meter, tls, orders, worker, expires, half_closed, takeover, reset }
+        Self { ends, meter, tls, orders, worker, expires, half_closed, takeover, reset }
+    }
+
+    /// The client: the other end of the connection, or the one that a proxy in front told of.
+    pub fn peer(&self) -> SocketAddr {
+        self.ends.get().client
+    }
+
+    /// Where the client connected to: here, or at the proxy in front.
+    pub fn local(&self) -> SocketAddr {
+        self.ends.get().server
+    }
+
+    /// Both of these.
+    pub fn ends(&self) -> Proxied {
+        self.ends.get()
+    }
+
+    /// A proxy in front told who the client is. Before anything else has asked.
+    pub(super) fn stands_for(&self, proxied: Proxied) {
+        self.ends.set(proxied);
     }
 
     /// Looks at its age: from some time on every answer says that there is no other.

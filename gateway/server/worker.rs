@@ -1,6 +1,15 @@
 //! Workers: threads that share nothing on the way of a request.
 
-use std::{future::Future, io, rc::Rc, sync::mpsc, thread};
+use std::{
+    cell::RefCell,
+    future::Future,
+    io,
+    pin::Pin,
+    rc::{Rc, Weak},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 use hyper::{
     Response,
@@ -8,20 +17,21 @@ use hyper::{
 };
 use tokio::{
     runtime::{self, LocalOptions},
+    sync::{Notify, watch},
     task::JoinSet,
-    time::timeout_at,
 };
 
 use super::{
-    Arrival, Carries, ConnInfo, Listening, Shutdown,
+    Arrival, Carries, ConnInfo, Lineup, Listener,
     accept::accept,
     connection::Surroundings,
-    drain::Drain,
     linger::Lingering,
+    listen::Open,
     orders::Order,
+    served::Served,
     tasks::{Tasks, supervised},
 };
-use crate::net::Watch;
+use crate::{config::Shutdown, net::Watch};
 
 /// Threads that each run one future with a runtime of their own.
 pub struct Workers(Vec<thread::JoinHandle<()>>);
@@ -62,61 +72,134 @@ impl Workers {
     }
 }
 
-/// Serves the listeners of one worker until the order to close, and then what is open within the bound given with
-/// it. Must be called where `spawn_local` works, as in `Workers`. What has waited too long is found by `watch`, which
-/// runs as long as this does.
-///
-/// `answers` is called once per listener, what it returns once per connection, and what that returns once per request.
-/// Futures of answers are moved about, so they are `Unpin`: small, or in a box. `carries` has the connections of listeners
-/// that are for TCP, if there are any.
-///
-/// A panic while a request is answered ends that connection and nothing else.
-pub async fn serve<M, A, C, F, B>(
-    listenings: Vec<Listening>,
-    answers: M,
-    carries: Option<Rc<dyn Carries>>,
-    mut shutdown: Shutdown,
+/// What one worker serves. Must be made and used where `spawn_local` works, as in `Workers`. Dropped, it takes
+/// everything with it.
+pub struct Server {
+    index: usize,
     watch: Rc<Watch>,
-) -> io::Result<()>
-where
-    M: Fn(&Listening) -> A,
-    A: Fn(&Rc<ConnInfo>) -> C + 'static,
-    C: Fn(Arrival) -> F + 'static,
-    F: Future<Output = Response<B>> + Unpin + 'static,
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let (tasks, drain) = (Rc::<Tasks>::default(), Rc::<Drain>::default());
-    let lingering = Lingering::default();
-    let surroundings =
-        Rc::new(Surroundings { watch: watch.clone(), drain: drain.clone(), carries, lingering });
-    // Dropped, they take their tasks with them.
-    let (mut accepting, mut background) = (JoinSet::new(), JoinSet::new());
-    for listening in listenings {
-        let answers = Rc::new(answers(&listening));
-        let listening = Rc::new(listening.register()?);
-        let (surroundings, tasks) = (surroundings.clone(), tasks.clone());
-        let accept = move || accept(listening.clone(), surroundings.clone(), tasks.clone(), answers.clone());
-        accepting.spawn_local(supervised("accept", accept));
+    carries: Option<Rc<dyn Carries>>,
+    lingering: Rc<Lingering>,
+    /// Serves one listener on a socket until it is gone, and with it the last connection.
+    live: Box<Live>,
+    served: RefCell<Vec<Weak<Served>>>,
+    lives: Rc<Tasks>,
+    closed: Notify,
+    _background: JoinSet<()>,
+}
+
+type Live = dyn Fn(Rc<Served>, Open) -> Pin<Box<dyn Future<Output = ()>>>;
+
+impl Server {
+    /// Serves nothing yet. What has waited too long is found by `watch`, which runs as long as this is there.
+    ///
+    /// `answers` is called once per connection, with the listener as it was when the client came, and what it returns
+    /// once per request. Futures of answers are moved about, so they are `Unpin`: small, or in a box. `carries` has the
+    /// connections of listeners that are for TCP, if there are any.
+    ///
+    /// A panic while a request is answered ends that connection and nothing else.
+    pub fn new<A, C, F, B>(
+        index: usize,
+        watch: Rc<Watch>,
+        answers: A,
+        carries: Option<Rc<dyn Carries>>,
+    ) -> Self
+    where
+        A: Fn(&Listener, &Rc<ConnInfo>) -> C + 'static,
+        C: Fn(Arrival) -> F + 'static,
+        F: Future<Output = Response<B>> + Unpin + 'static,
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let answers = Rc::new(answers);
+        let live = move |served: Rc<Served>, open: Open| -> Pin<Box<dyn Future<Output = ()>>> {
+            let (open, served, answers) = (Rc::new(open), served.clone(), answers.clone());
+            let (socket, own) = (open.clone(), served.clone());
+            let accept = move || accept(open.clone(), served.clone(), answers.clone());
+            Box::pin(async move { own.live(accept, move || socket.refuse_new()).await })
+        };
+        let lives = Rc::<Tasks>::default();
+        let mut background = JoinSet::new();
+        let (watching, living) = (watch.clone(), lives.clone());
+        background.spawn_local(supervised("watch", move || {
+            let watch = watching.clone();
+            async move { watch.run().await }
+        }));
+        background.spawn_local(supervised("listeners", move || {
+            let lives = living.clone();
+            async move { lives.watch().await }
+        }));
+        Self {
+            index,
+            watch,
+            carries,
+            lingering: Rc::default(),
+            live: Box::new(live),
+            served: RefCell::default(),
+            lives,
+            closed: Notify::new(),
+            _background: background,
+        }
     }
-    background.spawn_local(supervised("watch", move || {
-        let watch = watch.clone();
-        async move { watch.run().await }
-    }));
-    let connections = tasks.clone();
-    background.spawn_local(supervised("connections", move || {
-        let connections = connections.clone();
-        async move { connections.watch().await }
-    }));
-    shutdown.announced().await;
-    drain.order(Order::Leave);
-    let deadline = shutdown.ordered().await;
-    drain.order(Order::Finish);
-    accepting.shutdown().await;
-    if timeout_at(deadline, tasks.emptied()).await.is_err() {
-        tracing::info!(connections = tasks.len(), "Ending connections that did not finish");
-        drain.order(Order::End);
-        tasks.emptied().await;
+
+    /// Serves these listeners: those that are new begin, those that are there have other settings for clients that
+    /// come from now on, and those that are not among them any more end.
+    pub fn follow(&self, lineup: &Lineup) {
+        let mut served = self.served.borrow_mut();
+        served.retain(|served| served.strong_count() > 0);
+        let known: Vec<_> = served.iter().filter_map(Weak::upgrade).collect();
+        for served in &known {
+            match lineup.listeners.iter().find(|listener| served.is(listener)) {
+                Some(listener) => served.change(listener),
+                None => served.end(lineup.ending),
+            }
+        }
+        for listener in &lineup.listeners {
+            if !known.iter().any(|served| served.is(listener)) {
+                served.extend(self.begin(listener.clone()).as_ref().map(Rc::downgrade));
+            }
+        }
+        if lineup.leaving {
+            served.iter().filter_map(Weak::upgrade).for_each(|served| served.order(Order::Leave));
+        }
     }
-    Ok(())
+
+    fn begin(&self, listener: Listener) -> Option<Rc<Served>> {
+        let open = match listener.open(self.index)? {
+            Ok(open) => open,
+            Err(error) => {
+                let listener = &*listener.settings.name;
+                tracing::error!(worker = self.index, listener, %error, "Worker cannot accept");
+                return None;
+            }
+        };
+        let (watch, carries, lingering) = (self.watch.clone(), self.carries.clone(), self.lingering.clone());
+        let served = Served::new(listener, Surroundings { watch, drain: Rc::default(), carries, lingering });
+        self.lives.spawn((self.live)(served.clone(), open));
+        Some(served)
+    }
+
+    /// Nothing else will be served; what is not told to end yet ends at once.
+    pub fn close(&self) {
+        let at_once = Shutdown { delay: Duration::ZERO, drain: Duration::ZERO };
+        for served in self.served.borrow().iter().filter_map(Weak::upgrade).filter(|served| !served.ends()) {
+            served.end(at_once);
+        }
+        self.closed.notify_one();
+    }
+
+    /// Waits until it is closed, and all connections have ended.
+    pub async fn ended(&self) {
+        self.closed.notified().await;
+        self.lives.emptied().await;
+    }
+}
+
+/// Has a worker serve what it is told to, until nobody tells it anything any more and all connections have ended.
+pub async fn serve(server: Server, mut lineups: watch::Receiver<Lineup>) {
+    lineups.mark_changed();
+    while lineups.changed().await.is_ok() {
+        server.follow(&lineups.borrow_and_update());
+    }
+    server.close();
+    server.ended().await;
 }

@@ -11,7 +11,7 @@ use crate::{
         self, Admission, Admitted, Choice, Held, Leaving, Lookup, NotDispatched, Opened, Picked, Target,
         Targets,
     },
-    net::{self, Broken, Scratch, Stream, Watch},
+    net::{self, Broken, Proxied, Scratch, Stream, Watch},
     resilience::{Event, History, Next, RetryPolicy, Tried},
     selector::RequestFacts,
     server::{Carried, Carries},
@@ -55,13 +55,13 @@ impl Worker {
     async fn carry(&self, client: Carried) {
         let Carried { stream, early, asked, info, listener } = client;
         let facts =
-            RequestFacts { request: None, client: info.peer.ip().to_canonical(), sni: asked.as_deref() };
-        let reached = match self.reach(&listener, &facts).await {
+            RequestFacts { request: None, client: info.peer().ip().to_canonical(), sni: asked.as_deref() };
+        let reached = match self.reach(&listener, &facts, &info.ends()).await {
             Ok(reached) => reached,
             Err(error) => {
                 // Whoever is not served is told so, and not that everything has been sent.
                 let _ = stream.reset_on_close();
-                return tracing::debug!(client = %info.peer, listener = %listener.name, %error, "Connection refused");
+                return tracing::debug!(client = %info.peer(), listener = %listener.name, %error, "Connection refused");
             }
         };
         let Reached { target, opened, endpoint, held } = reached;
@@ -76,7 +76,7 @@ impl Worker {
                 Ok(()) => record.ended(),
                 Err(broken) => {
                     record.cut(match broken { Broken::Client(_) => Fault::Client, Broken::Endpoint(_) => Fault::Endpoint });
-                    tracing::debug!(client = %info.peer, endpoint = %address, ?broken, "Connection broke off");
+                    tracing::debug!(client = %info.peer(), endpoint = %address, ?broken, "Connection broke off");
                 }
             },
             () = dispatch::over(leaving) => {
@@ -90,6 +90,7 @@ impl Worker {
         &self,
         listener: &config::Listener,
         facts: &RequestFacts<'_>,
+        ends: &Proxied,
     ) -> Result<Reached, CarryError> {
         let routes = self.routes.borrow().clone();
         let route = routes.find(&listener.name, facts.sni).ok_or(CarryError::NoRoute)?;
@@ -108,7 +109,7 @@ impl Worker {
         })?;
         target.upstream.metrics.began(self.index);
         let policy = retries.map(|retries| retries.over(&target.upstream.config.retries));
-        self.connect(target, facts, admitted, policy).await
+        self.connect(target, facts, ends, admitted, policy).await
     }
 
     async fn admit(
@@ -130,6 +131,7 @@ impl Worker {
         &self,
         target: Rc<Target>,
         facts: &RequestFacts<'_>,
+        ends: &Proxied,
         admitted: Admitted,
         policy: Option<RetryPolicy>,
     ) -> Result<Reached, CarryError> {
@@ -140,7 +142,10 @@ impl Worker {
         loop {
             let mut opened = Opened::begin(picked, begun);
             let dialed = {
-                let transport = Transport::to(&opened.member, upstream.tls.as_ref());
+                let mut transport = Transport::to(&opened.member, upstream.tls.as_ref());
+                if let Some(version) = upstream.config.proxy_protocol {
+                    transport = transport.telling_of(ends, version);
+                }
                 client::open(transport, upstream.config.timeouts.connect).await
             };
             let at = Instant::now();

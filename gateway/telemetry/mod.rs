@@ -25,7 +25,8 @@ pub mod text;
 pub use counters::{Carried, FAILURES, FAULTS, Latencies, Refused, UpstreamCounts, UpstreamMetrics};
 pub use exposition::{Exposition, Family, Format, Value};
 pub use process::{
-    Abuse, Connection, HandshakeFailure, ListenerCounters, ListenerCounts, ProcessMetrics, Reload,
+    Abuse, Connection, HandshakeFailure, ListenerCounters, ListenerCounts, ProcessMetrics, ProxyRefusal,
+    Reload,
 };
 pub use readiness::Readiness;
 pub use record::{Account, Fault, Record};

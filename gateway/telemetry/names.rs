@@ -148,6 +148,8 @@ metrics! {
         "Handshakes of TLS with clients: full ones, and those that took up a session";
     HANDSHAKES_FAILED = Counter "witgate_tls_handshakes_failed_total" ["listener", "reason"]
         "Clients that wanted TLS and did not get it, by reason";
+    PROXY_REFUSED = Counter "witgate_proxy_headers_refused_total" ["listener", "reason"]
+        "Connections that were closed because they had no PROXY header that can be taken, by reason";
     CERTIFICATE_END = Gauge "witgate_certificate_end_seconds" ["file"]
         "When a certificate of the gateway ends, in seconds since 1970";
     TLS_FILES = Counter "witgate_tls_file_changes_total" ["file", "result"]

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -18,8 +18,9 @@ pub struct ProcessMetrics {
     /// Requests that reached no upstream: no route, no such service, malformed.
     pub unrouted: Arc<UpstreamMetrics>,
     reloads: [AtomicU64; Reload::ALL.len()],
-    /// Locked to add a listener and to scrape, never for a connection.
-    listeners: Mutex<BTreeMap<Arc<str>, Arc<ListenerCounters>>>,
+    /// As long as there is the listener, or a connection that came by it. Locked to add a listener and to scrape, never
+    /// for a connection.
+    listeners: Mutex<BTreeMap<Arc<str>, Weak<ListenerCounters>>>,
     /// By number. Locked to add a worker and to scrape.
     workers: Mutex<BTreeMap<usize, Handle>>,
 }
@@ -45,26 +46,35 @@ impl ProcessMetrics {
 
     /// The counters of a listener; a listener of the same name shares them.
     pub fn listener(&self, name: &Arc<str>) -> Arc<ListenerCounters> {
-        self.lock().entry(name.clone()).or_default().clone()
+        let mut listeners = self.lock();
+        listeners.retain(|_, counters| counters.strong_count() > 0);
+        if let Some(counters) = listeners.get(name).and_then(Weak::upgrade) {
+            return counters;
+        }
+        let counters = Arc::default();
+        listeners.insert(name.clone(), Arc::downgrade(&counters));
+        counters
     }
 
     pub fn listeners(&self) -> Vec<ListenerCounts> {
-        let counts = |(name, counters): (&Arc<str>, &Arc<ListenerCounters>)| {
+        let counts = |(name, counters): (&Arc<str>, &Weak<ListenerCounters>)| {
+            let counters = counters.upgrade()?;
             let accepted = counters.accepted.load(Relaxed);
             let open = accepted.saturating_sub(counters.closed.load(Relaxed));
             let abused = std::array::from_fn(|kind| counters.abused[kind].load(Relaxed));
             let handshakes = std::array::from_fn(|kind| counters.handshakes[kind].load(Relaxed));
             let failed = std::array::from_fn(|reason| counters.handshakes_failed[reason].load(Relaxed));
-            ListenerCounts {
+            Some(ListenerCounts {
                 name: name.clone(),
                 accepted,
                 open,
                 abused,
                 handshakes,
                 handshakes_failed: failed,
-            }
+                proxy_refused: std::array::from_fn(|reason| counters.proxy_refused[reason].load(Relaxed)),
+            })
         };
-        self.lock().iter().map(counts).collect()
+        self.lock().iter().filter_map(counts).collect()
     }
 
     /// A worker begins, with this runtime.
@@ -78,7 +88,7 @@ impl ProcessMetrics {
         workers.iter().map(|(index, runtime)| (*index, runtime.metrics().num_alive_tasks() as u64)).collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Arc<str>, Arc<ListenerCounters>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Arc<str>, Weak<ListenerCounters>>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -114,6 +124,7 @@ pub struct ListenerCounters {
     /// Handshakes of TLS: full ones, and those that took up a session.
     handshakes: [AtomicU64; 2],
     handshakes_failed: [AtomicU64; HandshakeFailure::ALL.len()],
+    proxy_refused: [AtomicU64; ProxyRefusal::ALL.len()],
 }
 
 /// Why a client that wanted TLS did not get it.
@@ -158,6 +169,34 @@ impl HandshakeFailure {
             Self::Certificate => "certificate",
             Self::Refused => "refused",
             Self::Other => "other",
+        }
+    }
+}
+
+/// Why a connection without a PROXY header, where one has to be, was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyRefusal {
+    /// It begins with something else.
+    Missing,
+    /// It makes no sense.
+    Invalid,
+    TooLong,
+    /// The proxy left before its end.
+    Closed,
+    /// It took too long, or others needed the place.
+    Late,
+}
+
+impl ProxyRefusal {
+    pub const ALL: [Self; 5] = [Self::Missing, Self::Invalid, Self::TooLong, Self::Closed, Self::Late];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Invalid => "invalid",
+            Self::TooLong => "too-long",
+            Self::Closed => "closed",
+            Self::Late => "late",
         }
     }
 }
@@ -222,6 +261,11 @@ impl ListenerCounters {
     pub fn handshake_failed(&self, reason: HandshakeFailure) {
         self.handshakes_failed[reason as usize].fetch_add(1, Relaxed);
     }
+
+    /// A connection was closed because it had no PROXY header.
+    pub fn refused_proxy_header(&self, reason: ProxyRefusal) {
+        self.proxy_refused[reason as usize].fetch_add(1, Relaxed);
+    }
 }
 
 /// An open connection. Dropping it says that it is closed.
@@ -245,6 +289,8 @@ pub struct ListenerCounts {
     /// Full ones, and those that took up a session.
     pub handshakes: [u64; 2],
     pub handshakes_failed: [u64; HandshakeFailure::ALL.len()],
+    /// Connections that were closed for this, by reason.
+    pub proxy_refused: [u64; ProxyRefusal::ALL.len()],
 }
 
 #[cfg(test)]
@@ -260,6 +306,15 @@ mod tests {
         drop(first);
         let counted = metrics.listeners();
         assert_eq!((&*counted[0].name, counted[0].accepted, counted[0].open), ("web", 2, 1));
+    }
+
+    #[test]
+    fn a_listener_is_forgotten_with_its_last_connection() {
+        let metrics = ProcessMetrics::new(1);
+        let connection = metrics.listener(&"web".into()).accepted();
+        assert_eq!(metrics.listeners().len(), 1);
+        drop(connection);
+        assert_eq!(metrics.listeners(), []);
     }
 
     #[test]

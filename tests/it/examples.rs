@@ -8,7 +8,7 @@ use std::{
 
 use crate::support::{
     backend::Backend,
-    certs::Pair,
+    certs::{Certs, Pair},
     component,
     etcd::{Etcd, Version, free_port},
     gateway::{Gateway, until},
@@ -196,4 +196,30 @@ async fn the_tls_example_serves_clients_with_a_certificate() {
     assert!(said.contains("x-forwarded-client-cert: By=spiffe://example/gateway;Hash="), "{said}");
     assert!(said.contains(";Subject=\"CN=alice\";URI=spiffe://example/alice\r\n"), "{said}");
     assert!(!curl(&["--cacert", &ca, &url]).await.status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tcp_example_passes_tls_on_by_its_name() {
+    let certs = tempfile::tempdir().unwrap();
+    let certs = Certs::new(certs.path());
+    let shop = certs.of("shop", &["shop.example.com"]);
+    let origin = TlsOrigin::start(tls::server(&shop, None, &[])).await;
+    let redis = Backend::start("redis").await;
+    let folder = example("tcp");
+    edit(folder.path(), |text| {
+        text.replace("127.0.0.1:9443", &origin.address.to_string())
+            .replace("127.0.0.1:6379", &redis.address.to_string())
+    });
+    let gateway = Gateway::run(folder);
+    let ca = certs.ca().display().to_string();
+    let ask = async |name: &str| {
+        let port = gateway.listeners[0].port();
+        let (to, url) = (format!("{name}:{port}:127.0.0.1"), format!("https://{name}:{port}/"));
+        curl(&["--cacert", &ca, "--resolve", &to, &url]).await
+    };
+    assert!(ask("shop.example.com").await.status.success());
+    assert_eq!(origin.greeted().len(), 1, "the instance has ended TLS");
+    assert!(!ask("other.example.com").await.status.success());
+    let mut plain = crate::support::client::Client::connect(gateway.listeners[1]).await;
+    assert_eq!(plain.get("/").await.text(), "redis");
 }

@@ -16,9 +16,9 @@ use hyper::{
     Request,
     body::{Body as _, Incoming},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use witgate::{
-    server::{self, Arrival, Closer, Workers},
+    server::{self, Arrival, Lineup, Listener, Server, Workers},
     telemetry::ProcessMetrics,
 };
 
@@ -169,22 +169,22 @@ async fn draining_ends_with_its_bound() {
 }
 
 /// A server without anything behind it: answers are made of requests at once.
-fn serve(answer: fn(Request<Incoming>) -> String) -> (SocketAddr, Closer, Workers) {
-    let sockets = server::bind(Arc::new(listener()), None, 1, &ProcessMetrics::new(1)).unwrap();
-    let address = sockets[0].address;
-    let (closer, shutdown) = server::shutdown();
-    let run = move |_, sockets| {
-        let shutdown = shutdown.clone();
+fn serve(answer: fn(Request<Incoming>) -> String) -> (SocketAddr, watch::Sender<Lineup>, Workers) {
+    let listener = Listener::bind(Arc::new(listener()), None, 1, &ProcessMetrics::new(1), &[]).unwrap();
+    let address = listener.address();
+    let (lineup, followed) = watch::channel(Lineup::of(vec![listener]));
+    let run = move |index, ()| {
+        let followed = followed.clone();
         async move {
             let arrived = move |arrival: Arrival| {
                 let body = Text(Some(answer(arrival.request.unwrap())));
                 std::future::ready(hyper::Response::new(body))
             };
-            let answers = move |_: &server::Listening| move |_: &Rc<server::ConnInfo>| arrived;
-            server::serve(sockets, answers, None, shutdown, Rc::default()).await.unwrap();
+            let answers = move |_: &Listener, _: &Rc<server::ConnInfo>| arrived;
+            server::serve(Server::new(index, Rc::default(), answers, None), followed).await;
         }
     };
-    (address, closer, Workers::start(vec![sockets], run).unwrap())
+    (address, lineup, Workers::start(vec![()], run).unwrap())
 }
 
 #[tokio::test]
@@ -201,7 +201,8 @@ async fn a_panic_ends_one_connection_and_no_other() {
     assert_eq!(other.get("/also-fine").await.text(), "/also-fine");
     assert_eq!(Client::connect(address).await.get("/new").await.text(), "/new");
     drop(other);
-    closer.close(LONG);
+    closer.send_modify(|lineup| lineup.close(LONG));
+    drop(closer);
     assert!(workers.join());
 }
 
@@ -223,7 +224,8 @@ async fn the_rest_of_an_answered_request_is_not_waited_for_whoever_would_take_it
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(answered.elapsed() < 2 * LONG, "it is still listened to");
     }
-    closer.close(LONG);
+    closer.send_modify(|lineup| lineup.close(LONG));
+    drop(closer);
     assert!(workers.join());
 }
 

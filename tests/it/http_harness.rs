@@ -14,10 +14,10 @@ use witgate::{
     config,
     plugin::{Plugins, SelectorUse, Uses},
     resilience::RetryPolicy,
-    server::{self, Closer, Workers},
+    server::{Lineup, Listener, Workers},
     telemetry::ProcessMetrics,
     upstream::{Endpoint, Facts, Offer, OfferPolicy, Publisher, Reader, UpstreamName, Weight},
-    worker,
+    worker::{self, Serving},
 };
 
 use crate::support::{client::Client, origin::Origin};
@@ -87,6 +87,7 @@ pub fn listener() -> config::Listener {
         name: "test".into(),
         address: "127.0.0.1:0".parse().unwrap(),
         tls: None,
+        proxy_protocol: vec![],
         trusted_proxies: vec![],
         max_connections: 1000,
         header_timeout: Duration::from_secs(10),
@@ -114,6 +115,7 @@ pub fn upstream(name: &str) -> config::Upstream {
         },
         protocol: config::Protocol::Auto,
         tls: None,
+        proxy_protocol: None,
         pool: config::Pool { idle_timeout: Duration::from_secs(60), max_idle: 100, max_http2_connections: 4 },
         retries: RetryPolicy::default(),
         leave: None,
@@ -174,7 +176,9 @@ pub struct Gateway {
     pub table: Table,
     publishers: BTreeMap<UpstreamName, Publisher>,
     fixed: Fixed,
-    closer: Option<Closer>,
+    serving: Option<watch::Sender<Serving>>,
+    /// Keeps its counters.
+    _listener: Listener,
     workers: Option<Workers>,
     count: usize,
 }
@@ -182,8 +186,8 @@ pub struct Gateway {
 impl Gateway {
     pub fn start(setup: Setup) -> Self {
         let metrics = Arc::new(ProcessMetrics::new(setup.workers));
-        let sockets = server::bind(Arc::new(setup.listener), None, setup.workers, &metrics).unwrap();
-        let address = sockets[0].address;
+        let bound = Listener::bind(Arc::new(setup.listener), None, setup.workers, &metrics, &[]).unwrap();
+        let address = bound.address();
         let mut publishers = BTreeMap::new();
         let mut config = config::Config::empty(PathBuf::new());
         (config.routes, config.tcp_routes) = (setup.routes, setup.tcp_routes);
@@ -196,12 +200,11 @@ impl Gateway {
             publishers.insert(name, publisher);
         }
         let (catalog, fixed) = Catalog::fixed(table.clone());
-        let (closer, shutdown) = server::shutdown();
-        let inputs = sockets.into_iter().map(|socket| vec![socket]).collect();
+        let lineup = Lineup::of(vec![bound.clone()]);
+        let (serving, followed) = watch::channel(Serving { table: Arc::new(table.clone()), lineup });
         let counters = metrics.clone();
-        let workers = Workers::start(inputs, move |index, sockets| {
-            let serving = worker::run(index, sockets, catalog.clone(), counters.clone(), shutdown.clone());
-            async move { serving.await.unwrap() }
+        let workers = Workers::start(vec![(); setup.workers], move |index, ()| {
+            worker::run(index, followed.clone(), catalog.clone(), counters.clone())
         });
         Self {
             address,
@@ -209,7 +212,8 @@ impl Gateway {
             table,
             publishers,
             fixed,
-            closer: Some(closer),
+            serving: Some(serving),
+            _listener: bound,
             workers: Some(workers.unwrap()),
             count: setup.workers,
         }
@@ -235,7 +239,7 @@ impl Gateway {
         let mut config = config::Config::clone(&self.table.config);
         change(&mut config);
         self.table = Table::new(Arc::new(config), self.table.upstreams.clone(), Some(&self.table));
-        self.fixed.publish(self.table.clone());
+        self.serve();
     }
 
     /// Gives an upstream other settings, as a reload would.
@@ -243,7 +247,13 @@ impl Gateway {
         let name = settings.name.clone();
         let reader = self.table.upstreams[&name].reader.clone();
         self.table.upstreams.insert(name, make(settings, reader, self.count));
+        self.serve();
+    }
+
+    fn serve(&self) {
         self.fixed.publish(self.table.clone());
+        let table = Arc::new(self.table.clone());
+        self.serving.as_ref().unwrap().send_modify(|serving| serving.table = table);
     }
 
     /// How many connections of clients there are.
@@ -253,16 +263,17 @@ impl Gateway {
 
     /// Says that the gateway is about to close.
     pub fn leave(&mut self) {
-        self.closer.as_ref().unwrap().leave();
+        self.serving.as_ref().unwrap().send_modify(|serving| serving.lineup.leaving = true);
     }
 
     /// Gives the order to close.
     pub fn close(&mut self, drain: Duration) {
-        self.closer.as_ref().unwrap().close(drain);
+        self.serving.as_ref().unwrap().send_modify(|serving| serving.lineup.close(drain));
     }
 
     /// Waits until all workers have ended.
     pub async fn ended(&mut self) {
+        self.serving.take();
         let workers = self.workers.take().unwrap();
         assert!(tokio::task::spawn_blocking(move || workers.join()).await.unwrap(), "a worker panicked");
     }
@@ -270,7 +281,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        self.closer.take();
+        self.serving.take();
         if let Some(workers) = self.workers.take() {
             workers.join();
         }

@@ -284,11 +284,11 @@ async fn a_port_that_is_in_use_is_an_error_even_if_its_user_shares_ports() {
     let metrics = witgate::telemetry::ProcessMetrics::new(2);
     let bind = |address| {
         let settings = witgate::config::Listener { address, ..listener() };
-        witgate::server::bind(std::sync::Arc::new(settings), None, 2, &metrics)
+        witgate::server::Listener::bind(std::sync::Arc::new(settings), None, 2, &metrics, &[])
     };
     let ours = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let error = bind(ours[0].address).unwrap_err().to_string();
-    assert_eq!(error, format!("{} is in use by another process", ours[0].address));
+    let error = bind(ours.address()).unwrap_err().to_string();
+    assert_eq!(error, format!("{} is in use by another process", ours.address()));
 
     let theirs = TcpListener::bind("127.0.0.1:0").await.unwrap();
     assert!(bind(theirs.local_addr().unwrap()).is_err());

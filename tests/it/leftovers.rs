@@ -113,6 +113,17 @@ enum Traffic {
     Streams,
     /// The same with WebSockets.
     Tunnels,
+    /// Connections to a listener for TCP, the second.
+    Connections,
+}
+
+impl Traffic {
+    fn address(self, gateway: &Gateway) -> SocketAddr {
+        match self {
+            Self::Connections => gateway.listeners[1],
+            _ => gateway.address(),
+        }
+    }
 }
 
 /// Sends requests, and reads what comes until the end.
@@ -127,6 +138,11 @@ async fn send(address: SocketAddr, traffic: Traffic, count: u64) {
                 Traffic::Text(request) => {
                     while more().is_ok() {
                         send_one(address, request).await;
+                    }
+                }
+                Traffic::Connections => {
+                    while let Ok(number) = more() {
+                        connect_and_leave(address, number).await;
                     }
                 }
                 Traffic::Streams | Traffic::Tunnels => {
@@ -159,6 +175,24 @@ async fn send_one(address: SocketAddr, request: &'static str) {
     // client leaves.
     let read = tokio::time::timeout(LONG, stream.read(&mut answer)).await;
     let _ = read.expect("an answer, or the end");
+}
+
+/// One in four closes when it has all; the others close first on their side, reset, or go without a word.
+async fn connect_and_leave(address: SocketAddr, number: u64) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"some").await.unwrap();
+    let mut answer = [0; 4];
+    match number % 4 {
+        0 => drop(http2::in_time(stream.read_exact(&mut answer)).await.unwrap()),
+        1 => {
+            stream.shutdown().await.unwrap();
+            let mut all = Vec::new();
+            http2::in_time(stream.read_to_end(&mut all)).await.unwrap();
+            assert_eq!(all, b"some");
+        }
+        2 => socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(),
+        _ => {}
+    }
 }
 
 /// One in five is read to its end; of the others the client takes the head, or nothing, or it stops sending.
@@ -215,10 +249,11 @@ async fn leaves_nothing(origin: Origin, request: &'static str) {
 /// After so many requests its heap is as large as it will be.
 async fn nothing_is_left(gateway: Gateway, traffic: Traffic, warm_up: u64) {
     let before = begun(&gateway).await;
-    send(gateway.address(), traffic, warm_up).await;
+    let address = traffic.address(&gateway);
+    send(address, traffic, warm_up).await;
     back(&gateway, before).await;
     let (memory, open) = (gateway.memory(), descriptors(&gateway));
-    send(gateway.address(), traffic, REQUESTS - REQUESTS / 10).await;
+    send(address, traffic, REQUESTS - REQUESTS / 10).await;
     back(&gateway, before).await;
     let left = descriptors(&gateway).saturating_sub(open);
     assert!(left <= QUESTIONS, "{left} descriptors");
@@ -261,6 +296,23 @@ async fn clients_that_wait_in_line_for_endpoints_that_hang() {
          limits = { max_in_flight = 5, adaptive = true, queue = 100, queue_ms = 1000 }";
     let origin = Origin::replying(|_| Reply::Hang).await;
     nothing_is_left(gateway(&[origin.address], limits), Traffic::Text(GET), REQUESTS / 10).await;
+}
+
+#[tokio::test]
+async fn connections_that_are_left() {
+    let origin = Origin::connected(|mut stream, _, _| async move {
+        let (mut from, mut to) = stream.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+    })
+    .await;
+    let settings = "[[listener]]
+         name = 'tcp'
+         address = '127.0.0.1:0'
+         protocol = 'tcp'
+         [[route]]
+         listener = 'tcp'
+         upstream = 'main'";
+    nothing_is_left(gateway(&[origin.address], settings), Traffic::Connections, REQUESTS / 10).await;
 }
 
 #[tokio::test]
@@ -443,4 +495,59 @@ async fn requests_that_are_tried_on_two_endpoints_at_once() {
 #[tokio::test]
 async fn requests_that_are_not_tried_again() {
     tried_again("failfast").await;
+}
+
+/// Fifty listeners come and go, one after the other, each with clients that stay until it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn listeners_that_come_and_go() {
+    const LISTENERS: usize = 50;
+    // Nothing stays in the pool.
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+    let origin = Origin::replying(|_| Reply::Close(answer.into())).await;
+    let text = |listener: &str| {
+        format!(
+            "{listener}
+             [shutdown]
+             delay_ms = 0
+             [registry.fixed]
+             plugin = 'static'
+             settings = {{ endpoints = ['{}'] }}
+             [upstream.main]
+             service = 'main'
+             registry = 'fixed'
+             [[route]]
+             upstream = 'main'",
+            origin.address
+        )
+    };
+    let gateway = Gateway::start(&text(""));
+    let before = begun(&gateway).await;
+    let once = async |changes: usize| {
+        gateway.reconfigure(&text("[[listener]]\nname = 'passing'\naddress = '127.0.0.2:0'"));
+        let address = gateway.next_listener().await;
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            let mut client = crate::support::client::Client::connect(address).await;
+            assert_eq!(client.get("/").await.status, 200);
+            clients.push(client);
+        }
+        gateway.reconfigure(&text(""));
+        gateway.applied(changes).await;
+        for client in &mut clients {
+            client.closed().await;
+        }
+    };
+    for number in 1..=5 {
+        once(2 * number).await;
+    }
+    back(&gateway, before).await;
+    let (memory, open) = (gateway.memory(), descriptors(&gateway));
+    for number in 6..=LISTENERS {
+        once(2 * number).await;
+    }
+    back(&gateway, before).await;
+    let left = descriptors(&gateway).saturating_sub(open);
+    assert!(left <= QUESTIONS, "{left} descriptors");
+    let grown = gateway.memory().saturating_sub(memory);
+    assert!(grown < GROWTH, "{grown} bytes");
 }

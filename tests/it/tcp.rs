@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
     sync::Notify,
 };
-use witgate::{config, resilience::Bounds, telemetry::Refused, upstream::Figures};
+use witgate::{config, net::ProxyVersion, resilience::Bounds, telemetry::Refused, upstream::Figures};
 
 use crate::{
     http_harness::{Gateway, Setup, tcp_route, upstream},
@@ -296,6 +296,20 @@ async fn a_first_message_in_pieces_is_put_together_and_passed_on_whole() {
     let mut stream = TcpStream::connect(gateway.address).await.unwrap();
     stream.write_all(&tls::hello("two.test")).await.unwrap();
     assert_eq!(rest(&mut stream).await, Err(ErrorKind::ConnectionReset));
+}
+
+#[tokio::test]
+async fn an_endpoint_is_told_of_the_client_where_it_wants_to_know() {
+    let origin = echo("").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).for_tcp().with(|setup| {
+        setup.upstream().proxy_protocol = Some(ProxyVersion::V1);
+    }));
+    let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+    let ports = (stream.local_addr().unwrap().port(), gateway.address.port());
+    stream.write_all(b"x").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let header = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", ports.0, ports.1);
+    assert_eq!(rest(&mut stream).await.unwrap(), format!("{header}x"));
 }
 
 #[tokio::test]

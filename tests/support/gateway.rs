@@ -153,6 +153,26 @@ impl Gateway {
         }
     }
 
+    /// Waits until it says that it listens on another address, and says which.
+    pub async fn next_listener(&self) -> SocketAddr {
+        let (said, found) = (&self.said, Mutex::new(None));
+        until("it listens elsewhere", || async {
+            let said = said.lock().unwrap();
+            let mut lines = said.try_iter();
+            let address = lines.find_map(|line| line.strip_prefix("listening http ")?.parse().ok());
+            *found.lock().unwrap() = address;
+            address.is_some()
+        })
+        .await;
+        found.into_inner().unwrap().unwrap()
+    }
+
+    /// Waits until so many configurations have been applied since the start.
+    pub async fn applied(&self, times: usize) {
+        let line = format!("witgate_config_reloads_total{{result=\"applied\"}} {times}\n");
+        until(&line, || async { self.session_to_admin().get("/metrics").await.text().contains(&line) }).await;
+    }
+
     /// Where clients reach it.
     pub fn address(&self) -> SocketAddr {
         self.listeners[0]

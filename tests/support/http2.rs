@@ -9,7 +9,7 @@ use h2::{
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Bytes;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     task::JoinHandle,
     time::timeout,
@@ -67,6 +67,14 @@ impl Http2 {
     pub async fn with(address: SocketAddr, builder: &Builder) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::over(stream, builder).await
+    }
+
+    /// Over what is a connection already.
+    pub async fn over(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        builder: &Builder,
+    ) -> Self {
         let (sender, connection) = builder.handshake(stream).await.unwrap();
         Self { sender, driver: tokio::spawn(connection) }
     }

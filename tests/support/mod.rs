@@ -12,6 +12,7 @@ pub mod forgetful;
 pub mod gateway;
 pub mod go_zero;
 pub mod guest;
+pub mod haproxy;
 pub mod http2;
 pub mod http2_origin;
 pub mod network;

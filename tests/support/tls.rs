@@ -14,7 +14,7 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
@@ -49,8 +49,17 @@ pub async fn connect(
     address: SocketAddr,
     name: &str,
 ) -> io::Result<client::TlsStream<TcpStream>> {
+    connect_over(config, TcpStream::connect(address).await?, name).await
+}
+
+/// The same over what is a connection already.
+pub async fn connect_over<S: AsyncRead + AsyncWrite + Unpin>(
+    config: &Arc<ClientConfig>,
+    stream: S,
+    name: &str,
+) -> io::Result<client::TlsStream<S>> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
-    TlsConnector::from(config.clone()).connect(name, TcpStream::connect(address).await?).await
+    TlsConnector::from(config.clone()).connect(name, stream).await
 }
 
 /// The first message of a client that asks for this name.

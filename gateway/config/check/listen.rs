@@ -40,6 +40,7 @@ impl Checker<'_> {
             self.nothing_of_http(way, protocol);
         }
         let tls = self.listener_tls(&way.key("tls"), listener.tls.as_ref());
+        let proxy_protocol = self.proxies(&way.key("proxy_protocol"), listener.proxy_protocol.as_ref());
         let trusted_proxies = self.networks(&way.key("trusted_proxies"), &listener.trusted_proxies);
         let max_connections =
             self.count(&way.key("max_connections"), listener.max_connections, 1..=10_000_000);
@@ -56,6 +57,7 @@ impl Checker<'_> {
             address: address?,
             protocol: protocol?,
             tls: tls?,
+            proxy_protocol: proxy_protocol?,
             trusted_proxies,
             max_connections,
             header_timeout,
@@ -96,6 +98,14 @@ impl Checker<'_> {
                 self.wrong_key(&at, format!("`{key}` is for requests of HTTP")).hint(hint);
             }
         }
+    }
+
+    fn proxies(&mut self, way: &Way, proxies: Option<&file::ProxyProtocol>) -> Option<Vec<IpNet>> {
+        let Some(file::ProxyProtocol { from }) = proxies else { return Some(Vec::new()) };
+        let from = self.required(way, "from", from)?;
+        let way = way.key("from");
+        self.not_empty(&way);
+        Some(self.networks(&way, from))
     }
 
     fn networks(&mut self, way: &Way, texts: &[String]) -> Vec<IpNet> {

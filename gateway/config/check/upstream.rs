@@ -9,6 +9,7 @@ use crate::{
         running::{Pool, Protocol, Selector, Source, Timeouts, Upstream},
     },
     document::{SwitchOr, TextOr, Way, similar},
+    net::ProxyVersion,
     resilience::RetryPolicy,
     upstream::UpstreamName,
 };
@@ -22,6 +23,7 @@ pub(super) struct Manner<'f> {
     pub timeouts: &'f file::Timeouts,
     pub protocol: Option<&'f str>,
     pub tls: Option<&'f SwitchOr<file::UpstreamTls>>,
+    pub proxy_protocol: Option<&'f str>,
     pub pool: &'f file::Pool,
     pub retries: Option<&'f file::Tries>,
     pub leave_ms: u64,
@@ -40,6 +42,7 @@ impl Checker<'_> {
             timeouts: &upstream.timeouts,
             protocol: upstream.protocol.as_deref(),
             tls: upstream.tls.as_ref(),
+            proxy_protocol: upstream.proxy_protocol.as_deref(),
             pool: &upstream.pool,
             retries: upstream.retries.as_ref(),
             leave_ms: upstream.leave_ms,
@@ -70,6 +73,7 @@ impl Checker<'_> {
         let timeouts = self.timeouts(&way.key("timeouts"), manner.timeouts);
         let protocol = self.protocol(&way.key("protocol"), manner.protocol);
         let tls = self.upstream_tls(&way.key("tls"), manner.tls);
+        let proxy_protocol = self.proxy_protocol(&way.key("proxy_protocol"), manner.proxy_protocol);
         let pool = self.pool(&way.key("pool"), manner.pool);
         let retries = self.retries(&way.key("retries"), manner.retries);
         let leave = self.limit_ms(&way.key("leave_ms"), manner.leave_ms);
@@ -85,6 +89,7 @@ impl Checker<'_> {
             timeouts,
             protocol: protocol?,
             tls: tls?,
+            proxy_protocol: proxy_protocol?,
             pool,
             retries: retries.over(&RetryPolicy::default()),
             leave,
@@ -170,6 +175,17 @@ impl Checker<'_> {
             self.wrong(way, format!("there is no protocol {name:?}")).hint_if_any(hint);
         }
         protocol
+    }
+
+    /// `Some(None)`: none is sent.
+    fn proxy_protocol(&mut self, way: &Way, name: Option<&str>) -> Option<Option<ProxyVersion>> {
+        let Some(name) = name else { return Some(None) };
+        let version = ProxyVersion::ALL.into_iter().find(|version| version.as_str() == name);
+        if version.is_none() {
+            let message = format!("there is no version {name:?} of the PROXY protocol");
+            self.wrong(way, message).hint("write \"v1\" or \"v2\"");
+        }
+        version.map(Some)
     }
 
     fn pool(&mut self, way: &Way, pool: &file::Pool) -> Pool {

@@ -19,6 +19,8 @@ pub(in crate::config) struct Listener {
     pub protocol: Option<String>,
     /// End TLS here: certificates, and what is asked of clients. Default: no TLS.
     pub tls: Option<ListenerTls>,
+    /// Connections that begin with a PROXY header, which names the client. Default: none.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Networks of proxies whose `X-Forwarded-*` is believed, like `10.0.0.0/8`. Default: none.
     pub trusted_proxies: Vec<String>,
     /// Connections at once; more wait in the kernel's queue. Default: 10000.
@@ -48,6 +50,7 @@ impl Default for Listener {
             address: None,
             protocol: None,
             tls: None,
+            proxy_protocol: None,
             trusted_proxies: Vec::new(),
             max_connections: 10_000,
             header_timeout_ms: 10_000,
@@ -59,6 +62,16 @@ impl Default for Listener {
             max_header_bytes: 65_536,
         }
     }
+}
+
+/// Connections that begin with a PROXY header, of version 1 or 2.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["from"]))]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct ProxyProtocol {
+    /// The networks of the proxies that send it, like `10.0.0.0/8`. A connection from there without one is closed; from
+    /// anywhere else none is taken. At least one. Required.
+    pub from: Option<Vec<String>>,
 }
 
 /// The admin listener: health, metrics, the state of everything, and the embedded registry.

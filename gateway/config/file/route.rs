@@ -82,6 +82,8 @@ pub(in crate::config) struct Route {
     pub protocol: Option<String>,
     /// As in an upstream, for the services found by this route. Default: false.
     pub tls: Option<SwitchOr<UpstreamTls>>,
+    /// As in an upstream, for the services found by this route. Default: none.
+    pub proxy_protocol: Option<String>,
     /// As in an upstream, for the services found by this route.
     pub pool: Option<Pool>,
     /// As in an upstream, for the services found by this route. Default: 0.

@@ -30,6 +30,9 @@ pub(in crate::config) struct Upstream {
     pub protocol: Option<String>,
     /// Speak TLS to instances: `true`, or a table that says more. Default: false.
     pub tls: Option<SwitchOr<UpstreamTls>>,
+    /// Tell instances of the client with a PROXY header, `v1` or `v2`, at the beginning of each connection; one client's
+    /// connections carry nobody else's requests. Default: none.
+    pub proxy_protocol: Option<String>,
     /// Connections to instances.
     pub pool: Pool,
     /// How many tries there may be after the first, or a table that says more. Default: 1, on another instance.

@@ -110,7 +110,7 @@ where
         filter = parts.io.into_inner();
         match end {
             End::Done(Err(error)) if error.is_parse() && state.is_unclaimed() => {
-                tracing::debug!(client = %state.info.peer, %error, "The parser refused what was let through");
+                tracing::debug!(client = %state.info.peer(), %error, "The parser refused what was let through");
                 filter.refuse(Refusal::Unclear);
             }
             end => {
@@ -128,7 +128,7 @@ where
 }
 
 fn after(end: End, state: &State, stream: Stream, early: Vec<u8>) -> After {
-    let client = state.info.peer;
+    let client = state.info.peer();
     match end {
         End::Done(Ok(())) => {
             if let Some(takeover) = state.info.taken_over() {

@@ -89,7 +89,7 @@ where
     })
     .await;
     if let Some(Err(error)) = ended {
-        tracing::debug!(client = %state.info.peer, %error, "Connection failed");
+        tracing::debug!(client = %state.info.peer(), %error, "Connection failed");
     }
 }
 

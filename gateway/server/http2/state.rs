@@ -176,7 +176,7 @@ impl State {
 
     /// The client has sent more of something than its budget for it.
     pub(super) fn abused(&self, kind: Abuse) {
-        tracing::debug!(client = %self.info.peer, kind = kind.as_str(), "Client floods, connection closed");
+        tracing::debug!(client = %self.info.peer(), kind = kind.as_str(), "Client floods, connection closed");
         self.counters.abused(kind);
         self.info.abort();
     }

@@ -36,7 +36,7 @@ pub(super) fn disagree(one: &Target, other: &Target) -> bool {
 }
 
 /// Keys that say nothing about a route to an upstream.
-pub(super) const KEYS: [&str; 22] = [
+pub(super) const KEYS: [&str; 23] = [
     "registry",
     "pattern",
     "services",
@@ -48,6 +48,7 @@ pub(super) const KEYS: [&str; 22] = [
     "selector",
     "protocol",
     "tls",
+    "proxy_protocol",
     "pool",
     "leave_ms",
     "breaker",
@@ -155,6 +156,7 @@ impl Checker<'_> {
             timeouts: &timeouts,
             protocol: route.protocol.as_deref(),
             tls: route.tls.as_ref(),
+            proxy_protocol: route.proxy_protocol.as_deref(),
             pool: route.pool.as_ref().unwrap_or(&pool),
             retries: route.retries.as_ref(),
             leave_ms: route.leave_ms.unwrap_or(0),

@@ -1,0 +1,29 @@
+//! What is to be served, from whoever decides to all workers: one value, which each worker follows.
+
+use std::time::Duration;
+
+use super::Listener;
+use crate::config::Shutdown;
+
+/// The listeners, and how those end that are not among them any more.
+#[derive(Debug, Clone)]
+pub struct Lineup {
+    pub listeners: Vec<Listener>,
+    /// Everything goes on, and every answer tells its client to come back over another connection.
+    pub leaving: bool,
+    /// How long the connections of a listener that is gone may do what.
+    pub ending: Shutdown,
+}
+
+impl Lineup {
+    /// What was bound, with no time for what is taken away.
+    pub fn of(listeners: Vec<Listener>) -> Self {
+        Self { listeners, leaving: false, ending: Shutdown { delay: Duration::ZERO, drain: Duration::ZERO } }
+    }
+
+    /// Every listener goes; connections may finish what they are doing for so long.
+    pub fn close(&mut self, drain: Duration) {
+        self.listeners.clear();
+        self.ending = Shutdown { delay: Duration::ZERO, drain };
+    }
+}
