@@ -107,16 +107,22 @@ async fn a_wrong_token_ends_nobody_elses_calls() {
     let etcd = Etcd::start().await;
     let _service = Service::start("a", &etcd, &["-delay", "5ms", "-token", "right"]).await;
     let (_gateway, address) = gateway(&etcd, BY_NAME);
-    let right = Client::start(address, &["-token", "right", "-callers", "8", "-calls", "0"]);
-    right.until("calls go well", |report| report.ok() > 0).await;
+    // So many that there are some on the worker of the others.
+    let right = ["-token", "right", "-callers", "4", "-calls", "0"];
+    let right: Vec<_> = (0..6).map(|_| Client::start(address, &right)).collect();
+    for client in &right {
+        client.until("calls go well", |report| report.ok() > 0).await;
+    }
     // The server closes the connection after each.
     for wrong in [&["-token", "wrong"][..], &[]] {
         let report = Client::run(address, &[wrong, &["-calls", "30", "-pause", "5ms"]].concat()).await;
         assert_eq!(report.ok(), 0);
         assert!(report.errors["wrong token"] >= 25, "{report:?}");
     }
-    let report = right.stop().await;
-    assert_eq!(report.failed(), 0, "{report:?}");
+    for client in right {
+        let report = client.stop().await;
+        assert_eq!(report.failed(), 0, "{report:?}");
+    }
 }
 
 /// Established connections to an address of this machine, as those who made them see them.
