@@ -111,6 +111,13 @@ impl Held {
         holding.ended(lost, upstream.breaker.as_ref().is_some_and(failed), at);
     }
 
+    /// There is a connection to the endpoint, and nothing else was asked of it. How long it lasts says nothing.
+    pub fn connected(&mut self, at: Instant) {
+        if let Some(holding) = &mut self.0 {
+            holding.ended(false, false, at);
+        }
+    }
+
     /// No answer will come, and that is the endpoint's fault.
     pub fn failed(&mut self) {
         if let Some(holding) = &mut self.0 {

@@ -162,6 +162,7 @@ impl Worker {
                         Evidence::Answered,
                         opened.trial.take(),
                     );
+                    held.connected(at);
                     return Ok(Reached { target, opened, endpoint, held });
                 }
                 Err(error) => error,

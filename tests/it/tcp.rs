@@ -12,7 +12,13 @@ use tokio::{
     net::TcpStream,
     sync::Notify,
 };
-use witgate::{config, net::ProxyVersion, resilience::Bounds, telemetry::Refused, upstream::Figures};
+use witgate::{
+    config,
+    net::ProxyVersion,
+    resilience::{Bounds, BreakerPolicy},
+    telemetry::Refused,
+    upstream::Figures,
+};
 
 use crate::{
     http_harness::{Gateway, Setup, tcp_route, upstream},
@@ -236,6 +242,28 @@ async fn limits_and_the_end_of_the_gateway_hold_for_connections() {
 }
 
 #[tokio::test]
+async fn connections_that_last_are_no_failures_to_a_breaker() {
+    let origin = echo("hello").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).for_tcp().with(|setup| {
+        setup.upstream().breaker = Some(BreakerPolicy::default());
+    }));
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        in_time(stream.read_u8()).await.unwrap();
+        open.push(stream);
+    }
+    let upstream = gateway.upstream("main");
+    let (breaker, policy) = (upstream.breaker.clone().unwrap(), upstream.config.breaker.clone().unwrap());
+    for seconds in 0..9 {
+        assert!(
+            !breaker.is_open(&policy, Instant::now() + Duration::from_secs(seconds)),
+            "after {seconds} s"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_client_goes_where_the_name_leads_that_it_asks_for() {
     let folder = tempfile::tempdir().unwrap();
     let certs = Certs::new(folder.path());
@@ -319,10 +347,15 @@ async fn the_same_client_goes_to_the_same_endpoint_where_that_is_asked_for() {
         setup.upstream().selector.plugin = "consistent-hash".into();
     });
     let gateway = Gateway::start(setup);
-    let first = say(gateway.address, "").await.unwrap();
-    for _ in 0..10 {
-        assert_eq!(say(gateway.address, "").await.unwrap(), first);
-    }
+    // Until every worker has its balancer, the native round robin picks.
+    let one_for_all = async || {
+        let mut names = std::collections::BTreeSet::new();
+        for _ in 0..20 {
+            names.insert(say(gateway.address, "").await.unwrap());
+        }
+        names.len() == 1
+    };
+    gateway::until("the key decides", one_for_all).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
