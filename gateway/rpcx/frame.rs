@@ -98,7 +98,7 @@ impl Frame {
         put(&mut parts, text.as_bytes());
         parts.put_u32(0);
         let mut header = call.header;
-        header[2] = (header[2] | RESPONSE | STATUS_ERROR) & !COMPRESSION;
+        header[2] = header[2] & !(COMPRESSION | STATUS) | RESPONSE | STATUS_ERROR;
         header[12..].copy_from_slice(&(parts.len() as u32).to_be_bytes());
         Self { header, parts: parts.freeze(), path: call.path, method: call.method }
     }
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn an_error_of_the_gateway_is_one_of_rpcx_to_the_same_call() {
-        let call = only(frame(0x04, 9, [b"Arith", b"Mul", &metadata(&[("a", "1")]), b"zipped"]));
+        let call = only(frame(0x07, 9, [b"Arith", b"Mul", &metadata(&[("a", "1")]), b"zipped"]));
         let error = Frame::error(&call, "no-endpoints: nobody is there");
         let mut out = BytesMut::new();
         error.put(error.number(), &mut out);
