@@ -106,22 +106,32 @@ impl ReplyBody {
         incoming: Incoming,
         ending: Ending,
         waits: Waits,
-        record: Record,
+        mut record: Record,
         is_call: bool,
         awaits_status: bool,
     ) -> Self {
-        let ended = incoming.is_end_stream();
-        let mut passing = Passing { incoming, ending: Some(ending), waits, record, is_call, awaits_status };
-        if ended {
-            passing.end();
+        if incoming.is_end_stream() {
+            ending.end(&mut record, awaits_status);
             return Self::Empty;
         }
-        passing.waits.answering();
-        Self::Passing(Box::new(passing))
+        waits.answering();
+        let ending = Some(ending);
+        Self::Passing(Box::new(Passing { incoming, ending, waits, record, is_call, awaits_status }))
     }
 }
 
 impl Ending {
+    /// The answer has come to its end; of a call that may be one that failed, or of which nobody knows how it went.
+    fn end(mut self, record: &mut Record, failed: bool) {
+        if failed {
+            let Account { metrics, worker } = &*record.account;
+            metrics.learned(*worker, Evidence::GatewayError);
+            self.worsen(Evidence::GatewayError);
+        }
+        record.ended();
+        self.settle();
+    }
+
     /// The answer is complete: the request is over, and its connection is free for the next.
     fn settle(self) {
         let Self {
@@ -261,23 +271,9 @@ impl Passing {
         self.fail(ReplyError::Expired(wait), grpc::code(RequestError::Expired(wait).status()))
     }
 
-    /// The call has failed, as is known at its end.
-    fn worsen(&mut self) {
-        let Account { metrics, worker } = &*self.record.account;
-        if let Some(ending) = &mut self.ending {
-            metrics.learned(*worker, Evidence::GatewayError);
-            ending.worsen(Evidence::GatewayError);
-        }
-    }
-
     fn end(&mut self) {
-        // It failed, or nobody knows how it went.
-        if self.awaits_status {
-            self.worsen();
-        }
-        self.record.ended();
         if let Some(ending) = self.ending.take() {
-            ending.settle();
+            ending.end(&mut self.record, self.awaits_status);
         }
     }
 
