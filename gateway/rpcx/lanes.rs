@@ -51,8 +51,8 @@ impl Lanes {
         Self { watch, ..Self::default() }
     }
 
-    /// A lane to an endpoint for calls with this token: the one with the fewest calls, or a new one while there is none. Whoever waits for a new one
-    /// shares it.
+    /// A lane to an endpoint for calls with this token: the one with the fewest calls, or a new one while there is none.
+    /// Whoever waits for a new one shares it.
     pub async fn get(
         &self,
         to: Transport<'_>,

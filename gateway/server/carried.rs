@@ -1,21 +1,18 @@
 //! Connections that are passed on as they are, whatever is spoken over them.
 
-use std::{
-    future::{Future, poll_fn},
-    pin::Pin,
-    rc::Rc,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+use std::{future::Future, pin::Pin, rc::Rc, sync::Arc};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::AsyncReadExt as _;
 
-use super::{ConnInfo, http1::State, orders::Order};
+use super::{ConnInfo, http1::State, stage::stage};
 use crate::{
     config,
     net::Stream,
     tls::{Asked, Hello},
 };
+
+/// How much of a first message is read at once. Most are shorter.
+const PIECE: usize = 4096;
 
 /// A client whose bytes are to be passed on.
 pub struct Carried {
@@ -63,34 +60,20 @@ pub(super) async fn serve(
 /// Reads the first message of a client, as long as that may take: what was read, and the name in it. None: it has gone, or has
 /// to.
 async fn hello(stream: &mut Stream, state: &State) -> Option<(Vec<u8>, Option<String>)> {
-    let (mut hello, mut read) = (Hello::default(), Vec::new());
-    loop {
-        let before = read.len();
-        let came = poll_fn(|cx| {
-            if state.info.orders.register(cx) {
-                state.seat.register(cx.waker());
+    let reading = async {
+        let (mut hello, mut read) = (Hello::default(), Vec::new());
+        loop {
+            let before = read.len();
+            read.reserve(PIECE);
+            if stream.read_buf(&mut read).await.unwrap_or_default() == 0 {
+                return None;
             }
-            if state.seat.told_to_leave() || state.info.orders.current() >= Order::Finish {
-                return Poll::Ready(false);
+            match hello.read(&read[before..]) {
+                Asked::Unknown => {}
+                Asked::Name(name) => return Some((read, Some(name))),
+                Asked::Nobody => return Some((read, None)),
             }
-            poll_more(stream, &mut read, cx)
-        });
-        if !came.await {
-            return None;
         }
-        match hello.read(&read[before..]) {
-            Asked::Unknown => {}
-            Asked::Name(name) => return Some((read, Some(name))),
-            Asked::Nobody => return Some((read, None)),
-        }
-    }
-}
-
-/// Reads a piece. False: there are no more.
-fn poll_more(stream: &mut Stream, read: &mut Vec<u8>, cx: &mut Context<'_>) -> Poll<bool> {
-    let mut piece = [0; 4096];
-    let mut buf = ReadBuf::new(&mut piece);
-    let came = ready!(Pin::new(stream).poll_read(cx, &mut buf)).is_ok() && !buf.filled().is_empty();
-    read.extend_from_slice(buf.filled());
-    Poll::Ready(came)
+    };
+    stage(state, reading).await?
 }

@@ -73,8 +73,7 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// For clients that speak this. Reads the files, and follows them from now on; must be
-    /// called on the control runtime.
+    /// For clients that speak this. Reads the files, and follows them from now on; must be called on the control runtime.
     pub(crate) fn open(
         settings: &ServerSettings,
         protocol: Protocol,
