@@ -25,8 +25,15 @@ use crate::{
 /// Calls of one client at once; more wait in the kernel's queue.
 const CALLS_MOST: usize = 1024;
 
+/// With so many bytes in the calls of a client that are under way, no more are read.
+const CALLS_LONGEST: usize = 16 << 20;
+
 /// With so much that a client has not taken yet, no more of its calls are read, in bytes.
 const OUT_MOST: usize = 256 * 1024;
+
+/// With so much that a client has not taken yet it is closed, in bytes: answers that are on their way cannot be held back, since
+/// others share the connections that they come over.
+const OUT_LONGEST: usize = 64 << 20;
 
 /// Why a connection is closed in the middle of something.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +46,8 @@ enum Broken {
     Panicked,
     #[error("the client took too long")]
     Late,
+    #[error("the client does not take its answers, {0} bytes of them by now")]
+    Full(usize),
 }
 
 struct Connection {
@@ -47,8 +56,10 @@ struct Connection {
     link: Link,
     /// What the client has not taken yet.
     out: BytesMut,
-    /// Each with the number that the client has given it. Dropping them gives them up.
-    calls: JoinSet<(u64, Option<Frame>)>,
+    /// Each with the number that the client has given it, and its length. Dropping them gives them up.
+    calls: JoinSet<(u64, usize, Option<Frame>)>,
+    /// The bytes of all of them.
+    held: usize,
     /// Nothing more comes.
     closed: bool,
     waits: Rc<Waits>,
@@ -85,6 +96,7 @@ pub async fn serve(worker: Rc<Worker>, client: Carried) {
         link: Link::new(stream, &early),
         out: BytesMut::new(),
         calls: JoinSet::new(),
+        held: 0,
         closed: false,
         waits,
     };
@@ -100,18 +112,25 @@ impl Connection {
                 return Poll::Ready(Err(Broken::Late));
             }
             while let Poll::Ready(Some(ended)) = self.calls.poll_join_next(cx) {
-                let Ok((number, answer)) = ended else { return Poll::Ready(Err(Broken::Panicked)) };
+                let Ok((number, length, answer)) = ended else { return Poll::Ready(Err(Broken::Panicked)) };
+                self.held -= length;
                 if let Some(answer) = answer {
                     answer.put(number, &mut self.out);
                 }
             }
             let wrote = self.link.poll_write(cx, &mut self.out).map_err(LinkError::from)?;
+            if self.out.len() > OUT_LONGEST {
+                return Poll::Ready(Err(Broken::Full(self.out.len())));
+            }
             if self.calls.is_empty() && wrote.is_ready() && self.is_over() {
                 // It closes in any case.
                 let _ = ready!(self.link.poll_shutdown(cx));
                 return Poll::Ready(Ok(()));
             }
-            let takes_more = !self.closed && self.calls.len() < CALLS_MOST && self.out.len() < OUT_MOST;
+            let takes_more = !self.closed
+                && self.calls.len() < CALLS_MOST
+                && self.held < CALLS_LONGEST
+                && self.out.len() < OUT_MOST;
             self.waits.reading.set(false);
             if !takes_more {
                 return Poll::Pending;
@@ -141,8 +160,9 @@ impl Connection {
             frame.echo().put(number, &mut self.out);
             return Ok(());
         }
-        let caller = self.caller.clone();
-        self.calls.spawn_local(async move { (number, caller.answer(frame).await) });
+        let (caller, length) = (self.caller.clone(), frame.size());
+        self.held += length;
+        self.calls.spawn_local(async move { (number, length, caller.answer(frame).await) });
         Ok(())
     }
 }

@@ -19,6 +19,9 @@ const FRAME_MOST: usize = 16 << 20;
 /// How much is read at once.
 const PIECE: usize = 16 * 1024;
 
+/// A buffer that has grown beyond this for a long frame is given back when all of it is written, in bytes.
+const KEPT_MOST: usize = 256 * 1024;
+
 /// Why nothing more can be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -70,6 +73,9 @@ impl Link {
             }
             out.advance(wrote);
             self.unflushed = true;
+        }
+        if out.capacity() > KEPT_MOST {
+            *out = BytesMut::new();
         }
         if self.unflushed {
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;

@@ -18,11 +18,17 @@ use crate::support::{
 
 /// A gateway for calls of rpcx. `route` are lines of its only route.
 fn gateway(etcd: &Etcd, route: &str) -> (Gateway, SocketAddr) {
+    gateway_with(etcd, "", route)
+}
+
+/// The same with lines of its listener.
+fn gateway_with(etcd: &Etcd, listener: &str, route: &str) -> (Gateway, SocketAddr) {
     let gateway = Gateway::start(&format!(
         "[[listener]]
 name = 'calls'
 address = '127.0.0.1:0'
 protocol = 'rpcx'
+{listener}
 
 [registry.main]
 plugin = 'etcd'
@@ -306,26 +312,10 @@ async fn in_flight(gateway: &Gateway) -> u64 {
 #[tokio::test]
 async fn a_client_that_stops_in_the_middle_of_a_frame_has_to_go() {
     let etcd = Etcd::start().await;
-    let gateway = Gateway::start(&format!(
-        "[[listener]]
-name = 'calls'
-address = '127.0.0.1:0'
-protocol = 'rpcx'
-body_timeout_ms = 200
-
-[registry.main]
-plugin = 'etcd'
-etcd = {}
-settings = {{ layout = 'rpcx', base = '/rpcx' }}
-
-[[route]]
-listener = 'calls'
-registry = 'main'",
-        etcd.toml(None)
-    ));
+    let (_gateway, address) = gateway_with(&etcd, "body_timeout_ms = 200", BY_NAME);
     let call = frame(0, 1, [b"Test", b"Echo", b"", b"payload"]);
-    let mut stopped = TcpStream::connect(gateway.listeners[1]).await.unwrap();
-    let mut idle = TcpStream::connect(gateway.listeners[1]).await.unwrap();
+    let mut stopped = TcpStream::connect(address).await.unwrap();
+    let mut idle = TcpStream::connect(address).await.unwrap();
     stopped.write_all(&call[..call.len() - 1]).await.unwrap();
     let mut rest = Vec::new();
     let _ = in_time(stopped.read_to_end(&mut rest)).await;
@@ -341,6 +331,49 @@ registry = 'main'",
     };
     assert!(answer.is_error() && answer.is_response());
     assert_eq!(answer.metadata(b"__rpcx_error__"), Some(&b"unknown-service: no such service"[..]));
+}
+
+#[tokio::test]
+async fn no_more_calls_are_read_while_those_under_way_are_long() {
+    let etcd = Etcd::start().await;
+    let _service = Service::start("a", &etcd, &[]).await;
+    // They are counted where there is a limit.
+    let (gateway, address) = gateway(&etcd, "registry = 'main'\nlimits = { max_in_flight = 1000 }");
+    Client::run(address, &["-calls", "1"]).await.assert_all_ok(1);
+    let calls = ["-method", "Slow", "-size", "1000000", "-callers", "50", "-calls", "50"];
+    let client = Client::start(address, &calls);
+    let most = in_time(async {
+        let mut most = 0;
+        while client.report().ok() < 50 {
+            most = most.max(in_flight(&gateway).await);
+            assert_eq!(client.report().failed(), 0, "{:?}", client.report());
+        }
+        most
+    });
+    let most = most.await;
+    // The one that goes over 16 MiB is among them.
+    assert!((2..=17).contains(&most), "{most} calls of a megabyte at once");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_answers_does_not_fill_the_memory() {
+    let etcd = Etcd::start().await;
+    let _service = Service::start("a", &etcd, &[]).await;
+    // It is not the time that ends it.
+    let listener = "write_timeout_ms = 3600000";
+    let (gateway, address) = gateway_with(&etcd, listener, BY_NAME);
+    Client::run(address, &["-calls", "1"]).await.assert_all_ok(1);
+    let mut client = TcpStream::connect(address).await.unwrap();
+    // An empty map of msgpack.
+    let calls: Vec<_> =
+        (0..200).flat_map(|number| frame(0, number, [b"Test", b"Large", b"", b"\x80"])).collect();
+    client.write_all(&calls).await.unwrap();
+    until("its connection is closed", || async {
+        let metrics = gateway.session_to_admin().get("/metrics").await.text().to_owned();
+        metrics.contains("witgate_connections{listener=\"calls\"} 0\n")
+    })
+    .await;
+    Client::run(address, &["-calls", "1"]).await.assert_all_ok(1);
 }
 
 /// A frame by hand.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -44,6 +45,13 @@ func (t *Test) Echo(ctx context.Context, args *Args, reply *Reply) error {
 func (t *Test) Slow(ctx context.Context, args *Args, reply *Reply) error {
 	time.Sleep(time.Second)
 	return t.Echo(ctx, args, reply)
+}
+
+// Large is an Echo whose answer is a MiB longer.
+func (t *Test) Large(ctx context.Context, args *Args, reply *Reply) error {
+	t.answer(ctx, args, reply)
+	reply.Text += strings.Repeat("x", 1<<20)
+	return nil
 }
 
 // Fail answers with an error.
