@@ -1,6 +1,7 @@
 //! Routes: what a request must be, and where it goes then.
 
 mod by_name;
+mod carried;
 mod grpc_web;
 mod heads;
 mod matches;
@@ -52,7 +53,7 @@ impl Checker<'_> {
         let mut made = Routes::default();
         for (index, route) in routes.iter().enumerate() {
             let way = way.index(index);
-            if tcp::is_for(route, listeners, ListenerProtocol::Tcp) {
+            if carried::is_for(route, listeners, ListenerProtocol::Tcp) {
                 let Some(route) = self.tcp_route(&way, route, listeners) else { continue };
                 if let Some(first) = made.connections.iter().find(|other| tcp::takes_all(other, &route)) {
                     self.gets_none(&way, &first.name, "connections");
@@ -62,7 +63,7 @@ impl Checker<'_> {
                 continue;
             }
             self.nothing_of_tcp(&way);
-            if tcp::is_for(route, listeners, ListenerProtocol::Rpcx) {
+            if carried::is_for(route, listeners, ListenerProtocol::Rpcx) {
                 let Some(route) = self.rpcx_route(&way, route, listeners) else { continue };
                 if let Some(first) = made.calls.iter().find(|other| rpcx::takes_all(other, &route)) {
                     self.gets_none(&way, &first.name, "calls");

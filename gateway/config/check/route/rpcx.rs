@@ -6,7 +6,7 @@ use crate::{
     config::{
         check::Checker,
         file,
-        running::{NameFrom, RpcxRoute, Target},
+        running::{NameFrom, RpcxRoute},
     },
     document::Way,
 };
@@ -36,20 +36,20 @@ impl Checker<'_> {
         route: &file::Route,
         listeners: &[file::Listener],
     ) -> Option<RpcxRoute> {
-        for key in KEYS {
-            let at = key.split('.').fold(way.clone(), |at, key| at.key(key));
-            if self.document.has(&at) {
-                self.wrong_key(&at, "this is for requests of HTTP, and the listener takes calls of rpcx")
-                    .hint("a route of a listener with `protocol = \"rpcx\"` is for all its calls");
-            }
-        }
+        self.none_of(
+            way,
+            &KEYS,
+            "this is for requests of HTTP, and the listener takes calls of rpcx",
+            "a route of a listener with `protocol = \"rpcx\"` is for all its calls",
+        );
         let listeners = self.listener_names(&way.key("listener"), route.listener.as_slice(), listeners);
         let timeouts = self.route_timeouts(&way.key("timeouts"), &route.timeouts);
-        let target = self.rpcx_target(way, route);
-        let retries = match target {
-            Some(Target::ByName(_)) => None,
-            _ => route.retries.as_ref().map(|retries| self.retries(&way.key("retries"), Some(retries))),
-        };
+        let (target, retries) = self.carried_target(
+            way,
+            route,
+            NameFrom::ServicePath,
+            "write `registry` to take the name of the service from each call, or `upstream` for all of them",
+        );
         Some(RpcxRoute {
             name: way.to_string().into(),
             listeners,
@@ -58,22 +58,6 @@ impl Checker<'_> {
             repeatable: route.repeatable,
             target: target?,
         })
-    }
-
-    fn rpcx_target(&mut self, way: &Way, route: &file::Route) -> Option<Target> {
-        match (self.mentions(&way.key("upstream")), self.mentions(&way.key("registry"))) {
-            (false, false) => {
-                self.wrong(way, "this route leads nowhere").hint(
-                    "write `registry` to take the name of the service from each call, or `upstream` for all of them",
-                );
-                None
-            }
-            (false, true) => self.found_by(way, route, Some(NameFrom::ServicePath)).map(Target::ByName),
-            (true, _) => {
-                self.nothing_of_by_name(way);
-                self.upstream_of(way, route)
-            }
-        }
     }
 }
 
