@@ -103,10 +103,10 @@ async fn the_go_zero_example_takes_calls_of_every_kind_to_a_service_in_etcd() {
     let service_yaml = service_yaml
         .replace("127.0.0.1:2379", &etcd.endpoint())
         .replace("127.0.0.1:8081", &service.to_string());
-    let _service = go_zero::Service::run("test.rpc", service, &service_yaml).await;
+    let _service = go_zero::Service::with_config("test.rpc", service, &service_yaml).await;
     let gateway = Gateway::run(folder);
     let client_yaml = client_yaml.replace("127.0.0.1:8080", &gateway.address().to_string());
-    let report = go_zero::Client::run(&client_yaml).ended().await;
+    let report = go_zero::Client::with_config(&client_yaml).ended().await;
     assert_eq!((report.ok(), report.servers["test.rpc"]), (100, 100), "{report:?}");
 }
 

@@ -93,7 +93,7 @@ async fn instances_come_and_go_while_calls_run_and_none_fails() {
     let registry = Some((&etcd, SERVICE));
     let mut services = vec![Service::start("0", registry, "Delay: 5ms").await];
     let gateway = gateway(&etcd, BY_NAME);
-    let mut client = Client::start(gateway.address(), &format!("{EVERY_KIND}\nCallers: 8"));
+    let client = Client::start(gateway.address(), &format!("{EVERY_KIND}\nCallers: 8"));
     for next in 1..4 {
         let name = next.to_string();
         services.push(Service::start(&name, registry, "Delay: 5ms").await);
@@ -108,7 +108,7 @@ async fn instances_come_and_go_while_calls_run_and_none_fails() {
 }
 
 /// Every one of three instances is ended and started again, while so many callers call.
-async fn rolling_restart(services: &mut [Service], client: &mut Client, kill: bool) -> Vec<u64> {
+async fn rolling_restart(services: &mut [Service], client: &Client, kill: bool) -> Vec<u64> {
     let mut killed = Vec::new();
     for service in services {
         client.more(100).await;
@@ -139,8 +139,8 @@ async fn instances_of_etcd_that_are_restarted_in_turn_cost_no_call() {
     let etcd = Etcd::start().await;
     let mut services = three(Some((&etcd, SERVICE))).await;
     let gateway = gateway(&etcd, BY_NAME);
-    let mut client = Client::start(gateway.address(), &format!("{EVERY_KIND}\nCallers: 12"));
-    rolling_restart(&mut services, &mut client, false).await;
+    let client = Client::start(gateway.address(), &format!("{EVERY_KIND}\nCallers: 12"));
+    rolling_restart(&mut services, &client, false).await;
     client.stop().await.assert_all_ok();
 }
 
@@ -149,8 +149,8 @@ async fn instances_of_etcd_that_are_restarted_in_turn_cost_no_call() {
 async fn instances_in_no_registry_that_are_restarted_in_turn_cost_no_call() {
     let mut services = three(None).await;
     let gateway = fixed(&services, "");
-    let mut client = Client::start(gateway.address(), &format!("{EVERY_KIND}\nCallers: 12"));
-    rolling_restart(&mut services, &mut client, false).await;
+    let client = Client::start(gateway.address(), &format!("{EVERY_KIND}\nCallers: 12"));
+    rolling_restart(&mut services, &client, false).await;
     client.stop().await.assert_all_ok();
 }
 
@@ -160,8 +160,8 @@ async fn instances_that_are_killed_in_turn_cost_what_was_under_way_there() {
     let etcd = Etcd::start().await;
     let mut services = three(Some((&etcd, SERVICE))).await;
     let gateway = gateway(&etcd, BY_NAME);
-    let mut client = Client::start(gateway.address(), &format!("{EVERY_KIND}\nCallers: {CALLERS}"));
-    let killed = rolling_restart(&mut services, &mut client, true).await;
+    let client = Client::start(gateway.address(), &format!("{EVERY_KIND}\nCallers: {CALLERS}"));
+    let killed = rolling_restart(&mut services, &client, true).await;
     let report: Report = client.stop().await;
     assert!(report.failures.len() <= killed.len() * CALLERS, "{report:?}");
     for failure in &report.failures {
@@ -184,7 +184,7 @@ async fn an_instance_whose_calls_hang_past_their_deadline_is_taken_out() {
     // instances, would keep it from calling either.
     const CALLERS: u64 = 4;
     let settings = format!("Callers: {CALLERS}\nTimeout: 2000\nMiddlewares: {{ Breaker: false }}");
-    let mut client = Client::start(gateway.address(), &settings);
+    let client = Client::start(gateway.address(), &settings);
     until("it is taken out", async || ejected(&gateway).await == [hangs.address]).await;
     let before = client.report();
     client.more(5000).await;

@@ -17,6 +17,7 @@ pub mod http2;
 pub mod http2_origin;
 pub mod network;
 pub mod origin;
+pub mod peer;
 pub mod rpcx;
 pub mod service;
 pub mod session;
