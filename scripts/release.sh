@@ -42,7 +42,7 @@ mkdir -p "$work/counts"
 say "1 of 4: the program that counts; ten minutes or more on two cores, and as long again in step 4"
 build counting "-Cprofile-generate=$work/counts"
 
-say "2 of 4: the load, the rows of ./dev bench proxy; 2 minutes"
+say "2 of 4: the load, the rows of ./dev bench proxy; 5 minutes"
 benches/proxy/run.sh --gateway "counting=$built/witgate" --output "$work/load" \
   --rounds 1 --seconds 10 p2c-ewma round-robin >/dev/null
 

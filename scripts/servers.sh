@@ -2,7 +2,7 @@
 # The real servers that tests run against: etcd 3.4 and 3.5 as Debian ships them, unpacked under target/servers, and services
 # and clients of go-zero and rpcx, built from tests/peers as target/peers/go-zero and target/peers/rpcx. Their Go is the
 # machine's or, where it has none that is new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY
-# says.
+# says. With names only these: rpcx, go-zero, or clients, which the proxy benchmark has in benches/proxy/clients.
 # Touches neither the machine's packages nor its sources, needs no root, and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -44,9 +44,9 @@ unpack() {
   touch "$folder/complete"
 }
 
-# peer NAME: builds the peers of a framework anew when something in their folder is newer than they are.
+# peer NAME [FOLDER]: builds the peers of a framework anew when something in their folder is newer than they are.
 peer() {
-  local source=tests/peers/$1 program=$PWD/target/peers/$1 go=go
+  local source=${2:-tests/peers/$1} program=$PWD/target/peers/$1 go=go
   [ -e "$program" ] && [ -z "$(find $source -newer "$program" -print -quit)" ] && return
   # A toolchain that is too old for go.mod says so here, and does not fetch another by itself.
   export GOTOOLCHAIN=local
@@ -60,7 +60,15 @@ peer() {
   mv "$program.new" "$program"
 }
 
-unpack bookworm etcd34 "usr/bin/etcd --version" etcd-server etcd-client
-unpack trixie etcd35 "usr/bin/etcd --version" etcd-server etcd-client
-peer go-zero
-peer rpcx
+if [ $# = 0 ]; then
+  unpack bookworm etcd34 "usr/bin/etcd --version" etcd-server etcd-client
+  unpack trixie etcd35 "usr/bin/etcd --version" etcd-server etcd-client
+  set -- go-zero rpcx
+fi
+for name in "$@"; do
+  case $name in
+    go-zero | rpcx) peer "$name" ;;
+    clients) peer clients benches/proxy/clients ;;
+    *) fail "scripts/servers.sh takes rpcx, go-zero and clients, not \"$name\"" ;;
+  esac
+done

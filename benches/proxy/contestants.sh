@@ -1,10 +1,13 @@
-# Starting and ending what the benchmark measures; sourced by run.sh. A contestant is `nginx`, `nginx-16k`, `haproxy`,
+# Starting and ending what is measured; sourced by run.sh and idle.sh. A contestant is `nginx`, `nginx-16k`, `haproxy`,
 # `envoy`, or GATEWAY/SELECTOR for a build of Witgate and the selector that it uses; `backend` is the nginx behind all of them.
 # Calls of gRPC are answered by nghttpd: it reads a whole request first, and an answer before that is not what a call gets.
+# Those of rpcx are answered by servers of rpcx.
 
 ENDPOINTS=10
-endpoints=() call_endpoints=()
-declare -A port pid gateways title
+# Clients at once that a contestant has to have room for.
+CLIENTS=4000
+endpoints=() call_endpoints=() rpcx_endpoints=()
+declare -A port pid title
 
 # take NAME: gives NAME a port of its own.
 take() {
@@ -20,20 +23,31 @@ take() {
 # fill TEMPLATE NAME LINE [MORE]: the configuration of a contestant in its folder, with LINE for each endpoint, PORT being its
 # port, and MORE in its place. What a Witgate selects by is in $plugin.
 fill() {
-  local text list='' calls='' endpoint folder=$run/$2
+  local text purpose folder=$run/$2
   mkdir -p "$folder"
   text=$(<"benches/proxy/$1")
-  for endpoint in "${endpoints[@]}"; do list+=${3//PORT/$endpoint}$'\n'; done
-  for endpoint in "${call_endpoints[@]}"; do calls+=${3//PORT/$endpoint}$'\n'; done
-  text=${text//@ENDPOINTS@/"$list"}
-  text=${text//@CALLS@/"$calls"}
-  text=${text//@RUN@/"$folder"}
+  text=${text//@ENDPOINTS@/"$(lines "$3" "${endpoints[@]}")"}
+  text=${text//@CALL_ENDPOINTS@/"$(lines "$3" "${call_endpoints[@]}")"}
+  text=${text//@RPCX_ENDPOINTS@/"$(lines "$3" "${rpcx_endpoints[@]}")"}
+  for purpose in http2 tls tcp rpcx rpcx-tcp admin; do
+    text=${text//@"${purpose^^}"@/"${port[$2 $purpose]:-}"}
+  done
   text=${text//@PORT@/"${port[$2]:-}"}
-  text=${text//@HTTP2@/"${port[$2 http2]:-}"}
+  text=${text//@RUN@/"$folder"}
+  text=${text//@CERTIFICATE@/"$run/certificate.pem"}
+  text=${text//@CLIENTS@/"$CLIENTS"}
+  # One for the client and one for the endpoint.
+  text=${text//@SOCKETS@/"$((2 * CLIENTS))"}
   text=${text//@SELECTOR@/"${plugin:-}"}
-  text=${text//@ADMIN@/"${port[$2 admin]:-}"}
+  text=${text//@MODULE@/"${module:-}"}
   text=${text//@MORE@/"${4:-}"}
   echo "$text" >"$folder/$1"
+}
+
+# lines LINE PORT...: LINE for each of them.
+lines() {
+  local number
+  for number in "${@:2}"; do echo "${1//PORT/$number}"; done
 }
 
 # fetch PORT PATH: the answer to a request, head and all. Fails when nobody listens.
@@ -87,6 +101,8 @@ start_backend() {
     endpoints+=("${port[endpoint $i]}")
     take "call endpoint $i"
     call_endpoints+=("${port[call endpoint $i]}")
+    take "rpcx endpoint $i"
+    rpcx_endpoints+=("${port[rpcx endpoint $i]}")
   done
   port[backend]=${endpoints[0]}
   fill backend.conf backend '    listen 127.0.0.1:PORT reuseport;'
@@ -101,14 +117,46 @@ start_call_endpoints() {
   mkdir -p "$run/calls/bench.Calls"
   cp benches/proxy/message "$run/calls/bench.Calls/Say"
   for endpoint in "${call_endpoints[@]}"; do
-    nghttpd --no-tls --address=127.0.0.1 --htdocs="$run/calls" --no-content-length --trailer='grpc-status: 0' "$endpoint" \
-      >/dev/null 2>&1 </dev/null &
-    pid[call endpoint $endpoint]=$!
-    until (: <"/dev/tcp/127.0.0.1/$endpoint") 2>/dev/null; do
-      kill -0 "${pid[call endpoint $endpoint]}" 2>/dev/null || fail "nghttpd does not serve"
-      sleep 0.1
-    done
+    start_endpoint "$endpoint" nghttpd --no-tls --address=127.0.0.1 --htdocs="$run/calls" --no-content-length \
+      --trailer='grpc-status: 0' "$endpoint"
   done
+}
+
+start_rpcx_endpoints() {
+  local endpoint
+  for endpoint in "${rpcx_endpoints[@]}"; do
+    start_endpoint "$endpoint" target/peers/rpcx server -listen "127.0.0.1:$endpoint"
+  done
+}
+
+start_endpoint() { # start_endpoint PORT COMMAND...
+  local endpoint=$1
+  shift
+  "$@" >/dev/null 2>&1 </dev/null &
+  pid[endpoint at $endpoint]=$!
+  until (: <"/dev/tcp/127.0.0.1/$endpoint") 2>/dev/null; do
+    kill -0 "${pid[endpoint at $endpoint]}" 2>/dev/null || fail "$1 does not serve"
+    sleep 0.1
+  done
+}
+
+# make_certificate: one for all contestants, and its key beside it, where HAProxy looks for it.
+make_certificate() {
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
+    -addext subjectAltName=DNS:localhost -out "$run/certificate.pem" -keyout "$run/certificate.pem.key" 2>/dev/null ||
+    fail "openssl made no certificate"
+}
+
+# stream_module: how nginx loads its module for TCP; nothing where that is built in. Fails where it has none.
+stream_module() {
+  local options path
+  options=$(nginx -V 2>&1)
+  path=$(grep -oP -- '--modules-path=\K\S+' <<<"$options" || true)/ngx_stream_module.so
+  if [ -e "$path" ]; then
+    echo "load_module $path;"
+  else
+    grep -qE -- '--with-stream( |$)' <<<"$options"
+  fi
 }
 
 # start NAME: begins a contestant and notes how a reader knows it.
@@ -116,9 +164,15 @@ start() {
   take "$1"
   # Witgate and Envoy have both versions of HTTP on one port.
   port[$1 http2]=${port[$1]}
+  take "$1 tls"
+  take "$1 tcp"
+  take "$1 rpcx"
+  # The others do not read what they pass on.
+  port[$1 rpcx-tcp]=${port[$1 rpcx]}
   case $1 in
     nginx | nginx-16k)
-      local buffers=''
+      local buffers='' module
+      module=$(stream_module)
       take "$1 http2"
       title[$1]="nginx $(nginx -v 2>&1 | sed 's|.*/||; s| .*||')"
       if [ "$1" = nginx-16k ]; then
@@ -162,11 +216,19 @@ zone_aware      = true
 [gateway]
 zone = "here"'
       fi
+      take "$1 rpcx-tcp"
       take "$1 admin"
       fill witgate.toml "$1" "$line" "$policies"
       begin "$1" "${gateways[$gateway]}" run --config "$run/$1/witgate.toml"
       ;;
   esac
+}
+
+# end NAME: ends it and waits for it.
+end() {
+  kill "${pid[$1]}"
+  wait "${pid[$1]}" 2>/dev/null || true
+  unset "pid[$1]"
 }
 
 # Ends all and waits for them, so that what they write at their end is there.

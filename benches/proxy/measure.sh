@@ -1,9 +1,10 @@
-# One measurement of one contestant; sourced by run.sh.
+# One measurement of one contestant; sourced by run.sh, and by idle.sh for the process that does the work.
 
 # load ROW NAME SECONDS: asks NAME for it so long, and says what came of it: how many requests there were, how many failed,
 # requests per second, and the 99th percentile of latency in ms.
 load() {
   local with=() by_http1=http://127.0.0.1:${port[$2]} by_http2=http://127.0.0.1:${port[$2 http2]}
+  local by_tls=127.0.0.1:${port[$2 tls]} by_tcp=http://127.0.0.1:${port[$2 tcp]}
   case $1 in
     get) wrk_for "$3" "$by_http1/" ;;
     post) wrk_for "$3" -s benches/proxy/post.lua "$by_http1/" ;;
@@ -14,6 +15,13 @@ load() {
       with=(-H 'content-type: application/grpc' -H 'te: trailers' -d benches/proxy/message)
       h2load_for "$3" "${with[@]}" "$by_http2/bench.Calls/Say"
       ;;
+    tls) wrk_for "$3" "https://$by_tls/" ;;
+    http2-tls) h2load_for "$3" "https://$by_tls/" ;;
+    handshake) handshakes_for "$3" "$by_tls" ;;
+    resumed) handshakes_for "$3" "$by_tls" -resume ;;
+    tcp) wrk_for "$3" "$by_tcp/64k" ;;
+    tcp-connect) wrk_for "$3" -H 'Connection: close' "$by_tcp/" ;;
+    rpcx | rpcx-tcp) rpcx_for "$3" "${port[$2 $1]}" ;;
   esac
 }
 
@@ -28,15 +36,26 @@ wrk_for() { # wrk_for SECONDS ARGUMENT...
 }
 
 # As many requests at once as there are connections in the other rows, over an eighth of the connections.
+STREAMS=8
+shared_connections() { echo $(((CONNECTIONS + STREAMS - 1) / STREAMS)); }
+
 h2load_for() { # h2load_for SECONDS ARGUMENT...
-  local streams=8 log=$run/h2load counts
+  local log=$run/h2load counts
   rm -f "$log"
-  counts=$(h2load -t1 -c$(((CONNECTIONS + streams - 1) / streams)) -m$streams -D"$1" --log-file="$log" "${@:2}" | awk '
+  counts=$(h2load -t1 -c"$(shared_connections)" -m$STREAMS -D"$1" --log-file="$log" "${@:2}" | awk '
     /^requests:/ { done = $8; failed = $10 + $12 + $14 }
     /^status codes:/ { other = $5 + $7 + $9 }
     /^finished in/ { rate = $4 }
     END { print done + 0, failed + other, rate + 0 }')
   echo "$counts" "$(cut -f3 "$log" | sort -n | awk '{ all[NR] = $1 } END { print all[int(NR * 0.99)] / 1000 }')"
+}
+
+rpcx_for() { # rpcx_for SECONDS PORT
+  target/peers/rpcx load -gateway "127.0.0.1:$2" -connections "$(shared_connections)" -callers $STREAMS -for "$1s"
+}
+
+handshakes_for() { # handshakes_for SECONDS ADDRESS [-resume]
+  target/peers/clients handshakes -address "$2" -connections "$CONNECTIONS" -for "$1s" "${@:3}"
 }
 
 # worker_of PID: the process that does the work; nginx has it below the first.

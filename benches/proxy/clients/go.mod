@@ -1,0 +1,3 @@
+module witgate/benches/proxy/clients
+
+go 1.24.0
