@@ -61,6 +61,7 @@ mod proxy_protocol;
 mod registrars;
 mod resolving;
 mod rpcx;
+mod rpcx_http;
 mod selectors;
 mod sockets;
 mod source;
