@@ -62,6 +62,7 @@ mod registrars;
 mod resolving;
 mod rpcx;
 mod rpcx_http;
+mod rpcx_tcp;
 mod selectors;
 mod sockets;
 mod source;
