@@ -18,6 +18,7 @@ use super::{
     replay::Kept,
     reply::{Ending, ReplyBody},
     route::Manner,
+    rpcx,
     seen::Seen,
     service::Peer,
     set_aside::Aside,
@@ -221,7 +222,8 @@ impl Exchange {
             return missing(&target, record);
         };
         let Headed { mut response, seen, at, well, success } = headed;
-        held.answered(&target.upstream.config, response.status(), at);
+        let counted = rpcx::answer_counts_as(response.status(), seen, &opened.member);
+        held.answered(&target.upstream.config, counted, at);
         let Attempt { connection, spare, switched, .. } = attempt;
         let interim = connection.interim();
         if interim > 0 {
@@ -236,7 +238,7 @@ impl Exchange {
             forward::change(response.headers_mut(), &heads.response);
         }
         *response.version_mut() = Version::HTTP_11;
-        record.answered(response.status().as_u16(), at);
+        record.answered(counted.as_u16(), at);
         let Opened { member, in_flight, begun, .. } = opened;
         let is_open = is_call && !grpc::is_told(response.headers());
         let open = is_open.then(|| at.saturating_duration_since(begun));

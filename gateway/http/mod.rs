@@ -17,6 +17,7 @@ mod replay;
 mod reply;
 mod respond;
 mod route;
+mod rpcx;
 mod seen;
 mod service;
 mod set_aside;
@@ -29,5 +30,7 @@ mod waits;
 mod worker;
 
 pub use respond::RequestError;
+pub use rpcx::call_counts_as;
+pub use verdict::{is_success, told};
 pub use waits::Wait;
 pub use worker::Worker;

@@ -40,6 +40,8 @@ pub(super) struct Seen {
     length: bool,
     /// The length is said more than once.
     pub repeated: bool,
+    /// What a server of rpcx says with, why a call failed.
+    pub rpcx_error: bool,
     /// A name may be one of ours in disguise: it has bytes that hardly any has.
     pub odd: bool,
 }
@@ -72,6 +74,7 @@ impl Seen {
                     seen.repeated |= seen.length || value.as_bytes().contains(&b',');
                     seen.length = true;
                 }
+                "x-rpcx-errormessage" => seen.rpcx_error = true,
                 name => {
                     seen.forwarded |= name.starts_with("x-forwarded-");
                     // Folded without a short cut, which lets the compiler look at many bytes at once.
@@ -157,15 +160,20 @@ mod tests {
         };
         assert!(seen("forwarded").forwarded && seen("x-forwarded-").forwarded);
         assert!(seen("x-forwarded-for-a-name-that-is-long").forwarded && !seen("x-forwarded").forwarded);
+        assert!(seen("x-rpcx-errormessage").rpcx_error && !seen("x-rpcx-errormessages").rpcx_error);
         assert!(seen("cdn-loop").cdn_loop && seen("trailer").trailer && seen("content-length").repeated);
         for name in ["x_forwarded_for", "cdn_loop", "transfer.encoding", "content_length", "proxy_connection"]
         {
             assert!(seen(name).odd && is_disguised(name), "{name}");
         }
         for name in ["content-type", "user-agent", "accept", "x-request-id", "host", "te2", "x_user"] {
-            let Seen { hop_by_hop, names, forwarded, cdn_loop, trailer, length, repeated, odd } = seen(name);
+            let Seen { hop_by_hop, names, forwarded, cdn_loop, trailer, length, repeated, rpcx_error, odd } =
+                seen(name);
             assert_eq!(hop_by_hop, 0, "{name}");
-            assert!(!(names || forwarded || cdn_loop || trailer || length || repeated || odd), "{name}");
+            assert!(
+                !(names || forwarded || cdn_loop || trailer || length || repeated || rpcx_error || odd),
+                "{name}"
+            );
         }
     }
 }

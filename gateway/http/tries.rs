@@ -15,7 +15,7 @@ use super::{
     RequestError,
     attempt::{Attempt, Connecting, Dialing, Step, Tries, Try},
     exchange::{Exchange, Headed},
-    forward, grpc,
+    forward, grpc, rpcx,
     seen::Seen,
     upload::RequestBody,
     verdict::{self, Failed},
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// The label of an endpoint that says what it speaks.
-const PROTOCOL: &str = "protocol";
+pub(super) const PROTOCOL: &str = "protocol";
 
 /// How a try ended: with the head of an answer, or without.
 type Outcome = Result<Response<Incoming>, Failed>;
@@ -210,7 +210,7 @@ impl Exchange {
         let outcome = outcome
             .and_then(|response| verdict::accept(response, seen, self.upgrading, self.websocket.as_deref()));
         let at = Instant::now();
-        let (well, success) = self.learn(place, &outcome, at);
+        let (well, success) = self.learn(place, &outcome, seen, at);
         if self.kept.as_ref().is_some_and(|kept| kept.is_lost()) {
             self.history.lose();
         }
@@ -231,13 +231,14 @@ impl Exchange {
 
     /// The endpoint's statistics and its upstream's health learn of a try that ended just now. Says
     /// whether the one and the other have only good to remember.
-    fn learn(&mut self, place: usize, outcome: &Outcome, at: Instant) -> (bool, bool) {
+    fn learn(&mut self, place: usize, outcome: &Outcome, seen: Seen, at: Instant) -> (bool, bool) {
         let Some(Try { opened, backup, .. }) = self.tries.get_mut(place) else { return (false, false) };
         let (Opened { member, begun, trial, .. }, backup) = (opened, *backup);
         // A call that failed has an answer like any other.
         let failed = |response: &Response<Incoming>| grpc::failed(response.headers()) == Some(true);
         let failed = self.is_call && outcome.as_ref().is_ok_and(failed);
-        let success = if failed { Some(false) } else { verdict::success(outcome) };
+        let counted = |status| rpcx::answer_counts_as(status, seen, member);
+        let success = if failed { Some(false) } else { verdict::success(outcome, counted) };
         let begun = *begun;
         // Of a call it is known at its end. Two samples for one would count by how far they are apart.
         let is_open = |response: &Response<Incoming>| self.is_call && !grpc::is_told(response.headers());
@@ -264,7 +265,7 @@ impl Exchange {
         if let Some(wait @ Wait::WholeOfEndpoint) = self.waits.overdue() {
             let failed = Failed::expired(wait);
             self.held.failed();
-            self.learn(0, &Err(failed), Instant::now());
+            self.learn(0, &Err(failed), Seen::default(), Instant::now());
             self.record.cut(Fault::Endpoint);
         }
     }

@@ -128,10 +128,7 @@ pub(super) fn event<B>(outcome: &Result<Response<B>, Failed>, is_call: bool) -> 
 /// What a try says of the endpoint's health; nothing if its failure was the client's or the gateway's own.
 pub(super) fn evidence<B>(outcome: &Result<Response<B>, Failed>) -> Option<Evidence> {
     let failed = match outcome {
-        Ok(response) if matches!(response.status().as_u16(), 502..=504) => {
-            return Some(Evidence::GatewayError);
-        }
-        Ok(_) => return Some(Evidence::Answered),
+        Ok(response) => return Some(told(response.status())),
         Err(failed) => failed,
     };
     let evidence = match &failed.error {
@@ -142,12 +139,26 @@ pub(super) fn evidence<B>(outcome: &Result<Response<B>, Failed>) -> Option<Evide
     failed.is_of_endpoint().then_some(evidence)
 }
 
-/// Whether the statistics take a try for a success; none: it says nothing of the endpoint.
-pub(super) fn success<B>(outcome: &Result<Response<B>, Failed>) -> Option<bool> {
+/// Whether the statistics take a try for a success; none: it says nothing of the endpoint. `counted` is the status that an
+/// answer with a status counts as.
+pub(super) fn success<B>(
+    outcome: &Result<Response<B>, Failed>,
+    counted: impl FnOnce(StatusCode) -> StatusCode,
+) -> Option<bool> {
     match outcome {
-        Ok(response) => Some(!response.status().is_server_error()),
+        Ok(response) => Some(is_success(counted(response.status()))),
         Err(failed) => failed.is_of_endpoint().then_some(false),
     }
+}
+
+/// What an answer that counts as this says of the endpoint's health.
+pub fn told(status: StatusCode) -> Evidence {
+    if matches!(status.as_u16(), 502..=504) { Evidence::GatewayError } else { Evidence::Answered }
+}
+
+/// Whether the statistics take an answer that counts as this for a success.
+pub fn is_success(status: StatusCode) -> bool {
+    !status.is_server_error()
 }
 
 /// An answer is one only if it can be handed on as what it is. `websocket` is what a client of HTTP/2 asked for that.
@@ -255,7 +266,7 @@ mod tests {
             assert_eq!(closes, fault == Fault::Client, "{error}");
             let outcome = Err::<Response<()>, _>(Failed::for_good(error));
             assert_eq!(evidence(&outcome), told);
-            assert_eq!(success(&outcome), told.map(|_| false));
+            assert_eq!(success(&outcome, |status| status), told.map(|_| false));
         }
     }
 
@@ -264,7 +275,7 @@ mod tests {
         let error = RequestError::Reset(String::new());
         let outcome =
             Err::<Response<()>, _>(Failed { error, event: Event::Stale, stale: true, unsent: None });
-        assert_eq!((evidence(&outcome), success(&outcome)), (None, None));
+        assert_eq!((evidence(&outcome), success(&outcome, |status| status)), (None, None));
     }
 
     #[test]
@@ -281,7 +292,11 @@ mod tests {
             (505, Evidence::Answered, false),
         ] {
             let outcome = Ok(Response::builder().status(status).body(()).unwrap());
-            assert_eq!((evidence(&outcome), success(&outcome)), (Some(told), Some(good)), "{status}");
+            assert_eq!(
+                (evidence(&outcome), success(&outcome, |status| status)),
+                (Some(told), Some(good)),
+                "{status}"
+            );
         }
     }
 

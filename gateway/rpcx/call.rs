@@ -2,13 +2,11 @@
 
 use std::{net::IpAddr, rc::Rc, str, sync::Arc, time::Instant};
 
-use http::StatusCode;
-
 use super::{Worker, frame::Frame, tries::Tries};
 use crate::{
     config,
     dispatch::{self, Admission, Admitted, Choice, Lookup, NotDispatched, Target},
-    http::RequestError,
+    http::{RequestError, call_counts_as},
     selector::RequestFacts,
     telemetry::{Fault, Record},
 };
@@ -29,7 +27,7 @@ impl Caller {
         let (answer, status) = match answered {
             Ok(answer) => {
                 let failed = answer.as_ref().is_some_and(Frame::is_error);
-                (answer, if failed { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK })
+                (answer, call_counts_as(failed))
             }
             Err(error) => {
                 let (path, method) = (shown(call.path()), shown(call.method()));
@@ -64,8 +62,7 @@ impl Caller {
         match &answered {
             Ok(answer) => {
                 let failed = answer.as_ref().is_some_and(Frame::is_error);
-                let status = if failed { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
-                held.answered(&target.upstream.config, status, Instant::now());
+                held.answered(&target.upstream.config, call_counts_as(failed), Instant::now());
             }
             Err(error) if error.fault() == Fault::Endpoint => held.failed(),
             Err(_) => {}

@@ -22,7 +22,7 @@ use crate::{
     client::Transport,
     config::Timeouts,
     dispatch::{self, Choice, Held, Leaving, Opened, Picked, Target},
-    http::{RequestError, Wait},
+    http::{RequestError, Wait, call_counts_as, is_success, told},
     resilience::{BackupAfter, Cause, Event, History, Mode, Next, RetryPolicy, Tried},
     telemetry::Fault,
     upstream::{Evidence, Member},
@@ -243,7 +243,10 @@ impl<'a> Tries<'a> {
     /// The endpoint's statistics and its upstream's health learn of a try that ended just now.
     fn learn(&self, opened: &mut Opened, outcome: &Result<Option<Frame>, Failed>, beside: bool, at: Instant) {
         let (success, evidence) = match outcome {
-            Ok(Some(answer)) => (!answer.is_error(), Evidence::Answered),
+            Ok(Some(answer)) => {
+                let counted = call_counts_as(answer.is_error());
+                (is_success(counted), told(counted))
+            }
             Ok(None) => return,
             Err(failed) if failed.stale || failed.error.fault() != Fault::Endpoint => return,
             Err(failed) => match failed.error {

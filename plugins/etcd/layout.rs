@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn rpcx() {
-        let tcp: &[(&str, &str)] = &[("network", "tcp")];
+        let tcp: &[(&str, &str)] = &[("network", "tcp"), ("protocol", "rpcx")];
         check(RPCX, "tcp@a:1", "", Some(("a:1", 1, tcp)));
         check(RPCX, "a:1", "", Some(("a:1", 1, &[])));
         check(RPCX, "tcp@[::1]:1", "weight=5", Some(("[::1]:1", 5, tcp)));
@@ -335,24 +335,25 @@ mod tests {
             check(RPCX, &format!("{network}@a:1"), "", None);
         }
         let only_ws = r#"{"layout":"rpcx","base":"/b","networks":["ws"]}"#;
-        check(only_ws, "ws@a:1", "", Some(("a:1", 1, &[("network", "ws")])));
+        check(only_ws, "ws@a:1", "", Some(("a:1", 1, &[("network", "ws"), ("protocol", "rpcx")])));
         check(only_ws, "tcp@a:1", "", None);
     }
 
     #[test]
     fn rpcx_groups_are_labels_and_a_filter() {
-        let both: &[(&str, &str)] = &[("network", "tcp"), ("group", "x"), ("group", "y")];
+        let both: &[(&str, &str)] =
+            &[("network", "tcp"), ("protocol", "rpcx"), ("group", "x"), ("group", "y")];
         check(RPCX, "tcp@a:1", "group=x&group=y", Some(("a:1", 1, both)));
         let y = r#"{"layout":"rpcx","base":"/b","group":"y"}"#;
         check(y, "tcp@a:1", "group=x&group=y", Some(("a:1", 1, both)));
         check(y, "tcp@a:1", "group=x", None);
         check(y, "tcp@a:1", "", None);
-        check(y, "tcp@a:1", "group=x;", Some(("a:1", 1, &[("network", "tcp")])));
+        check(y, "tcp@a:1", "group=x;", Some(("a:1", 1, &[("network", "tcp"), ("protocol", "rpcx")])));
         check(
             r#"{"layout":"rpcx","base":"/b","group":""}"#,
             "tcp@a:1",
             "group=x",
-            Some(("a:1", 1, &both[..2])),
+            Some(("a:1", 1, &both[..3])),
         );
     }
 

@@ -284,9 +284,9 @@ mod tests {
             r#"{"key":"tcp@a:1","value":"weight=2&group=a&calls=1.5"}"#,
             "a:1",
             2,
-            &[("network", "tcp"), ("group", "a")],
+            &[("network", "tcp"), ("protocol", "rpcx"), ("group", "a")],
         );
-        check(r#"{"Key":"tcp@a:1","Value":""}"#, "a:1", 1, &[("network", "tcp")]);
+        check(r#"{"Key":"tcp@a:1","Value":""}"#, "a:1", 1, &[("network", "tcp"), ("protocol", "rpcx")]);
         check(r#"{"key":"a:1"}"#, "a:1", 1, &[]);
         check(r#"{"key":"a:1","value":"state=inactive&weight=3"}"#, "a:1", 0, &[]);
     }

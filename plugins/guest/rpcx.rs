@@ -46,10 +46,13 @@ impl Metadata {
         }
     }
 
-    /// The labels, with the network among them when the key named one.
+    /// The labels, with the network among them when the key named one. Then it is rpcx that wrote it and that is spoken
+    /// there, unless the metadata has a `protocol` of its own.
     pub fn labels_on(self, network: Option<&str>) -> Labels {
-        let network = network.map(|network| ("network".to_owned(), network.to_owned()));
-        network.into_iter().chain(self.labels).collect()
+        let Some(network) = network else { return self.labels };
+        let says = self.labels.iter().any(|(name, _)| name == "protocol");
+        let protocol = (!says).then(|| ("protocol".to_owned(), "rpcx".to_owned()));
+        [("network".to_owned(), network.to_owned())].into_iter().chain(protocol).chain(self.labels).collect()
     }
 }
 
@@ -147,6 +150,17 @@ mod tests {
         // Go refuses both, and rpcx then uses the instance whatever its text says.
         check("state=inactive;weight=5", 1, false, &[]);
         check("state=inactive&weight=%zz", 1, false, &[]);
+    }
+
+    #[test]
+    fn what_rpcx_wrote_speaks_it_unless_it_says_otherwise() {
+        let labels = |network, text| {
+            let labels = Metadata::read(text).labels_on(network).into_iter();
+            labels.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
+        };
+        assert_eq!(labels(Some("tcp"), "group=a"), "network=tcp&protocol=rpcx&group=a");
+        assert_eq!(labels(Some("tcp"), "protocol=http2"), "network=tcp&protocol=http2");
+        assert_eq!(labels(None, "group=a"), "group=a");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::support::{
+    certs::{Certs, Pair},
     etcd::Etcd,
     gateway::{Gateway, until},
     go_zero::{Client, Report, SERVICE, Service},
@@ -127,11 +128,86 @@ async fn rolling_restart(services: &mut [Service], client: &Client, kill: bool) 
 }
 
 async fn three(registry: Option<(&Etcd, &str)>) -> Vec<Service> {
+    three_with(registry, "").await
+}
+
+async fn three_with(registry: Option<(&Etcd, &str)>, settings: &str) -> Vec<Service> {
     let mut services = Vec::new();
     for name in ["a", "b", "c"] {
-        services.push(Service::start(name, registry, "Delay: 10ms").await);
+        services.push(Service::start(name, registry, &format!("Delay: 10ms\n{settings}")).await);
     }
     services
+}
+
+/// What believes this authority and shows that pair, in a configuration of go-zero. A server wants a certificate.
+fn over_tls(certs: &Certs, pair: &Pair) -> String {
+    format!(
+        "TLS: {{ CA: '{}', Cert: '{}', Key: '{}', Name: localhost }}",
+        certs.ca().display(),
+        pair.certificate.display(),
+        pair.key.display()
+    )
+}
+
+/// A gateway whose second listener wants certificates of clients. It shows its own to instances, if they have TLS.
+fn gateway_with_tls(etcd: &Etcd, certs: &Certs, instances: bool) -> Gateway {
+    let (own, known) = (certs.server(), certs.client("gateway"));
+    let files = |pair: &Pair| {
+        format!("cert_file = '{}', key_file = '{}'", pair.certificate.display(), pair.key.display())
+    };
+    let ca = certs.ca();
+    let listener = format!(
+        "[[listener]]
+name = 'tls'
+address = '127.0.0.1:0'
+
+[listener.tls]
+certificates = [{{ {} }}]
+client_ca_file = '{}'
+client_certificate = 'required'",
+        files(&own),
+        ca.display()
+    );
+    let tls = match instances {
+        true => format!("tls = {{ ca_file = '{}', {} }}", ca.display(), files(&known)),
+        false => String::new(),
+    };
+    gateway(etcd, &format!("{listener}\n\n{BY_NAME}\n{tls}"))
+}
+
+#[tokio::test]
+async fn calls_of_every_kind_go_by_tls_on_either_side_and_on_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let certs = Certs::new(folder.path());
+    let (own, known) = (certs.server(), certs.client("caller"));
+    for (clients, instances) in [(true, false), (false, true), (true, true)] {
+        // What is registered in one goes with it.
+        let etcd = Etcd::start().await;
+        let settings = |of: bool, pair: &Pair| if of { over_tls(&certs, pair) } else { String::new() };
+        let (server, client) = (settings(instances, &own), settings(clients, &known));
+        let registry = Some((&etcd, SERVICE));
+        let _services =
+            [Service::start("a", registry, &server).await, Service::start("b", registry, &server).await];
+        let gateway = gateway_with_tls(&etcd, &certs, instances);
+        let address = gateway.listeners[usize::from(clients)];
+        let calls = "Kinds: [unary, upload, download, chat]\nSize: 65536\nCallers: 8\nCalls: 400";
+        let report = Client::start(address, &format!("{calls}\n{client}")).ended().await;
+        report.assert_all_ok();
+        assert_eq!(report.servers.values().sum::<u64>(), 400, "{report:?}");
+        assert!(report.servers["a"] > 50 && report.servers["b"] > 50, "each call is balanced: {report:?}");
+    }
+}
+
+#[tokio::test]
+async fn instances_with_tls_that_are_restarted_in_turn_cost_no_call() {
+    let (folder, etcd) = (tempfile::tempdir().unwrap(), Etcd::start().await);
+    let certs = Certs::new(folder.path());
+    let mut services = three_with(Some((&etcd, SERVICE)), &over_tls(&certs, &certs.server())).await;
+    let gateway = gateway_with_tls(&etcd, &certs, true);
+    let client = over_tls(&certs, &certs.client("caller"));
+    let client = Client::start(gateway.listeners[1], &format!("{EVERY_KIND}\nCallers: 12\n{client}"));
+    rolling_restart(&mut services, &client, false).await;
+    client.stop().await.assert_all_ok();
 }
 
 #[tokio::test]

@@ -61,6 +61,8 @@ mod proxy_protocol;
 mod registrars;
 mod resolving;
 mod rpcx;
+mod rpcx_http;
+mod rpcx_tcp;
 mod selectors;
 mod sockets;
 mod source;

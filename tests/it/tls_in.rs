@@ -4,8 +4,7 @@
 use std::{
     fs,
     net::SocketAddr,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -22,7 +21,8 @@ use crate::support::{
     certs::{Certs, Pair},
     gateway::{Gateway, until},
     origin::{Origin, Reply, Seen},
-    tls::{TlsOrigin, ask, client, connect, curl, get, read_head, s_client, server, text},
+    secret::{Secret, Way, rename},
+    tls::{TlsOrigin, ask, client, connect, curl, get, mentions, read_head, s_client, server, text},
 };
 
 /// A gateway with one more listener, and certificates in its folder.
@@ -105,12 +105,6 @@ async fn failed(gateway: &Gateway, reason: &str, count: u64) {
         metric(gateway, "witgate_tls_handshakes_failed_total", &[&reason]).await == count as f64
     })
     .await;
-}
-
-fn rename(content: &[u8], path: &Path) {
-    let new = path.with_extension("new");
-    fs::write(&new, content).unwrap();
-    fs::rename(new, path).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -390,54 +384,19 @@ async fn sessions_outlive_renewals_restarts_and_gateways_and_not_a_change_of_aut
     assert!(handshakes("resumed").await >= 3.0 && handshakes("full").await >= 3.0);
 }
 
-/// How a pair is exchanged.
-#[derive(Debug, Clone, Copy)]
-enum Way {
-    Write,
-    Rename,
-    /// As Kubernetes does it with a secret.
-    Link,
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_exchanged_a_hundred_times_under_load_and_no_handshake_fails() {
-    for way in [Way::Write, Way::Rename, Way::Link] {
+    for way in Way::ALL {
         let mut setup = Setup::new().await;
         let pairs = ["one", "two"].map(|name| setup.certs.of(name, &["localhost"]));
-        let secret = setup.at("secret");
-        let put = |number: usize, pair: &Pair| {
+        let contents = pairs.each_ref().map(|pair| {
             let [certificate, key] = [&pair.certificate, &pair.key].map(|path| fs::read(path).unwrap());
-            match way {
-                Way::Write => {
-                    fs::write(secret.join("tls.crt"), certificate).unwrap();
-                    fs::write(secret.join("tls.key"), key).unwrap();
-                }
-                Way::Rename => {
-                    rename(&certificate, &secret.join("tls.crt"));
-                    rename(&key, &secret.join("tls.key"));
-                }
-                Way::Link => {
-                    let version = secret.join(format!("..{number}"));
-                    fs::create_dir(&version).unwrap();
-                    fs::write(version.join("tls.crt"), certificate).unwrap();
-                    fs::write(version.join("tls.key"), key).unwrap();
-                    symlink(format!("..{number}"), secret.join("..new")).unwrap();
-                    fs::rename(secret.join("..new"), secret.join("..data")).unwrap();
-                    if let Some(old) = number.checked_sub(1) {
-                        fs::remove_dir_all(secret.join(format!("..{old}"))).unwrap();
-                    }
-                }
-            }
-        };
-        fs::create_dir(&secret).unwrap();
-        put(0, &pairs[0]);
-        if let Way::Link = way {
-            for file in ["tls.crt", "tls.key"] {
-                symlink(format!("..data/{file}"), secret.join(file)).unwrap();
-            }
-        }
-        let files = Pair { certificate: secret.join("tls.crt"), key: secret.join("tls.key") };
-        let gateway = setup.start(&certificates(&[&files]), "");
+            [("tls.crt", certificate), ("tls.key", key)]
+        });
+        let files = |number: usize| contents[number % 2].each_ref().map(|(name, text)| (*name, &text[..]));
+        let mut secret = Secret::new(setup.at("secret"), way, &files(0));
+        let shown = Pair { certificate: secret.at("tls.crt"), key: secret.at("tls.key") };
+        let gateway = setup.start(&certificates(&[&shown]), "");
         let (address, over) = (at(&gateway), Arc::new(AtomicBool::new(false)));
         let (shaken, config) = (Arc::new(AtomicU64::new(0)), ca(&gateway));
         let mut clients = tokio::task::JoinSet::new();
@@ -457,16 +416,15 @@ async fn a_certificate_is_exchanged_a_hundred_times_under_load_and_no_handshake_
             let config = client(&config, None, &[]);
             async move {
                 let stream = connect(&config, address, "localhost").await.unwrap();
-                let shown = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
-                shown.windows(3).any(|bytes| bytes == name.as_bytes())
+                mentions(&stream.get_ref().1.peer_certificates().unwrap()[0], name)
             }
         };
         for number in 1..=100 {
             let before = shaken.load(Relaxed);
-            put(number, &pairs[number % 2]);
+            secret.put(&files(number));
             until("somebody shakes hands", || async { shaken.load(Relaxed) > before }).await;
             // Some faster than anybody looks.
-            if number % 10 == 0 {
+            if number % 9 == 0 {
                 until(&format!("{way:?} {number} is shown"), || shows(["one", "two"][number % 2])).await;
             }
         }
@@ -664,63 +622,6 @@ async fn a_client_that_takes_nothing_is_found_out_behind_tls() {
         }
     }
     assert!(total > 30 << 20);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_handshakes_leave_nothing_behind() {
-    const EACH: u64 = 3_000;
-    // As many connections to the endpoint may be idle.
-    const CLIENTS: u64 = 20;
-    let mut setup = Setup::new().await;
-    let own = setup.certs.server();
-    let known = setup.certs.client("alice");
-    let rule = format!("client_ca_file = '{}', client_certificate = 'optional'", setup.certs.ca().display());
-    let gateway = setup.start(&format!("{}, {rule}", certificates(&[&own])), "");
-    let (address, ca) = (at(&gateway), ca(&gateway));
-    let full = client(&ca, Some(&known), &[]);
-    let rounds = |count: u64| {
-        let (full, ca, known) = (full.clone(), ca.clone(), known.clone());
-        async move {
-            let left = Arc::new(AtomicU64::new(count));
-            let mut clients = tokio::task::JoinSet::new();
-            for _ in 0..CLIENTS {
-                let (left, full, anew) = (left.clone(), full.clone(), client(&ca, Some(&known), &["h2"]));
-                clients.spawn(async move {
-                    while let Ok(number) = left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)) {
-                        match number % 4 {
-                            0 => drop(ask(&full, address, "localhost", &get("/")).await.unwrap()),
-                            1 => drop(connect(&anew, address, "localhost").await.unwrap()),
-                            2 => {
-                                let mut stream = TcpStream::connect(address).await.unwrap();
-                                let _ = stream.write_all(b"\x16\x03\x01\x02\x00\x01").await;
-                            }
-                            _ => {
-                                let mut stream = TcpStream::connect(address).await.unwrap();
-                                let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await;
-                            }
-                        }
-                    }
-                });
-            }
-            while let Some(ended) = clients.join_next().await {
-                ended.unwrap();
-            }
-        }
-    };
-    let descriptors = || fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count();
-    let holds = || async {
-        let connections = metric(&gateway, "witgate_connections", &["listener=\"tls\""]).await;
-        (connections, metric(&gateway, "witgate_worker_tasks", &[]).await)
-    };
-    rounds(400).await;
-    until("they are gone", || async { holds().await.0 == 0.0 }).await;
-    let (before, open, memory) = (holds().await, descriptors(), gateway.memory());
-    rounds(EACH).await;
-    let most = before.1 + CLIENTS as f64;
-    until("all tasks have ended", || async { holds().await.0 == 0.0 && holds().await.1 <= most }).await;
-    until("all descriptors are closed", || async { descriptors() <= open + 5 + CLIENTS as usize }).await;
-    let grown = gateway.memory().saturating_sub(memory);
-    assert!(grown < 6 << 20, "{grown} bytes more for {EACH} handshakes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

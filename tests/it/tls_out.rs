@@ -1,6 +1,14 @@
 //! TLS to endpoints: whom the gateway believes, what it says who it is, and what it shares.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -9,7 +17,8 @@ use crate::support::{
     gateway::{Gateway, until},
     http2::{self, Http2},
     origin::{Origin, Reply},
-    tls::{TlsOrigin, read_head, server},
+    secret::{Secret, Way, rename},
+    tls::{TlsOrigin, mentions, read_head, server},
 };
 
 /// An upstream of the embedded `static` registry.
@@ -260,18 +269,105 @@ async fn files_are_followed_and_wrong_ones_change_nothing() {
     let gateway = Gateway::start(&text.concat());
     let status = async |path: &str| gateway.get(path).await.status.as_u16();
     assert_eq!((status("/one").await, status("/two").await), (200, 502));
-    put(&file, b"nobody");
+    rename(b"nobody", &file);
     gateway.logged("no certificate of an authority is in").await;
     assert_eq!(status("/one").await, 200);
-    put(&file, &fs::read(others.ca()).unwrap());
+    rename(&fs::read(others.ca()).unwrap(), &file);
     until("the others are believed", || async { status("/two").await == 200 }).await;
     until("and nobody else", || async { status("/one").await == 502 }).await;
 }
 
-fn put(path: &Path, content: &[u8]) {
-    let new = path.with_extension("new");
-    fs::write(&new, content).unwrap();
-    fs::rename(new, path).unwrap();
+/// Answers each request with the name in the certificate that the gateway shows.
+async fn says_who_asks(config: Arc<rustls::ServerConfig>) -> TlsOrigin {
+    TlsOrigin::serving(config, |mut stream, _| async move {
+        let shown = stream.get_ref().1.peer_certificates().map(|chain| chain[0].clone()).unwrap();
+        let name = ["one", "two"].into_iter().find(|name| mentions(&shown, name)).unwrap();
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n{name}");
+        while read_head(&mut stream).await.is_some() {
+            if stream.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_both_sides_are_exchanged_a_hundred_times_under_load_and_no_handshake_fails() {
+    for way in Way::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        // The endpoint is by one of the first two; the third is believed by every second file.
+        let authorities = ["a", "b", "c"].map(|name| Certs::new(&folder.path().join(name)));
+        let read = |path: &Path| fs::read(path).unwrap();
+        let [a, b, c] = authorities.each_ref().map(|certs| read(&certs.ca()));
+        let believed = [[&*a, &*b].concat(), [&*b, &*c, &*a].concat()];
+        let clients = folder.path().join("clients.pem");
+        fs::write(&clients, &believed[0]).unwrap();
+        let shown = [authorities[0].client("one"), authorities[1].client("two")];
+        let contents = [0, 1].map(|number| {
+            let [certificate, key] = [read(&shown[number].certificate), read(&shown[number].key)];
+            [("ca.pem", believed[number].clone()), ("tls.crt", certificate), ("tls.key", key)]
+        });
+        let files = |number: usize| contents[number % 2].each_ref().map(|(name, text)| (*name, &text[..]));
+        let own = authorities.each_ref().map(|certs| server(&certs.server(), Some(&clients), &[]));
+        let (main, third) = (says_who_asks(own[0].clone()).await, says_who_asks(own[2].clone()).await);
+
+        let mut secret = Secret::new(folder.path().join("secret"), way, &files(0));
+        let [ca, certificate, key] = ["ca.pem", "tls.crt", "tls.key"].map(|name| secret.at(name));
+        // Connections are not kept, so that each request shakes hands, and a failure is not made good.
+        let settings = format!(
+            "pool = {{ max_idle = 0 }}\nretries = 0
+             tls = {{ ca_file = '{}', cert_file = '{}', key_file = '{}' }}",
+            ca.display(),
+            certificate.display(),
+            key.display()
+        );
+        let text = [
+            upstream("main", &quoted(main.address), &settings),
+            upstream("third", &quoted(third.address), &settings),
+        ];
+        let gateway = Arc::new(Gateway::start(&text.concat()));
+        let (over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let (mut session, over, sent) = (gateway.session(), over.clone(), sent.clone());
+            clients.spawn(async move {
+                while !over.load(Relaxed) {
+                    let answer = session.get("/main").await;
+                    assert_eq!((answer.status.as_u16(), answer.reason()), (200, None), "{way:?}");
+                    sent.fetch_add(1, Relaxed);
+                }
+            });
+        }
+        for number in 1..=100 {
+            let before = sent.load(Relaxed);
+            main.exchange(own[number % 2].clone());
+            secret.put(&files(number));
+            until("somebody asks", || async { sent.load(Relaxed) > before }).await;
+            // Some faster than anybody looks.
+            if number % 9 == 0 {
+                let name = ["one", "two"][number % 2];
+                until(&format!("{way:?} {number} is shown"), || async {
+                    gateway.get("/main").await.text() == name
+                })
+                .await;
+                let status = [502, 200][number % 2];
+                until(&format!("{way:?} {number} is believed"), || async {
+                    gateway.get("/third").await.status.as_u16() == status
+                })
+                .await;
+            }
+        }
+        over.store(true, Relaxed);
+        while let Some(ended) = clients.join_next().await {
+            ended.unwrap();
+        }
+        assert!(main.greeted().len() as u64 >= sent.load(Relaxed));
+        let metrics = gateway.session_to_admin().get("/metrics").await.text();
+        let failed = "witgate_endpoint_failures_total{upstream=\"main\"";
+        let failed: Vec<_> = metrics.lines().filter(|line| line.starts_with(failed)).collect();
+        assert!(!failed.is_empty() && failed.iter().all(|line| line.ends_with(" 0")), "{way:?}: {failed:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -351,7 +447,7 @@ async fn an_endpoint_that_does_not_shake_hands_has_the_time_of_a_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_handshakes_leave_nothing_behind() {
-    const REQUESTS: usize = 3_000;
+    const REQUESTS: usize = 10_000;
     let folder = tempfile::tempdir().unwrap();
     let (certs, others) = (Certs::new(&folder.path().join("a")), Certs::new(&folder.path().join("b")));
     let good = TlsOrigin::start(server(&certs.server(), None, &[])).await;

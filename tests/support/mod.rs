@@ -19,6 +19,7 @@ pub mod network;
 pub mod origin;
 pub mod peer;
 pub mod rpcx;
+pub mod secret;
 pub mod service;
 pub mod session;
 pub mod tls;

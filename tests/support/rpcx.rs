@@ -57,6 +57,8 @@ pub struct Report {
 #[derive(Debug, Clone, Default, serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Reply {
+    /// Who answered.
+    pub server: String,
     /// Calls without an answer that the instance had got by then.
     pub notes: u64,
 }

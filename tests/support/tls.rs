@@ -105,6 +105,7 @@ pub struct Greeted {
 /// dropped.
 pub struct TlsOrigin {
     pub address: SocketAddr,
+    config: Arc<Mutex<Arc<ServerConfig>>>,
     greeted: Arc<Mutex<Vec<Greeted>>>,
     task: JoinHandle<()>,
 }
@@ -151,13 +152,14 @@ impl TlsOrigin {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let greeted = Arc::<Mutex<Vec<Greeted>>>::default();
-        let (seen, serve) = (greeted.clone(), Arc::new(serve));
+        let config = Arc::new(Mutex::new(config));
+        let (current, seen, serve) = (config.clone(), greeted.clone(), Arc::new(serve));
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (acceptor, seen, serve) =
-                    (TlsAcceptor::from(config.clone()), seen.clone(), serve.clone());
+                let config = current.lock().unwrap().clone();
+                let (acceptor, seen, serve) = (TlsAcceptor::from(config), seen.clone(), serve.clone());
                 connections.spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let session = stream.get_ref().1;
@@ -173,12 +175,22 @@ impl TlsOrigin {
                 });
             }
         });
-        Self { address, greeted, task }
+        Self { address, config, greeted, task }
+    }
+
+    /// Shakes hands by this from the next connection on.
+    pub fn exchange(&self, config: Arc<ServerConfig>) {
+        *self.config.lock().unwrap() = config;
     }
 
     pub fn greeted(&self) -> Vec<Greeted> {
         self.greeted.lock().unwrap().clone()
     }
+}
+
+/// Whether a certificate has this in it as text, such as the name of its owner.
+pub fn mentions(certificate: &CertificateDer<'_>, name: &str) -> bool {
+    certificate.windows(name.len()).any(|bytes| bytes == name.as_bytes())
 }
 
 /// The head of the next request; none at the end.

@@ -23,7 +23,11 @@ func call(file string, ended <-chan struct{}) {
 	conf.MustLoad(file, &config)
 	// What it says is on standard output.
 	logx.Disable()
-	client := caller{pb.NewTestServiceClient(zrpc.MustNewClient(config.RpcClientConf).Conn()), config}
+	var options []zrpc.ClientOption
+	if config.TLS != nil {
+		options = append(options, zrpc.WithTransportCredentials(config.TLS.credentials()))
+	}
+	client := caller{pb.NewTestServiceClient(zrpc.MustNewClient(config.RpcClientConf, options...).Conn()), config}
 	report := newReport()
 	stop := report.printEvery(50 * time.Millisecond)
 

@@ -13,6 +13,8 @@ type Server struct {
 	Delay time.Duration `json:",optional"`
 	// Calls at once over one connection; 0: as gRPC has it.
 	Streams uint32 `json:",optional"`
+	// None: without TLS.
+	TLS *TLS `json:",optional"`
 }
 
 // Client is the configuration of a go-zero client, and which calls it makes.
@@ -30,4 +32,6 @@ type Client struct {
 	Pause time.Duration `json:",optional"`
 	// Bytes of a message.
 	Size int `json:",default=100"`
+	// None: without TLS.
+	TLS *TLS `json:",optional"`
 }

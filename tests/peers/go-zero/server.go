@@ -26,6 +26,9 @@ func serve(file string) {
 	if config.Streams > 0 {
 		server.AddOptions(grpc.MaxConcurrentStreams(config.Streams))
 	}
+	if config.TLS != nil {
+		server.AddOptions(grpc.Creds(config.TLS.credentials()))
+	}
 	defer server.Stop()
 	server.Start()
 }

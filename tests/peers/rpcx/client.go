@@ -12,6 +12,7 @@ import (
 	"time"
 
 	rpcx "github.com/smallnest/rpcx/client"
+	rpcxlog "github.com/smallnest/rpcx/log"
 	"github.com/smallnest/rpcx/protocol"
 	"github.com/smallnest/rpcx/share"
 )
@@ -36,6 +37,8 @@ func call(args []string) {
 	tied := flags.Bool("with-stdin", false, "end when standard input does")
 	_ = flags.Parse(args)
 
+	// What it says is on standard output.
+	rpcxlog.SetDummyLogger()
 	option := rpcx.DefaultOption
 	// What fails is to be seen, and not to be tried again by the client.
 	option.Retries = 0

@@ -1,6 +1,8 @@
 //! Endpoints and clients that misbehave, ten thousand times each, and what is left of them: nothing. So it is with
 //! requests that are tried again because of that, in every mode.
 
+mod shaking;
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -16,14 +18,17 @@ use hyper::body::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Barrier,
 };
 
+use self::shaking::Shaking;
 use crate::support::{
     client::LONG,
     gateway::{Gateway, until},
     http2::{self, Http2},
     http2_origin::{Call, Http2Origin},
     origin::{Origin, Reply, read_head, read_request},
+    tls::{self, TlsOrigin},
     websocket::{agree, ask},
 };
 
@@ -105,7 +110,7 @@ fn descriptors(gateway: &Gateway) -> usize {
 }
 
 /// What clients send.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Traffic {
     /// This, on a connection for each request.
     Text(&'static str),
@@ -113,15 +118,32 @@ enum Traffic {
     Streams,
     /// The same with WebSockets.
     Tunnels,
-    /// Connections to a listener for TCP, the second.
+    /// Connections to a listener for TCP, the second, which clients leave.
     Connections,
+    /// The same, until the endpoint leaves.
+    Endings,
+    /// Connections to the second listener, which has TLS.
+    Handshakes(Arc<Shaking>),
 }
 
 impl Traffic {
-    fn address(self, gateway: &Gateway) -> SocketAddr {
+    fn address(&self, gateway: &Gateway) -> SocketAddr {
         match self {
-            Self::Connections => gateway.listeners[1],
+            Self::Connections | Self::Endings | Self::Handshakes(_) => gateway.listeners[1],
             _ => gateway.address(),
+        }
+    }
+
+    /// A client that has something under way until all others have, too.
+    async fn stay(self, address: SocketAddr, all_are_there: &Barrier) {
+        match self {
+            Self::Handshakes(shaking) => shaking.stay(address, all_are_there).await,
+            _ => {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(b"stay").await.unwrap();
+                stream.read_exact(&mut [0; 4]).await.unwrap();
+                all_are_there.wait().await;
+            }
         }
     }
 }
@@ -131,10 +153,10 @@ async fn send(address: SocketAddr, traffic: Traffic, count: u64) {
     let left = Arc::new(AtomicU64::new(count));
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..CLIENTS {
-        let left = left.clone();
+        let (left, traffic) = (left.clone(), traffic.clone());
         clients.spawn(async move {
             let more = || left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
-            match traffic {
+            match &traffic {
                 Traffic::Text(request) => {
                     while more().is_ok() {
                         send_one(address, request).await;
@@ -143,6 +165,16 @@ async fn send(address: SocketAddr, traffic: Traffic, count: u64) {
                 Traffic::Connections => {
                     while let Ok(number) = more() {
                         connect_and_leave(address, number).await;
+                    }
+                }
+                Traffic::Endings => {
+                    while more().is_ok() {
+                        connect_and_wait(address).await;
+                    }
+                }
+                Traffic::Handshakes(shaking) => {
+                    while let Ok(number) = more() {
+                        shaking.shake_hands(address, number).await;
                     }
                 }
                 Traffic::Streams | Traffic::Tunnels => {
@@ -193,6 +225,14 @@ async fn connect_and_leave(address: SocketAddr, number: u64) {
         2 => socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(),
         _ => {}
     }
+}
+
+/// However it ends, it does.
+async fn connect_and_wait(address: SocketAddr) {
+    // Who is reset at once may hear of it when it connects.
+    let Ok(mut stream) = TcpStream::connect(address).await else { return };
+    let _ = stream.write_all(b"some").await;
+    let _ = http2::in_time(stream.read_to_end(&mut Vec::new())).await;
 }
 
 /// One in five is read to its end; of the others the client takes the head, or nothing, or it stops sending.
@@ -250,10 +290,10 @@ async fn leaves_nothing(origin: Origin, request: &'static str) {
 async fn nothing_is_left(gateway: Gateway, traffic: Traffic, warm_up: u64) {
     let before = begun(&gateway).await;
     let address = traffic.address(&gateway);
-    send(address, traffic, warm_up).await;
+    send(address, traffic.clone(), warm_up).await;
     back(&gateway, before).await;
     let (memory, open) = (gateway.memory(), descriptors(&gateway));
-    send(address, traffic, REQUESTS - REQUESTS / 10).await;
+    send(address, traffic.clone(), REQUESTS - REQUESTS / 10).await;
     back(&gateway, before).await;
     let left = descriptors(&gateway).saturating_sub(open);
     assert!(left <= QUESTIONS, "{left} descriptors");
@@ -263,11 +303,25 @@ async fn nothing_is_left(gateway: Gateway, traffic: Traffic, warm_up: u64) {
         if grown < GROWTH {
             break;
         }
-        send(gateway.address(), traffic, REQUESTS).await;
+        send(address, traffic.clone(), REQUESTS).await;
         back(&gateway, before).await;
         grown = gateway.memory().saturating_sub(memory);
     }
     assert!(grown < GROWTH, "{grown} bytes");
+    if address != gateway.address() {
+        permits_are_back(address, &traffic).await;
+    }
+}
+
+/// The second listener lets in [`CLIENTS`] at once, and none of so many waits for another.
+async fn permits_are_back(address: SocketAddr, traffic: &Traffic) {
+    let all_are_there = Arc::new(Barrier::new(CLIENTS as usize));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..CLIENTS {
+        let (traffic, all_are_there) = (traffic.clone(), all_are_there.clone());
+        clients.spawn(async move { traffic.stay(address, &all_are_there).await });
+    }
+    http2::in_time(clients.join_all()).await;
 }
 
 async fn after_head(then: fn(TcpStream) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) -> Origin {
@@ -298,21 +352,102 @@ async fn clients_that_wait_in_line_for_endpoints_that_hang() {
     nothing_is_left(gateway(&[origin.address], limits), Traffic::Text(GET), REQUESTS / 10).await;
 }
 
-#[tokio::test]
-async fn connections_that_are_left() {
-    let origin = Origin::connected(|mut stream, _, _| async move {
+/// A second listener that lets in as many as there are clients, and a route from there.
+fn second(listener: &str, route: &str) -> String {
+    format!(
+        "pool = {{ max_idle = 0 }}
+         [[listener]]
+         name = 'second'
+         address = '127.0.0.1:0'
+         max_connections = {CLIENTS}
+         {listener}
+         [[route]]
+         listener = 'second'
+         upstream = 'main'
+         {route}"
+    )
+}
+
+/// An endpoint that sends back what comes.
+async fn echo() -> Origin {
+    Origin::connected(|mut stream, _, _| async move {
         let (mut from, mut to) = stream.split();
         let _ = tokio::io::copy(&mut from, &mut to).await;
     })
+    .await
+}
+
+#[tokio::test]
+async fn connections_that_are_left() {
+    let origin = echo().await;
+    let settings = second("protocol = 'tcp'", "");
+    nothing_is_left(gateway(&[origin.address], &settings), Traffic::Connections, REQUESTS / 10).await;
+}
+
+/// One in five endpoints resets at once, and one when something has come; one closes at once, one only its side, and one says
+/// nothing at all.
+#[tokio::test]
+async fn connections_that_endpoints_leave() {
+    let origin = Origin::connected(|mut stream, number, _| async move {
+        let mut some = [0; 4];
+        let _ = stream.read_exact(&mut some).await;
+        if &some == b"stay" {
+            let _ = stream.write_all(&some).await;
+            let _ = stream.read(&mut some).await;
+            return;
+        }
+        match number % 5 {
+            0 => socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(),
+            1 => {
+                let _ = stream.write_all(b"half").await;
+                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            2 => {
+                let _ = stream.write_all(b"half").await;
+                let _ = stream.shutdown().await;
+                let _ = stream.read(&mut some).await;
+            }
+            3 => drop(stream.read(&mut some).await),
+            _ => {}
+        }
+    })
     .await;
-    let settings = "[[listener]]
-         name = 'tcp'
-         address = '127.0.0.1:0'
-         protocol = 'tcp'
-         [[route]]
-         listener = 'tcp'
-         upstream = 'main'";
-    nothing_is_left(gateway(&[origin.address], settings), Traffic::Connections, REQUESTS / 10).await;
+    let settings = second("protocol = 'tcp'\n tunnel_idle_ms = 100", "");
+    nothing_is_left(gateway(&[origin.address], &settings), Traffic::Endings, REQUESTS / 10).await;
+}
+
+#[tokio::test]
+async fn handshakes_that_break_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let (shaking, origin) = (Shaking::new(folder.path(), true), Origin::start("ok").await);
+    let settings = second(&format!("tls = {{ {} }}", shaking.settings()), "");
+    nothing_is_left(gateway(&[origin.address], &settings), Traffic::Handshakes(shaking), REQUESTS / 10).await;
+}
+
+#[tokio::test]
+async fn handshakes_before_a_connection_that_break_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let (shaking, origin) = (Shaking::new(folder.path(), false), echo().await);
+    let settings = second(&format!("protocol = 'tcp'\n tls = {{ {} }}", shaking.settings()), "");
+    nothing_is_left(gateway(&[origin.address], &settings), Traffic::Handshakes(shaking), REQUESTS / 10).await;
+}
+
+#[tokio::test]
+async fn handshakes_with_an_endpoint_behind_that_break_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let shaking = Shaking::new(folder.path(), true);
+    let config = tls::server(&shaking.certs.server(), None, &[]);
+    let origin = TlsOrigin::serving(config, |mut stream, _| async move {
+        let Some(head) = tls::read_head(&mut stream).await else { return };
+        if head.starts_with("POST") {
+            let _ = stream.read_exact(&mut [0; 4]).await;
+        }
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nok").await;
+        let _ = stream.shutdown().await;
+    })
+    .await;
+    let settings = second("protocol = 'tcp'", "sni = 'localhost'");
+    nothing_is_left(gateway(&[origin.address], &settings), Traffic::Handshakes(shaking), REQUESTS / 10).await;
 }
 
 #[tokio::test]
