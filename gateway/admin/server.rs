@@ -83,7 +83,7 @@ pub(super) async fn serve(
             () = &mut shutdown => break,
         };
         while connections.try_join_next().is_some() {}
-        if let Err(error) = net::keep_alive(&stream) {
+        if let Err(error) = net::prepare(&stream) {
             tracing::debug!(listener = "admin", client = %peer, %error, "Client was gone before it was served");
             continue;
         }

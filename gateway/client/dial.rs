@@ -42,6 +42,6 @@ pub async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, 
         Ok(connected) => connected.map_err(failed)?,
         Err(_) => return Err(DialError::TimedOut { address, limit }),
     };
-    socket.set_nodelay(true).and_then(|()| net::keep_alive(&socket)).map_err(failed)?;
+    net::prepare(&socket).map_err(failed)?;
     Ok(socket)
 }

@@ -17,7 +17,7 @@ mod wire;
 pub use meter::Meter;
 pub use proxy_protocol::{Proxied, ProxyVersion};
 pub use relay::{Broken, Scratch, relay};
-pub use socket::keep_alive;
+pub use socket::prepare;
 pub use stream::Stream;
 pub use task::guarded;
 pub use tcp::{Sight, Tcp};

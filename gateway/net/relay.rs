@@ -47,11 +47,11 @@ pub async fn relay(
 ) -> Result<(), Broken> {
     let (mut up, mut down) = (Way { rest: early, ..Way::default() }, Way::default());
     let broken = poll_fn(|cx| {
-        let first = up.poll(&mut client, &mut endpoint, scratch, cx);
+        let first = up.poll(&mut client, &mut endpoint, down.is_closed(), scratch, cx);
         if let Poll::Ready(Err(broken)) = first {
             return Poll::Ready(Some(broken.at(Broken::Client, Broken::Endpoint)));
         }
-        let second = down.poll(&mut endpoint, &mut client, scratch, cx);
+        let second = down.poll(&mut endpoint, &mut client, up.is_closed(), scratch, cx);
         if let Poll::Ready(Err(broken)) = second {
             return Poll::Ready(Some(broken.at(Broken::Endpoint, Broken::Client)));
         }
@@ -102,11 +102,16 @@ impl End {
 }
 
 impl Way {
-    /// Ready when all has been passed on, the end too.
+    fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    /// Ready when all has been passed on, the end too. `last` if nothing comes back any more: both are dropped then.
     fn poll(
         &mut self,
         from: &mut Stream,
         to: &mut Stream,
+        last: bool,
         scratch: &Scratch,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), End>> {
@@ -120,7 +125,9 @@ impl Way {
             match self.state {
                 State::Open => {}
                 State::Closing => {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(End::To)?;
+                    if !(last && to.ends_when_dropped()) {
+                        ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(End::To)?;
+                    }
                     self.state = State::Closed;
                     return Poll::Ready(Ok(()));
                 }

@@ -39,6 +39,11 @@ impl Stream {
         }
     }
 
+    /// Whether dropping it tells the peer that all has been sent, where all that came was read.
+    pub(super) fn ends_when_dropped(&self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+
     /// What tells of the socket while the stream is elsewhere.
     pub fn sight(&self) -> Sight {
         self.tcp().sight()

@@ -76,11 +76,11 @@ where
         let Some(seat) = capacity.enter().await else { return };
         let listener = served.listener();
         let counted = (listener.counters.accepted(), worker.count());
-        if let Err(error) = connection::prepare(&socket) {
-            tracing::debug!(client = %peer, %error, "Client was gone before it was served");
-            continue;
-        }
-        let local = socket.local_addr().unwrap_or_else(|_| listener.address());
+        let local = match listener.address() {
+            // Which of the machine's addresses it is, the kernel says.
+            any if any.ip().is_unspecified() => socket.local_addr().unwrap_or(any),
+            one => one,
+        };
         let stream = Tcp::new(socket);
         let info = Rc::new(ConnInfo::new(
             peer,

@@ -1,12 +1,11 @@
 //! One connection of a client, from accept to its end: the stages that it goes through.
 
-use std::{future::Future, io, rc::Rc, sync::Arc};
+use std::{future::Future, rc::Rc, sync::Arc};
 
 use hyper::{
     Response,
     body::{Body, Bytes},
 };
-use tokio::net::TcpStream;
 
 use super::{
     Arrival, Carries,
@@ -23,7 +22,7 @@ use super::{
 };
 use crate::{
     config::{self, ListenerProtocol},
-    net::{self, Tcp, Watch},
+    net::{Tcp, Watch},
     telemetry::ListenerCounters,
     tls,
 };
@@ -45,12 +44,6 @@ pub(super) struct Accepted {
     pub seat: Seat,
     pub settings: Arc<config::Listener>,
     pub counters: Arc<ListenerCounters>,
-}
-
-/// What is written goes out at once, and the kernel finds out when the client has vanished.
-pub(super) fn prepare(socket: &TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
-    net::keep_alive(socket)
 }
 
 /// Serves one connection until it has ended. `answers` is called when it is known what there is to know of it.

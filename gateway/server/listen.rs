@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{capacity::Capacity, spread::Spread};
 use crate::{
-    config,
+    config, net,
     telemetry::{ListenerCounters, ProcessMetrics},
     tls,
 };
@@ -197,6 +197,7 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     only_v6(&socket, address)?;
+    net::prepare(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
