@@ -16,7 +16,7 @@ use crate::{
     resilience::{Cause, Gate, MOST_IN_FLIGHT, RateTable},
     telemetry::{
         Abuse, Carried, Exposition, FAILURES, FAULTS, Format, HandshakeFailure, ProxyRefusal, Refused,
-        UpstreamCounts, Value, log,
+        UpstreamCounts, Value, access, log,
         names::{self, Metric},
     },
     upstream::{Reason, SourceStatus, Status},
@@ -254,6 +254,7 @@ fn process(exposition: &mut Exposition, parts: &Parts) {
     series(exposition, &names::TASKS, tasks.iter().map(|(worker, tasks)| ([worker.as_str()], *tasks)));
     series(exposition, &names::RELOADS, metrics.reloads().map(|(result, n)| ([result.as_str()], n)));
     series(exposition, &names::LOG_LINES_LOST, [([], log::lost())]);
+    series(exposition, &names::ACCESS_LOG_LINES_LOST, [([], access::lost())]);
     one(exposition, &names::READY, u64::from(readiness.is_ready()));
     series(exposition, &names::BUILD_INFO, [([env!("CARGO_PKG_VERSION")], 1u64)]);
 }

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::{answer::Rejection, time::rfc3339};
+use super::answer::Rejection;
 use crate::{
     plugin::{Origin, PluginInfo, Plugins, Refused, State},
-    telemetry::text::shown,
+    telemetry::{rfc3339, text::shown},
 };
 
 #[derive(Serialize)]

@@ -8,16 +8,13 @@ use std::{
 
 use serde::Serialize;
 
-use super::{
-    answer::Rejection,
-    time::{age_seconds, rfc3339},
-};
+use super::{answer::Rejection, time::age_seconds};
 use crate::{
     catalog::{Catalog, Upstream},
     connector::memory::label_object,
     resilience::{Gate, MOST_IN_FLIGHT},
     selector::Progress,
-    telemetry::text::shown,
+    telemetry::{rfc3339, text::shown},
     upstream::{self, Addresses, SourceName, UpstreamName},
 };
 

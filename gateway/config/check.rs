@@ -2,6 +2,7 @@
 //!
 //! A part with a mistake becomes nothing, and what refers to it is still checked as if it were there.
 
+mod access_log;
 mod json;
 mod limits;
 mod listen;

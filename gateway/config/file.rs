@@ -3,6 +3,7 @@
 //! Everything is optional here; what must be present is told by the checks, which say so better. The comments are
 //! the descriptions in the schema, and so what editors show.
 
+mod access_log;
 mod grpc_web;
 mod heads;
 mod limits;
@@ -22,6 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::{
+    access_log::AccessLog,
     grpc_web::GrpcWeb,
     heads::{HeaderChanges, Redirect},
     limits::{Breaker, Limits, Rate},

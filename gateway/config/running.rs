@@ -23,6 +23,7 @@ use crate::{
     document::Secret,
     net::ProxyVersion,
     resilience::{BackupAfter, Bounds, BreakerPolicy, Causes, Mode, Rate, RetryPolicy},
+    telemetry::access,
     tls,
     upstream::{HealthPolicy, OfferPolicy, TrustPolicy, UpstreamName},
 };
@@ -102,6 +103,8 @@ pub struct Listener {
     pub tls: Option<tls::ServerSettings>,
     /// Networks whose connections begin with a PROXY header.
     pub proxy_protocol: Vec<IpNet>,
+    /// How what comes by it is logged, if it is.
+    pub access_log: Option<access::Settings>,
     /// Whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Connections at once; more wait in the kernel's queue.

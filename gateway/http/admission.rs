@@ -15,7 +15,7 @@ use std::{
 use http::{Response, request::Parts};
 use hyper::body::Body;
 
-use super::{RequestError, exchange::Routed, forward, reply::ReplyBody};
+use super::{RequestError, exchange::Routed, forward, logged, reply::ReplyBody};
 use crate::{
     config::{RateBy, RouteRate},
     dispatch::{self, Admission, Admitted, Choice, NotDispatched, Picked, Target},
@@ -80,6 +80,9 @@ pub(super) fn admit(routed: &mut Routed, target: &Target) -> Verdict {
     let now = routed.record.started;
     target.upstream.touch(now);
     routed.record.account = target.account.clone();
+    if let Some(entry) = &mut routed.record.entry {
+        entry.upstream = Some(target.upstream.name().clone());
+    }
     if routed.manner.max_body.is_some_and(|most| routed.body.size_hint().lower() > most) {
         return Verdict::Refused(RequestError::BodyTooLarge);
     }
@@ -117,6 +120,8 @@ pub(super) fn refuse(routed: Routed, target: &Target, error: &RequestError) -> R
     if let Some(heads) = &manner.heads {
         forward::change(response.headers_mut(), &heads.response);
     }
+    logged::failed(&mut record, error);
+    logged::sends(&mut record, &response);
     record.answered(error.status().as_u16(), Instant::now());
     record.ended();
     response

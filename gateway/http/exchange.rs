@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use super::{
     RequestError,
     attempt::{Attempt, Step, Tries, Try},
-    forward, grpc,
+    forward, grpc, logged,
     replay::Kept,
     reply::{Ending, ReplyBody},
     route::Manner,
@@ -129,7 +129,7 @@ impl Routed {
         let shared = speaks_http2(upstream.config.protocol, is_call, &picked.member);
         let keep = ((may_repeat || shared) && policy.keeps()).then_some(policy.replay_bytes);
         let Uploaded { body, course: upload, kept } =
-            Uploaded::new(body, &waits, max_body, keep, text, &record.account);
+            Uploaded::new(body, &waits, max_body, keep, text, &record);
         let mut history = History::new(may_repeat, backup.is_some());
         if upload.is_some() && kept.is_none() {
             history.lose();
@@ -240,6 +240,11 @@ impl Exchange {
         *response.version_mut() = Version::HTTP_11;
         record.answered(counted.as_u16(), at);
         let Opened { member, in_flight, begun, .. } = opened;
+        if let Some(entry) = &mut record.entry {
+            entry.endpoint = Some(member.address());
+            entry.endpoint_took = Some(at.saturating_duration_since(begun));
+            entry.grpc_status = is_call.then(|| grpc::status(response.headers())).flatten();
+        }
         let is_open = is_call && !grpc::is_told(response.headers());
         let open = is_open.then(|| at.saturating_duration_since(begun));
         // Any other answer says by itself that it is none to a call.
@@ -250,7 +255,11 @@ impl Exchange {
                 in_flight.stats().confirm();
                 let leave = target.upstream.config.leave;
                 let leaving = leave.map(|limit| peer.worker.leaving(in_flight.stats(), limit));
-                inbound.take_over(tunnel(switched, in_flight, leaving, record.account.clone(), held));
+                let mut entry = record.entry.take();
+                if let Some(entry) = &mut entry {
+                    entry.finish(Some(StatusCode::SWITCHING_PROTOCOLS.as_u16()), None);
+                }
+                inbound.take_over(tunnel(switched, in_flight, leaving, record.account.clone(), held, entry));
                 ReplyBody::Empty
             }
             _ => {
@@ -290,6 +299,8 @@ impl Exchange {
         if let Some(heads) = &self.heads {
             forward::change(response.headers_mut(), &heads.response);
         }
+        logged::failed(&mut self.record, error);
+        logged::sends(&mut self.record, &response);
         self.record.answered(error.status().as_u16(), Instant::now());
         self.record.ended();
         response

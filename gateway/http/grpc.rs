@@ -109,7 +109,8 @@ pub(super) fn failed(headers: &HeaderMap) -> Option<bool> {
     Some(FAILED.iter().any(|failed| *failed as u32 == code))
 }
 
-fn status(headers: &HeaderMap) -> Option<u32> {
+/// How a call went, as its headers or trailers say.
+pub(super) fn status(headers: &HeaderMap) -> Option<u32> {
     headers.get(STATUS)?.to_str().ok()?.parse().ok()
 }
 

@@ -12,6 +12,7 @@ mod forward;
 mod grpc;
 mod grpc_web;
 mod hedge;
+mod logged;
 mod redirect;
 mod replay;
 mod reply;
@@ -29,6 +30,7 @@ mod verdict;
 mod waits;
 mod worker;
 
+pub use logged::explain;
 pub use respond::RequestError;
 pub use rpcx::call_counts_as;
 pub use verdict::{is_success, told};

@@ -16,6 +16,7 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use super::{
     RequestError, grpc,
     grpc_web::WebBody,
+    logged,
     upload::{Course, RequestBody},
     verdict,
     waits::{Wait, Waits},
@@ -241,6 +242,16 @@ impl Passing {
                 Poll::Ready(Some(if reset { Err(error) } else { self.fail(error, code) }))
             }
             frame => {
+                if let Some(entry) = &mut self.record.entry
+                    && let Some(Ok(frame)) = &frame
+                {
+                    entry.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                    if self.is_call
+                        && let Some(status) = frame.trailers_ref().and_then(grpc::status)
+                    {
+                        entry.grpc_status = Some(status);
+                    }
+                }
                 if self.is_call
                     && let Some(Ok(frame)) = &frame
                     && let Some(failed) = frame.trailers_ref().and_then(grpc::failed)
@@ -264,6 +275,7 @@ impl Passing {
     }
 
     fn expire(&mut self, wait: Wait) -> Result<Frame<Bytes>, ReplyError> {
+        logged::failed(&mut self.record, &RequestError::Expired(wait));
         if wait == Wait::Leave {
             self.record.account.left();
         }

@@ -65,7 +65,7 @@ use crate::{
     dispatch::NotDispatched,
     selector::PickError,
     server::Refusal,
-    telemetry::{Fault, Refused},
+    telemetry::{Fault, Refused, access::flag},
 };
 
 const REASON: HeaderName = HeaderName::from_static("x-witgate-reason");
@@ -252,6 +252,38 @@ impl RequestError {
             | Self::Loop
             | Self::Lost => Fault::Local,
         }
+    }
+
+    /// The letters that the access log has for it.
+    pub fn flag(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::NoRoute => flag::NO_ROUTE,
+            Self::NotDispatched(
+                NotDispatched::UnknownService | NotDispatched::Find(FindError::Unknown(_)),
+            ) => flag::NO_UPSTREAM,
+            Self::NotDispatched(NotDispatched::Full | NotDispatched::Refused(_))
+            | Self::NotDispatched(NotDispatched::Find(FindError::TooMany(_)))
+            | Self::Dial(DialError::Busy { .. }) => flag::OVERFLOW,
+            Self::NotDispatched(NotDispatched::Find(FindError::Closing)) | Self::Expired(Wait::Closing) => {
+                flag::ENDED_HERE
+            }
+            Self::NotDispatched(_) => flag::NONE_HEALTHY,
+            Self::TooFast(_) => flag::RATE_LIMITED,
+            Self::Dial(_) => flag::CONNECT_FAILED,
+            Self::Reset(_) => flag::BROKE_OFF,
+            Self::BadAnswer(_) | Self::AnswerCoding | Self::AnswerTooLarge => flag::PROTOCOL_OF_ENDPOINT,
+            Self::Expired(Wait::Upload) => flag::IDLE,
+            Self::Expired(Wait::WholeOfClient | Wait::WholeOfEndpoint) => flag::WHOLE_TIMED_OUT,
+            Self::Expired(_) => flag::TIMED_OUT,
+            Self::Refused(Refusal::HeadTimeout) => flag::IDLE,
+            Self::Refused(_) | Self::Aborted(_) | Self::NotBase64 => flag::PROTOCOL_OF_CLIENT,
+            Self::BodyTooLarge
+            | Self::Origin
+            | Self::NotSwitched
+            | Self::Expectation
+            | Self::Loop
+            | Self::Lost => return None,
+        })
     }
 
     /// As what it is counted, if the gateway refused the request to its upstream.

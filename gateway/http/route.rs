@@ -17,6 +17,8 @@ use crate::{
 pub(super) struct Routes<T>(Vec<Route<T>>);
 
 struct Route<T> {
+    /// Its name, in the access log.
+    name: Arc<str>,
     matches: config::Matches,
     /// What to take away of the path, if anything.
     strip: bool,
@@ -41,6 +43,7 @@ pub(super) enum Leads<T> {
 
 /// A request's route.
 pub(super) struct RouteMatch<'a, T> {
+    pub name: &'a Arc<str>,
     pub leads: &'a Leads<T>,
     pub rate: Option<&'a RateLimit>,
     pub manner: Manner,
@@ -79,6 +82,7 @@ impl<T> Routes<T> {
             Some(RateLimit::new(route.rate.clone()?, rates.get(index)?.clone()?))
         };
         let compile = |(index, route): (usize, &config::Route)| Route {
+            name: route.name.clone(),
             matches: route.matches.clone(),
             strip: route.strip_prefix,
             timeouts: route.timeouts,
@@ -105,7 +109,7 @@ impl<T> Routes<T> {
         scheme: impl Fn() -> Scheme,
     ) -> Option<RouteMatch<'_, T>> {
         let route = self.0.iter().find(|route| route.matches(listener, head, asked, &scheme))?;
-        let Route { timeouts, retries, repeatable, heads, max_body, cors, rate, leads, .. } = route;
+        let Route { name, timeouts, retries, repeatable, heads, max_body, cors, rate, leads, .. } = route;
         let manner = Manner {
             strip: route.strip(asked.path()),
             timeouts: *timeouts,
@@ -115,7 +119,7 @@ impl<T> Routes<T> {
             max_body: *max_body,
             cors: cors.clone(),
         };
-        Some(RouteMatch { leads, rate: rate.as_ref(), manner })
+        Some(RouteMatch { name, leads, rate: rate.as_ref(), manner })
     }
 }
 

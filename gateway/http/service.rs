@@ -23,7 +23,7 @@ use super::{
     forward::{self, Sender},
     grpc,
     grpc_web::{self, WebCall},
-    redirect,
+    logged, redirect,
     reply::ReplyBody,
     route::Manner,
     seen::Seen,
@@ -35,9 +35,9 @@ use crate::{
     config::{self, Heads, Redirect},
     dispatch::{self, Target},
     net::Proxied,
-    server::{Arrival, ConnInfo, Refusal},
+    server::{Arrival, ConnInfo, Listener, Refusal},
     syntax::target::HostAndPath,
-    telemetry::Record,
+    telemetry::{Record, access::AccessLog},
 };
 
 /// Whoever is at the other end of one connection.
@@ -45,6 +45,8 @@ pub(super) struct Peer {
     pub worker: Rc<Worker>,
     /// As it was when the client came.
     pub listener: Arc<config::Listener>,
+    /// Of the listener, if it has one.
+    pub access_log: Option<Arc<AccessLog>>,
     door: Rc<Door>,
     pub sender: Sender,
     /// What endpoints are told of the connection, where they are.
@@ -56,13 +58,14 @@ pub(super) struct Peer {
 impl Peer {
     pub(super) fn new(
         worker: Rc<Worker>,
-        listener: Arc<config::Listener>,
+        listener: &Listener,
         door: Rc<Door>,
         connection: &ConnInfo,
     ) -> Self {
+        let Listener { settings, access_log, .. } = listener.clone();
         let ends = connection.ends();
-        let sender = Sender::new(ends.client, &listener.trusted_proxies, connection.tls());
-        Self { worker, listener, door, sender, ends, own_pool: OnceCell::new() }
+        let sender = Sender::new(ends.client, &settings.trusted_proxies, connection.tls());
+        Self { worker, listener: settings, access_log, door, sender, ends, own_pool: OnceCell::new() }
     }
 
     /// Where idle connections to an upstream are. Those that began with the client's name are for nobody else, and close
@@ -105,8 +108,11 @@ type Finding = Pin<Box<dyn Future<Output = (Box<Routed>, Result<Rc<Target>, Requ
 ///
 /// What can be done without waiting is done before this returns.
 pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
-    let record = Record::new(Instant::now(), peer.worker.unrouted.clone());
+    let mut record = Record::new(Instant::now(), peer.worker.unrouted.clone());
     let Arrival { request, connection } = arrival;
+    if let Some(log) = &peer.access_log {
+        record.entry = Some(logged::entry(log, peer, &connection, record.started, request.as_ref().ok()));
+    }
     // The check has been made: the server refuses what could be understood in two ways.
     let (mut head, body) = match request {
         Ok(request) => request.into_parts(),
@@ -115,8 +121,7 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
     // What is large is not handed through a result: it would be copied.
     let (mut seen, mut manner) = (Seen::of(&head.headers), Manner::default());
     let client = peer.sender.client(&head.headers, &peer.listener.trusted_proxies);
-    let now = record.started;
-    let found = route(peer, &head, seen, client, now, &mut manner);
+    let found = route(peer, &head, seen, client, &mut record, &mut manner);
     let web = manner.cors.take().and_then(|cors| grpc_web::translate(cors, &mut head));
     if web.is_some() {
         seen = Seen::of(&head.headers);
@@ -148,7 +153,7 @@ fn route(
     head: &Parts,
     seen: Seen,
     client: IpAddr,
-    now: Instant,
+    record: &mut Record,
     manner: &mut Manner,
 ) -> Result<(HostAndPath, Lookup), RequestError> {
     let asked = HostAndPath::read(head).map_err(Refusal::from)?;
@@ -162,11 +167,14 @@ fn route(
     let scheme = || peer.sender.scheme(&head.headers);
     let route = routes.find(&peer.door.name(), head, &asked, scheme).ok_or(RequestError::NoRoute)?;
     *manner = route.manner;
+    if let Some(entry) = &mut record.entry {
+        entry.route = Some(route.name.clone());
+    }
     if let Some(preflight) = manner.cors.as_ref().and_then(|cors| cors.preflight(head)) {
         return Ok((asked, Lookup::Preflight(Box::new(preflight?))));
     }
     if let Some(rate) = route.rate {
-        rate.take(head, client, now)?;
+        rate.take(head, client, record.started)?;
     }
     let found = peer.worker.target(route.leads, head, &asked)?;
     Ok((asked, found))
@@ -175,12 +183,13 @@ fn route(
 /// The answer to a request that leads to no upstream.
 fn unrouted(
     peer: &Peer,
-    record: Record,
+    mut record: Record,
     error: &RequestError,
     heads: &Option<Rc<Heads>>,
     is_call: bool,
 ) -> Call {
     tracing::debug!(client = %peer.sender.address, %error, "Request failed");
+    logged::failed(&mut record, error);
     Call::known(error.response(is_call), error.status(), record, heads)
 }
 
@@ -195,6 +204,7 @@ impl Call {
         if let Some(heads) = heads {
             forward::change(response.headers_mut(), &heads.response);
         }
+        logged::sends(&mut record, &response);
         record.answered(status.as_u16(), Instant::now());
         record.ended();
         Self::Known(Some(Box::new(response)))

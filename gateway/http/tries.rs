@@ -155,6 +155,9 @@ impl Exchange {
             (false, true) => None,
             (false, false) => pool.take(to, opened.begun, careful),
         };
+        if let Some(entry) = &mut self.record.entry {
+            entry.tries(opened.member.address());
+        }
         let try_over = |opened, step| Try { opened, step, backup: how.backup };
         match idle {
             Some(connection) => {

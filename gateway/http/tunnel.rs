@@ -12,7 +12,7 @@ use crate::{
     dispatch::{Held, Leaving, over},
     net::Stream,
     server::{Takeover, Upgraded},
-    telemetry::Account,
+    telemetry::{Account, access::Entry},
     upstream::InFlight,
 };
 
@@ -24,6 +24,7 @@ pub(super) fn tunnel(
     leaving: Option<Leaving>,
     account: Rc<Account>,
     held: Held,
+    mut entry: Option<Box<Entry>>,
 ) -> Takeover {
     Box::new(move |client, early| {
         Box::pin(async move {
@@ -31,7 +32,7 @@ pub(super) fn tunnel(
             let _held = held;
             let _in_flight = in_flight;
             tokio::select! {
-                carried = carry(client, early, switched) => if let Err(error) = carried {
+                carried = carry(client, early, switched, entry.as_deref_mut()) => if let Err(error) = carried {
                     tracing::debug!(%error, "Upgraded connection ended");
                 },
                 () = over(leaving) => account.left(),
@@ -45,10 +46,16 @@ async fn carry(
     mut client: Upgraded,
     early: Vec<u8>,
     switched: oneshot::Receiver<(Stream, Bytes)>,
+    entry: Option<&mut Entry>,
 ) -> io::Result<()> {
     let reset = client.is_reset();
     let carried = async {
         let (mut endpoint, late) = switched.await.map_err(io::Error::other)?;
+        if let Some(entry) = entry {
+            let (meter, late) = (endpoint.meter().clone(), late.len() as u64);
+            let (read, written) = (meter.read(), meter.written());
+            entry.counts_by(Box::new(move || (meter.written() - written, meter.read() - read + late)));
+        }
         let carried = unless(reset, async {
             write(&mut endpoint, &early).await?;
             write(&mut client, &late).await?;

@@ -16,7 +16,10 @@ use super::{
     replay::{Kept, Replay},
     waits::{Upload, UploadWaits, Waits},
 };
-use crate::{syntax::list, telemetry::Account};
+use crate::{
+    syntax::list,
+    telemetry::{Account, Record},
+};
 
 /// A body for an endpoint.
 pub(super) enum RequestBody {
@@ -45,6 +48,8 @@ pub(super) struct Course {
     by_http1: Cell<bool>,
     announced: RefCell<Vec<HeaderName>>,
     account: Rc<Account>,
+    /// Bytes that came, for the access log if there is one.
+    received: Option<Rc<Cell<u64>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -99,12 +104,13 @@ impl Uploaded {
         most: Option<u64>,
         keep: Option<usize>,
         text: bool,
-        account: &Rc<Account>,
+        record: &Record,
     ) -> Self {
         if incoming.is_end_stream() {
             return Self { body: RequestBody::Empty, course: None, kept: None };
         }
-        let course = Rc::new(Course::new(account.clone()));
+        let received = record.entry.as_ref().map(|entry| entry.received.clone());
+        let course = Rc::new(Course::new(record.account.clone(), received));
         let (left, decoder) = (most.unwrap_or(u64::MAX), text.then(Box::default));
         let live = Live { incoming, waits: waits.upload(), course: course.clone(), left, decoder };
         let keep = keep.filter(|most| live.size_hint().lower() <= *most as u64);
@@ -135,13 +141,14 @@ impl RequestBody {
 }
 
 impl Course {
-    fn new(account: Rc<Account>) -> Self {
+    fn new(account: Rc<Account>, received: Option<Rc<Cell<u64>>>) -> Self {
         Self {
             state: Cell::default(),
             waker: RefCell::default(),
             by_http1: Cell::new(false),
             announced: RefCell::default(),
             account,
+            received,
         }
     }
 
@@ -240,6 +247,9 @@ impl Live {
                 return self.spoil(State::TooLarge, UploadError::TooLarge);
             };
             *left = rest;
+            if let Some(received) = &course.received {
+                received.update(|bytes| bytes + length);
+            }
             if let Some(decoder) = decoder {
                 match decoded(decoder, frame) {
                     Ok(decoded) => frame = decoded,

@@ -77,8 +77,7 @@ impl Worker {
     pub fn server(self: &Rc<Self>, carries: Rc<dyn Carries>) -> Server {
         let worker = self.clone();
         let answers = move |listener: &Listener, connection: &Rc<ConnInfo>| {
-            let (door, settings) = (worker.door(listener), listener.settings.clone());
-            let peer = Rc::new(Peer::new(worker.clone(), settings, door, connection));
+            let peer = Rc::new(Peer::new(worker.clone(), listener, worker.door(listener), connection));
             move |arrival| service::answer(&peer, arrival)
         };
         Server::new(self.index, self.watch.clone(), answers, Some(carries))

@@ -1,21 +1,25 @@
 //! The path of one call, step by step: its route, its upstream, whether that takes it, and its tries.
 
-use std::{net::IpAddr, rc::Rc, str, sync::Arc, time::Instant};
+use std::{net::SocketAddr, rc::Rc, str, sync::Arc, time::Instant};
 
 use super::{Worker, frame::Frame, tries::Tries};
 use crate::{
     config,
     dispatch::{self, Admission, Admitted, Choice, Lookup, NotDispatched, Target},
-    http::{RequestError, call_counts_as},
+    http::{RequestError, call_counts_as, explain},
     selector::RequestFacts,
-    telemetry::{Fault, Record},
+    telemetry::{
+        Fault, Record,
+        access::{AccessLog, Entry},
+    },
 };
 
 /// Whoever is at the other end of one connection.
 pub struct Caller {
     pub worker: Rc<Worker>,
     pub listener: Arc<config::Listener>,
-    pub client: IpAddr,
+    pub access_log: Option<Arc<AccessLog>>,
+    pub peer: SocketAddr,
 }
 
 impl Caller {
@@ -23,6 +27,7 @@ impl Caller {
     /// gives the call up.
     pub async fn answer(&self, call: Frame) -> Option<Frame> {
         let mut record = Record::new(Instant::now(), self.worker.unrouted.clone());
+        record.entry = self.access_log.as_ref().map(|log| self.entry(log, &call, record.started));
         let answered = self.send(&call, &mut record).await;
         let (answer, status) = match answered {
             Ok(answer) => {
@@ -31,18 +36,32 @@ impl Caller {
             }
             Err(error) => {
                 let (path, method) = (shown(call.path()), shown(call.method()));
-                tracing::debug!(client = %self.client, path, method, %error, "Call failed");
+                tracing::debug!(client = %self.peer, path, method, %error, "Call failed");
                 if let Some(refused) = error.refused() {
                     record.account.metrics.not_sent(self.worker.index, refused);
+                }
+                if let Some(entry) = &mut record.entry {
+                    explain(entry, &error);
                 }
                 let (status, reason, text) = error.facts();
                 let answer = (!call.is_one_way()).then(|| Frame::error(&call, &format!("{reason}: {text}")));
                 (answer, status)
             }
         };
+        if let (Some(entry), Some(answer)) = (&mut record.entry, &answer) {
+            entry.sent = answer.size() as u64;
+        }
         record.answered(status.as_u16(), Instant::now());
         record.ended();
         answer
+    }
+
+    fn entry(&self, log: &Arc<AccessLog>, call: &Frame, began: Instant) -> Box<Entry> {
+        let Self { worker, listener, peer, .. } = self;
+        let mut entry = Entry::new(log, worker.index, began, &listener.name, *peer, "rpcx");
+        entry.calls(shown(call.path()), shown(call.method()));
+        entry.received.set(call.size() as u64);
+        entry
     }
 
     async fn send(&self, call: &Frame, record: &mut Record) -> Result<Option<Frame>, RequestError> {
@@ -55,9 +74,13 @@ impl Caller {
         };
         target.upstream.touch(record.started);
         record.account = target.account.clone();
+        if let Some(entry) = &mut record.entry {
+            entry.upstream = Some(target.upstream.name().clone());
+            entry.route = Some(route.name.clone());
+        }
         let Admitted { picked, at, mut held } = self.admit(&target, record.started).await?;
         target.upstream.metrics.began(worker.index);
-        let mut tries = Tries::new(self, call, &target, &route, record.started);
+        let mut tries = Tries::new(self, call, &target, &route, record);
         let answered = tries.run(picked, at, &held).await;
         match &answered {
             Ok(answer) => {
@@ -80,7 +103,7 @@ impl Caller {
 
     /// What an endpoint is chosen by.
     pub fn facts(&self) -> RequestFacts<'_> {
-        RequestFacts { request: None, client: self.client, sni: None }
+        RequestFacts { request: None, client: self.peer.ip().to_canonical(), sni: None }
     }
 }
 

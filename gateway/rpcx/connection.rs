@@ -78,7 +78,7 @@ struct Waits {
 
 /// Serves one connection until it has ended. Dropping it ends it, and all of its calls.
 pub async fn serve(worker: Rc<Worker>, client: Carried) {
-    let Carried { stream, early, info, listener, .. } = client;
+    let Carried { stream, early, info, listener, access_log, .. } = client;
     let watch = worker.watch.clone();
     let waits = Rc::new(Waits {
         info: info.clone(),
@@ -89,7 +89,7 @@ pub async fn serve(worker: Rc<Worker>, client: Carried) {
     });
     let place = watch.enter(waits.clone());
     place.wait(Some(listener.body_timeout));
-    let caller = Caller { worker, listener, client: info.peer().ip().to_canonical() };
+    let caller = Caller { worker, listener, access_log, peer: info.peer() };
     let mut connection = Connection {
         caller: Rc::new(caller),
         info: info.clone(),

@@ -12,6 +12,8 @@ use crate::{
 pub struct Routes<T>(Vec<Rc<Route<T>>>);
 
 pub struct Route<T> {
+    /// Its name, in the access log.
+    pub name: Arc<str>,
     listeners: Vec<Arc<str>>,
     pub timeouts: RouteTimeouts,
     /// In the place of what the upstream says.
@@ -29,8 +31,8 @@ impl<T> Routes<T> {
     pub fn new(routes: &[config::RpcxRoute], upstream: impl Fn(&UpstreamName) -> Option<T>) -> Self {
         let compile = |route: &config::RpcxRoute| {
             let goal = Goal::new(&route.target, &upstream)?;
-            let config::RpcxRoute { listeners, timeouts, retries, repeatable, .. } = route.clone();
-            Some(Rc::new(Route { listeners, timeouts, retries, repeatable, goal }))
+            let config::RpcxRoute { name, listeners, timeouts, retries, repeatable, .. } = route.clone();
+            Some(Rc::new(Route { name, listeners, timeouts, retries, repeatable, goal }))
         };
         Self(routes.iter().filter_map(compile).collect())
     }

@@ -24,7 +24,7 @@ use crate::{
     dispatch::{self, Choice, Held, Leaving, Opened, Picked, Target},
     http::{RequestError, Wait, call_counts_as, is_success, told},
     resilience::{BackupAfter, Cause, Event, History, Mode, Next, RetryPolicy, Tried},
-    telemetry::Fault,
+    telemetry::{Fault, Record, access::Entry},
     upstream::{Evidence, Member},
 };
 
@@ -40,6 +40,8 @@ pub struct Tries<'a> {
     backup_after: Option<Duration>,
     history: History,
     tried: Tried<Arc<Member>>,
+    /// Of the call, if it is logged.
+    entry: Option<&'a mut Entry>,
 }
 
 /// Until when something is waited for, and what that is called. None: for ever.
@@ -72,8 +74,9 @@ impl<'a> Tries<'a> {
         call: &'a Frame,
         target: &'a Target,
         route: &Route,
-        started: Instant,
+        record: &'a mut Record,
     ) -> Self {
+        let started = record.started;
         let upstream = &target.upstream;
         let policy = route.retries.map_or(upstream.config.retries, |own| own.over(&upstream.config.retries));
         let timeouts = route.timeouts.over(&upstream.config.timeouts);
@@ -93,6 +96,7 @@ impl<'a> Tries<'a> {
             backup_after,
             history: History::new(may_repeat, backup_after.is_some()),
             tried: Tried::default(),
+            entry: record.entry.as_deref_mut(),
         }
     }
 
@@ -229,8 +233,11 @@ impl<'a> Tries<'a> {
         }
     }
 
-    fn begin(&self, opened: Opened, backup: bool) -> Running<'a> {
-        let &Self { caller, call, target, timeouts, whole, .. } = self;
+    fn begin(&mut self, opened: Opened, backup: bool) -> Running<'a> {
+        if let Some(entry) = &mut self.entry {
+            entry.tries(opened.member.address());
+        }
+        let &mut Self { caller, call, target, timeouts, whole, .. } = self;
         let limits = Limits { timeouts, per_try: self.policy.per_try, whole };
         let (member, begun) = (opened.member.clone(), opened.begun);
         let ends = Box::pin(async move {

@@ -1,12 +1,15 @@
 //! Which listeners run. What another configuration needs is bound before anything of it takes effect.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use crate::{
     config::{self, Config, ListenerProtocol},
     registry::OwnAddresses,
     server::{self, Listener},
-    telemetry::ProcessMetrics,
+    telemetry::{
+        ProcessMetrics,
+        access::{AccessLog, AccessLogs},
+    },
     tls,
 };
 
@@ -17,10 +20,14 @@ pub enum ListenError {
     Bind { listener: Arc<str>, error: server::BindError },
     #[error("listener {listener:?}: no TLS at {address}: {error}")]
     Tls { listener: Arc<str>, address: SocketAddr, error: String },
+    #[error("listener {listener:?}: cannot write its access log, {output}: {error}")]
+    AccessLog { listener: Arc<str>, output: String, error: io::Error },
 }
 
 /// Those that run.
 pub(super) struct Listeners {
+    /// Dropped first: it waits for the last lines, and the listeners write them.
+    pub access_logs: Arc<AccessLogs>,
     running: Vec<Listener>,
     pub files: Arc<tls::Files>,
     metrics: Arc<ProcessMetrics>,
@@ -32,7 +39,15 @@ pub(super) struct Listeners {
 impl Listeners {
     /// None yet. `admins` is where the admin API answers.
     pub(super) fn new(files: Arc<tls::Files>, metrics: Arc<ProcessMetrics>, admins: Vec<SocketAddr>) -> Self {
-        Self { running: Vec::new(), files, metrics, own: OwnAddresses::new(admins.clone()), admins }
+        let access_logs = Arc::default();
+        Self {
+            running: Vec::new(),
+            files,
+            metrics,
+            access_logs,
+            own: OwnAddresses::new(admins.clone()),
+            admins,
+        }
     }
 
     /// What a configuration makes of those that run. An address that it still has keeps its sockets, whatever else
@@ -61,7 +76,11 @@ impl Listeners {
                     true => known.tls.clone(),
                     false => self.open_tls(settings)?,
                 };
-                Ok(known.with(Arc::new(settings.clone()), tls, &self.metrics))
+                let log = match before.access_log == settings.access_log {
+                    true => known.access_log.clone(),
+                    false => self.open_log(settings, config.workers)?,
+                };
+                Ok(known.with(Arc::new(settings.clone()), tls, &self.metrics).logged(log))
             }
             None => self.bind(settings, config.workers, &ours),
         });
@@ -88,9 +107,23 @@ impl Listeners {
         workers: usize,
         ours: &[SocketAddr],
     ) -> Result<Listener, ListenError> {
-        let tls = self.open_tls(settings)?;
+        let (tls, log) = (self.open_tls(settings)?, self.open_log(settings, workers)?);
         Listener::bind(Arc::new(settings.clone()), tls, workers, &self.metrics, ours)
+            .map(|listener| listener.logged(log))
             .map_err(|error| ListenError::Bind { listener: settings.name.clone(), error })
+    }
+
+    fn open_log(
+        &self,
+        settings: &config::Listener,
+        workers: usize,
+    ) -> Result<Option<Arc<AccessLog>>, ListenError> {
+        let Some(log) = &settings.access_log else { return Ok(None) };
+        self.access_logs.open(log, workers).map(Some).map_err(|error| ListenError::AccessLog {
+            listener: settings.name.clone(),
+            output: log.destination.to_string(),
+            error,
+        })
     }
 
     fn open_tls(&self, settings: &config::Listener) -> Result<Option<Arc<tls::Server>>, ListenError> {

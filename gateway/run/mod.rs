@@ -13,7 +13,7 @@ use std::{
     io::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -39,7 +39,7 @@ use crate::{
     plugin::{Cause, EngineError, Plugins, Problem},
     registry::{Intake, OwnAddresses, Resolver},
     server::{Lineup, Listener, Workers},
-    telemetry::{ProcessMetrics, Readiness, text::shown},
+    telemetry::{ProcessMetrics, Readiness, access::AccessLogs, text::shown},
     tls::{self, ServerSettings},
     upstream::Disk,
     worker::{self, Serving},
@@ -246,6 +246,8 @@ async fn serve(
     let ready =
         tokio::spawn(become_ready(config.clone(), plugins.clone(), catalog.clone(), readiness.clone()));
 
+    let reopening = tokio::spawn(reopen_logs(Arc::downgrade(&listeners.access_logs)));
+
     // Until it is time to stop.
     let (path, hangup) = follow.unzip();
     let reload = Reload {
@@ -262,6 +264,7 @@ async fn serve(
     };
     let config = reload.until(signals.stop(), hangup).await;
     ready.abort();
+    reopening.abort();
 
     // Readiness goes first, so that balancers in front have the delay to notice.
     readiness.draining();
@@ -449,7 +452,18 @@ fn say_listening(listener: &Listener) {
     say(&format!("listening {} {}", listener.settings.protocol.as_str(), listener.address()));
 }
 
-/// SIGUSR1 and SIGUSR2 do nothing. Scripts of other servers send them, and their default is to end the process.
+/// Opens access logs anew with each SIGUSR1, as whoever has moved them away asks for.
+async fn reopen_logs(logs: Weak<AccessLogs>) {
+    let Ok(mut asked) = signal(SignalKind::user_defined1()) else { return };
+    while asked.recv().await.is_some() {
+        if let Some(logs) = logs.upgrade() {
+            logs.reopen();
+        }
+    }
+}
+
+/// SIGUSR2 does nothing, and SIGUSR1 nothing before there are logs. Scripts of other servers send them, and their default is
+/// to end the process.
 fn ignore_signals() -> io::Result<()> {
     for kind in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
         // Who takes a signal once takes it for the life of the process.

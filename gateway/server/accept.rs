@@ -89,9 +89,8 @@ where
             worker.clone(),
             listener.settings.max_age,
         ));
-        let (tls, settings, counters) =
-            (listener.tls.clone(), listener.settings.clone(), listener.counters.clone());
-        let accepted = Accepted { stream, tls, info, seat, settings, counters };
+        let Listener { tls, settings, access_log, counters, .. } = listener.clone();
+        let accepted = Accepted { stream, tls, info, seat, settings, access_log, counters };
         let (surroundings, answers) = (served.surroundings.clone(), answers.clone());
         served.tasks.spawn(async move {
             let _counted = counted;

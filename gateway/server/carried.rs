@@ -8,6 +8,7 @@ use super::{ConnInfo, http1::State, stage::stage};
 use crate::{
     config,
     net::Stream,
+    telemetry::access::AccessLog,
     tls::{Asked, Hello},
 };
 
@@ -23,6 +24,8 @@ pub struct Carried {
     pub asked: Option<String>,
     pub info: Rc<ConnInfo>,
     pub listener: Arc<config::Listener>,
+    /// Of the listener, if it has one.
+    pub access_log: Option<Arc<AccessLog>>,
 }
 
 /// What passes connections on.
@@ -39,6 +42,7 @@ pub(super) async fn serve(
     mut stream: Stream,
     state: &Rc<State>,
     listener: Arc<config::Listener>,
+    access_log: Option<Arc<AccessLog>>,
     carries: Rc<dyn Carries>,
 ) {
     let info = state.info.clone();
@@ -53,7 +57,7 @@ pub(super) async fn serve(
     }
     // From now on it may be silent for long, and does not give way to others.
     state.carries();
-    let carried = Carried { stream, early, asked, info: info.clone(), listener };
+    let carried = Carried { stream, early, asked, info: info.clone(), listener, access_log };
     info.orders.unless_ended(carries.carry(carried)).await;
 }
 

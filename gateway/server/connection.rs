@@ -23,7 +23,7 @@ use super::{
 use crate::{
     config::{self, ListenerProtocol},
     net::{Tcp, Watch},
-    telemetry::ListenerCounters,
+    telemetry::{ListenerCounters, access::AccessLog},
     tls,
 };
 
@@ -43,6 +43,7 @@ pub(super) struct Accepted {
     pub info: Rc<ConnInfo>,
     pub seat: Seat,
     pub settings: Arc<config::Listener>,
+    pub access_log: Option<Arc<AccessLog>>,
     pub counters: Arc<ListenerCounters>,
 }
 
@@ -55,7 +56,7 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Accepted { mut stream, tls, info, seat, settings, counters } = accepted;
+    let Accepted { mut stream, tls, info, seat, settings, access_log, counters } = accepted;
     let Surroundings { watch, drain, carries, lingering } = &*surroundings;
     let _drained = drain.enter(&info);
     let state = Rc::new(http1::State::new(info.clone(), seat, &settings));
@@ -77,7 +78,7 @@ where
     };
     if settings.protocol != ListenerProtocol::Http {
         let Some(carries) = carries else { return };
-        return carried::serve(stream, &state, settings, carries.clone()).await;
+        return carried::serve(stream, &state, settings, access_log, carries.clone()).await;
     }
     let answer = answers(&info);
     let after = match info.tls().is_some_and(|tls| tls.http2) {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{capacity::Capacity, spread::Spread};
 use crate::{
     config, net,
-    telemetry::{ListenerCounters, ProcessMetrics},
+    telemetry::{ListenerCounters, ProcessMetrics, access::AccessLog},
     tls,
 };
 
@@ -52,6 +52,8 @@ pub struct Listener {
     pub settings: Arc<config::Listener>,
     /// None: clients speak without TLS.
     pub tls: Option<Arc<tls::Server>>,
+    /// None: what comes by it is not logged.
+    pub access_log: Option<Arc<AccessLog>>,
     pub(super) counters: Arc<ListenerCounters>,
     bound: Arc<Bound>,
 }
@@ -98,7 +100,7 @@ impl Listener {
             spread: Arc::new(Spread::new(workers)),
             accepting: watch::Sender::new(()),
         };
-        Ok(Self { settings, tls, counters, bound: Arc::new(bound) })
+        Ok(Self { settings, tls, access_log: None, counters, bound: Arc::new(bound) })
     }
 
     /// The same sockets with other settings, for clients that come from then on.
@@ -109,7 +111,12 @@ impl Listener {
         metrics: &ProcessMetrics,
     ) -> Self {
         let counters = metrics.listener(&settings.name);
-        Self { settings, tls, counters, bound: self.bound.clone() }
+        Self { settings, tls, access_log: None, counters, bound: self.bound.clone() }
+    }
+
+    /// The same with a log.
+    pub fn logged(self, access_log: Option<Arc<AccessLog>>) -> Self {
+        Self { access_log, ..self }
     }
 
     /// Where it really listens; differs from the settings when those say port 0.

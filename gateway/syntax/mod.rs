@@ -6,6 +6,7 @@ pub mod authority;
 pub mod field;
 pub mod list;
 pub mod path;
+pub mod query;
 pub mod target;
 pub mod upgrade;
 pub mod websocket;

@@ -4,7 +4,7 @@ use std::{rc::Rc, time::Instant};
 
 use crate::{
     net::Meter,
-    telemetry::{Account, Carried, Fault},
+    telemetry::{Account, Carried, Fault, access::Entry},
 };
 
 /// The record of one connection: begun when it is connected to an endpoint. Dropping it counts the connection.
@@ -13,6 +13,7 @@ pub(super) struct Record {
     account: Rc<Account>,
     client: Rc<Meter>,
     end: End,
+    entry: Option<Box<Entry>>,
 }
 
 enum End {
@@ -24,8 +25,13 @@ enum End {
 
 impl Record {
     /// Of a client whose stream has this meter.
-    pub(super) fn new(began: Instant, account: Rc<Account>, client: Rc<Meter>) -> Self {
-        Self { began, account, client, end: End::Open }
+    pub(super) fn new(
+        began: Instant,
+        account: Rc<Account>,
+        client: Rc<Meter>,
+        entry: Option<Box<Entry>>,
+    ) -> Self {
+        Self { began, account, client, end: End::Open, entry }
     }
 
     /// Both sides have closed.
@@ -43,10 +49,16 @@ impl Drop for Record {
         let Account { metrics, worker } = &*self.account;
         let (received, sent) = (self.client.read(), self.client.written());
         metrics.carried(*worker, Carried { connections: 1, received, sent, took: self.began.elapsed() });
-        match self.end {
-            End::Whole => {}
-            End::Open => metrics.cut(*worker, Fault::Local),
-            End::Cut(fault) => metrics.cut(*worker, fault),
+        let cut = match self.end {
+            End::Whole => None,
+            End::Open => Some(Fault::Local),
+            End::Cut(fault) => Some(fault),
+        };
+        if let Some(fault) = cut {
+            metrics.cut(*worker, fault);
+        }
+        if let Some(entry) = &mut self.entry {
+            entry.finish(None, cut);
         }
     }
 }

@@ -13,6 +13,8 @@ pub(super) struct Routes<T>(Vec<Route<T>>);
 
 /// One of them.
 pub(super) struct Route<T> {
+    /// Its name, in the access log.
+    pub name: Arc<str>,
     listeners: Vec<Arc<str>>,
     sni: Option<Arc<str>>,
     /// In the place of what the upstream says.
@@ -28,8 +30,8 @@ impl<T> Routes<T> {
     pub(super) fn new(routes: &[config::TcpRoute], upstream: impl Fn(&UpstreamName) -> Option<T>) -> Self {
         let compile = |route: &config::TcpRoute| {
             let goal = Rc::new(Goal::new(&route.target, &upstream)?);
-            let (listeners, sni, retries) = (route.listeners.clone(), route.sni.clone(), route.retries);
-            Some(Route { listeners, sni, retries, goal })
+            let config::TcpRoute { name, listeners, sni, retries, .. } = route.clone();
+            Some(Route { name, listeners, sni, retries, goal })
         };
         Self(routes.iter().filter_map(compile).collect())
     }

@@ -11,11 +11,12 @@ use crate::{
         self, Admission, Admitted, Choice, Held, Leaving, Lookup, NotDispatched, Opened, Picked, Target,
         Targets,
     },
+    http::{RequestError, explain},
     net::{self, Broken, Proxied, Scratch, Stream, Watch},
     resilience::{Event, History, Next, RetryPolicy, Tried},
     selector::RequestFacts,
     server::{Carried, Carries},
-    telemetry::Fault,
+    telemetry::{Fault, access::Entry},
     upstream::{Evidence, Member},
 };
 
@@ -26,17 +27,6 @@ pub struct Worker {
     watch: Rc<Watch>,
     routes: RefCell<Rc<Routes<Rc<Target>>>>,
     scratch: Scratch,
-}
-
-/// Why a connection is not passed on.
-#[derive(Debug, thiserror::Error)]
-enum CarryError {
-    #[error("no route of the listener is for what the client asks for")]
-    NoRoute,
-    #[error(transparent)]
-    NotDispatched(#[from] NotDispatched),
-    #[error("no connection: {0}")]
-    Dial(#[from] DialError),
 }
 
 impl Worker {
@@ -53,20 +43,30 @@ impl Worker {
 
     /// Finds an endpoint for a client, connects to it, and passes bytes on until both sides have closed.
     async fn carry(&self, client: Carried) {
-        let Carried { stream, early, asked, info, listener } = client;
+        let Carried { stream, early, asked, info, listener, access_log } = client;
+        let mut entry = access_log.map(|log| {
+            let mut entry = Entry::new(&log, self.index, Instant::now(), &listener.name, info.peer(), "TCP");
+            let meter = stream.meter().clone();
+            entry.counts_by(Box::new(move || (meter.read(), meter.written())));
+            entry.server_name = asked.clone();
+            entry
+        });
         let facts =
             RequestFacts { request: None, client: info.peer().ip().to_canonical(), sni: asked.as_deref() };
-        let reached = match self.reach(&listener, &facts, &info.ends()).await {
+        let reached = match self.reach(&listener, &facts, &info.ends(), &mut entry).await {
             Ok(reached) => reached,
             Err(error) => {
                 // Whoever is not served is told so, and not that everything has been sent.
                 let _ = stream.reset_on_close();
+                if let Some(entry) = &mut entry {
+                    explain(entry, &error);
+                }
                 return tracing::debug!(client = %info.peer(), listener = %listener.name, %error, "Connection refused");
             }
         };
         let Reached { target, opened, endpoint, held } = reached;
         let address = opened.member.address();
-        let mut record = Record::new(Instant::now(), target.account.clone(), stream.meter().clone());
+        let mut record = Record::new(Instant::now(), target.account.clone(), stream.meter().clone(), entry);
         let leave = target.upstream.config.leave;
         let leaving = leave.map(|limit| Leaving::watch(&self.watch, opened.in_flight.stats().clone(), limit));
         // Given back last: whoever is let go by it finds the endpoint free.
@@ -91,10 +91,14 @@ impl Worker {
         listener: &config::Listener,
         facts: &RequestFacts<'_>,
         ends: &Proxied,
-    ) -> Result<Reached, CarryError> {
+        entry: &mut Option<Box<Entry>>,
+    ) -> Result<Reached, RequestError> {
         let routes = self.routes.borrow().clone();
-        let route = routes.find(&listener.name, facts.sni).ok_or(CarryError::NoRoute)?;
+        let route = routes.find(&listener.name, facts.sni).ok_or(RequestError::NoRoute)?;
         let (goal, retries) = (route.goal.clone(), route.retries);
+        if let Some(entry) = entry {
+            entry.route = Some(route.name.clone());
+        }
         drop(routes);
         let target = match self.targets.lookup(&goal, facts.sni)? {
             Lookup::Known(target) => target,
@@ -102,6 +106,9 @@ impl Worker {
         };
         let now = Instant::now();
         target.upstream.touch(now);
+        if let Some(entry) = entry {
+            entry.upstream = Some(target.upstream.name().clone());
+        }
         let admitted = self.admit(&target, facts, now).await.inspect_err(|error| {
             if let NotDispatched::Refused(refused) = error {
                 target.upstream.metrics.not_sent(self.index, *refused);
@@ -109,7 +116,7 @@ impl Worker {
         })?;
         target.upstream.metrics.began(self.index);
         let policy = retries.map(|retries| retries.over(&target.upstream.config.retries));
-        self.connect(target, facts, ends, admitted, policy).await
+        self.connect(target, facts, ends, admitted, policy, entry).await
     }
 
     async fn admit(
@@ -134,13 +141,17 @@ impl Worker {
         ends: &Proxied,
         admitted: Admitted,
         policy: Option<RetryPolicy>,
-    ) -> Result<Reached, CarryError> {
+        entry: &mut Option<Box<Entry>>,
+    ) -> Result<Reached, RequestError> {
         let Admitted { picked, at, mut held } = admitted;
         let (upstream, policy) = (target.upstream.clone(), policy.unwrap_or(target.upstream.config.retries));
         let (mut history, mut tried) = (History::new(false, false), Tried::<Arc<Member>>::default());
         let (mut picked, mut begun) = (picked, at);
         loop {
             let mut opened = Opened::begin(picked, begun);
+            if let Some(entry) = entry {
+                entry.tries(opened.member.address());
+            }
             let dialed = {
                 let mut transport = Transport::to(&opened.member, upstream.tls.as_ref());
                 if let Some(version) = upstream.config.proxy_protocol {

@@ -12,6 +12,7 @@
 //! | `generation` | number of a list of endpoints |
 //! | `error` | what went wrong |
 
+pub mod access;
 mod counters;
 mod exposition;
 mod line;
@@ -20,6 +21,7 @@ pub mod names;
 mod process;
 mod readiness;
 mod record;
+mod time;
 pub mod text;
 
 pub use counters::{Carried, FAILURES, FAULTS, Latencies, Refused, UpstreamCounts, UpstreamMetrics};
@@ -30,3 +32,4 @@ pub use process::{
 };
 pub use readiness::Readiness;
 pub use record::{Account, Fault, Record};
+pub use time::rfc3339;

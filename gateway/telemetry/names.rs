@@ -160,6 +160,8 @@ metrics! {
         "Changes of the configuration file, by what came of them";
     LOG_LINES_LOST = Counter "witgate_log_lines_lost_total" []
         "Log lines dropped because nobody read them fast enough";
+    ACCESS_LOG_LINES_LOST = Counter "witgate_access_log_lines_lost_total" []
+        "Lines of access logs that were lost: their output is too slow, or gone";
     READY = Gauge "witgate_ready" []
         "1 while the gateway wants traffic";
     BUILD_INFO = Gauge "witgate_build_info" ["version"]

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::UpstreamMetrics;
+use super::{UpstreamMetrics, access::Entry};
 
 /// Whose failure something was. Each failure is exactly one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub struct Record {
     /// The status for the client, and when it was known.
     answer: Option<(u16, Instant)>,
     end: End,
+    /// What its line in the access log will say, if its listener has one.
+    pub entry: Option<Box<Entry>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +58,7 @@ enum End {
 
 impl Record {
     pub fn new(started: Instant, account: Rc<Account>) -> Self {
-        Self { started, account, answer: None, end: End::Open }
+        Self { started, account, answer: None, end: End::Open, entry: None }
     }
 
     /// The head of the answer is known.
@@ -90,10 +92,16 @@ impl Drop for Record {
         if let (Some((status, _)), Some(took)) = (self.answer, self.took()) {
             metrics.answered(*worker, status, took);
         }
-        match self.end {
-            End::Whole => {}
-            End::Open => metrics.cut(*worker, Fault::Client),
-            End::Cut(fault) => metrics.cut(*worker, fault),
+        let cut = match self.end {
+            End::Whole => None,
+            End::Open => Some(Fault::Client),
+            End::Cut(fault) => Some(fault),
+        };
+        if let Some(fault) = cut {
+            metrics.cut(*worker, fault);
+        }
+        if let Some(entry) = &mut self.entry {
+            entry.finish(self.answer.map(|(status, _)| status), cut);
         }
     }
 }

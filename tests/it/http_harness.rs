@@ -88,6 +88,7 @@ pub fn listener() -> config::Listener {
         address: "127.0.0.1:0".parse().unwrap(),
         tls: None,
         proxy_protocol: vec![],
+        access_log: None,
         trusted_proxies: vec![],
         max_connections: 1000,
         header_timeout: Duration::from_secs(10),

@@ -41,6 +41,7 @@ impl Checker<'_> {
         }
         let tls = self.listener_tls(&way.key("tls"), listener.tls.as_ref());
         let proxy_protocol = self.proxies(&way.key("proxy_protocol"), listener.proxy_protocol.as_ref());
+        let access_log = self.access_log(&way.key("access_log"), listener.access_log.as_ref());
         let trusted_proxies = self.networks(&way.key("trusted_proxies"), &listener.trusted_proxies);
         let max_connections =
             self.count(&way.key("max_connections"), listener.max_connections, 1..=10_000_000);
@@ -58,6 +59,7 @@ impl Checker<'_> {
             protocol: protocol?,
             tls: tls?,
             proxy_protocol: proxy_protocol?,
+            access_log: access_log?,
             trusted_proxies,
             max_connections,
             header_timeout,

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ListenerTls;
+use super::{AccessLog, ListenerTls};
 
 /// Where clients connect.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -21,6 +21,8 @@ pub(in crate::config) struct Listener {
     pub tls: Option<ListenerTls>,
     /// Connections that begin with a PROXY header, which names the client. Default: none.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// A line for each request, call or connection. Default: none.
+    pub access_log: Option<AccessLog>,
     /// Networks of proxies whose `X-Forwarded-*` is believed, like `10.0.0.0/8`. Default: none.
     pub trusted_proxies: Vec<String>,
     /// Connections at once; more wait in the kernel's queue. Default: 10000.
@@ -51,6 +53,7 @@ impl Default for Listener {
             protocol: None,
             tls: None,
             proxy_protocol: None,
+            access_log: None,
             trusted_proxies: Vec::new(),
             max_connections: 10_000,
             header_timeout_ms: 10_000,
