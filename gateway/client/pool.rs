@@ -197,3 +197,52 @@ async fn sweep<B: 'static>(pool: Weak<Pool<B>>) {
         ticks.tick().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use hyper::body::Incoming;
+
+    use super::*;
+    use crate::{
+        client,
+        upstream::{Endpoint, Facts, Offer, Publisher, UpstreamName, Weight},
+    };
+
+    const KEEP: config::Pool =
+        config::Pool { idle_timeout: Duration::from_secs(60), max_idle: 10, max_http2_connections: 1 };
+
+    /// Nothing else runs between the end of the endpoint and the look, so that nobody else can have seen that end.
+    #[tokio::test]
+    async fn what_must_not_be_sent_twice_is_not_sent_over_a_connection_that_closed_just_now() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mut publisher, reader) = Publisher::new(UpstreamName::new("main"));
+        let endpoint = Endpoint { address, weight: Weight::ONE, facts: Facts::default() };
+        publisher.publish(vec![Offer::Put(endpoint)], Instant::now());
+        let snapshot = reader.snapshot();
+        let member = snapshot.iter().next().unwrap();
+        let to = Transport::to(member, None);
+        let check = async |idle: Duration, closes: bool, careful: bool| {
+            let pool = Pool::<Incoming>::new();
+            let mut connection = client::dial(to, Duration::from_secs(5)).await.unwrap();
+            assert!(connection.ready().await);
+            let (peer, _) = listener.accept().unwrap();
+            let now = Instant::now();
+            pool.put(member.stats().clone(), connection, now, KEEP);
+            let peer = Some(peer).filter(|_| !closes);
+            let taken = pool.take(to, now + idle, careful).is_some();
+            drop(peer);
+            taken
+        };
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                assert!(check(LOOK_AFTER, false, true).await);
+                assert!(!check(LOOK_AFTER, true, true).await);
+                assert!(check(LOOK_AFTER, true, false).await, "it can be sent again");
+                assert!(check(Duration::ZERO, true, true).await, "it was used just now");
+            })
+            .await;
+    }
+}

@@ -239,6 +239,26 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_of_the_gateway_is_one_of_these() {
+        for (status, expected) in [
+            (401, Code::Unauthenticated),
+            (403, Code::PermissionDenied),
+            (404, Code::Unimplemented),
+            (408, Code::DeadlineExceeded),
+            (413, Code::ResourceExhausted),
+            (429, Code::ResourceExhausted),
+            (500, Code::Internal),
+            (501, Code::Unimplemented),
+            (502, Code::Unavailable),
+            (503, Code::Unavailable),
+            (504, Code::DeadlineExceeded),
+            (508, Code::Aborted),
+        ] {
+            assert_eq!(code(StatusCode::from_u16(status).unwrap()), expected, "{status}");
+        }
+    }
+
+    #[test]
     fn a_failure_says_why() {
         let mut headers = HeaderMap::new();
         fail(&mut headers, code(StatusCode::SERVICE_UNAVAILABLE), "no-endpoints", "100 % d\u{e9}j\u{e0}");

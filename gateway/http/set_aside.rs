@@ -46,13 +46,8 @@ impl Exchange {
     /// After a failure the client gets the answer that was kept, instead of one of the gateway's own. Says whether there
     /// is one.
     pub(super) fn take_aside(&mut self, error: &RequestError) -> bool {
-        let is_over = matches!(
-            error,
-            RequestError::Aborted(_)
-                | RequestError::BodyTooLarge
-                | RequestError::NotBase64
-                | RequestError::Expired(Wait::Upload | Wait::WholeOfClient | Wait::WholeOfEndpoint)
-        );
+        // An answer is kept only after the whole request, so that the client can have spoilt nothing of it since.
+        let is_over = matches!(error, RequestError::Expired(Wait::WholeOfClient | Wait::WholeOfEndpoint));
         let Some(aside) = self.aside.take().filter(|_| !is_over) else { return false };
         let Aside { mut headed, ended } = *aside;
         if let Step::Sent(attempt) = &ended.step {

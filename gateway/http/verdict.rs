@@ -213,6 +213,8 @@ mod tests {
         let (address, limit) = (SocketAddr::from(([127, 0, 0, 1], 1)), Duration::ZERO);
         let upstream = || UpstreamName::new("main");
         let no_descriptors = io::Error::from_raw_os_error(24);
+        let none_in_the_system = io::Error::from_raw_os_error(23);
+        let no_buffers = io::Error::from_raw_os_error(105);
         let no_ports = io::Error::from_raw_os_error(99);
         for (error, fault, told) in [
             (RequestError::NoRoute, Fault::Local, None),
@@ -230,6 +232,8 @@ mod tests {
             (RequestError::NotBase64, Fault::Client, None),
             (NotDispatched::NoUpstream.into(), Fault::Local, None),
             (refused(no_descriptors), Fault::Local, None),
+            (refused(none_in_the_system), Fault::Local, None),
+            (refused(no_buffers), Fault::Local, None),
             (refused(no_ports), Fault::Local, None),
             (
                 refused(io::ErrorKind::ConnectionRefused.into()),
@@ -247,6 +251,7 @@ mod tests {
             (RequestError::AnswerCoding, Fault::Endpoint, Some(Evidence::Broke)),
             (RequestError::Expectation, Fault::Client, None),
             (RequestError::Loop, Fault::Local, None),
+            (RequestError::Lost, Fault::Local, None),
             (RequestError::NotSwitched, Fault::Local, None),
             (RequestError::Expired(Wait::Room), Fault::Endpoint, Some(Evidence::TimedOut)),
             (RequestError::Expired(Wait::Head), Fault::Endpoint, Some(Evidence::TimedOut)),

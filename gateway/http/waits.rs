@@ -481,7 +481,200 @@ impl Watched for State {
 
 #[cfg(test)]
 mod tests {
+    use std::{future::poll_fn, pin::Pin, task::Poll};
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
     use super::*;
+    use crate::net::Tcp;
+
+    /// The waits of one request, and the connection that it came by.
+    fn waits() -> (Waits, Rc<Meter>) {
+        let client = Rc::<Meter>::default();
+        let (watch, unused) = (Rc::<Watch>::default(), Rc::<Unused>::default());
+        (unused.take(&watch, std::time::Instant::now(), &client), client)
+    }
+
+    async fn pair() -> (TcpStream, Tcp) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (listener.accept().await.unwrap().0, Tcp::new(stream))
+    }
+
+    /// Writes until there is no room.
+    async fn fill(stream: &mut Tcp) {
+        let piece = vec![0; 1 << 20];
+        poll_fn(|cx| {
+            while Pin::new(&mut *stream).poll_write(cx, &piece).is_ready() {}
+            Poll::Ready(())
+        })
+        .await;
+        assert!(stream.meter().is_blocked());
+    }
+
+    /// The table of turns: where the answer is and where the body, whether the endpoint and the client take what there
+    /// is for them; what is waited for, and whose fault it is if the time for everything is over meanwhile.
+    #[tokio::test]
+    async fn whose_turn_it_is_is_waited_for() {
+        use Wait::{WholeOfClient as Client, WholeOfEndpoint as Endpoint};
+        let ((waits, _), (_peer, mut full)) = (waits(), pair().await);
+        fill(&mut full).await;
+        let (full, free) = (full.meter().clone(), Rc::<Meter>::default());
+        for (answer, upload, endpoint, client, wait, whole) in [
+            (Answer::Unasked, Upload::Over, &free, &free, None, Endpoint),
+            (Answer::Unasked, Upload::Wanted, &free, &free, None, Endpoint),
+            (Answer::Head, Upload::Over, &free, &free, Some(Wait::Head), Endpoint),
+            (Answer::Head, Upload::Over, &full, &free, Some(Wait::Room), Endpoint),
+            (Answer::Head, Upload::Moving, &free, &free, Some(Wait::Room), Endpoint),
+            (Answer::Head, Upload::Moving, &full, &free, Some(Wait::Room), Endpoint),
+            (Answer::Head, Upload::Wanted, &free, &free, Some(Wait::Upload), Client),
+            (Answer::Head, Upload::Wanted, &full, &free, Some(Wait::Upload), Client),
+            (Answer::Moving, Upload::Over, &free, &free, None, Client),
+            (Answer::Moving, Upload::Wanted, &free, &full, None, Client),
+            (Answer::Wanted, Upload::Over, &free, &free, Some(Wait::Answer), Endpoint),
+            (Answer::Wanted, Upload::Wanted, &full, &free, Some(Wait::Answer), Endpoint),
+            (Answer::Wanted, Upload::Over, &free, &full, None, Client),
+        ] {
+            let state = &waits.state;
+            state.answer.set(answer);
+            state.upload.set(upload);
+            state.meter.replace(Some(endpoint.clone()));
+            state.client.replace(Some(client.clone()));
+            let row = (answer, upload, endpoint.is_blocked(), client.is_blocked());
+            assert_eq!(state.waiting().map(|(wait, _)| wait), wait, "{row:?}");
+            assert_eq!(state.whole(&Limits::default()), whole, "{row:?}");
+            let impatient = Limits { impatient: true, ..Limits::default() };
+            assert_eq!(state.whole(&impatient), Client, "it was given no time: {row:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_moves_is_progress_of_the_wait_for_it() {
+        let ((waits, _), (mut peer, mut stream)) = (waits(), pair().await);
+        let (state, upload) = (&waits.state, waits.upload());
+        state.meter.replace(Some(stream.meter().clone()));
+        let progress = || state.waiting().unwrap().1;
+
+        state.answer.set(Answer::Head);
+        let mut seen = vec![progress()];
+        upload.set(Upload::Moving);
+        seen.push(progress());
+        stream.write_all(b"x").await.unwrap();
+        seen.push(progress());
+        assert!(seen.is_sorted_by(|before, after| before < after), "pieces and bytes of an upload: {seen:?}");
+
+        upload.set(Upload::Wanted);
+        let before = progress();
+        upload.set(Upload::Wanted);
+        assert_eq!(progress(), before, "that more is wanted is nothing that has come");
+        upload.set(Upload::Moving);
+        upload.set(Upload::Wanted);
+        assert!(progress() > before, "a piece has come");
+
+        upload.set(Upload::Over);
+        fill(&mut stream).await;
+        let before = progress();
+        let mut taken = vec![0; 1 << 20];
+        let (read, wrote) = tokio::join!(peer.read_exact(&mut taken), stream.write_all(b"x"));
+        read.unwrap();
+        wrote.unwrap();
+        fill(&mut stream).await;
+        assert!(progress() > before, "an endpoint that takes something is not stuck");
+
+        waits.answer_wanted(true);
+        let before = progress();
+        peer.write_all(b"x").await.unwrap();
+        stream.read_u8().await.unwrap();
+        let read = progress();
+        assert!(read > before, "a byte of an answer has come");
+        waits.answer_wanted(false);
+        waits.answer_wanted(true);
+        assert!(
+            progress() > read,
+            "a piece of an answer has come, maybe over a connection that others share"
+        );
+    }
+
+    #[test]
+    fn another_try_inherits_no_time_from_the_one_before() {
+        let second = Duration::from_secs(1);
+        let (waits, _client) = waits();
+        let (state, began) = (&waits.state, std::time::Instant::now());
+        let endpoint = Arc::new(Stats::new());
+        let limits = Limits {
+            head: Some(3 * second),
+            per_try: Some(second),
+            leave: Some(second),
+            ..Limits::default()
+        };
+        waits.limit(limits);
+        endpoint.set_left(true, began);
+        state.answer.set(Answer::Head);
+        state.endpoint.replace(Some(endpoint));
+        let look = |at: std::time::Instant| state.look(at.into());
+        assert!(look(began) && look(began + 2 * second));
+        assert!(waits.is_late() && waits.has_left());
+
+        let again = began + 2 * second;
+        waits.again(again);
+        assert!(!waits.is_late() && !waits.has_left());
+        assert_eq!(state.waiting(), None, "it is being connected");
+        assert!(look(again + second / 2), "the endpoint that has left is no matter any more");
+        assert!(!waits.is_late() && !waits.has_left());
+        // Connected before anybody looked.
+        waits.again(again);
+        state.answer.set(Answer::Head);
+        assert!(look(again) && look(again + second / 2));
+        waits.again(again + second / 2);
+        state.answer.set(Answer::Head);
+        waits.limit(Limits { per_try: None, leave: None, ..limits });
+        assert!(look(again + 3 * second), "its head has as long as any");
+        assert!(!look(again + 6 * second));
+        assert_eq!(waits.expired(), Some(Wait::Head));
+    }
+
+    #[test]
+    fn a_deadline_counts_if_it_is_the_first_to_pass_and_only_then_explains_an_end() {
+        let second = Duration::from_secs(1);
+        let whole = |own, told| {
+            let mut limits = Limits { whole: own, head: Some(second), ..Limits::default() };
+            limits.call(told);
+            (limits.head, limits.whole, limits.told, limits.impatient)
+        };
+        assert_eq!(whole(Some(second), None), (None, Some(second), false, false));
+        assert_eq!(whole(Some(second), Some(2 * second)), (None, Some(second), false, false));
+        assert_eq!(whole(Some(3 * second), Some(2 * second)), (None, Some(2 * second), true, false));
+        assert_eq!(whole(None, Some(second / 2)), (None, Some(second / 2), true, true));
+
+        let (waits, _client) = waits();
+        waits.state.answer.set(Answer::Head);
+        for (told, whole, overdue) in [
+            (true, Duration::ZERO, Some(Wait::WholeOfEndpoint)),
+            (true, 60 * second, None),
+            (false, Duration::ZERO, None),
+        ] {
+            waits.limit(Limits { whole: Some(whole), told, ..Limits::default() });
+            assert_eq!(waits.overdue(), overdue, "{told} {whole:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_outlives_its_request_says_nothing_of_the_next() {
+        let (watch, unused) = (Rc::<Watch>::default(), Rc::<Unused>::default());
+        let take = || unused.take(&watch, std::time::Instant::now(), &Rc::default());
+        let first = take();
+        let upload = first.upload();
+        drop(first);
+        let second = take();
+        assert!(Rc::ptr_eq(&upload.state, &second.state), "it is used again");
+        upload.set(Upload::Wanted);
+        assert_eq!(second.state.upload.get(), Upload::Over);
+        second.upload().set(Upload::Wanted);
+        assert_eq!(second.state.upload.get(), Upload::Wanted);
+    }
 
     #[test]
     fn a_head_that_comes_in_the_moment_in_which_its_time_is_over_is_there() {
@@ -501,6 +694,11 @@ mod tests {
             (before, waits.expired())
         };
         assert_eq!(over(Limits { head: limit, ..Limits::default() }), (Some(Wait::Head), None));
+        let upload = waits.upload();
+        assert_eq!(over(Limits { room: limit, ..Limits::default() }), (Some(Wait::Room), None));
+        upload.set(Upload::Wanted);
+        assert_eq!(over(Limits { upload: limit, ..Limits::default() }), (Some(Wait::Upload), None));
+        upload.set(Upload::Over);
         let whole = Some(Wait::WholeOfEndpoint);
         assert_eq!(
             over(Limits { whole: limit, ..Limits::default() }),

@@ -182,19 +182,13 @@ impl Worker {
             let member = opened.member.clone();
             drop(opened);
             let Next::Retry(cause) = history.step(&policy, Event::NotConnected, || true) else {
-                if !error.is_own() {
-                    held.failed();
-                }
-                return Err(error.into());
+                return Err(give_up(error, &mut held));
             };
             tried.add(member.slot(), member);
             let choice =
                 Choice { target: &target, facts: *facts, attempt: history.number(), tried: tried.slots() };
             let other = choice.pick(at).ok().filter(|other: &Picked| !tried.contains(other.member.slot()));
-            let Some(other) = other else {
-                held.failed();
-                return Err(error.into());
-            };
+            let Some(other) = other else { return Err(give_up(error, &mut held)) };
             upstream.metrics.retried(self.index, cause);
             held.tried();
             (picked, begun) = (other, at);
@@ -211,6 +205,14 @@ impl Worker {
         target.upstream.metrics.learned(self.index, Evidence::ConnectFailed);
         target.evidence.send(member.address(), member.stats(), Evidence::ConnectFailed, opened.trial.take());
     }
+}
+
+/// There is no other endpoint to try. That is no failure of the upstream if the gateway itself could not connect.
+fn give_up(error: DialError, held: &mut Held) -> RequestError {
+    if !error.is_own() {
+        held.failed();
+    }
+    error.into()
 }
 
 /// An endpoint that a client is connected with.

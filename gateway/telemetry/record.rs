@@ -129,9 +129,13 @@ mod tests {
         broken.ended();
         drop(broken);
         record().cut(Fault::Local);
+        let mut first = record();
+        first.cut(Fault::Client);
+        first.cut(Fault::Endpoint);
+        drop(first);
 
         let counts = metrics.counts();
         assert_eq!((counts.statuses[1], counts.latencies.count()), (3, 3));
-        assert_eq!(counts.cut, [2, 1, 1]);
+        assert_eq!(counts.cut, [3, 1, 1], "the first who says so is right");
     }
 }

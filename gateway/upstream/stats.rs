@@ -81,6 +81,8 @@ pub struct Figures {
 
 impl Stats {
     pub fn new() -> Self {
+        // No time that is told to these is before that.
+        LazyLock::force(&EPOCH);
         Self {
             in_flight: AtomicU32::new(0),
             latency: AtomicU64::new(0),

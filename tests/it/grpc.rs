@@ -198,6 +198,33 @@ async fn a_client_that_goes_at_its_deadline_has_waited_in_vain() {
             assert_eq!(figures(&gateway).failures, expected, "{path} after {waits:?}");
         }
     }
+    let cut = || gateway.upstream("main").metrics.counts().cut;
+    crate::support::client::until("they are counted", || cut() == [2, 2, 0]).await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_at_its_deadline_with_its_own_message_unsent_has_not() {
+    let origin = Http2Origin::start(|mut call: Call| async move {
+        let mut stream = None;
+        if call.path() == "/streams" {
+            stream = Some(call.reply.send_response(Response::new(()), false).unwrap());
+        }
+        let _ = read(call.request.into_body()).await;
+        drop(stream);
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to_addresses(&[origin.address]));
+    let mut client = Http2::connect(gateway.address).await;
+    let began = Instant::now();
+    let (response, mut stream) = client.send(call("/hangs", Some("1100m")), false).await;
+    stream.send_data(Bytes::from("half"), false).unwrap();
+    // What is tested is that time passes.
+    tokio::time::sleep_until((began + Duration::from_millis(1050)).into()).await;
+    stream.send_reset(Reason::CANCEL);
+    drop(response);
+    let counts = || gateway.upstream("main").metrics.counts();
+    crate::support::client::until("it is counted", || counts().cut == [1, 0, 0]).await;
+    assert_eq!((figures(&gateway).failures, counts().failures), (0, [0; 4]));
 }
 
 /// So does every server, and what is left of the time is told to it.
@@ -259,6 +286,43 @@ async fn an_answer_that_breaks_off_ends_with_a_status() {
 }
 
 #[tokio::test]
+async fn an_answer_that_pauses_for_too_long_ends_with_the_status_of_a_deadline() {
+    let origin = Http2Origin::start(|mut call: Call| async move {
+        let mut stream = call.reply.send_response(Response::new(()), false).unwrap();
+        stream.send_data(Bytes::from("first"), false).unwrap();
+        let _ = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+    })
+    .await;
+    let setup = Setup::to_addresses(&[origin.address]);
+    let gateway =
+        Gateway::start(setup.with(|setup| setup.upstream().timeouts.idle = Some(Duration::from_millis(200))));
+    let got = send(&mut Http2::connect(gateway.address).await, "/", None).await.unwrap();
+    assert_eq!(
+        (got.text(), &got.trailers.as_ref().unwrap()["grpc-status"]),
+        ("first", &"4".parse().unwrap())
+    );
+    assert_eq!(gateway.upstream("main").metrics.counts().failures, [0, 1, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_wins_over_the_answer_of_an_instance_that_declined() {
+    let declining = Http2Origin::start(|call| declines(call, "14", &[])).await;
+    let hanging = Http2Origin::start(|mut call: Call| async move {
+        let _ = std::future::poll_fn(|cx| call.reply.poll_reset(cx)).await;
+    })
+    .await;
+    let setup = Setup::to_addresses(&[declining.address, hanging.address]).in_turns();
+    let gateway = Gateway::start(setup.with(|setup| setup.workers = 1));
+    let mut client = Http2::connect(gateway.address).await;
+    for _ in 0..2 {
+        let got = send(&mut client, "/", Some("300m")).await.unwrap();
+        assert_eq!(got.trailers.as_ref().unwrap_or(&got.headers)["grpc-status"], "4");
+    }
+    let retries = gateway.upstream("main").metrics.counts().retries[Cause::Unavailable as usize];
+    assert!((1..=2).contains(&retries), "{retries}");
+}
+
+#[tokio::test]
 async fn a_call_without_a_deadline_may_take_its_time() {
     let origin = Http2Origin::start(|call: Call| async move {
         tokio::time::sleep(Duration::from_millis(400)).await;
@@ -290,7 +354,17 @@ async fn how_a_call_went_is_known_at_its_end() {
             let seen = got.trailers.as_ref().unwrap_or(&got.headers)["grpc-status"].to_str().unwrap();
             assert_eq!((got.status, seen), (200, status), "it is passed on as it is");
             crate::support::client::until("it is over", || figures(&gateway).in_flight == 0).await;
-            assert_eq!(figures(&gateway).failures, u64::from(fails), "{status} by {path}");
+            let (figures, counts) = (figures(&gateway), gateway.upstream("main").metrics.counts());
+            let failures = u64::from(fails);
+            assert_eq!(
+                (figures.failures, counts.failures),
+                (failures, [0, 0, 0, failures]),
+                "{status} by {path}"
+            );
+            // One sample of a call, and no success that ends a row.
+            assert_eq!(figures.success, if fails { 0.0 } else { 1.0 }, "{status} by {path}");
+            assert_eq!(u64::from(figures.consecutive_failures), failures, "{status} by {path}");
+            assert!(figures.latency > Duration::ZERO);
         }
     }
 }

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::support::{
+    client::Client,
     gateway::{Gateway, PATIENCE, until},
     origin::{Origin, Reply},
     traffic::Traffic,
@@ -145,6 +146,12 @@ async fn a_backend_that_hangs_is_taken_out_after_some_timeouts_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_answers_503_is_taken_out_and_tried_again() {
+    for retries in ["", "retries = 0"] {
+        taken_out_and_tried_again(retries).await;
+    }
+}
+
+async fn taken_out_and_tried_again(retries: &str) {
     let down = Arc::new(AtomicBool::new(true));
     let says = down.clone();
     let moody = Origin::replying(move |_| match says.load(Relaxed) {
@@ -153,9 +160,9 @@ async fn a_backend_that_answers_503_is_taken_out_and_tried_again() {
     })
     .await;
     let well = [Origin::start("a").await, Origin::start("b").await];
-    let settings = "health = { failures = 3, eject_ms = 300, grace_ms = 0 }";
+    let settings = format!("health = {{ failures = 3, eject_ms = 300, grace_ms = 0 }}\n{retries}");
     let addresses = [well[0].address, well[1].address, moody.address];
-    let gateway = Gateway::start(&upstream(&addresses, settings));
+    let gateway = Gateway::start(&upstream(&addresses, &settings));
     let mut session = gateway.session();
     let taken_out = loop {
         session.get("/").await;
@@ -168,6 +175,26 @@ async fn a_backend_that_answers_503_is_taken_out_and_tried_again() {
     down.store(false, Relaxed);
     until("it answers again", || async { gateway.get("/").await.text() == "up" }).await;
     until("it stays", || async { orders(&gateway).await["ejected_count"] == 0 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_whose_answers_break_off_is_taken_out() {
+    let half = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhal";
+    let broken = Origin::replying(|_| Reply::Close(half.into())).await;
+    let well = [Origin::start("a").await, Origin::start("b").await];
+    let addresses = [well[0].address, well[1].address, broken.address];
+    let gateway = Gateway::start(&upstream(&addresses, "health = { failures = 3, grace_ms = 0 }"));
+    until("it is taken out", || async {
+        for _ in 0..3 {
+            let mut client = Client::connect(gateway.address()).await;
+            client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            client.try_answer(false).await;
+        }
+        orders(&gateway).await["ejected_count"] == 1
+    })
+    .await;
+    let out = ejected(&orders(&gateway).await);
+    assert_eq!(out, [(broken.address.to_string(), "failures".into())]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

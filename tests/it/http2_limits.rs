@@ -231,3 +231,28 @@ async fn an_upload_that_nobody_takes_holds_up_no_other_and_little_of_it_is_held(
         assert_eq!(client.get("/").await.text(), "ok");
     }
 }
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_connection_is_ended() {
+    const LONG_ANSWER: usize = 30 << 20;
+    let origin = Origin::connected(|mut stream, _, _| async move {
+        let mut buffer = Vec::new();
+        read_head(&mut stream, &mut buffer).await;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LONG_ANSWER}\r\n\r\n");
+        let _ = stream.write_all(&[head.as_bytes(), &vec![b'x'; LONG_ANSWER]].concat()).await;
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.listener.write_timeout = SHORT));
+    // Its windows are as large as they can be: it is the connection that has no room.
+    let windows = [frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]), frame(8, 0, 0, &[0x7f, 0, 0, 0])];
+    let mut client = Frames::connect(gateway.address).await;
+    client.send(&windows.concat()).await;
+    // `GET http://a/`, as HPACK has it.
+    client.send(&frame(1, 5, 1, &[0x82, 0x86, 0x84, 0x41, 1, b'a'])).await;
+    client.find(1..=1).await.expect("the head of the answer");
+    let began = Instant::now();
+    until("it is closed", || gateway.open() == 0).await;
+    assert!(began.elapsed() >= SHORT);
+    let counts = gateway.upstream("main").metrics.counts();
+    assert_eq!((counts.cut, counts.failures), ([1, 0, 0], [0; 4]));
+}

@@ -37,6 +37,7 @@ pub struct Setup {
     pub upstreams: Vec<(config::Upstream, Vec<SocketAddr>)>,
     pub routes: Vec<config::Route>,
     pub tcp_routes: Vec<config::TcpRoute>,
+    pub rpcx_routes: Vec<config::RpcxRoute>,
     pub workers: usize,
 }
 
@@ -53,6 +54,7 @@ impl Setup {
             upstreams: vec![(upstream("main"), addresses.to_vec())],
             routes: vec![route("/", "main")],
             tcp_routes: Vec::new(),
+            rpcx_routes: Vec::new(),
             workers: 2,
         }
     }
@@ -67,6 +69,14 @@ impl Setup {
         self.with(|setup| {
             setup.listener.protocol = config::ListenerProtocol::Tcp;
             setup.tcp_routes = vec![tcp_route(None, "main")];
+        })
+    }
+
+    /// The listener takes calls of rpcx, and so does this route.
+    pub fn for_rpcx(self) -> Self {
+        self.with(|setup| {
+            setup.listener.protocol = config::ListenerProtocol::Rpcx;
+            setup.rpcx_routes = vec![rpcx_route("main")];
         })
     }
 
@@ -154,6 +164,18 @@ pub fn tcp_route(sni: Option<&str>, upstream: &str) -> config::TcpRoute {
     }
 }
 
+/// The same for calls of rpcx.
+pub fn rpcx_route(upstream: &str) -> config::RpcxRoute {
+    config::RpcxRoute {
+        name: "route[0]".into(),
+        listeners: vec![listener().name],
+        timeouts: config::RouteTimeouts::default(),
+        retries: None,
+        repeatable: false,
+        target: config::Target::Upstream(UpstreamName::new(upstream)),
+    }
+}
+
 /// A route that finds services by the name behind `/svc/`.
 pub fn route_by_name(pattern: &str) -> config::Route {
     let by_name = config::ByName {
@@ -192,6 +214,7 @@ impl Gateway {
         let mut publishers = BTreeMap::new();
         let mut config = config::Config::empty(PathBuf::new());
         (config.routes, config.tcp_routes) = (setup.routes, setup.tcp_routes);
+        config.rpcx_routes = setup.rpcx_routes;
         let mut table = Table::new(Arc::new(config), Default::default(), None);
         for (settings, addresses) in setup.upstreams {
             let name = settings.name.clone();

@@ -198,6 +198,27 @@ async fn an_answer_cut_short_is_cut_short_for_the_client() {
     assert!(client.try_answer(false).await.is_none());
     let member = gateway.upstream("main").reader.snapshot().iter().next().unwrap().clone();
     until("the request is over", || member.stats().in_flight() == 0).await;
+    let counts = gateway.upstream("main").metrics.counts();
+    assert_eq!((counts.cut, counts.failures), ([0, 1, 0], [0, 0, 1, 0]));
+}
+
+#[tokio::test]
+async fn only_a_success_that_has_come_to_its_end_ends_a_row_of_failures() {
+    let origin = Origin::replying(|request| match request.path() {
+        "/fails" => Reply::status(500),
+        "/breaks-off" => Reply::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhal".to_vec()),
+        _ => Reply::text("ok"),
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let member = gateway.upstream("main").reader.snapshot().iter().next().unwrap().clone();
+    for (path, row) in [("/fails", 1), ("/fails", 2), ("/breaks-off", 3), ("/", 0), ("/fails", 1)] {
+        let mut client = gateway.client().await;
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+        client.try_answer(false).await;
+        until("the request is over", || member.stats().in_flight() == 0).await;
+        assert_eq!(member.stats().figures().consecutive_failures, row, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use crate::{
     http_harness::{Gateway, Setup, put, route},
     support::{
         client::{Client, until},
-        origin::{Origin, Reply, read_head, read_request},
+        origin::{Origin, Reply, full, read_head, read_request},
     },
 };
 
@@ -251,6 +251,28 @@ async fn statuses_are_tried_again_only_when_they_are_named_and_some_never() {
         assert!(statuses.contains(&expected), "{status}: {statuses:?}");
         assert_eq!(expected == 200, statuses == [200, 200], "{status}: {statuses:?}");
     }
+}
+
+#[tokio::test]
+async fn what_says_how_a_call_went_says_nothing_of_what_is_no_call() {
+    let head = "HTTP/1.1 200 OK\r\ngrpc-status: 14\r\ntransfer-encoding: chunked\r\n\r\n";
+    let body = "2\r\nok\r\n0\r\ngrpc-status: 14\r\n\r\n";
+    let origin = Origin::replying(move |_| Reply::raw(&format!("{head}{body}"))).await;
+    let gateway = to(&[origin.address], policy(Mode::Failover, 1));
+    assert_eq!(gateway.client().await.get("/").await.text(), "ok");
+    assert_eq!((origin.seen().len(), counts(&gateway).failures), (1, [0; 4]));
+    let snapshot = gateway.upstream("main").reader.snapshot();
+    assert_eq!(snapshot.iter().next().unwrap().stats().figures().failures, 0);
+}
+
+#[tokio::test]
+async fn a_new_connection_that_ends_before_an_answer_is_the_endpoints_fault() {
+    let origin = resetting().await;
+    let gateway = to(&[origin.address], policy(Mode::Failfast, 0));
+    assert_eq!(gateway.client().await.get("/").await.reason(), Some("upstream-reset"));
+    assert_eq!(counts(&gateway).failures, [0, 0, 1, 0]);
+    let snapshot = gateway.upstream("main").reader.snapshot();
+    assert_eq!(snapshot.iter().next().unwrap().stats().figures().failures, 1);
 }
 
 #[tokio::test]
@@ -753,4 +775,128 @@ async fn a_dead_idle_connection_costs_no_retry_and_no_budget() {
     assert_eq!(origin.seen().len(), 8);
     assert!(retried(&gateway, Cause::Stale) >= 4);
     assert_eq!(counts(&gateway).refused, 0);
+}
+
+#[tokio::test]
+async fn the_end_of_the_time_for_everything_wins_over_an_answer_that_was_kept() {
+    let (bad, hanging) = (answering(503, "kept").await, hanging().await);
+    let endpoints = [bad.address, hanging.address];
+    let setup = setup(&endpoints, policy(Mode::Failover, 1)).with(|setup| {
+        setup.workers = 1;
+        setup.upstream().timeouts.request = Some(Duration::from_millis(300));
+    });
+    let gateway = Gateway::start(setup);
+    let mut reasons = Vec::new();
+    for _ in 0..2 {
+        reasons.push(gateway.client().await.get("/").await.reason().map(str::to_owned));
+    }
+    assert!(reasons.iter().all(|reason| reason.as_deref() == Some("request-timeout")), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn a_body_that_is_sent_again_is_followed_by_the_wait_for_the_answer() {
+    let (resetting, hanging) = (resetting().await, hanging().await);
+    let setup = setup(&[resetting.address, hanging.address], policy(Mode::Failover, 2));
+    let gateway = Gateway::start(
+        setup.with(|setup| setup.upstream().timeouts.response = Some(Duration::from_millis(300))),
+    );
+    let mut client = gateway.client().await;
+    client.send("PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.reason()), (504, Some("response-timeout")));
+}
+
+#[tokio::test]
+async fn a_request_whose_idle_connection_was_dead_takes_no_other_that_is_as_old() {
+    let both = Arc::new(tokio::sync::Barrier::new(2));
+    let origin = Origin::connected(move |mut stream, connection, _| {
+        let both = both.clone();
+        async move {
+            let mut buffer = Vec::new();
+            while let Some(request) = read_request(&mut stream, &mut buffer, connection).await {
+                match (connection, request.path()) {
+                    (0 | 1, "/first") => {
+                        both.wait().await;
+                    }
+                    (0 | 1, _) => return,
+                    _ => {}
+                }
+                let Reply::Bytes(answer) = Reply::text("ok") else { return };
+                stream.write_all(&answer).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let gateway =
+        Gateway::start(setup(&[origin.address], policy(Mode::Failover, 1)).with(|setup| setup.workers = 1));
+    let (mut one, mut other) = (gateway.client().await, gateway.client().await);
+    let (first, second) = tokio::join!(one.get("/first"), other.get("/first"));
+    assert_eq!((first.text(), second.text()), ("ok", "ok"));
+    until("both connections are idle", || in_flight(&gateway) == 0).await;
+    assert_eq!(one.get("/").await.text(), "ok");
+    let again = [Cause::Stale, Cause::Reset].map(|cause| retried(&gateway, cause));
+    assert_eq!((again, counts(&gateway).failures), ([1, 0], [0; 4]));
+}
+
+#[tokio::test]
+async fn a_try_that_was_not_connected_in_time_has_sent_nothing() {
+    let ((address, _full), good) = (full(), Origin::start("good").await);
+    let retries = RetryPolicy { per_try: Some(Duration::from_millis(200)), ..policy(Mode::Failover, 1) };
+    let gateway = Gateway::start(
+        setup(&[address, good.address], retries)
+            .with(|setup| setup.upstream().timeouts.connect = Duration::from_secs(60)),
+    );
+    for _ in 0..2 {
+        // It must not be sent twice.
+        assert_eq!(post(&mut gateway.client().await, "/", "body").await.text(), "good");
+    }
+    assert!(retried(&gateway, Cause::Connect) > 0);
+}
+
+#[tokio::test]
+async fn when_the_first_of_two_tries_fails_the_other_has_the_time_for_an_answer() {
+    let (begun, hanging) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let one = |begun: Arc<Notify>, hanging: Arc<Notify>| async move {
+        Origin::connected(move |mut stream, connection, _| {
+            let (begun, hanging) = (begun.clone(), hanging.clone());
+            async move {
+                let mut buffer = Vec::new();
+                read_request(&mut stream, &mut buffer, connection).await;
+                // Whoever is first ends when the second has the request, and the second hangs.
+                begun.notify_one();
+                hanging.notified().await;
+            }
+        })
+        .await
+    };
+    let first = one(begun.clone(), hanging.clone()).await;
+    let second = one(begun.clone(), hanging.clone()).await;
+    let gateway = Gateway::start(
+        setup(&[first.address, second.address], RetryPolicy { most: 0, ..backup(SOON) })
+            .with(|setup| setup.upstream().timeouts.response = Some(Duration::from_millis(500))),
+    );
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    begun.notified().await;
+    begun.notified().await;
+    // The one that has waited the longest is let go.
+    hanging.notify_one();
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.reason()), (504, Some("response-timeout")));
+    assert_eq!(counts(&gateway).failures, [0, 1, 1, 0]);
+}
+
+#[tokio::test]
+async fn what_has_not_come_whole_is_not_sent_twice_at_once() {
+    let (one, other) = (hanging().await, hanging().await);
+    let gateway = Gateway::start(
+        setup(&[one.address, other.address], backup(SOON)).with(|setup| setup.routes[0].repeatable = true),
+    );
+    let mut client = gateway.client().await;
+    client.send("PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbo").await;
+    // What is tested is that time passes.
+    tokio::time::sleep(SOON * 10).await;
+    client.send("dy").await;
+    until("it is there", || one.seen().len() + other.seen().len() == 1).await;
+    assert_eq!(counts(&gateway).hedges, 0);
 }

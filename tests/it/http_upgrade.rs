@@ -1,6 +1,6 @@
 //! Connections that change their protocol.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -230,4 +230,21 @@ async fn draining_ends_tunnels_at_its_bound() {
     assert_eq!(read(&mut client, 5).await, "still");
     gateway.ended().await;
     tokio::time::timeout(LONG, client.closed()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_switch_of_protocols_is_a_success_whatever_comes_of_it() {
+    let origin = echo().await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let member = gateway.upstream("main").reader.snapshot().iter().next().unwrap().clone();
+    member.stats().record(Instant::now(), Duration::ZERO, false);
+    let mut client = gateway.client().await;
+    client.send(ASK).await;
+    assert_eq!(client.answer().await.status, 101);
+    assert_eq!(read(&mut client, 2).await, "hi");
+    assert_eq!(member.stats().figures().consecutive_failures, 0);
+    drop(client);
+    until("it is over", || member.stats().in_flight() == 0).await;
+    let counts = gateway.upstream("main").metrics.counts();
+    assert_eq!((counts.cut, counts.failures, counts.statuses), ([0; 3], [0; 4], [1, 0, 0, 0, 0]));
 }

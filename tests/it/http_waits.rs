@@ -11,7 +11,7 @@ use tokio::{
     net::TcpStream,
     sync::Notify,
 };
-use witgate::upstream::Figures;
+use witgate::{config, upstream::Figures};
 
 use crate::{
     http_harness::{Gateway, Setup},
@@ -41,6 +41,13 @@ async fn judged(gateway: &Gateway, failures: u64) {
     assert_eq!(figures(gateway).failures, failures);
     let told: u64 = gateway.upstream("main").metrics.counts().failures.iter().sum();
     assert_eq!(told, failures, "what its health is told");
+}
+
+/// The same, and whose fault it was that requests did not come to their end.
+async fn judged_as(gateway: &Gateway, failures: u64, cut: [u64; 3]) {
+    let metrics = gateway.upstream("main").metrics.clone();
+    until("it is counted", || metrics.counts().cut == cut).await;
+    judged(gateway, failures).await;
 }
 
 fn reads(answer: &Answer) -> (u16, Option<&str>) {
@@ -221,7 +228,8 @@ async fn an_answer_that_stalls_is_cut_for_the_client_and_fails_the_endpoint() {
     assert!(client.try_answer(false).await.is_none());
     in_time(began, SHORT);
     judged(&gateway, 1).await;
-    assert_eq!(gateway.upstream("main").metrics.counts().cut, [0, 1, 0]);
+    let counts = gateway.upstream("main").metrics.counts();
+    assert_eq!((counts.cut, counts.failures), ([0, 1, 0], [0, 1, 0, 0]));
 }
 
 #[tokio::test]
@@ -296,6 +304,84 @@ async fn the_whole_of_a_request_has_a_limit_before_and_after_the_head_of_its_ans
         assert_eq!(answer.as_ref().map(reads), before.then_some((504, Some("request-timeout"))));
         judged(&gateway, 1).await;
     }
+}
+
+#[tokio::test]
+async fn the_time_for_the_first_head_counts_from_when_the_client_came() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let origin = Origin::start("never").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.listener.header_timeout = LIMIT));
+    let (mut client, began) = (gateway.client().await, Instant::now());
+    // What is tested is that time passes.
+    tokio::time::sleep(LIMIT * 9 / 10).await;
+    client.send("GET / HTTP/1.1\r\n").await;
+    assert_eq!(reads(&client.answer().await), (408, Some("head-timeout")));
+    let took = began.elapsed();
+    assert!((LIMIT..LIMIT * 17 / 10).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
+async fn the_time_for_everything_is_the_clients_fault_while_it_is_its_turn() {
+    let limit = |setup: &mut Setup| {
+        setup.workers = 1;
+        setup.upstream().timeouts.request = Some(SHORT * 2);
+    };
+    // It does not send.
+    let origin = Origin::start("never").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(limit));
+    let mut client = gateway.client().await;
+    client.send(HALF).await;
+    assert_eq!(reads(&client.answer().await), (504, Some("request-timeout")));
+    judged(&gateway, 0).await;
+
+    // It does not read.
+    let endless = after_head(|mut stream, _| async move {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        let chunk = [b"10000\r\n".as_slice(), &[b'x'; 0x10000], b"\r\n"].concat();
+        while stream.write_all(&chunk).await.is_ok() {}
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&endless]).with(limit));
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    // What is tested is that time passes. Nobody looks while there is no room for more.
+    tokio::time::sleep(SHORT * 4).await;
+    assert!(client.try_answer(false).await.is_none());
+    judged_as(&gateway, 0, [1, 0, 0]).await;
+
+    // It is the endpoint's turn: it is not connected yet, or has not answered.
+    let silent = Origin::replying(|_| Reply::Hang).await;
+    let gateway = Gateway::start(Setup::to(&[&silent]).with(limit));
+    assert_eq!(reads(&gateway.client().await.get("/").await), (504, Some("request-timeout")));
+    judged(&gateway, 1).await;
+    let gateway = Gateway::start(Setup::to(&[&silent]).with(limit).with(|setup| {
+        // Its settings do not come.
+        setup.upstream().protocol = config::Protocol::Http2;
+    }));
+    assert_eq!(reads(&gateway.client().await.get("/").await), (504, Some("request-timeout")));
+    judged(&gateway, 1).await;
+}
+
+#[tokio::test]
+async fn each_try_has_its_own_time_for_the_head_of_an_answer() {
+    let late = after_head(|stream, _| async move {
+        tokio::time::sleep(SHORT * 3).await;
+        drop(stream);
+    })
+    .await;
+    let slow = after_head(|mut stream, _| async move {
+        tokio::time::sleep(SHORT * 3).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    })
+    .await;
+    let setup = Setup::to(&[&late, &slow]).in_turns();
+    let gateway = Gateway::start(setup.with(|setup| setup.upstream().timeouts.response = Some(SHORT * 4)));
+    for _ in 0..2 {
+        assert_eq!(gateway.client().await.get("/").await.text(), "ok");
+    }
+    let [connect, timeout, reset, gateway_error] = gateway.upstream("main").metrics.counts().failures;
+    assert_eq!((connect, timeout, gateway_error), (0, 0, 0));
+    assert!((1..=2).contains(&reset), "{reset}");
 }
 
 #[tokio::test]

@@ -118,6 +118,30 @@ async fn a_breaker_opens_while_requests_fail_and_closes_when_they_succeed() {
 }
 
 #[tokio::test]
+async fn a_breaker_hears_of_what_the_endpoint_failed_and_of_nothing_else() {
+    const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    const BROKEN: &str = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\nwhat";
+    let half = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhal";
+    let resets = Origin::replying(|_| Reply::Close(Vec::new())).await;
+    let breaks_off = Origin::replying(|_| Reply::Close(half.into())).await;
+    let answers = Origin::start("ok").await;
+    for (origin, request, opens) in
+        [(&resets, GET, true), (&breaks_off, GET, true), (&answers, GET, false), (&answers, BROKEN, false)]
+    {
+        let gateway = with_breaker(origin);
+        for _ in 0..20 {
+            let mut client = gateway.client().await;
+            client.send(request).await;
+            client.try_answer(false).await;
+        }
+        until("all are over", || members(&gateway)[0].stats().in_flight() == 0).await;
+        let upstream = gateway.upstream("main");
+        let (breaker, policy) = (upstream.breaker.clone().unwrap(), upstream.config.breaker.clone().unwrap());
+        assert_eq!(breaker.is_open(&policy, Instant::now()), opens, "{request}");
+    }
+}
+
+#[tokio::test]
 async fn a_breaker_sees_what_hangs_before_it_times_out() {
     let (origin, let_go) = holding().await;
     let gateway = with_breaker(&origin);
@@ -347,6 +371,26 @@ async fn an_adaptive_limit_goes_down_with_losses_and_up_with_use() {
     assert_eq!(gate.limit(), 3);
 }
 
+#[tokio::test]
+async fn what_an_endpoint_has_no_time_for_is_lost_to_an_adaptive_limit() {
+    for (status, lost) in [(503, true), (504, true), (500, false), (502, false), (0, true)] {
+        let origin = Origin::replying(move |_| match status {
+            0 => Reply::Close(Vec::new()),
+            status => Reply::status(status),
+        })
+        .await;
+        let gateway = http_harness::Gateway::start(Setup::to(&[&origin]).with(|setup| {
+            setup.upstream().limits = Some(Limits { bounds: Bounds { min: 2, max: 20 }, ..limits(0, 0) });
+            setup.upstream().retries.most = 0;
+        }));
+        let mut client = gateway.client().await;
+        for _ in 0..10 {
+            client.get("/").await;
+        }
+        assert_eq!(gate(&gateway).limit() < 20, lost, "{status}");
+    }
+}
+
 fn with_body_limit(origin: &Origin, most: u64) -> http_harness::Gateway {
     http_harness::Gateway::start(Setup::to(&[origin]).with(|setup| setup.routes[0].max_body = Some(most)))
 }
@@ -390,7 +434,8 @@ async fn a_body_that_turns_out_too_long_is_cut_and_no_endpoint_is_at_fault() {
     assert_eq!(origin.seen().len(), 1, "the connection to the endpoint was cut");
     let figures = members(&gateway)[0].stats().figures();
     assert_eq!((figures.in_flight, figures.failures), (0, 0));
-    assert_eq!(gateway.upstream("main").metrics.counts().failures, [0; 4]);
+    let counts = gateway.upstream("main").metrics.counts();
+    assert_eq!((counts.failures, counts.not_sent), ([0; 4], [0, 0, 0, 0, 1]));
 }
 
 fn with_rate(origin: &Origin, by: RateBy, max_keys: usize) -> http_harness::Gateway {

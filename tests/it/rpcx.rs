@@ -13,7 +13,7 @@ use crate::support::{
     etcd::Etcd,
     gateway::{Gateway, until},
     http2::in_time,
-    rpcx::{Client, Service},
+    rpcx::{Client, Service, frame},
 };
 
 /// A gateway for calls of rpcx. `route` are lines of its only route.
@@ -374,18 +374,4 @@ async fn a_client_that_takes_no_answers_does_not_fill_the_memory() {
     })
     .await;
     Client::run(address, &["-calls", "1"]).await.assert_all_ok(1);
-}
-
-/// A frame by hand.
-fn frame(flags: u8, number: u64, parts: [&[u8]; 4]) -> Vec<u8> {
-    let mut rest = Vec::new();
-    for part in parts {
-        rest.extend((part.len() as u32).to_be_bytes());
-        rest.extend(part);
-    }
-    let mut frame = vec![0x08, 0, flags, 0x30];
-    frame.extend(number.to_be_bytes());
-    frame.extend((rest.len() as u32).to_be_bytes());
-    frame.extend(rest);
-    frame
 }

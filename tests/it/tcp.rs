@@ -17,7 +17,7 @@ use witgate::{
     net::ProxyVersion,
     resilience::{Bounds, BreakerPolicy},
     telemetry::Refused,
-    upstream::Figures,
+    upstream::{Figures, Offer},
 };
 
 use crate::{
@@ -79,6 +79,7 @@ async fn bytes_pass_both_ways_and_one_side_may_close_first() {
     let origin = echo("hello ").await;
     let gateway = Gateway::start(Setup::to(&[&origin]).for_tcp());
     assert_eq!(say(gateway.address, "world").await.unwrap(), "hello world");
+    until("it is over", || in_flight(&gateway) == 0).await;
     let mut stream = TcpStream::connect(gateway.address).await.unwrap();
     let mut first = [0; 6];
     in_time(stream.read_exact(&mut first)).await.unwrap();
@@ -139,10 +140,15 @@ async fn who_cannot_be_connected_to_is_left_for_another() {
     }
     let counts = gateway.upstream("main").metrics.counts();
     assert!(counts.retried() > 0 && counts.failures[0] > 0, "{counts:?}");
+    let failures: u64 = figures(&gateway).iter().map(|figures| figures.failures).sum();
+    assert_eq!(failures, counts.failures[0]);
+    assert!(figures(&gateway).iter().all(|figures| figures.latency > Duration::ZERO));
 
     let gateway = Gateway::start(Setup::to_addresses(&[gone]).for_tcp());
     assert_eq!(say(gateway.address, "x").await, Err(ErrorKind::ConnectionReset));
     assert_eq!(in_flight(&gateway), 0);
+    let counts = gateway.upstream("main").metrics.counts();
+    assert_eq!((counts.retried(), counts.failures), (0, [1, 0, 0, 0]), "it is not asked once more");
 }
 
 #[tokio::test]
@@ -262,6 +268,86 @@ async fn a_breaker_sees_which_connections_could_be_made() {
     let upstream = gateway.upstream("main");
     let (breaker, policy) = (upstream.breaker.clone().unwrap(), upstream.config.breaker.clone().unwrap());
     assert!(!breaker.is_open(&policy, Instant::now()), "one in five is not so many");
+
+    // With another try or without.
+    for most in [0, 1] {
+        let gateway = Gateway::start(Setup::to_addresses(&[gone]).for_tcp().with(|setup| {
+            setup.upstream().breaker = Some(BreakerPolicy::default());
+            setup.upstream().retries.most = most;
+        }));
+        for _ in 0..20 {
+            let _ = say(gateway.address, "").await;
+        }
+        let upstream = gateway.upstream("main");
+        let (breaker, policy) = (upstream.breaker.clone().unwrap(), upstream.config.breaker.clone().unwrap());
+        assert!(breaker.is_open(&policy, Instant::now()), "{most}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_made_is_a_success_and_a_limit_loses_nothing_by_it() {
+    let origin = echo("there ").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).for_tcp().with(|setup| {
+        setup.upstream().limits = Some(config::Limits {
+            bounds: Bounds { min: 2, max: 20 },
+            per_endpoint: None,
+            queue: 0,
+            queue_time: Duration::ZERO,
+        });
+    }));
+    let snapshot = gateway.upstream("main").reader.snapshot();
+    let stats = snapshot.iter().next().unwrap().stats();
+    stats.record(Instant::now(), Duration::ZERO, false);
+    for _ in 0..10 {
+        assert_eq!(say(gateway.address, "x").await.unwrap(), "there x");
+    }
+    let figures = stats.figures();
+    assert_eq!((figures.consecutive_failures, figures.failures), (0, 1));
+    assert!(figures.success > 0.0);
+    assert_eq!(gateway.upstream("main").gate.as_ref().unwrap().limit(), 20);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_resets_what_it_is_sent_has_broken_the_connection() {
+    let (go, let_go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (full, goes) = (go.clone(), let_go.clone());
+    let origin = Origin::connected(move |stream, _, _| {
+        let (full, goes) = (full.clone(), goes.clone());
+        async move {
+            full.notify_one();
+            goes.notified().await;
+            reset(&stream);
+        }
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).for_tcp());
+    let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+    in_time(go.notified()).await;
+    // It takes nothing, until nobody in between takes anything either.
+    let piece = vec![b'x'; 1 << 20];
+    while tokio::time::timeout(SHORT, stream.write_all(&piece)).await.is_ok() {}
+    let_go.notify_one();
+    assert_eq!(rest(&mut stream).await, Err(ErrorKind::ConnectionReset));
+    let metrics = gateway.upstream("main").metrics.clone();
+    until("it is counted", || metrics.counts().cut == [0, 1, 0]).await;
+}
+
+#[tokio::test]
+async fn a_connection_to_an_endpoint_that_has_left_ends_without_anybodys_fault() {
+    let origin = echo("there ").await;
+    let setup = Setup::to(&[&origin]).for_tcp();
+    let mut gateway = Gateway::start(setup.with(|setup| setup.upstream().leave = Some(SHORT)));
+    let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+    in_time(stream.read_u8()).await.unwrap();
+    let (metrics, began) = (gateway.upstream("main").metrics.clone(), Instant::now());
+    gateway.offer("main", vec![Offer::Remove(origin.address)]);
+    let _ = rest(&mut stream).await;
+    assert!(began.elapsed() >= SHORT);
+    until("it is counted", || metrics.counts().cut != [0; 3]).await;
+    assert_eq!(
+        (metrics.counts().cut, metrics.counts().left, metrics.counts().failures),
+        ([0, 0, 1], 1, [0; 4])
+    );
 }
 
 #[tokio::test]

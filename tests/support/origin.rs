@@ -218,3 +218,13 @@ async fn more(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<()> {
         Ok(_) => Some(()),
     }
 }
+
+/// An address whose queue of connections is full, so that no other is made while what is beside it lives.
+pub fn full() -> (SocketAddr, impl Sized) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let waiting = std::net::TcpStream::connect(address).unwrap();
+    (address, (socket, waiting))
+}

@@ -1,7 +1,14 @@
 //! Real rpcx: services that register themselves in etcd, and clients that know nothing but the gateway's address. The program
-//! is in `tests/peers/rpcx`.
+//! is in `tests/peers/rpcx`. Beside it frames by hand, for what no program of rpcx does.
 
 use std::{collections::BTreeMap, net::SocketAddr};
+
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use witgate::rpcx::frame::Frame;
 
 use super::{
     etcd::{Etcd, free_port},
@@ -76,4 +83,65 @@ impl Report {
     pub fn assert_all_ok(&self, calls: u64) {
         assert_eq!((self.ok(), self.failed()), (calls, 0), "{self:?}");
     }
+}
+
+/// A frame by hand.
+pub fn frame(flags: u8, number: u64, parts: [&[u8]; 4]) -> Vec<u8> {
+    let mut rest = Vec::new();
+    for part in parts {
+        rest.extend((part.len() as u32).to_be_bytes());
+        rest.extend(part);
+    }
+    let mut frame = vec![0x08, 0, flags, 0x30];
+    frame.extend(number.to_be_bytes());
+    frame.extend((rest.len() as u32).to_be_bytes());
+    frame.extend(rest);
+    frame
+}
+
+/// One side of a connection, frame by frame.
+pub struct Frames {
+    pub stream: TcpStream,
+    read: BytesMut,
+}
+
+impl Frames {
+    pub fn new(stream: TcpStream) -> Self {
+        Self { stream, read: BytesMut::new() }
+    }
+
+    pub async fn connect(address: SocketAddr) -> Self {
+        Self::new(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// The next one. None: the peer has closed, or reset the connection.
+    pub async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = Frame::take(&mut self.read, 1 << 25).unwrap() {
+                return Some(frame);
+            }
+            if self.stream.read_buf(&mut self.read).await.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// Calls with this payload.
+    pub async fn call(&mut self, number: u64, payload: &[u8]) {
+        self.stream.write_all(&frame(0, number, [b"Test", b"Echo", b"", payload])).await.unwrap();
+    }
+
+    /// Answers a call with what it has sent.
+    pub async fn answer(&mut self, call: Frame) {
+        let (number, mut answer) = (call.number(), BytesMut::new());
+        call.echo().put(number, &mut answer);
+        // Nobody may wait for it any more.
+        let _ = self.stream.write_all(&answer).await;
+    }
+}
+
+/// Why the gateway has answered in the place of an endpoint; none if it has not.
+pub fn reason(answer: &Frame) -> Option<String> {
+    let error = answer.metadata(b"__rpcx_error__").filter(|_| answer.is_error())?;
+    Some(String::from_utf8_lossy(error).split(':').next().unwrap_or_default().to_owned())
 }
