@@ -40,7 +40,8 @@ STREAMS=8
 shared_connections() { echo $(((CONNECTIONS + STREAMS - 1) / STREAMS)); }
 
 h2load_for() { # h2load_for SECONDS ARGUMENT...
-  local log=$run/h2load counts
+  local log=$run/load/h2load counts
+  mkdir -p "$run/load"
   rm -f "$log"
   counts=$(h2load -t1 -c"$(shared_connections)" -m$STREAMS -D"$1" --log-file="$log" "${@:2}" | awk '
     /^requests:/ { done = $8; failed = $10 + $12 + $14 }

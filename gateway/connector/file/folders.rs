@@ -15,7 +15,15 @@ use tokio::sync::Notify;
 use crate::{backoff::Lasting, connector::lock};
 
 /// Who wants to know about which folder.
-type Listeners = Arc<Mutex<HashMap<PathBuf, Vec<Arc<Notify>>>>>;
+type Listeners = Arc<Mutex<HashMap<PathBuf, Vec<Listener>>>>;
+
+/// Somebody who follows a file, or all files of a folder.
+#[derive(Clone)]
+struct Listener {
+    /// The file, and the one that it is a link to. None: all.
+    files: Option<Arc<[PathBuf]>>,
+    changed: Arc<Notify>,
+}
 
 /// All folders that are watched.
 #[derive(Default)]
@@ -54,12 +62,24 @@ impl Folders {
     pub(super) fn subscribe(self: &Arc<Self>, file: &Path) -> Subscription {
         let parent = |path: &Path| path.parent().map(Path::to_path_buf);
         let here = parent(file).filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(".".into());
-        let target = file.canonicalize().ok().as_deref().and_then(parent);
-        let mut paths: Vec<_> = here.canonicalize().into_iter().chain(target).collect();
+        let (here, target) = (here.canonicalize().ok(), file.canonicalize().ok());
+        let own = here.as_deref().zip(file.file_name()).map(|(folder, name)| folder.join(name));
+        let files = own.into_iter().chain(target.clone()).collect();
+        let mut paths: Vec<_> = here.into_iter().chain(target.as_deref().and_then(parent)).collect();
         paths.dedup();
+        self.listen(paths, Some(files))
+    }
+
+    /// Watches a folder for changes of whatever is in it.
+    pub(super) fn subscribe_all(self: &Arc<Self>, folder: &Path) -> Subscription {
+        self.listen(folder.canonicalize().into_iter().collect(), None)
+    }
+
+    fn listen(self: &Arc<Self>, paths: Vec<PathBuf>, files: Option<Arc<[PathBuf]>>) -> Subscription {
         let changed = Arc::new(Notify::new());
+        let listener = Listener { files, changed: changed.clone() };
         for path in &paths {
-            self.add(path, changed.clone());
+            self.add(path, listener.clone());
         }
         Subscription { folders: self.clone(), paths, changed }
     }
@@ -70,7 +90,7 @@ impl Folders {
         lock(&self.listeners).len()
     }
 
-    fn add(&self, path: &Path, listener: Arc<Notify>) {
+    fn add(&self, path: &Path, listener: Listener) {
         let mut system = lock(&self.system);
         lock(&self.listeners).entry(path.into()).or_default().push(listener);
         // For each listener: another folder may have taken the place of the one that is watched for the others.
@@ -104,7 +124,7 @@ impl Folders {
         let mut system = lock(&self.system);
         let mut listeners = lock(&self.listeners);
         let Some(here) = listeners.get_mut(path) else { return };
-        here.retain(|other| !Arc::ptr_eq(other, listener));
+        here.retain(|other| !Arc::ptr_eq(&other.changed, listener));
         if !here.is_empty() {
             return;
         }
@@ -128,10 +148,21 @@ impl Drop for Subscription {
 
 fn tell(listeners: &Listeners, event: notify::Result<Event>) {
     let listeners = lock(listeners);
-    let notify = |listeners: &Vec<Arc<Notify>>| listeners.iter().for_each(|listener| listener.notify_one());
+    let notify = |listeners: &Vec<Listener>| {
+        listeners.iter().for_each(|listener| listener.changed.notify_one());
+    };
     match event {
         // Whoever reads a file causes this, and must not be woken by it.
         Ok(event) if event.kind.is_access() && !is_close_of_writer(&event) => {}
+        // A log may grow beside it, line by line.
+        Ok(event) if is_content(&event) => {
+            for path in &event.paths {
+                let here = path.parent().and_then(|folder| listeners.get(folder)).into_iter().flatten();
+                let follows =
+                    |listener: &&Listener| listener.files.as_ref().is_none_or(|files| files.contains(path));
+                here.filter(follows).for_each(|listener| listener.changed.notify_one());
+            }
+        }
         Ok(event) if !event.need_rescan() => {
             for path in &event.paths {
                 let folder = path.parent().and_then(|folder| listeners.get(folder));
@@ -143,7 +174,42 @@ fn tell(listeners: &Listeners, event: notify::Result<Event>) {
     }
 }
 
+/// Whether what a file has in it has changed, and nothing else.
+fn is_content(event: &Event) -> bool {
+    use notify::event::{EventKind, ModifyKind};
+    matches!(event.kind, EventKind::Modify(ModifyKind::Data(_))) || is_close_of_writer(event)
+}
+
 fn is_close_of_writer(event: &Event) -> bool {
     use notify::event::{AccessKind, AccessMode, EventKind};
     matches!(event.kind, EventKind::Access(AccessKind::Close(AccessMode::Write)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Write as _, time::Duration};
+
+    use super::*;
+
+    async fn told(subscription: &Subscription) {
+        tokio::time::timeout(Duration::from_secs(30), subscription.changed()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_written_to_a_file_wakes_who_follows_it_and_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["followed", "log"] {
+            fs::write(at(name), "").unwrap();
+        }
+        let folders = Arc::<Folders>::default();
+        let (one, all) = (folders.subscribe(&at("followed")), folders.subscribe_all(folder.path()));
+        let mut log = fs::OpenOptions::new().append(true).open(at("log")).unwrap();
+        log.write_all(b"line").unwrap();
+        told(&all).await;
+        // Who follows the other file heard of it at the same time, or not at all.
+        assert!(tokio::time::timeout(Duration::ZERO, one.changed()).await.is_err());
+        fs::write(at("followed"), "new").unwrap();
+        told(&one).await;
+    }
 }

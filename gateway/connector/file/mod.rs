@@ -57,7 +57,7 @@ pub fn follow_inside(folder: &Path, name: &str, folders: Arc<Folders>) -> Result
 pub fn changes(path: &Path, folders: &Arc<Folders>) -> Subscription {
     // Folders are watched: that of a file, or the one that is meant.
     match path.is_dir() {
-        true => folders.subscribe(&path.join("any")),
+        true => folders.subscribe_all(path),
         false => folders.subscribe(path),
     }
 }
