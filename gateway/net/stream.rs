@@ -40,7 +40,7 @@ impl Stream {
     }
 
     /// Whether dropping it tells the peer that all has been sent, where all that came was read.
-    pub(super) fn ends_when_dropped(&self) -> bool {
+    pub fn ends_when_dropped(&self) -> bool {
         matches!(self, Self::Plain(_))
     }
 

@@ -253,9 +253,11 @@ impl AsyncWrite for HeadFilter {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.state.is_unclaimed() {
+        let mut stream = self.stream.borrow_mut();
+        // The parser has no more to say, and the stream is dropped next, or told by whoever listens to the rest.
+        if self.state.is_unclaimed() || stream.ends_when_dropped() {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)
+        Pin::new(&mut *stream).poll_shutdown(cx)
     }
 }
