@@ -99,7 +99,7 @@ impl WasmSelector {
         let link = || {
             let mut linker = Linker::<Data>::new(engine.inner());
             SelectorPlugin::add_to_linker::<Data, HasSelf<Data>>(&mut linker, |data| data)?;
-            runtime::define(&mut linker, &loaded.component, runtime::at_once)?;
+            runtime::define(&mut linker, &loaded.component)?;
             SelectorPluginPre::new(linker.instantiate_pre(&loaded.component)?)
         };
         let plugin = link().map_err(|error| LoadError::Mismatch(format!("{error:#}")))?;
@@ -515,7 +515,7 @@ fn candidate(member: &Arc<Member>) -> Candidate {
 
 impl Data {
     fn fault(&self, call: &str, error: &wasmtime::Error) -> Fault {
-        Fault(faults::describe(call, error, Some(&self.deadline), &self.limits, &self.runtime))
+        Fault(faults::describe(call, error, Some(&self.deadline), &self.limits, self.runtime.lines()))
     }
 }
 
