@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The real servers that tests run against: etcd 3.4 and 3.5 as Debian ships them, unpacked under target/servers, and services
+# The real servers that tests run against: etcd 3.4 and 3.5 and Consul 1.8 as Debian ships them, unpacked under target/servers, and services
 # and clients of go-zero and rpcx, built from tests/peers as target/peers/go-zero and target/peers/rpcx. Their Go is the
 # machine's or, where it has none that is new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY
 # says.
@@ -62,5 +62,6 @@ peer() {
 
 unpack bookworm etcd34 "usr/bin/etcd --version" etcd-server etcd-client
 unpack trixie etcd35 "usr/bin/etcd --version" etcd-server etcd-client
+unpack bullseye consul "usr/bin/consul version" consul
 peer go-zero
 peer rpcx

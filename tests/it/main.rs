@@ -14,6 +14,7 @@ mod admin;
 mod bench;
 mod build;
 mod connector_etcd;
+mod consul;
 mod docs;
 mod etcd;
 mod examples;
