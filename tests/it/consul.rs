@@ -6,17 +6,21 @@ use serde_json::{Value, json};
 
 use crate::support::{
     backend::Backend,
-    consul::Consul,
+    consul::{self, Consul},
+    fault_table::Registry as _,
     gateway::{Gateway, until},
-    service::{becomes, endpoints, source},
+    service::{CLIENTS, becomes, endpoints, source},
     tampered::Tampering,
+    traffic::Traffic,
 };
 
 fn gateway(consul: &Consul, settings: &str) -> Gateway {
-    Gateway::start(&format!(
-        "{}\n[upstream.orders]\nservice = \"orders\"\nregistry = \"main\"\n\n[[route]]\npath = \"/\"\nupstream = \"orders\"\n",
-        consul.registry(settings)
-    ))
+    with(&consul.registry(settings))
+}
+
+fn with(registry: &str) -> Gateway {
+    let upstream = "[upstream.orders]\nservice = \"orders\"\nregistry = \"main\"\n";
+    Gateway::start(&format!("{registry}\n{upstream}\n[[route]]\npath = \"/\"\nupstream = \"orders\"\n"))
 }
 
 async fn orders(gateway: &Gateway) -> Value {
@@ -153,4 +157,62 @@ async fn the_keys_of_rpcx_are_instances_as_long_as_their_sessions_live() {
         backends[1].requests() == before
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consul_is_spoken_to_by_tls_with_a_certificate_of_the_gateway() {
+    let consul = Consul::start_with_tls().await;
+    let backend = Backend::start("one").await;
+    consul.register_with("a", backend.address, json!({})).await;
+    let gateway = gateway(&consul, "{ wait_seconds = 1 }");
+    endpoints(&gateway, 1).await;
+    assert_eq!(gateway.get("/").await.text(), "one");
+}
+
+/// The leader of three is lost, then the quorum; what is left answers, and says itself that nobody leads.
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_are_lost_one_after_the_other_cost_no_request() {
+    let mut servers = Consul::three().await;
+    let backends = Backend::several(3).await;
+    servers[0].register_with("a", backends[0].address, json!({})).await;
+    servers[0].register_with("b", backends[1].address, json!({})).await;
+    let urls: Vec<_> = servers.iter().map(|server| format!("http://{}", server.between().address)).collect();
+    let gateway =
+        with(&consul::registry(&format!("{{ urls = {urls:?} }}"), "{ stale = true, wait_seconds = 1 }"));
+    endpoints(&gateway, 2).await;
+    let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
+
+    let leader = loop {
+        let mut leads = Vec::new();
+        for server in &servers {
+            leads.push(server.leads().await);
+        }
+        match leads.iter().position(|leads| *leads) {
+            Some(leader) => break leader,
+            None => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    };
+    servers[leader].kill9();
+    let (second, last) = ((leader + 1) % 3, (leader + 2) % 3);
+    servers[second].register_with("c", backends[2].address, json!({})).await;
+    endpoints(&gateway, 3).await;
+    becomes(&gateway, "live").await;
+    traffic.more(200).await;
+
+    servers[second].kill9();
+    until("nobody leads", || async {
+        let failure = source(&gateway).await["failure"].clone();
+        let error = failure["error"].as_str().unwrap_or_default().to_owned();
+        failure["kind"] == "suspect" && error.contains("without a leader")
+    })
+    .await;
+    becomes(&gateway, "frozen").await;
+    traffic.more(200).await;
+
+    servers[second].restart().await;
+    becomes(&gateway, "live").await;
+    servers[last].withdraw("c").await;
+    until("the change is heard", || async { source(&gateway).await["instances"] == 2 }).await;
+    traffic.more(200).await;
+    traffic.stop().await.none_failed();
 }

@@ -1,4 +1,4 @@
-//! A real Consul for one test: one server with ports and a folder of its own. Gone when the value is dropped.
+//! A real Consul for one test: a server with ports and a folder of its own, or three. Gone when the value is dropped.
 
 use std::{
     env, fs,
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{
+    certs::{Certs, Pair},
     etcd::free_port,
     fault_table::Registry,
     session::{Answer, Session},
@@ -32,44 +33,98 @@ const TRANSACTION: usize = 64;
 pub struct Consul {
     child: Option<Child>,
     folder: TempDir,
+    name: String,
     http_port: u16,
     server_port: u16,
     serf_port: u16,
+    /// How many servers it is one of, and where it meets them.
+    servers: usize,
+    join: Vec<String>,
+    tls: Option<Tls>,
     /// There if tokens are asked for: that of the gateway, as Consul knows it.
     token: Option<String>,
     /// Stands between the gateway and Consul.
     between: Tampered,
 }
 
+struct Tls {
+    certs: Certs,
+    server: Pair,
+    client: Pair,
+    port: u16,
+}
+
 impl Consul {
     /// Asks nobody for a token.
     pub async fn start() -> Self {
-        Self::launch(false).await
+        Self::launch(false, |_| None).await
+    }
+
+    /// Takes TLS, and asks each client for a certificate.
+    pub async fn start_with_tls() -> Self {
+        let tls = |folder: &Path| {
+            let certs = Certs::new(&folder.join("tls"));
+            let (server, client) = (certs.server(), certs.client("gateway"));
+            Some(Tls { certs, server, client, port: free_port() })
+        };
+        Self::launch(false, tls).await
+    }
+
+    /// Three servers, one of which leads.
+    pub async fn three() -> Vec<Self> {
+        let mut servers = Vec::new();
+        for number in 1..=3 {
+            let mut server = Self::new(false, |_| None).await;
+            (server.name, server.servers) = (format!("n{number}"), 3);
+            server.take_ports();
+            servers.push(server);
+        }
+        let join: Vec<_> = servers.iter().map(|server| format!("127.0.0.1:{}", server.serf_port)).collect();
+        for server in &mut servers {
+            server.join = join.clone();
+            server.spawn();
+        }
+        for server in &mut servers {
+            assert!(server.is_ready().await, "Consul does not start: {}", server.log());
+        }
+        servers
     }
 
     /// Everything is forbidden to those without a token, and the gateway has one.
     pub async fn start_locked() -> Self {
-        let mut consul = Self::launch(true).await;
+        let mut consul = Self::launch(true, |_| None).await;
         consul.renew_token().await;
         consul
     }
 
-    async fn launch(locked: bool) -> Self {
+    async fn new(locked: bool, tls: impl FnOnce(&Path) -> Option<Tls>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut consul = Self {
+        let tls = tls(folder.path());
+        Self {
             child: None,
             folder,
+            name: "n1".to_owned(),
             http_port: 0,
             server_port: 0,
             serf_port: 0,
+            servers: 1,
+            join: Vec::new(),
+            tls,
             token: locked.then(String::new),
             between: Tampered::start().await,
-        };
+        }
+    }
+
+    fn take_ports(&mut self) {
+        (self.http_port, self.server_port, self.serf_port) = (free_port(), free_port(), free_port());
+        self.between.to(self.address());
+    }
+
+    async fn launch(locked: bool, tls: impl FnOnce(&Path) -> Option<Tls>) -> Self {
+        let mut consul = Self::new(locked, tls).await;
         // A port that was free may be taken by another test before Consul has it.
         for _ in 0..10 {
-            (consul.http_port, consul.server_port, consul.serf_port) =
-                (free_port(), free_port(), free_port());
-            consul.between.to(consul.address());
+            consul.take_ports();
             consul.spawn();
             if consul.is_ready().await {
                 return consul;
@@ -97,11 +152,19 @@ impl Consul {
         let ports = json!({ "http": self.http_port, "server": self.server_port, "serf_lan": self.serf_port,
             "serf_wan": -1, "dns": -1, "grpc": -1, "https": -1 });
         let mut config = json!({
-            "server": true, "bootstrap_expect": 1, "node_name": "n1", "bind_addr": "127.0.0.1",
+            "server": true, "bootstrap_expect": self.servers, "node_name": self.name, "bind_addr": "127.0.0.1",
             "client_addr": "127.0.0.1", "ports": ports, "data_dir": self.folder.path().join("data"),
             "disable_update_check": true, "performance": { "raft_multiplier": 1 }, "log_level": "warn",
             "limits": { "http_max_conns_per_client": 2_000 },
+            "retry_join": self.join, "retry_interval": "1s",
         });
+        if let Some(tls) = &self.tls {
+            config["ports"]["https"] = json!(tls.port);
+            config["verify_incoming_https"] = json!(true);
+            config["ca_file"] = json!(tls.certs.ca());
+            config["cert_file"] = json!(tls.server.certificate);
+            config["key_file"] = json!(tls.server.key);
+        }
         if self.token.is_some() {
             config["acl"] = json!({ "enabled": true, "default_policy": "deny",
                 "tokens": { "master": ROOT, "agent": ROOT } });
@@ -124,7 +187,8 @@ impl Consul {
             if self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some()) {
                 return false;
             }
-            let nodes = self.ask(Method::GET, "/v1/catalog/node/n1", Value::Null).await;
+            let own = format!("/v1/catalog/node/{}", self.name);
+            let nodes = self.ask(Method::GET, &own, Value::Null).await;
             if nodes.is_ok_and(|nodes| nodes.status == StatusCode::OK && nodes.text() != "null") {
                 return true;
             }
@@ -197,14 +261,26 @@ impl Consul {
 
     /// The table of a registry that reads it.
     pub fn registry(&self, settings: &str) -> String {
-        let url = format!("http://{}", self.between.address);
         let token = match self.token {
             Some(_) => format!(", token_file = {:?}, header = \"X-Consul-Token\"", self.token_file()),
             None => String::new(),
         };
-        format!(
-            "[registry.main]\nplugin = \"consul\"\nhttp = {{ urls = [{url:?}]{token} }}\nsettings = {settings}\n"
-        )
+        let (url, more) = match &self.tls {
+            None => (format!("http://{}", self.between.address), token),
+            // What stands between does not speak it.
+            Some(Tls { certs, client, port, .. }) => {
+                let (ca, Pair { certificate, key }) = (certs.ca(), client);
+                let files = format!(", ca_file = {ca:?}, cert_file = {certificate:?}, key_file = {key:?}");
+                (format!("https://localhost:{port}"), token + &files)
+            }
+        };
+        registry(&format!("{{ urls = [{url:?}]{more} }}"), settings)
+    }
+
+    /// Whether this server leads, as it knows itself.
+    pub async fn leads(&self) -> bool {
+        let leader = self.ask(Method::GET, "/v1/status/leader", Value::Null).await;
+        leader.is_ok_and(|leader| leader.text().contains(&format!(":{}\"", self.server_port)))
     }
 
     /// Puts an instance on another node into the catalog, with whatever else is to be said of it.
@@ -231,6 +307,11 @@ impl Consul {
     fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
+}
+
+/// The table of a registry that asks as `http` says.
+pub fn registry(http: &str, settings: &str) -> String {
+    format!("[registry.main]\nplugin = \"consul\"\nhttp = {http}\nsettings = {settings}\n")
 }
 
 impl Registry for Consul {
