@@ -19,7 +19,7 @@ use wasmtime_wasi::{WasiCtxView, WasiView};
 use super::{
     engine::{Clock, Engine, Held, cpu_time},
     faults::{self, Faults},
-    limits::Limits,
+    limits::{Limits, Total},
     load::{LoadError, Loaded},
     runtime::{self, HasWasi, Wasi, Who},
 };
@@ -46,6 +46,7 @@ pub(super) struct RegistryPlugin {
     registrar: Option<registrar::GuestIndices>,
     limits: RegistryLimits,
     clock: Arc<Clock>,
+    memory: Arc<Total>,
     faults: Faults,
 }
 
@@ -85,8 +86,8 @@ impl RegistryPlugin {
             link().map_err(|error| LoadError::Mismatch(format!("{error:#}")))?;
         // A registry plugin is not quarantined: its list is frozen and its instance rebuilt with growing pauses.
         let faults = Faults::new(name.clone(), 0);
-        let clock = engine.clock().clone();
-        Ok(Self { name, version, component, registry, registrar, limits, clock, faults })
+        let (clock, memory) = (engine.clock().clone(), engine.memory().clone());
+        Ok(Self { name, version, component, registry, registrar, limits, clock, memory, faults })
     }
 
     pub fn faults(&self) -> u64 {
@@ -118,7 +119,7 @@ impl Instance {
         let limits = &plugin.limits;
         let data = Data {
             wasi: Wasi::new(who),
-            limits: Limits::new(limits.memory_bytes, limits.table_elements),
+            limits: Limits::new(limits.memory_bytes, limits.table_elements, plugin.memory.clone()),
             connectors,
         };
         let mut store = Store::new(plugin.component.engine(), data);

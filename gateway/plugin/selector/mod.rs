@@ -34,7 +34,7 @@ use self::slow::{Slow, Work};
 use super::{
     engine::{self, Bound, Clock, Deadline, Engine, HasDeadline},
     faults::{self, Faults},
-    limits::Limits,
+    limits::{Limits, Total},
     load::{LoadError, Loaded},
     runtime::{self, HasRuntime, Runtime, Who},
 };
@@ -77,6 +77,7 @@ pub(super) struct WasmSelector {
     slow: Slow,
     clock: Arc<Clock>,
     beside: Arc<Beside>,
+    memory: Arc<Total>,
     faults: Faults,
 }
 
@@ -113,6 +114,7 @@ impl WasmSelector {
             slow: Slow::new(name.clone()),
             clock: engine.clock().clone(),
             beside: engine.beside().clone(),
+            memory: engine.memory().clone(),
             faults: Faults::new(name.clone(), limits.faults),
             name,
         })
@@ -302,7 +304,7 @@ impl Guest {
         let limits = &selector.limits;
         let data = Data {
             runtime: Runtime::new(who),
-            limits: Limits::new(limits.memory_bytes, limits.table_elements),
+            limits: Limits::new(limits.memory_bytes, limits.table_elements, selector.memory.clone()),
             deadline: Deadline::default(),
             clock: selector.clock.clone(),
         };
