@@ -13,6 +13,12 @@ pub mod registry {
     wasmtime::component::bindgen!({
         path: "wit",
         world: "registrar-plugin",
+        // What wasmtime itself has for plugins.
+        with: {
+            "wasi:io": wasmtime_wasi::p2::bindings::io,
+            "wasi:clocks": wasmtime_wasi::p2::bindings::clocks,
+            "wasi:http": wasmtime_wasi_http::p2::bindings::http,
+        },
         imports: { default: async | trappable },
         exports: { default: async },
         additional_derives: [PartialEq, Eq],

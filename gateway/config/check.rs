@@ -105,9 +105,11 @@ impl<'a> Checker<'a> {
 
     fn plugins(&mut self, way: &Way, plugins: &file::Plugins) -> Option<Plugins> {
         let directory = self.path(&way.key("directory"), &plugins.directory);
+        let memory = self.count(&way.key("memory_mib"), plugins.memory_mib, 1..=1 << 20);
         let selector = self.selector_limits(&way.key("selector"), &plugins.selector);
         let registry = self.registry_limits(&way.key("registry"), &plugins.registry);
-        Some(Plugins { directory: directory?, selector, registry })
+        let memory_bytes = memory.saturating_mul(1 << 20);
+        Some(Plugins { directory: directory?, memory_bytes, selector, registry })
     }
 
     fn selector_limits(&mut self, way: &Way, limits: &file::SelectorLimits) -> SelectorLimits {

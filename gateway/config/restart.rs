@@ -24,6 +24,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
     if [&old.admin.tls, &registrations_tls(old)] != [&new.admin.tls, &registrations_tls(new)] {
         changes.push("admin: its TLS".to_owned());
     }
+    note(&mut changes, "plugins.memory_mib", &old.plugins.memory_bytes, &new.plugins.memory_bytes);
     note(&mut changes, "plugins.selector", &old.plugins.selector, &new.plugins.selector);
     note(&mut changes, "plugins.registry", &old.plugins.registry, &new.plugins.registry);
     changes

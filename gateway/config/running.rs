@@ -70,6 +70,7 @@ impl Config {
             dns_servers: Vec::new(),
             plugins: Plugins {
                 directory: folder.join("plugins"),
+                memory_bytes: 8_192 * mebibyte,
                 selector: SelectorLimits {
                     pick: Duration::from_millis(5),
                     update: Duration::from_millis(500),
@@ -169,6 +170,8 @@ pub struct Access {
 pub struct Plugins {
     /// Scanned for `*.wasm`; need not exist.
     pub directory: PathBuf,
+    /// Of all instances of all plugins together.
+    pub memory_bytes: usize,
     pub selector: SelectorLimits,
     pub registry: RegistryLimits,
 }

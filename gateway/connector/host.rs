@@ -4,6 +4,10 @@ use wasmtime::{
     Result,
     component::{Resource, ResourceTable},
 };
+use wasmtime_wasi::{
+    async_trait,
+    p2::{DynPollable, Pollable},
+};
 
 use super::{Connectors, refused::Refused};
 use crate::{
@@ -38,6 +42,50 @@ impl Connectors {
     }
 }
 
+/// What is waited for again and again. Dropping the future loses nothing.
+pub(super) trait Follow: Send + 'static {
+    type Answer: Send;
+
+    fn next(&mut self) -> impl Future<Output = std::result::Result<Self::Answer, registry::Failure>> + Send;
+}
+
+/// What a guest follows: it asks for the next answer, or waits beside other things until there is one.
+pub(super) struct Followed<F: Follow> {
+    feed: F,
+    /// Was waited for and not asked for yet.
+    ahead: Option<std::result::Result<F::Answer, registry::Failure>>,
+}
+
+impl<F: Follow> Followed<F> {
+    pub fn new(feed: F) -> Self {
+        Self { feed, ahead: None }
+    }
+
+    pub async fn next(&mut self) -> std::result::Result<F::Answer, registry::Failure> {
+        match self.ahead.take() {
+            Some(answer) => answer,
+            None => self.feed.next().await,
+        }
+    }
+}
+
+#[async_trait]
+impl<F: Follow> Pollable for Followed<F> {
+    async fn ready(&mut self) {
+        if self.ahead.is_none() {
+            self.ahead = Some(self.feed.next().await);
+        }
+    }
+}
+
+/// What a guest waits with for the next answer of a [`Followed`].
+pub(super) fn subscribe<F: Follow, W: 'static>(
+    table: &mut ResourceTable,
+    feed: Resource<W>,
+) -> Result<Resource<DynPollable>> {
+    wasmtime_wasi::p2::subscribe(table, Resource::<Followed<F>>::new_borrow(feed.rep()))
+}
+
 /// A guest that holds too many resources is told so; it is not trapped, since it may let go of some.
 pub(super) fn keep<R: Send + 'static, W: 'static>(
     table: &mut ResourceTable,
@@ -45,7 +93,7 @@ pub(super) fn keep<R: Send + 'static, W: 'static>(
 ) -> std::result::Result<Resource<W>, Failure> {
     let kept = table.push(resource);
     kept.map(|kept| Resource::new_own(kept.rep()))
-        .map_err(|error| Failure::Other(format!("too many feeds and leases: {error}")))
+        .map_err(|error| Failure::Other(format!("too many resources: {error}")))
 }
 
 /// What stands behind a guest's resource. The generated types of resources are empty names, so that the bindings need

@@ -9,19 +9,23 @@
 //! - `Keys`, what the operator writes under its name in the table of a registry, and `SETTING`, how that is written
 //! - `Grant`, what that comes to, and `grant`, which checks it; none if the keys grant nothing
 //! - `Shared`, what the process has for all registries, `share`, which makes it once, and its `lend`, which makes `Lent`,
-//!   what an instance of a plugin has
+//!   what an instance of a plugin has, granted or not
+//! - `INTERFACES`, what plugins may import to use it, and `add_to_linker`, which gives that to them
+//! - `USERS`, the shipped plugins that are of no use without it
 //!
-//! and the answers of [`Connectors`] to what plugins import: interface, package and folder have one name.
+//! and the answers of [`Connectors`] to what plugins import. Whatever can be waited for is a [`host::Followed`], so that a
+//! plugin can wait for several things at once.
 
 pub mod etcd;
 pub mod file;
 mod host;
+pub mod http;
 pub mod memory;
 mod refused;
 mod tls;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -32,13 +36,10 @@ use wasmtime::{
 
 use self::refused::{Asks, Refusals};
 pub use self::{memory::Memory, tls::ClientTls};
-use crate::{
-    backoff::Backoff,
-    bindings::{registry::witgate, wit::types},
-};
+use crate::{backoff::Backoff, bindings::wit::types};
 
-/// Feeds and leases one instance may hold at once.
-const MOST_RESOURCES: usize = 256;
+/// What one instance may hold at once: feeds and leases, requests, answers and their parts, sleeps.
+const MOST_RESOURCES: usize = 1_024;
 
 /// How much later an instance hears of a failure, which it may answer by asking again at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -53,6 +54,8 @@ macro_rules! each_connector {
             /// Lends the plugin a file to follow, or a folder of them: a path, relative to the folder of the configuration.
             /// Default: none.
             file
+            /// Lends the plugin HTTP to some URLs. Default: none.
+            http
             /// Lends the plugin the registry inside the gateway. Default: false.
             memory
         }
@@ -85,17 +88,18 @@ macro_rules! connectors {
         /// What one plugin instance may use. Part of the instance's store.
         pub struct Connectors {
             table: ResourceTable,
-            asks: Asks,
+            asks: Arc<Asks>,
             /// Failures that the instance was told of.
             failing: Backoff,
-            $($name: Option<$name::Lent>,)*
+            $($name: $name::Lent,)*
         }
 
-        /// The name of each, and how its key is written.
-        pub(crate) const SETTINGS: &[(&str, &str)] = &[$((stringify!($name), $name::SETTING)),*];
+        /// The name of each, how its key is written, and which shipped plugins are of no use without it.
+        pub(crate) const SETTINGS: &[(&str, &str, &[&str])] =
+            &[$((stringify!($name), $name::SETTING, $name::USERS)),*];
 
-        /// The interfaces that plugins may import.
-        pub(crate) const INTERFACES: &[&str] = &[$(concat!(stringify!($name), "/", stringify!($name))),*];
+        /// The interfaces that plugins may import, without version.
+        pub(crate) const INTERFACES: &[&[&str]] = &[$($name::INTERFACES),*];
 
         impl Lent {
             pub fn new(memory: Arc<Memory>) -> Self {
@@ -105,30 +109,28 @@ macro_rules! connectors {
             /// What an instance of the plugin of a registry may use.
             pub fn connectors(&self, plugin: &str, registry: &Arc<str>, grants: &Grants) -> Connectors {
                 self.refusals.granted(registry, grants.names());
+                self.lend(plugin, registry, grants, false)
+            }
+
+            fn lend(&self, plugin: &str, registry: &Arc<str>, grants: &Grants, only_checks: bool) -> Connectors {
                 let mut table = ResourceTable::new();
                 table.set_max_capacity(MOST_RESOURCES);
-                Connectors {
-                    table,
-                    asks: Asks {
-                        plugin: plugin.into(),
-                        registry: registry.clone(),
-                        service: None,
-                        only_checks: false,
-                        refusals: self.refusals.clone(),
-                    },
-                    failing: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
-                    $($name: grants.$name.as_ref().map(|grant| self.$name.lend(registry, grant)),)*
-                }
+                let asks = Arc::new(Asks {
+                    plugin: plugin.into(),
+                    registry: registry.clone(),
+                    service: OnceLock::new(),
+                    only_checks,
+                    refusals: self.refusals.clone(),
+                });
+                $(let $name = self.$name.lend(&asks, grants.$name.as_ref());)*
+                Connectors { table, asks, failing: pauses(), $($name,)* }
             }
         }
 
         /// Gives every import of a registry plugin that is a connector to `linker`.
-        pub fn add_to_linker<T: Send + 'static>(
-            linker: &mut Linker<T>,
-            get: fn(&mut T) -> &mut Connectors,
-        ) -> Result<()> {
-            types::add_to_linker::<T, HasSelf<Connectors>>(linker, get)?;
-            $(witgate::$name::$name::add_to_linker::<T, HasSelf<Connectors>>(linker, get)?;)*
+        pub fn add_to_linker<T: HasConnectors>(linker: &mut Linker<T>) -> Result<()> {
+            types::add_to_linker::<T, HasSelf<Connectors>>(linker, T::connectors)?;
+            $($name::add_to_linker(linker)?;)*
             Ok(())
         }
     };
@@ -139,9 +141,7 @@ each_connector!(connectors);
 impl Lent {
     /// What an instance that only checks settings may use: nothing. `registry` is empty when none uses the plugin.
     pub fn nothing(&self, plugin: &str, registry: &str) -> Connectors {
-        let mut connectors = self.connectors(plugin, &registry.into(), &Grants::default());
-        connectors.asks.only_checks = true;
-        connectors
+        self.lend(plugin, &registry.into(), &Grants::default(), true)
     }
 }
 
@@ -151,10 +151,24 @@ impl Connectors {
         &self.asks.registry
     }
 
-    /// From now on the instance asks for this service.
-    pub fn ask_for(&mut self, service: &str) {
-        self.asks.service = Some(service.into());
+    /// Where everything is that the instance holds, whoever lends it.
+    pub(crate) fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
     }
+
+    /// The service that the instance asks for. There is one for all its life.
+    pub fn ask_for(&self, service: &str) {
+        let _ = self.asks.service.set(service.into());
+    }
+}
+
+/// What is kept beside an instance.
+pub trait HasConnectors: Send + 'static {
+    fn connectors(&mut self) -> &mut Connectors;
+}
+
+fn pauses() -> Backoff {
+    Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)
 }
 
 /// A panic elsewhere does not make what is guarded here wrong: every change is complete before it can panic.

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt::Display,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use super::{SETTINGS, lock};
@@ -19,6 +19,8 @@ pub(super) enum Refused {
     Connector(&'static str),
     /// A file that is not inside the folder that is lent.
     Outside,
+    /// A request that is to none of the URLs that are granted.
+    Url,
 }
 
 /// The refusals of all instances, since each attempt of a registry that is not granted what it needs has an instance of
@@ -48,7 +50,7 @@ pub(super) struct Asks {
     pub plugin: Arc<str>,
     /// Empty when the plugin is tried and no registry uses it.
     pub registry: Arc<str>,
-    pub service: Option<Arc<str>>,
+    pub service: OnceLock<Arc<str>>,
     /// Only to check settings, for which nothing is lent, whatever the table says.
     pub only_checks: bool,
     pub refusals: Arc<Refusals>,
@@ -58,12 +60,12 @@ impl Asks {
     /// What the plugin is told, after the log was.
     pub fn refused(&self, kind: Refused, what: &dyn Display) -> String {
         let granted_by = self.granted_by(kind);
-        let service = self.service.as_deref().unwrap_or_default();
-        if let Some(lasts) = self.refusals.met(&self.registry, kind, service) {
+        let service = self.service.get().map(|service| &**service);
+        if let Some(lasts) = self.refusals.met(&self.registry, kind, service.unwrap_or_default()) {
             tracing::warn!(
                 plugin = %self.plugin,
                 registry = (!self.registry.is_empty()).then_some(&*self.registry),
-                service = self.service.as_deref(),
+                service,
                 refused = %shown(what),
                 granted_by,
                 for_seconds = lasts.for_seconds,
@@ -89,9 +91,10 @@ impl Asks {
             _ if self.only_checks => {
                 return "nothing: settings are checked without connectors".into();
             }
+            Refused::Url => "urls` of `http",
             Refused::Connector(name) => {
-                let of = SETTINGS.iter().find(|(connector, _)| *connector == name);
-                of.map_or(name, |(_, setting)| setting)
+                let of = SETTINGS.iter().find(|(connector, ..)| *connector == name);
+                of.map_or(name, |(_, setting, _)| setting)
             }
         };
         format!("`{setting}` in [registry.{registry}]")

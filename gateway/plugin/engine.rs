@@ -16,6 +16,7 @@ use std::{
 
 use wasmtime::{Cache, CacheConfig, Config, OptLevel, Store, UpdateDeadline};
 
+use super::limits::Total;
 use crate::{selector::Beside, upstream::since_epoch};
 
 /// The unit of deadlines.
@@ -45,6 +46,7 @@ pub struct EngineError(pub(super) String);
 pub struct Engine {
     clock: Arc<Clock>,
     beside: Arc<Beside>,
+    memory: Arc<Total>,
 }
 
 impl Engine {
@@ -67,7 +69,18 @@ impl Engine {
         // Nobody else has the clock yet.
         let _ = clock.ticker.set(ticker.thread().clone());
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
-        Ok(Self { clock, beside: Beside::new((processors / BESIDE_SHARE).max(1)) })
+        let beside = Beside::new((processors / BESIDE_SHARE).max(1));
+        Ok(Self { clock, beside, memory: Arc::new(Total::new(usize::MAX)) })
+    }
+
+    /// Its instances have so much memory together.
+    pub(super) fn with_memory(self, bytes: usize) -> Self {
+        Self { memory: Arc::new(Total::new(bytes)), ..self }
+    }
+
+    /// The memory that all instances share.
+    pub(super) fn memory(&self) -> &Arc<Total> {
+        &self.memory
     }
 
     pub(super) fn inner(&self) -> &wasmtime::Engine {

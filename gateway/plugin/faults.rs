@@ -14,7 +14,7 @@ use wasmtime::{Trap, WasmBacktrace};
 use super::{
     engine::{Deadline, Passed},
     limits::Limits,
-    runtime::Runtime,
+    runtime::Lines,
 };
 use crate::backoff::{Lasting, Report};
 
@@ -86,7 +86,7 @@ pub(super) fn describe(
     error: &wasmtime::Error,
     deadline: Option<&Deadline>,
     limits: &Limits,
-    runtime: &Runtime,
+    said: &Lines,
 ) -> Arc<str> {
     let passed = deadline.and_then(Deadline::passed);
     let mut text = match (passed, error.downcast_ref::<Trap>()) {
@@ -96,12 +96,12 @@ pub(super) fn describe(
         (None, None) => format!("{call}: {}", causes(error)),
     };
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        runtime.backtrace(&frames(backtrace));
+        said.backtrace(&frames(backtrace));
     }
     if let Some(limit) = limits.hit() {
         text = format!("{text}; {limit}");
     }
-    if let Some(words) = runtime.last_words() {
+    if let Some(words) = said.last_words() {
         text = format!("{text}; last words: {words}");
     }
     text.into()

@@ -14,13 +14,14 @@ use wasmtime::{
     Store, UpdateDeadline,
     component::{InstancePre, Linker, ResourceAny},
 };
+use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use super::{
     engine::{Clock, Engine, Held, cpu_time},
     faults::{self, Faults},
-    limits::Limits,
+    limits::{Limits, Total},
     load::{LoadError, Loaded},
-    runtime::{self, HasRuntime, Runtime, Who},
+    runtime::{self, HasWasi, Wasi, Who},
 };
 use crate::{
     bindings::{
@@ -31,7 +32,7 @@ use crate::{
         wit,
     },
     config::RegistryLimits,
-    connector::{self, Connectors},
+    connector::{self, Connectors, HasConnectors},
     registry::Failure,
 };
 
@@ -45,12 +46,13 @@ pub(super) struct RegistryPlugin {
     registrar: Option<registrar::GuestIndices>,
     limits: RegistryLimits,
     clock: Arc<Clock>,
+    memory: Arc<Total>,
     faults: Faults,
 }
 
 /// What the host keeps beside an instance.
 struct Data {
-    runtime: Runtime,
+    wasi: Wasi,
     limits: Limits,
     connectors: Connectors,
 }
@@ -58,7 +60,7 @@ struct Data {
 impl Data {
     /// From now on the log says that the instance is about this service.
     fn serves(&mut self, service: &str) {
-        self.runtime.who().service = Some(service.into());
+        self.wasi.lines().who.service = Some(service.into());
         self.connectors.ask_for(service);
     }
 }
@@ -73,8 +75,8 @@ impl RegistryPlugin {
     ) -> Result<Self, LoadError> {
         let link = || -> wasmtime::Result<_> {
             let mut linker = Linker::<Data>::new(engine.inner());
-            connector::add_to_linker(&mut linker, |data| &mut data.connectors)?;
-            runtime::define(&mut linker, &loaded.component, runtime::in_time)?;
+            connector::add_to_linker(&mut linker)?;
+            runtime::add_to_linker(&mut linker)?;
             let component = linker.instantiate_pre(&loaded.component)?;
             let registry = registry::GuestIndices::new(&component)?;
             let registrar = loaded.announces.then(|| registrar::GuestIndices::new(&component)).transpose()?;
@@ -84,8 +86,8 @@ impl RegistryPlugin {
             link().map_err(|error| LoadError::Mismatch(format!("{error:#}")))?;
         // A registry plugin is not quarantined: its list is frozen and its instance rebuilt with growing pauses.
         let faults = Faults::new(name.clone(), 0);
-        let clock = engine.clock().clone();
-        Ok(Self { name, version, component, registry, registrar, limits, clock, faults })
+        let (clock, memory) = (engine.clock().clone(), engine.memory().clone());
+        Ok(Self { name, version, component, registry, registrar, limits, clock, memory, faults })
     }
 
     pub fn faults(&self) -> u64 {
@@ -95,7 +97,7 @@ impl RegistryPlugin {
     fn failed(&self, call: &str, error: &wasmtime::Error, data: &Data, budget: &Budget) -> Failure {
         let text = match budget.over.load(Relaxed) {
             true => format!("{call} computed for longer than {:?} without waiting", self.limits.cpu).into(),
-            false => faults::describe(call, error, None, &data.limits, &data.runtime),
+            false => faults::describe(call, error, None, &data.limits, &data.wasi.lines()),
         };
         self.faults.count(&text, Instant::now());
         Failure::Plugin(text.to_string())
@@ -116,8 +118,8 @@ impl Instance {
         let who = Who { registry: Some(connectors.registry().clone()), ..Who::new(plugin.name.clone()) };
         let limits = &plugin.limits;
         let data = Data {
-            runtime: Runtime::new(who),
-            limits: Limits::new(limits.memory_bytes, limits.table_elements),
+            wasi: Wasi::new(who),
+            limits: Limits::new(limits.memory_bytes, limits.table_elements, plugin.memory.clone()),
             connectors,
         };
         let mut store = Store::new(plugin.component.engine(), data);
@@ -278,9 +280,21 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-impl HasRuntime for Data {
-    fn runtime(&mut self) -> &mut Runtime {
-        &mut self.runtime
+impl HasConnectors for Data {
+    fn connectors(&mut self) -> &mut Connectors {
+        &mut self.connectors
+    }
+}
+
+impl HasWasi for Data {
+    fn wasi(&mut self) -> &mut Wasi {
+        &mut self.wasi
+    }
+}
+
+impl WasiView for Data {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi.context, table: self.connectors.table() }
     }
 }
 

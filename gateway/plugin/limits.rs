@@ -1,4 +1,9 @@
-//! How much memory a plugin's instance may have.
+//! How much memory a plugin's instance may have, and all instances together.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use wasmtime::ResourceLimiter;
 
@@ -10,6 +15,32 @@ const INSTANCES: usize = 256;
 pub(super) struct Limits {
     memory: Cap,
     table: Cap,
+    total: Arc<Total>,
+    /// All instances together had no more to give.
+    total_hit: bool,
+}
+
+/// The memory of all instances, in bytes, as far as they have asked for it.
+#[derive(Debug)]
+pub(super) struct Total {
+    used: AtomicUsize,
+    most: usize,
+}
+
+impl Total {
+    pub fn new(most: usize) -> Self {
+        Self { used: AtomicUsize::new(0), most }
+    }
+
+    /// Whether there is so much more.
+    fn take(&self, bytes: usize) -> bool {
+        let more = |used: usize| used.checked_add(bytes).filter(|used| *used <= self.most);
+        self.used.fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -20,9 +51,9 @@ struct Cap {
 }
 
 impl Limits {
-    pub fn new(memory_bytes: usize, table_elements: usize) -> Self {
+    pub fn new(memory_bytes: usize, table_elements: usize, total: Arc<Total>) -> Self {
         let cap = |most| Cap { used: 0, most, hit: false };
-        Self { memory: cap(memory_bytes), table: cap(table_elements) }
+        Self { memory: cap(memory_bytes), table: cap(table_elements), total, total_hit: false }
     }
 
     /// The limit that the guest has run into, in words.
@@ -30,7 +61,19 @@ impl Limits {
         if self.memory.hit {
             return Some(format!("its memory limit of {} bytes is reached", self.memory.most));
         }
+        if self.total_hit {
+            return Some(format!(
+                "all plugins together have {} bytes of memory, and no more",
+                self.total.most
+            ));
+        }
         self.table.hit.then(|| format!("its limit of {} table elements is reached", self.table.most))
+    }
+}
+
+impl Drop for Limits {
+    fn drop(&mut self) {
+        self.total.give_back(self.memory.used);
     }
 }
 
@@ -53,7 +96,16 @@ impl ResourceLimiter for Limits {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(self.memory.grow(current, desired))
+        let before = self.memory.used;
+        if !self.memory.grow(current, desired) {
+            return Ok(false);
+        }
+        let taken = self.total.take(self.memory.used - before);
+        if !taken {
+            self.memory.used = before;
+            self.total_hit = true;
+        }
+        Ok(taken)
     }
 
     fn table_growing(
@@ -84,7 +136,7 @@ mod tests {
 
     #[test]
     fn all_memories_share_one_cap_and_the_limit_that_was_hit_is_told() {
-        let mut limits = Limits::new(100, 10);
+        let mut limits = Limits::new(100, 10, Arc::new(Total::new(1_000)));
         assert!(limits.memory_growing(0, 60, None).unwrap());
         assert!(limits.memory_growing(0, 40, None).unwrap());
         assert_eq!(limits.hit(), None);
@@ -94,9 +146,24 @@ mod tests {
 
     #[test]
     fn table_elements_are_capped() {
-        let mut limits = Limits::new(100, 10);
+        let mut limits = Limits::new(100, 10, Arc::new(Total::new(1_000)));
         assert!(limits.table_growing(0, 10, None).unwrap());
         assert!(!limits.table_growing(10, usize::MAX, None).unwrap());
         assert_eq!(limits.hit().unwrap(), "its limit of 10 table elements is reached");
+    }
+
+    #[test]
+    fn all_instances_share_what_there_is_and_give_it_back_when_they_go() {
+        let total = Arc::new(Total::new(100));
+        let mut one = Limits::new(80, 10, total.clone());
+        let mut other = Limits::new(80, 10, total.clone());
+        assert!(one.memory_growing(0, 60, None).unwrap());
+        assert!(!other.memory_growing(0, 60, None).unwrap());
+        assert_eq!(other.hit().unwrap(), "all plugins together have 100 bytes of memory, and no more");
+        assert!(other.memory_growing(0, 40, None).unwrap());
+        drop(one);
+        assert!(other.memory_growing(40, 80, None).unwrap());
+        drop(other);
+        assert_eq!(total.used.load(Relaxed), 0);
     }
 }

@@ -32,43 +32,45 @@ impl Kind {
     /// What a plugin of this kind exports.
     fn export(self) -> Interface {
         match self {
-            Self::Selector => Interface("selector/selector"),
-            Self::Registry => Interface("registry/registry"),
+            Self::Selector => Interface("witgate:selector/selector"),
+            Self::Registry => Interface("witgate:registry/registry"),
         }
     }
 
     /// What a plugin of this kind may import beside the runtime of its language.
     fn imports(self) -> impl Iterator<Item = Interface> {
-        let (own, lent): (&'static [&'static str], &'static [&'static str]) = match self {
-            Self::Selector => (&["selector/types", "selector/load"], &[]),
-            Self::Registry => (&["registry/types"], connector::INTERFACES),
+        let (own, lent): (&[_], &[&[_]]) = match self {
+            Self::Selector => (&["witgate:selector/types", "witgate:selector/load"], &[]),
+            Self::Registry => (&["witgate:registry/types"], connector::INTERFACES),
         };
-        own.iter().chain(lent).map(|name| Interface(name))
+        [own].into_iter().chain(lent.iter().copied()).flatten().map(|name| Interface(name))
     }
 }
 
-/// An interface of ours, with its package, whose name begins with `witgate:`.
+/// An interface, with its package, without its version.
 #[derive(Clone, Copy)]
 struct Interface(&'static str);
 
-/// The version of our packages that this gateway has: later patches may have functions that are not here.
+/// The versions of packages that this gateway has: later patches may have functions that are not here.
 const VERSION: (&str, u64) = ("0.1.", 0);
+const WASI: (&str, u64) = ("0.2.", 12);
 
-const ANNOUNCES: Interface = Interface("registry/registrar");
+const ANNOUNCES: Interface = Interface("witgate:registry/registrar");
 
 impl Interface {
     /// Whether this is its name, in whatever version.
     fn is_named(self, name: &str) -> bool {
-        let rest = name.strip_prefix("witgate:").and_then(|rest| rest.strip_prefix(self.0));
+        let rest = name.strip_prefix(self.0);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
     }
 
     /// Whether this is its name, in a version that is here.
     fn is(self, name: &str) -> bool {
         let version = self.is_named(name).then(|| name.split_once('@')).flatten();
+        let (track, newest) = if self.0.starts_with("wasi:") { WASI } else { VERSION };
         version
-            .and_then(|(_, version)| version.strip_prefix(VERSION.0)?.parse::<u64>().ok())
-            .is_some_and(|patch| patch <= VERSION.1)
+            .and_then(|(_, version)| version.strip_prefix(track)?.parse::<u64>().ok())
+            .is_some_and(|patch| patch <= newest)
     }
 }
 
@@ -299,10 +301,12 @@ mod tests {
         assert_eq!(check("witgate:selector/load@0.1.0", Kind::Selector), Ok(()));
         assert_eq!(check("wasi:clocks/wall-clock@0.2.6", Kind::Selector), Ok(()));
         assert_eq!(check("witgate:etcd/etcd@0.1.0", Kind::Registry), Ok(()));
+        assert_eq!(check("wasi:http/outgoing-handler@0.2.0", Kind::Registry), Ok(()));
         for (import, kind) in [
             ("witgate:etcd/etcd@0.1.0", Kind::Selector),
             ("witgate:selector/load@0.1.0", Kind::Registry),
-            ("wasi:http/outgoing-handler@0.2.0", Kind::Registry),
+            ("wasi:http/outgoing-handler@0.2.0", Kind::Selector),
+            ("wasi:http/incoming-handler@0.2.0", Kind::Registry),
             ("anything", Kind::Selector),
         ] {
             assert_eq!(check(import, kind), Err(LoadError::Forbidden { import: import.into(), kind }));
@@ -311,6 +315,8 @@ mod tests {
             let import = format!("witgate:selector/load@{version}");
             assert_eq!(check(&import, Kind::Selector), Err(LoadError::OtherVersion(import.clone())));
         }
+        let later = "wasi:http/types@0.2.13";
+        assert_eq!(check(later, Kind::Registry), Err(LoadError::OtherVersion(later.to_owned())));
     }
 
     #[test]

@@ -12,7 +12,8 @@ use super::instance::{Instance, RegistryPlugin};
 use crate::{
     bindings::wit,
     config,
-    connector::{Lent, file},
+    connector::Lent,
+    files,
     registry::{BoxFuture, Failure, Registry, Subscription},
 };
 
@@ -30,7 +31,7 @@ pub(super) struct WasmRegistry {
 }
 
 /// What the last follow read was invalid: tells when that has changed. None while nothing is wrong with it.
-type Invalid = Arc<Mutex<Option<Arc<file::Subscription>>>>;
+type Invalid = Arc<Mutex<Option<Arc<files::Subscription>>>>;
 
 impl WasmRegistry {
     pub fn new(config: Arc<config::Registry>, lent: Arc<Lent>, current: Current) -> Self {
@@ -90,7 +91,7 @@ impl Registry for WasmRegistry {
 struct WasmSubscription {
     instance: Instance,
     subscription: ResourceAny,
-    changes: Option<Arc<file::Subscription>>,
+    changes: Option<Arc<files::Subscription>>,
     invalid: Invalid,
 }
 
@@ -103,13 +104,13 @@ impl Subscription for WasmSubscription {
     }
 }
 
-fn note(invalid: &Invalid, failure: &Failure, changes: &Option<Arc<file::Subscription>>) {
+fn note(invalid: &Invalid, failure: &Failure, changes: &Option<Arc<files::Subscription>>) {
     if let Failure::Invalid(_) = failure {
         set(invalid, changes.clone());
     }
 }
 
-fn set(invalid: &Invalid, changes: Option<Arc<file::Subscription>>) {
+fn set(invalid: &Invalid, changes: Option<Arc<files::Subscription>>) {
     *invalid.lock().unwrap_or_else(PoisonError::into_inner) = changes;
 }
 

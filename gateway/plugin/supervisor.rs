@@ -65,7 +65,7 @@ pub(super) fn start(
     keep_code: bool,
 ) -> Result<mpsc::UnboundedSender<Command>, EngineError> {
     let cache = config.state.join(CACHE);
-    let engine = Engine::new(keep_code.then_some(&*cache))?;
+    let engine = Engine::new(keep_code.then_some(&*cache))?.with_memory(config.plugins.memory_bytes);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| EngineError(error.to_string()))?;
     let (sender, commands) = mpsc::unbounded_channel();

@@ -11,6 +11,7 @@ mod watch;
 pub use check::{AddressError, HostPort};
 pub use claims::Intake;
 pub use own::OwnAddresses;
+pub(crate) use pace::Ceiling;
 pub use resolve::{Answer, Outcome, Resolver};
 pub use usable::{Unusable, usable};
 pub use watch::{Watch, watch};

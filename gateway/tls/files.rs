@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     backoff::Lasting,
-    connector::file::{self, Folders, Subscription},
+    files::{Folders, Subscription},
 };
 
 /// Files are looked at so often although nobody said that they changed: not every file system says so.
@@ -175,8 +175,7 @@ impl<T: FnMut(&Contents) -> Result<Option<Validity>, FileError>> Follower<T> {
         loop {
             // Anew after each change: another folder may be under a path now. Before reading, so that nothing is
             // missed.
-            let watched: Vec<_> =
-                self.followed.paths.iter().map(|path| file::changes(path, &self.folders)).collect();
+            let watched: Vec<_> = self.followed.paths.iter().map(|path| self.folders.changes(path)).collect();
             loop {
                 self.look().await;
                 self.remind();

@@ -1,7 +1,7 @@
 //! What a key in etcd and its value mean.
 
 use guest::entries::{Entry, Labels, WrittenLabels};
-use guest::rpcx::{self, Metadata};
+use guest::rpcx::{self, Wanted};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -20,8 +20,7 @@ pub enum Layout {
     Rpcx {
         /// Without a slash at the end.
         base: String,
-        networks: Vec<String>,
-        group: Option<String>,
+        wanted: Wanted,
     },
     Plain {
         /// Empty, or with a slash at the end.
@@ -84,8 +83,7 @@ impl Settings {
                     .ok_or("settings: base: missing, and rpcx has no default for it")?
                     .trim_end_matches('/')
                     .to_owned(),
-                networks: networks.unwrap_or_else(|| rpcx::TCP.map(str::to_owned).to_vec()),
-                group: group.filter(|group| !group.is_empty()),
+                wanted: Wanted::new(networks, group),
             },
             Name::Plain => Layout::Plain { prefix },
             Name::Json => Layout::Json { prefix },
@@ -139,18 +137,7 @@ impl Layout {
         match self {
             Layout::GoZero | Layout::Plain { .. } => plain(value.trim()),
             Layout::Json { .. } => json(value.trim()),
-            Layout::Rpcx { networks, group, .. } => {
-                let (network, address) = rpcx::split_network(&rest);
-                let metadata = Metadata::read(&value);
-                let wanted = networks.iter().any(|wanted| wanted == network.unwrap_or("tcp"));
-                // rpcx keeps its services' names under their own keys, which may stand beside instances.
-                let is_folder = network.is_none() && rest == value;
-                if !wanted || is_folder || !in_group(group.as_deref(), &metadata, &value) {
-                    return None;
-                }
-                let weight = if metadata.inactive { 0 } else { metadata.weight };
-                Some(Entry { weight, labels: metadata.labels_on(network), ..Entry::plain(address) })
-            }
+            Layout::Rpcx { wanted, .. } => wanted.read(&rest, &value),
         }
     }
 
@@ -180,12 +167,6 @@ impl Layout {
             }
         }
     }
-}
-
-// What cannot be read is used, whatever its text says, because rpcx does that.
-fn in_group(group: Option<&str>, metadata: &Metadata, value: &str) -> bool {
-    let is_group = |(name, value): &(String, String)| name == "group" && Some(value.as_str()) == group;
-    group.is_none() || metadata.labels.iter().any(is_group) || rpcx::parse_query(value).is_none()
 }
 
 fn plain(value: &str) -> Option<Entry> {

@@ -1,11 +1,16 @@
-//! What several of the shipped plugins need, free of components and bindings, so that it is tested natively.
+//! What several of the shipped plugins need, free of components and bindings, so that it is tested natively; all but
+//! the client for HTTP, which is there for those that ask for the feature `http`.
 //!
 //! Nothing here is needed to write a plugin: the interface is the WIT text alone.
 
 pub mod bytes;
 pub mod entries;
 pub mod fuse;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod lists;
+#[cfg(feature = "http")]
+pub mod poll;
 pub mod rpcx;
 pub mod settings;
 /// Which addresses can be an endpoint: the gateway's own rule, from its own file.

@@ -1,6 +1,6 @@
 //! How rpcx writes an instance: `network@host:port` as the key, and metadata as a URL query.
 
-use crate::entries::Labels;
+use crate::entries::{Entry, Labels};
 
 /// Networks that are TCP on the wire, the only ones that a gateway can dial.
 pub const TCP: [&str; 5] = ["tcp", "tcp4", "tcp6", "reuseport", "iouring"];
@@ -53,6 +53,44 @@ impl Metadata {
         let says = self.labels.iter().any(|(name, _)| name == "protocol");
         let protocol = (!says).then(|| ("protocol".to_owned(), "rpcx".to_owned()));
         [("network".to_owned(), network.to_owned())].into_iter().chain(protocol).chain(self.labels).collect()
+    }
+}
+
+/// Which instances of a service are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub networks: Vec<String>,
+    /// None: of any group.
+    pub group: Option<String>,
+}
+
+impl Wanted {
+    /// As the operator wrote it: networks that are TCP if none are named, any group if none or an empty one is.
+    pub fn new(networks: Option<Vec<String>>, group: Option<String>) -> Wanted {
+        let networks = networks.unwrap_or_else(|| TCP.map(str::to_owned).to_vec());
+        Wanted { networks, group: group.filter(|group| !group.is_empty()) }
+    }
+
+    /// The endpoint that is claimed by `network@host:port` with this metadata. None when there is none: a folder, or an
+    /// instance that is not asked for. One that is inactive has weight 0.
+    pub fn read(&self, key: &str, value: &str) -> Option<Entry> {
+        let (network, address) = split_network(key);
+        let metadata = Metadata::read(value);
+        let wanted = self.networks.iter().any(|wanted| wanted == network.unwrap_or("tcp"));
+        // rpcx keeps its services' names under their own keys, which may stand beside instances.
+        let is_folder = network.is_none() && key == value;
+        if !wanted || is_folder || !self.in_group(&metadata, value) {
+            return None;
+        }
+        let weight = if metadata.inactive { 0 } else { metadata.weight };
+        Some(Entry { weight, labels: metadata.labels_on(network), ..Entry::plain(address) })
+    }
+
+    // What cannot be read is used, whatever its text says, because rpcx does that.
+    fn in_group(&self, metadata: &Metadata, value: &str) -> bool {
+        let Some(group) = &self.group else { return true };
+        metadata.labels.iter().any(|(name, value)| name == "group" && value == group)
+            || parse_query(value).is_none()
     }
 }
 

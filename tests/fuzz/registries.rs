@@ -14,12 +14,16 @@ use crate::{
     layout::{Layout, Settings},
 };
 
+#[path = "../../plugins/consul/catalog.rs"]
+mod catalog;
 #[expect(dead_code, reason = "the plugin uses more of it")]
 #[path = "../../plugins/etcd/claims.rs"]
 mod claims;
 #[expect(dead_code, reason = "the plugin uses more of it")]
 #[path = "../../plugins/etcd/layout.rs"]
 mod layout;
+#[path = "../../plugins/consul/kv.rs"]
+mod kv;
 
 /// Every layout of etcd, with all that changes how it reads.
 const LAYOUTS: [&str; 5] = [
@@ -38,6 +42,7 @@ fuzz_target!(|data: &[u8]| {
             etcd(layout, key, value);
         }
     }
+    consul(value);
     if let Ok(text) = str::from_utf8(value) {
         list(text);
         metadata(text);
@@ -54,6 +59,16 @@ fn etcd(layout: Layout, rest: &[u8], value: &[u8]) {
     assert!(matches!(told, None | Some(Delta::Put(..))));
     assert_eq!(claims.put(key.clone(), value), None);
     assert_eq!(claims.delete(&key), told.is_some().then_some(Delta::Remove(key)));
+}
+
+/// An answer of Consul is a list in a certain order, or it is told what it is instead.
+fn consul(body: &[u8]) {
+    let wanted = rpcx::Wanted::new(None, None);
+    for list in
+        [catalog::read(body, false), catalog::read(body, true), kv::read(body, "rpcx/orders/", &wanted)]
+    {
+        assert!(list.unwrap_or_default().is_sorted_by_key(|(id, _)| id.clone()));
+    }
 }
 
 /// A list written by hand has addresses only, and an id for each.

@@ -6,10 +6,13 @@ use std::{
     process::Command,
 };
 
+use serde_json::{Value, json};
+
 use crate::support::{
     backend::Backend,
     certs::{Certs, Pair},
     component,
+    consul::Consul,
     etcd::{Etcd, Version, free_port},
     gateway::{Gateway, until},
     go_zero,
@@ -89,6 +92,22 @@ async fn the_etcd_example_routes_to_a_go_zero_service() {
     etcd.client().await.put("orders.rpc/7587862094", backend.address.to_string(), None).await.unwrap();
     until("traffic flows", || async { gateway.get("/orders/1").await.text() == "users" }).await;
     until("by name, too", || async { gateway.get("/go-zero/orders.rpc/1").await.text() == "users" }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_consul_example_routes_to_services_of_the_catalog_and_of_rpcx() {
+    let consul = Consul::start().await;
+    let folder = example("consul");
+    edit(folder.path(), |text| text.replace("127.0.0.1:8500", &consul.between().address.to_string()));
+    let gateway = Gateway::run(folder);
+    let backend = Backend::start("one").await;
+    let (ip, port) = (backend.address.ip().to_string(), backend.address.port());
+    let service = json!({ "ID": "one", "Name": "orders", "Address": ip, "Port": port });
+    consul.put("/v1/agent/service/register", service).await;
+    consul.put(&format!("/v1/kv/rpcx_test/Arith/tcp@{}", backend.address), Value::Null).await;
+    for path in ["/orders/1", "/svc/orders/1", "/rpcx/Arith/1"] {
+        until(path, || async { gateway.get(path).await.text() == "one" }).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 /// Every folder of `plugins/testing` and the test that uses it.
-const GUESTS: [(&str, &str); 23] = [
+const GUESTS: [(&str, &str); 24] = [
     ("bad-create", "a_file_that_cannot_be_used_changes_nothing"),
     ("chatty", "what_a_plugin_prints_becomes_log_lines"),
     ("first", "a_dropped_selector_changes_the_next_picks"),
@@ -33,6 +33,7 @@ const GUESTS: [(&str, &str); 23] = [
     ("registry-echo", "a_new_registry_plugin_takes_over_without_a_gap"),
     ("registry-empty-storm", "a_registry_plugin_that_fails_changes_no_list"),
     ("registry-garbage", "nonsense_in_a_list_is_left_out"),
+    ("registry-http", "a_plugin_polls_and_each_request_carries_the_credential_that_it_never_sees"),
     ("registry-leak", "a_registry_plugin_that_fails_changes_no_list"),
     ("registry-loop", "a_registry_plugin_that_fails_changes_no_list"),
     ("registry-many", "a_hundred_thousand_endpoints_at_once_slow_nobody"),
@@ -54,7 +55,7 @@ fn every_guest_has_a_test() {
     let tested: BTreeSet<String> = GUESTS.iter().map(|(guest, _)| guest.to_string()).collect();
     assert_eq!(folders, tested);
     let read = |file: &str| std::fs::read_to_string(root.join("tests/it").join(file)).unwrap();
-    let source = read("plugins.rs") + &read("standing.rs");
+    let source = read("plugins.rs") + &read("standing.rs") + &read("http_grant.rs");
     for (guest, test) in GUESTS {
         assert!(source.contains(&format!("fn {test}(")), "{guest}: no test {test}");
     }

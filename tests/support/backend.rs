@@ -31,7 +31,16 @@ pub struct Backend {
 
 impl Backend {
     pub async fn start(name: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(name, "127.0.0.1:0").await
+    }
+
+    /// At every address of the machine, which are many on loopback.
+    pub async fn everywhere(name: &str) -> Self {
+        Self::at(name, "0.0.0.0:0").await
+    }
+
+    async fn at(name: &str, address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(AtomicUsize::new(0));
         let (name, counted) = (Bytes::from(name.to_owned()), requests.clone());

@@ -31,10 +31,10 @@ impl Checker<'_> {
         Some(Registry { name: name.into(), plugin: plugin?.into(), grants: grants?, settings: settings? })
     }
 
-    /// A shipped plugin is of no use without the connector of the same name.
+    /// Most shipped plugins are of no use without a certain connector.
     fn has_its_connector(&mut self, way: &Way, plugin: &str) {
-        for (connector, setting) in connector::SETTINGS {
-            if plugin == *connector && !self.mentions(&way.key(connector)) {
+        for (connector, setting, users) in connector::SETTINGS {
+            if users.contains(&plugin) && !self.mentions(&way.key(connector)) {
                 self.wrong(way, format!("the plugin `{plugin}` needs `{connector}`, and may not use it"))
                     .hint(format!("write {setting}"));
             }

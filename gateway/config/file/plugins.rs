@@ -10,6 +10,9 @@ pub(in crate::config) struct Plugins {
     /// A folder, relative to that of the configuration, that is scanned for `*.wasm`; need not exist. Default:
     /// `plugins`.
     pub directory: String,
+    /// Memory of all instances of all plugins together, in MiB, as far as they have asked for it. Beyond it no instance
+    /// gets more, and no other is made. Default: 8192.
+    pub memory_mib: u64,
     /// Limits of selector plugins.
     pub selector: SelectorLimits,
     /// Limits of registry plugins.
@@ -20,6 +23,7 @@ impl Default for Plugins {
     fn default() -> Self {
         Self {
             directory: "plugins".into(),
+            memory_mib: 8_192,
             selector: SelectorLimits::default(),
             registry: RegistryLimits::default(),
         }

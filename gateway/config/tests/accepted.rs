@@ -42,7 +42,7 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!((config.admin.registrations, config.admin.access), (None, crate::config::Access::default()));
     assert_eq!(config.state, PathBuf::from("state"));
     assert_eq!(config.plugins.directory, PathBuf::from("plugins"));
-    assert_eq!(config.plugins.selector.memory_bytes, 64 << 20);
+    assert_eq!((config.plugins.memory_bytes, config.plugins.selector.memory_bytes), (8_192 << 20, 64 << 20));
     assert_eq!(&*config.listeners[0].name, "127.0.0.1:8080");
     let listener = &config.listeners[0];
     assert_eq!((listener.header_timeout.as_secs(), listener.idle_timeout.as_secs()), (10, 60));

@@ -5,16 +5,22 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use wasmtime::{Result, component::Resource};
+use wasmtime::{
+    Result,
+    component::{HasSelf, Linker, Resource},
+};
+use wasmtime_wasi::p2::DynPollable;
 
 use super::{Client, Feed, Grant, Lease};
 use crate::{
     bindings::{registry::witgate::etcd::etcd as wit, wit::Failure},
     connector::{
-        Connectors, Memory,
-        host::{drop_kept, keep, kept},
+        Connectors, HasConnectors, Memory,
+        host::{Follow, Followed, drop_kept, keep, kept, subscribe},
         lock,
+        refused::Asks,
     },
+    registry,
 };
 
 /// Everything that follows the same registry shares one connection to it, until its table changes. A client holds no
@@ -22,23 +28,37 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Shared(Mutex<HashMap<Arc<str>, Arc<Client>>>);
 
-pub(crate) type Lent = Arc<Client>;
+/// None: it is not granted.
+pub(crate) type Lent = Option<Arc<Client>>;
 
 pub(crate) fn share(_: &Arc<Memory>) -> Shared {
     Shared::default()
 }
 
 impl Shared {
-    pub(crate) fn lend(&self, registry: &Arc<str>, grant: &Grant) -> Lent {
+    pub(in crate::connector) fn lend(&self, asks: &Arc<Asks>, grant: Option<&Grant>) -> Lent {
+        let (grant, registry) = (grant?, &asks.registry);
         let mut clients = lock(&self.0);
-        match clients.get(registry) {
+        Some(match clients.get(registry) {
             Some(client) if client.granted() == grant => client.clone(),
             _ => {
                 let client = Client::new(registry.clone(), grant.clone());
                 clients.insert(registry.clone(), client.clone());
                 client
             }
-        }
+        })
+    }
+}
+
+pub(crate) fn add_to_linker<T: HasConnectors>(linker: &mut Linker<T>) -> Result<()> {
+    wit::add_to_linker::<T, HasSelf<Connectors>>(linker, T::connectors)
+}
+
+impl Follow for Feed {
+    type Answer = wit::Answer;
+
+    async fn next(&mut self) -> std::result::Result<wit::Answer, registry::Failure> {
+        self.next().await
     }
 }
 
@@ -51,7 +71,7 @@ impl Connectors {
 impl wit::Host for Connectors {
     async fn follow(&mut self, prefix: Vec<u8>) -> Result<std::result::Result<Resource<wit::Feed>, Failure>> {
         let feed = self.etcd().map(|client| client.follow(prefix));
-        Ok(feed.and_then(|feed| keep(&mut self.table, feed)))
+        Ok(feed.and_then(|feed| keep(&mut self.table, Followed::new(feed))))
     }
 
     async fn get(&mut self, key: Vec<u8>) -> Result<std::result::Result<Option<wit::Entry>, Failure>> {
@@ -86,13 +106,17 @@ impl wit::Host for Connectors {
 
 impl wit::HostFeed for Connectors {
     async fn next(&mut self, feed: Resource<wit::Feed>) -> Result<std::result::Result<wit::Answer, Failure>> {
-        let feed: &mut Feed = kept(&mut self.table, feed)?;
+        let feed: &mut Followed<Feed> = kept(&mut self.table, feed)?;
         let answer = feed.next().await;
         Ok(self.told(answer).await)
     }
 
+    async fn subscribe(&mut self, feed: Resource<wit::Feed>) -> Result<Resource<DynPollable>> {
+        subscribe::<Feed, _>(&mut self.table, feed)
+    }
+
     async fn drop(&mut self, feed: Resource<wit::Feed>) -> Result<()> {
-        drop_kept::<Feed, _>(&mut self.table, feed)
+        drop_kept::<Followed<Feed>, _>(&mut self.table, feed)
     }
 }
 

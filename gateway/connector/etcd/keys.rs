@@ -13,6 +13,12 @@ use crate::{
 /// How the table is written.
 pub(crate) const SETTING: &str = "etcd = { endpoints = [\"HOST:2379\"] }";
 
+/// What a plugin may import to use it.
+pub(crate) const INTERFACES: &[&str] = &["witgate:etcd/etcd"];
+
+/// Shipped plugins that are of no use without it.
+pub(crate) const USERS: &[&str] = &["etcd"];
+
 /// A client for etcd. The plugin sees neither addresses nor credentials.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[schemars(extend("required" = ["endpoints"]))]

@@ -18,8 +18,8 @@ use self::{
 };
 pub use self::{feed::Feed, keys::Grant, lease::Lease};
 pub(crate) use self::{
-    host::{Lent, Shared, share},
-    keys::{Etcd as Keys, SETTING, grant},
+    host::{Lent, Shared, add_to_linker, share},
+    keys::{Etcd as Keys, INTERFACES, SETTING, USERS, grant},
 };
 use super::lock;
 use crate::{

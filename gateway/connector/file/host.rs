@@ -2,16 +2,21 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use wasmtime::{Result, component::Resource};
+use wasmtime::{
+    Result,
+    component::{HasSelf, Linker, Resource},
+};
+use wasmtime_wasi::p2::DynPollable;
 
-use super::{Feed, Folders, Grant, Subscription, changes, follow, follow_inside};
+use super::{Feed, Grant, follow, follow_inside};
 use crate::{
     bindings::{registry::witgate::file::file as wit, wit::Failure},
     connector::{
-        self, Connectors, Grants, Memory,
-        host::{drop_kept, keep, kept},
-        refused::Refused,
+        self, Connectors, Grants, HasConnectors, Memory,
+        host::{Follow, Followed, drop_kept, keep, kept, subscribe},
+        refused::{Asks, Refused},
     },
+    files::{Folders, Subscription},
     registry,
 };
 
@@ -19,15 +24,28 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Shared(Arc<Folders>);
 
-pub(crate) type Lent = (PathBuf, Arc<Folders>);
+/// None: it is not granted.
+pub(crate) type Lent = Option<(PathBuf, Arc<Folders>)>;
 
 pub(crate) fn share(_: &Arc<Memory>) -> Shared {
     Shared::default()
 }
 
 impl Shared {
-    pub(crate) fn lend(&self, _: &Arc<str>, grant: &Grant) -> Lent {
-        (grant.clone(), self.0.clone())
+    pub(in crate::connector) fn lend(&self, _: &Arc<Asks>, grant: Option<&Grant>) -> Lent {
+        grant.map(|path| (path.clone(), self.0.clone()))
+    }
+}
+
+pub(crate) fn add_to_linker<T: HasConnectors>(linker: &mut Linker<T>) -> Result<()> {
+    wit::add_to_linker::<T, HasSelf<Connectors>>(linker, T::connectors)
+}
+
+impl Follow for Feed {
+    type Answer = Vec<u8>;
+
+    async fn next(&mut self) -> std::result::Result<Vec<u8>, registry::Failure> {
+        self.next().await
     }
 }
 
@@ -49,7 +67,7 @@ impl Connectors {
 impl connector::Lent {
     /// Tells of changes of the file that a registry grants, from now on; none if it grants none.
     pub fn file_changes(&self, grants: &Grants) -> Option<Subscription> {
-        grants.file.as_deref().map(|path| changes(path, &self.file.0))
+        grants.file.as_deref().map(|path| self.file.0.changes(path))
     }
 }
 
@@ -65,19 +83,23 @@ impl wit::Host for Connectors {
             }
             (None, _) => Err(self.ungranted("file")),
         };
-        Ok(feed.and_then(|feed| keep(&mut self.table, feed)))
+        Ok(feed.and_then(|feed| keep(&mut self.table, Followed::new(feed))))
     }
 }
 
 impl wit::HostFeed for Connectors {
     async fn next(&mut self, feed: Resource<wit::Feed>) -> Result<std::result::Result<Vec<u8>, Failure>> {
-        let feed: &mut Feed = kept(&mut self.table, feed)?;
+        let feed: &mut Followed<Feed> = kept(&mut self.table, feed)?;
         let content = feed.next().await;
         let content = self.inside(content);
         Ok(self.told(content).await)
     }
 
+    async fn subscribe(&mut self, feed: Resource<wit::Feed>) -> Result<Resource<DynPollable>> {
+        subscribe::<Feed, _>(&mut self.table, feed)
+    }
+
     async fn drop(&mut self, feed: Resource<wit::Feed>) -> Result<()> {
-        drop_kept::<Feed, _>(&mut self.table, feed)
+        drop_kept::<Followed<Feed>, _>(&mut self.table, feed)
     }
 }

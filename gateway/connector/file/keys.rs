@@ -10,6 +10,12 @@ use crate::document::{Examiner, TextOr, Way};
 /// How the key is written.
 pub(crate) const SETTING: &str = "file = \"services.json\"";
 
+/// What a plugin may import to use it.
+pub(crate) const INTERFACES: &[&str] = &["witgate:file/file"];
+
+/// Shipped plugins that are of no use without it.
+pub(crate) const USERS: &[&str] = &["file"];
+
 /// A path, or a table that has one.
 pub(crate) type Keys = TextOr<FilePath>;
 

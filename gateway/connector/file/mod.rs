@@ -1,6 +1,5 @@
 //! A file being followed: its content now, and each new content once it has changed.
 
-mod folders;
 mod host;
 mod keys;
 
@@ -13,17 +12,14 @@ use std::{
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-pub use self::{
-    folders::{Folders, Subscription},
-    keys::Grant,
-};
+pub use self::keys::Grant;
 pub(crate) use self::{
-    host::{Lent, Shared, share},
-    keys::{Keys, SETTING, grant},
+    host::{Lent, Shared, add_to_linker, share},
+    keys::{INTERFACES, Keys, SETTING, USERS, grant},
 };
 use crate::{
     backoff::Backoff,
-    files::{self, Opened, ReadError, Stamp},
+    files::{self, Folders, Opened, ReadError, Stamp, Subscription},
     registry::Failure,
 };
 
@@ -51,15 +47,6 @@ pub fn follow_inside(folder: &Path, name: &str, folders: Arc<Folders>) -> Result
         return Err(Failure::Denied(format!("file name {name:?} leads out of the folder")));
     }
     Ok(Feed::new(File { path: folder.join(name), inside: Some(folder.into()) }, folders))
-}
-
-/// Tells of changes at `path`, be it a file or a folder of them, from now on.
-pub fn changes(path: &Path, folders: &Arc<Folders>) -> Subscription {
-    // Folders are watched: that of a file, or the one that is meant.
-    match path.is_dir() {
-        true => folders.subscribe_all(path),
-        false => folders.subscribe(path),
-    }
 }
 
 /// Dropping it ends the following.

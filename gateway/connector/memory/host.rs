@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use wasmtime::{Result, component::Resource};
+use wasmtime::{
+    Result,
+    component::{HasSelf, Linker, Resource},
+};
+use wasmtime_wasi::p2::DynPollable;
 
 use super::{ChangeNumber, Feed, Grant, Memory, Registration, Rejected};
 use crate::{
@@ -11,23 +15,38 @@ use crate::{
         wit::{Endpoint, Failure},
     },
     connector::{
-        Connectors,
-        host::{drop_kept, keep, kept},
+        Connectors, HasConnectors,
+        host::{Follow, Followed, drop_kept, keep, kept, subscribe},
+        refused::Asks,
     },
+    registry,
 };
 
 /// There is one for the whole process.
 pub(crate) type Shared = Arc<Memory>;
 
-pub(crate) type Lent = Arc<Memory>;
+/// None: it is not granted.
+pub(crate) type Lent = Option<Arc<Memory>>;
 
 pub(crate) fn share(memory: &Arc<Memory>) -> Shared {
     memory.clone()
 }
 
 impl Memory {
-    pub(crate) fn lend(self: &Arc<Self>, _: &Arc<str>, _: &Grant) -> Lent {
-        self.clone()
+    pub(in crate::connector) fn lend(self: &Arc<Self>, _: &Arc<Asks>, grant: Option<&Grant>) -> Lent {
+        grant.map(|Grant| self.clone())
+    }
+}
+
+pub(crate) fn add_to_linker<T: HasConnectors>(linker: &mut Linker<T>) -> Result<()> {
+    wit::add_to_linker::<T, HasSelf<Connectors>>(linker, T::connectors)
+}
+
+impl Follow for Feed {
+    type Answer = wit::Content;
+
+    async fn next(&mut self) -> std::result::Result<wit::Content, registry::Failure> {
+        Ok(self.next().await)
     }
 }
 
@@ -40,7 +59,7 @@ impl Connectors {
 impl wit::Host for Connectors {
     async fn follow(&mut self, service: String) -> Result<std::result::Result<Resource<wit::Feed>, Failure>> {
         let feed = self.memory().and_then(|memory| Ok(memory.follow(&service)?));
-        Ok(feed.and_then(|feed| keep(&mut self.table, feed)))
+        Ok(feed.and_then(|feed| keep(&mut self.table, Followed::new(feed))))
     }
 
     async fn put(
@@ -73,12 +92,17 @@ impl wit::HostFeed for Connectors {
         &mut self,
         feed: Resource<wit::Feed>,
     ) -> Result<std::result::Result<wit::Content, Failure>> {
-        let feed: &mut Feed = kept(&mut self.table, feed)?;
-        Ok(Ok(feed.next().await))
+        let feed: &mut Followed<Feed> = kept(&mut self.table, feed)?;
+        let content = feed.next().await;
+        Ok(self.told(content).await)
+    }
+
+    async fn subscribe(&mut self, feed: Resource<wit::Feed>) -> Result<Resource<DynPollable>> {
+        subscribe::<Feed, _>(&mut self.table, feed)
     }
 
     async fn drop(&mut self, feed: Resource<wit::Feed>) -> Result<()> {
-        drop_kept::<Feed, _>(&mut self.table, feed)
+        drop_kept::<Followed<Feed>, _>(&mut self.table, feed)
     }
 }
 

@@ -5,6 +5,12 @@ use crate::document::{Examiner, Flag, Way};
 /// How the key is written.
 pub(crate) const SETTING: &str = "memory = true";
 
+/// What a plugin may import to use it.
+pub(crate) const INTERFACES: &[&str] = &["witgate:memory/memory"];
+
+/// Shipped plugins that are of no use without it.
+pub(crate) const USERS: &[&str] = &["memory"];
+
 pub(crate) type Keys = Flag;
 
 /// The registry inside the gateway: there is only one.

@@ -38,8 +38,8 @@ use self::{
     state::{Batch, State},
 };
 pub(crate) use self::{
-    host::{Lent, Shared, share},
-    keys::{Keys, SETTING, grant},
+    host::{Lent, Shared, add_to_linker, share},
+    keys::{INTERFACES, Keys, SETTING, USERS, grant},
     registration::label_object,
 };
 use super::lock;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::telemetry::text::shown_bytes;
+use crate::{connector, telemetry::text::shown_bytes};
 
 /// Longer lines are cut.
 const LONGEST: usize = 2_000;
@@ -153,14 +153,21 @@ impl Lines {
         self.refused.push(what);
         let granted_by = match &self.who.registry {
             Some(registry) if !registry.is_empty() => format!(
-                "nothing: `etcd`, `file` or `memory` in [registry.{registry}] lends a client of the gateway's own"
+                "nothing: {} in [registry.{registry}] lends a client of the gateway's own",
+                connectors()
             ),
             _ => {
                 "nothing: a selector has no network, and a registry plugin has what [registry.NAME] lends it"
                     .into()
             }
         };
-        log!(warn, self.who, refused = what, granted_by, "Plugin was refused something");
+        log!(
+            warn,
+            self.who,
+            refused = format_args!("wasi:{what}"),
+            granted_by,
+            "Plugin was refused something"
+        );
     }
 
     /// Where the plugin was when it failed.
@@ -206,6 +213,15 @@ impl Lines {
         }
         self.dropped += 1;
         false
+    }
+}
+
+/// The names of all, as a reader takes them in.
+fn connectors() -> String {
+    let names: Vec<String> = connector::SETTINGS.iter().map(|(name, ..)| format!("`{name}`")).collect();
+    match names.split_last() {
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
     }
 }
 

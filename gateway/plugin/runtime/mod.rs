@@ -2,10 +2,13 @@
 //!
 //! Clocks and randomness work, standard output and error become log lines. Everything else is there and gives
 //! nothing: no environment, no arguments, no folders, no network. What cannot even be reached that way (a method
-//! of a file, when there is no file) traps. In the synchronous flavour nothing waits; in the asynchronous one a
-//! sleep suspends the guest and costs nothing.
+//! of a file, when there is no file) traps.
+//!
+//! Selectors have stand-ins, which are here: nothing in them waits, a sleep returns at once. Registry plugins have
+//! wasmtime's own, which are in `wasi`: a wait suspends the guest and costs nothing.
 
 mod lines;
+mod wasi;
 
 use std::{
     convert::Infallible,
@@ -13,7 +16,7 @@ use std::{
 };
 
 use wasmtime::{
-    Result, StoreContextMut,
+    Result,
     component::{
         Component, ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceTable, ResourceType,
         Val, types::ComponentItem,
@@ -21,7 +24,10 @@ use wasmtime::{
 };
 
 use self::lines::Stream;
-pub(super) use self::lines::{Lines, Who};
+pub(super) use self::{
+    lines::{Lines, Who},
+    wasi::{HasWasi, Wasi, add_to_linker},
+};
 
 /// Sleeps that a guest may hold at once.
 const POLLABLES: usize = 1_000;
@@ -29,7 +35,7 @@ const POLLABLES: usize = 1_000;
 /// Random bytes that are given in one call.
 const RANDOM: u64 = 1 << 20;
 
-/// What the runtime of one instance keeps.
+/// What the runtime of one selector's instance keeps.
 pub(super) struct Runtime {
     start: Instant,
     pollables: ResourceTable,
@@ -48,14 +54,9 @@ impl Runtime {
         &mut self.lines.who
     }
 
-    /// Logs where the plugin was when it failed.
-    pub fn backtrace(&self, frames: &str) {
-        self.lines.backtrace(frames);
-    }
-
-    /// What the plugin wrote last.
-    pub fn last_words(&self) -> Option<String> {
-        self.lines.last_words()
+    /// What the instance says.
+    pub fn lines(&self) -> &Lines {
+        &self.lines
     }
 
     fn now(&self) -> u64 {
@@ -130,16 +131,9 @@ pub(super) const INTERFACES: &[&str] = &[
     "sockets/udp-create-socket",
 ];
 
-/// Defines how a guest waits. The two flavours differ in nothing else.
-pub(super) type Waits<T> = fn(&mut LinkerInstance<'_, T>) -> Result<()>;
-
-/// Gives a component everything it imports from world `language-runtime`, under the versions it asks for: the
+/// Gives a selector everything it imports from world `language-runtime`, under the versions it asks for: the
 /// types of these interfaces have not changed since 0.2.0.
-pub(super) fn define<T: HasRuntime>(
-    linker: &mut Linker<T>,
-    component: &Component,
-    waits: Waits<T>,
-) -> Result<()> {
+pub(super) fn define<T: HasRuntime>(linker: &mut Linker<T>, component: &Component) -> Result<()> {
     let engine = linker.engine().clone();
     // What works takes the place of the trap that was put there first.
     linker.allow_shadowing(true);
@@ -148,17 +142,18 @@ pub(super) fn define<T: HasRuntime>(
             let mut linker = linker.instance(import)?;
             for (name, item) in instance.exports(&engine) {
                 if matches!(item.ty, ComponentItem::ComponentFunc(_)) {
-                    trap(&mut linker, format!("{import}#{name}"), name)?;
+                    trap(&mut linker, import, name)?;
                 }
             }
-            define_interface(&mut linker, interface, waits)?;
+            define_interface(&mut linker, interface)?;
         }
     }
     linker.allow_shadowing(false);
     Ok(())
 }
 
-fn trap<T: 'static>(linker: &mut LinkerInstance<'_, T>, path: String, name: &str) -> Result<()> {
+fn trap<T: 'static>(linker: &mut LinkerInstance<'_, T>, interface: &str, name: &str) -> Result<()> {
+    let path = format!("{interface}#{name}");
     linker.func_new(name, move |_, _, _, _| wasmtime::bail!("{path} gives nothing to plugins"))
 }
 
@@ -171,9 +166,11 @@ pub(super) fn interface(import: &str) -> Option<&'static str> {
 
 fn define_interface<T: HasRuntime>(
     linker: &mut LinkerInstance<'_, T>,
-    interface: &str,
-    waits: Waits<T>,
+    interface: &'static str,
 ) -> Result<()> {
+    let refused = |linker: &mut LinkerInstance<'_, T>, function: &str| {
+        refuse::<T, Network>(linker, function, interface, |data, what| data.runtime().lines.refused(what))
+    };
     match interface {
         "cli/environment" => {
             constant(linker, "get-environment", || Val::List(Vec::new()))?;
@@ -198,7 +195,7 @@ fn define_interface<T: HasRuntime>(
             constant(linker, "filesystem-error-code", || Val::Option(None))
         }
         "io/error" => resource::<T, IoError>(linker, "error"),
-        "io/poll" => poll(linker, waits),
+        "io/poll" => poll(linker),
         "io/streams" => streams(linker),
         "random/random" => random(linker, "get-random-bytes", "get-random-u64"),
         "random/insecure" => random(linker, "get-insecure-random-bytes", "get-insecure-random-u64"),
@@ -211,7 +208,7 @@ fn define_interface<T: HasRuntime>(
         }
         "sockets/ip-name-lookup" => {
             never(linker, "resolve-address-stream")?;
-            refuse(linker, "resolve-addresses", "wasi:sockets/ip-name-lookup")
+            refused(linker, "resolve-addresses")
         }
         "sockets/tcp" => never(linker, "tcp-socket"),
         "sockets/udp" => {
@@ -219,8 +216,8 @@ fn define_interface<T: HasRuntime>(
             never(linker, "incoming-datagram-stream")?;
             never(linker, "outgoing-datagram-stream")
         }
-        "sockets/tcp-create-socket" => refuse(linker, "create-tcp-socket", "wasi:sockets/tcp-create-socket"),
-        "sockets/udp-create-socket" => refuse(linker, "create-udp-socket", "wasi:sockets/udp-create-socket"),
+        "sockets/tcp-create-socket" => refused(linker, "create-tcp-socket"),
+        "sockets/udp-create-socket" => refused(linker, "create-udp-socket"),
         // The time zone: unstable, and imported by nothing yet.
         _ => Ok(()),
     }
@@ -238,16 +235,21 @@ fn constant<T: 'static>(linker: &mut LinkerInstance<'_, T>, name: &str, value: f
     })
 }
 
-/// A function that always denies, and says so in the log.
-fn refuse<T: HasRuntime>(linker: &mut LinkerInstance<'_, T>, name: &str, what: &'static str) -> Result<()> {
-    linker.func_new(name, move |mut store, _, parameters, results| {
+/// A function that always denies, and says so in the log. `N` is what stands for a network.
+fn refuse<T: 'static, N: 'static>(
+    linker: &mut LinkerInstance<'_, T>,
+    function: &str,
+    interface: &'static str,
+    tell: fn(&mut T, &'static str),
+) -> Result<()> {
+    linker.func_new(function, move |mut store, _, parameters, results| {
         // A network that was lent for the call is given back; a call that ends with something lent traps.
         for parameter in parameters {
             if let Val::Resource(network) = parameter {
-                network.try_into_resource::<Network>(&mut store)?;
+                network.try_into_resource::<N>(&mut store)?;
             }
         }
-        store.data_mut().runtime().lines.refused(what);
+        tell(store.data_mut(), interface);
         results.fill_with(access_denied);
         Ok(())
     })
@@ -323,7 +325,8 @@ fn unrandom(error: getrandom::Error) -> wasmtime::Error {
     wasmtime::format_err!("no randomness: {error}")
 }
 
-fn poll<T: HasRuntime>(linker: &mut LinkerInstance<'_, T>, waits: Waits<T>) -> Result<()> {
+/// Nothing waits: whatever is waited for is ready.
+fn poll<T: HasRuntime>(linker: &mut LinkerInstance<'_, T>) -> Result<()> {
     linker.resource("pollable", ResourceType::host::<Pollable>(), |mut store, rep| {
         store.data_mut().runtime().pollables.delete(Resource::<Pollable>::new_own(rep))?;
         Ok(())
@@ -332,41 +335,10 @@ fn poll<T: HasRuntime>(linker: &mut LinkerInstance<'_, T>, waits: Waits<T>) -> R
         let runtime = store.data_mut().runtime();
         Ok((runtime.due(&pollable)? <= runtime.now(),))
     })?;
-    waits(linker)
-}
-
-/// Nothing waits: whatever is waited for is ready.
-pub(super) fn at_once<T: HasRuntime>(linker: &mut LinkerInstance<'_, T>) -> Result<()> {
     linker.func_wrap("[method]pollable.block", |_, (_,): (Resource<Pollable>,)| Ok(()))?;
     linker.func_wrap("poll", |_, (pollables,): (Vec<Resource<Pollable>>,)| {
         Ok(((0..pollables.len() as u32).collect::<Vec<u32>>(),))
     })
-}
-
-/// A wait suspends the guest.
-pub(super) fn in_time<T: HasRuntime + Send>(linker: &mut LinkerInstance<'_, T>) -> Result<()> {
-    linker.func_wrap_async("[method]pollable.block", |mut store, (pollable,): (Resource<Pollable>,)| {
-        Box::new(async move { sleep_until_one_is_due(&mut store, &[pollable]).await.map(drop) })
-    })?;
-    linker.func_wrap_async("poll", |mut store, (pollables,): (Vec<Resource<Pollable>>,)| {
-        Box::new(async move { Ok((sleep_until_one_is_due(&mut store, &pollables).await?,)) })
-    })
-}
-
-/// The places of those that are due then.
-async fn sleep_until_one_is_due<T: HasRuntime>(
-    store: &mut StoreContextMut<'_, T>,
-    pollables: &[Resource<Pollable>],
-) -> Result<Vec<u32>> {
-    let runtime = store.data_mut().runtime();
-    let due = pollables.iter().map(|pollable| runtime.due(pollable)).collect::<Result<Vec<u64>>>()?;
-    let Some(first) = due.iter().min() else { wasmtime::bail!("the plugin polled nothing") };
-    let wait = first.saturating_sub(runtime.now());
-    if wait > 0 {
-        tokio::time::sleep(Duration::from_nanos(wait)).await;
-    }
-    let now = store.data_mut().runtime().now().max(*first);
-    Ok((0..).zip(&due).filter(|(_, due)| **due <= now).map(|(place, _)| place).collect())
 }
 
 fn streams<T: HasRuntime>(linker: &mut LinkerInstance<'_, T>) -> Result<()> {

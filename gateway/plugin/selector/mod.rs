@@ -34,7 +34,7 @@ use self::slow::{Slow, Work};
 use super::{
     engine::{self, Bound, Clock, Deadline, Engine, HasDeadline},
     faults::{self, Faults},
-    limits::Limits,
+    limits::{Limits, Total},
     load::{LoadError, Loaded},
     runtime::{self, HasRuntime, Runtime, Who},
 };
@@ -77,6 +77,7 @@ pub(super) struct WasmSelector {
     slow: Slow,
     clock: Arc<Clock>,
     beside: Arc<Beside>,
+    memory: Arc<Total>,
     faults: Faults,
 }
 
@@ -99,7 +100,7 @@ impl WasmSelector {
         let link = || {
             let mut linker = Linker::<Data>::new(engine.inner());
             SelectorPlugin::add_to_linker::<Data, HasSelf<Data>>(&mut linker, |data| data)?;
-            runtime::define(&mut linker, &loaded.component, runtime::at_once)?;
+            runtime::define(&mut linker, &loaded.component)?;
             SelectorPluginPre::new(linker.instantiate_pre(&loaded.component)?)
         };
         let plugin = link().map_err(|error| LoadError::Mismatch(format!("{error:#}")))?;
@@ -113,6 +114,7 @@ impl WasmSelector {
             slow: Slow::new(name.clone()),
             clock: engine.clock().clone(),
             beside: engine.beside().clone(),
+            memory: engine.memory().clone(),
             faults: Faults::new(name.clone(), limits.faults),
             name,
         })
@@ -302,7 +304,7 @@ impl Guest {
         let limits = &selector.limits;
         let data = Data {
             runtime: Runtime::new(who),
-            limits: Limits::new(limits.memory_bytes, limits.table_elements),
+            limits: Limits::new(limits.memory_bytes, limits.table_elements, selector.memory.clone()),
             deadline: Deadline::default(),
             clock: selector.clock.clone(),
         };
@@ -515,7 +517,7 @@ fn candidate(member: &Arc<Member>) -> Candidate {
 
 impl Data {
     fn fault(&self, call: &str, error: &wasmtime::Error) -> Fault {
-        Fault(faults::describe(call, error, Some(&self.deadline), &self.limits, &self.runtime))
+        Fault(faults::describe(call, error, Some(&self.deadline), &self.limits, self.runtime.lines()))
     }
 }
 

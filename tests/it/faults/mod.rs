@@ -2,6 +2,7 @@
 //! runs all of them.
 
 mod backends;
+mod consul;
 mod etcd;
 mod flapping;
 mod gateway;

@@ -6,13 +6,13 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
-use crate::{backoff::Lasting, connector::lock};
+use crate::backoff::Lasting;
 
 /// Who wants to know about which folder.
 type Listeners = Arc<Mutex<HashMap<PathBuf, Vec<Listener>>>>;
@@ -56,10 +56,19 @@ impl Subscription {
 }
 
 impl Folders {
+    /// Tells of changes at `path`, be it a file or a folder of them, from now on.
+    pub fn changes(self: &Arc<Self>, path: &Path) -> Subscription {
+        // Folders are watched: that of a file, or the one that is meant.
+        match path.is_dir() {
+            true => self.subscribe_all(path),
+            false => self.subscribe(path),
+        }
+    }
+
     /// Watches the folder of `file`, and that of the file it is a link to.
     ///
     /// A folder that cannot be watched is not: whoever follows a file looks at it now and then anyway.
-    pub(super) fn subscribe(self: &Arc<Self>, file: &Path) -> Subscription {
+    pub fn subscribe(self: &Arc<Self>, file: &Path) -> Subscription {
         let parent = |path: &Path| path.parent().map(Path::to_path_buf);
         let here = parent(file).filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(".".into());
         let (here, target) = (here.canonicalize().ok(), file.canonicalize().ok());
@@ -86,7 +95,7 @@ impl Folders {
 
     /// How many folders are watched.
     #[cfg(test)]
-    pub(super) fn watched(&self) -> usize {
+    pub fn watched(&self) -> usize {
         lock(&self.listeners).len()
     }
 
@@ -144,6 +153,11 @@ impl Drop for Subscription {
             self.folders.remove(path, &self.changed);
         }
     }
+}
+
+/// A panic elsewhere does not make what is guarded here wrong: every change is complete before it can panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn tell(listeners: &Listeners, event: notify::Result<Event>) {

@@ -4,6 +4,8 @@
 //! folder, a file of many gigabytes. So what is read is a file and nothing else, it is opened without waiting, and no
 //! more of it is read than the reader has a use for, whatever length it says it has.
 
+mod folders;
+
 use std::{
     fs::{self, Metadata},
     io::{self, ErrorKind, Read as _},
@@ -13,6 +15,8 @@ use std::{
 };
 
 use rustix::fs::OFlags;
+
+pub use self::folders::{Folders, Subscription};
 
 /// A configuration, or a file that a registry plugin follows.
 pub const DOCUMENT: u64 = 16 << 20;

@@ -1,0 +1,353 @@
+//! The client behind the grant: one per registry, with connections that all its plugin's instances share.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::{Method, Request, Response, Uri};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, Incoming};
+use hyper_util::{
+    client::legacy::{
+        self,
+        connect::{Connected, Connection},
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until, timeout},
+};
+use tower_service::Service;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
+
+use super::{Grant, credential::Current};
+use crate::{
+    connector::lock,
+    net,
+    registry::Ceiling,
+    tls::{self, HandshakeError, Protocol},
+};
+
+/// To one address, and to shake hands there.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// From the request to the head of its answer, and from one part of the answer to the next.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A registry that tells of changes by answers that it holds back does so for ten minutes at most.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(900);
+
+/// Requests to one registry at once, and per second in the long run: a gateway that starts asks for all its services.
+const AT_ONCE: f64 = 50.0;
+const PER_SECOND: f64 = 200.0;
+
+/// A connection that nobody uses is closed after so long; most servers close theirs later.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// One registry as its table names it.
+pub(super) struct Client {
+    granted: Grant,
+    credential: Option<Arc<Current>>,
+    inner: legacy::Client<Dial, WasiBody>,
+    pace: Mutex<Ceiling>,
+}
+
+impl Client {
+    /// Contacts nobody yet.
+    pub fn new(granted: Grant, tls: Option<Arc<tls::Client>>) -> Self {
+        let credential = granted.credential.clone().map(Current::new);
+        let inner = legacy::Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE)
+            .pool_timer(TokioTimer::new())
+            .build(Dial { tls });
+        let pace = Mutex::new(Ceiling::new(PER_SECOND, AT_ONCE, std::time::Instant::now()));
+        Self { granted, credential, inner, pace }
+    }
+
+    pub fn granted(&self) -> &Grant {
+        &self.granted
+    }
+
+    /// Whether the table grants this request. What would have its own headers sent back is granted to nobody.
+    pub fn allows(&self, request: &Request<WasiBody>) -> bool {
+        let echoes = matches!(*request.method(), Method::TRACE | Method::CONNECT);
+        !echoes && self.granted.urls.iter().any(|prefix| prefix.covers(request.uri()))
+    }
+
+    /// Sends what is allowed. Redirects are answers like any other.
+    pub async fn send(
+        &self,
+        mut request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<Response<WasiBody>, Error> {
+        let pause = lock(&self.pace).take(std::time::Instant::now());
+        tokio::time::sleep(pause).await;
+        if let Some(credential) = &self.credential {
+            credential.add_to(request.headers_mut()).await;
+        }
+        let until_head = patience(options.first_byte_timeout);
+        let answer = timeout(until_head, self.inner.request(request)).await;
+        let answer = answer.map_err(|_| Error::HttpResponseTimeout)?.map_err(|error| told(&error))?;
+        let patience = patience(options.between_bytes_timeout);
+        Ok(answer.map(|body| Awaited { body, patience, until: None }.boxed_unsync()))
+    }
+}
+
+fn patience(asked: Option<Duration>) -> Duration {
+    asked.unwrap_or(PATIENCE).min(LONGEST_PATIENCE)
+}
+
+/// In the words of WASI. The operator reads the text, if there is one.
+fn told(error: &legacy::Error) -> Error {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(dial) = cause.downcast_ref::<DialError>() {
+            return dial.told();
+        }
+        if let Some(hyper) = cause.downcast_ref::<hyper::Error>() {
+            return broken(hyper);
+        }
+        source = cause.source();
+    }
+    Error::InternalError(Some(error.to_string()))
+}
+
+/// What the protocol or the connection came to.
+pub(super) fn broken(error: &hyper::Error) -> Error {
+    match error {
+        error if error.is_incomplete_message() || error.is_closed() || error.is_canceled() => {
+            Error::HttpResponseIncomplete
+        }
+        error if error.is_timeout() => Error::ConnectionReadTimeout,
+        error if error.is_parse() => Error::HttpProtocolError,
+        error => {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            match cause {
+                Some(cause) => Error::InternalError(Some(format!("{error}: {cause}"))),
+                None => Error::ConnectionTerminated,
+            }
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum DialError {
+    #[error("{0:?} is not resolved: {1}")]
+    Unresolved(String, io::Error),
+    #[error("no connection within {CONNECT:?}")]
+    TimedOut,
+    #[error(transparent)]
+    Failed(#[from] io::Error),
+    #[error(transparent)]
+    Tls(#[from] HandshakeError),
+}
+
+impl DialError {
+    fn told(&self) -> Error {
+        match self {
+            Self::Unresolved(_, error) => Error::DnsError { rcode: Some(error.to_string()), info_code: None },
+            Self::TimedOut => Error::ConnectionTimeout,
+            Self::Failed(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                Error::ConnectionRefused
+            }
+            error => Error::InternalError(Some(error.to_string())),
+        }
+    }
+}
+
+/// Makes connections for the client: to each address of a host in turn, until one takes it.
+#[derive(Clone)]
+struct Dial {
+    tls: Option<Arc<tls::Client>>,
+}
+
+type Dialing = Pin<Box<dyn Future<Output = Result<TokioIo<Wire>, DialError>> + Send>>;
+
+impl Service<Uri> for Dial {
+    type Response = TokioIo<Wire>;
+    type Error = DialError;
+    type Future = Dialing;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Dialing {
+        let tls = self.tls.clone().filter(|_| uri.scheme_str() == Some("https"));
+        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+        Box::pin(async move {
+            let found = timeout(CONNECT, tokio::net::lookup_host((host.as_str(), port))).await;
+            let found = found.map_err(|_| DialError::TimedOut)?;
+            let found = found.map_err(|error| DialError::Unresolved(host.clone(), error))?;
+            let mut last = io::Error::other("the host has no address").into();
+            for address in found {
+                let dialed = timeout(CONNECT, async {
+                    let socket = TcpStream::connect(address).await?;
+                    net::prepare(&socket)?;
+                    let Some(tls) = &tls else { return Ok(Wire(Box::new(socket))) };
+                    let name = host.parse::<std::net::IpAddr>().is_err().then_some(host.as_str());
+                    Ok(Wire(Box::new(tls.connect(socket, address.ip(), name, Protocol::Http1).await?)))
+                });
+                match dialed.await.unwrap_or(Err(DialError::TimedOut)) {
+                    Ok(wire) => return Ok(TokioIo::new(wire)),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        })
+    }
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// A connection, with TLS or without.
+struct Wire(Box<dyn Io>);
+
+impl Connection for Wire {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+/// The body of an answer, which fails when the next part of it does not come in time.
+struct Awaited {
+    body: Incoming,
+    patience: Duration,
+    /// There while it is waited for.
+    until: Option<Pin<Box<Sleep>>>,
+}
+
+impl Body for Awaited {
+    type Data = bytes::Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            self.until = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(|error| broken(&error))));
+        }
+        let due = Instant::now() + self.patience;
+        let until = self.until.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        ready!(until.as_mut().poll(context));
+        Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Empty;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+        task::JoinSet,
+    };
+
+    use super::*;
+    use crate::connector::http::urls::Prefix;
+
+    /// A client of a server that answers each connection by these bytes, and leaves it open.
+    async fn client(answer: &'static [u8]) -> (Arc<Client>, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut open = JoinSet::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                open.spawn(async move {
+                    let mut request = [0; 1024];
+                    while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
+                        let _ = stream.write_all(answer).await;
+                    }
+                });
+            }
+        });
+        let urls = vec![Prefix::parse(&url).unwrap()];
+        (Arc::new(Client::new(Grant { urls, credential: None, tls: None }, None)), url)
+    }
+
+    fn request(method: Method, url: &str) -> Request<WasiBody> {
+        let body = Empty::new().map_err(|never: std::convert::Infallible| match never {}).boxed_unsync();
+        Request::builder().method(method).uri(url).body(body).unwrap()
+    }
+
+    fn short() -> RequestOptions {
+        let limit = Some(Duration::from_millis(100));
+        RequestOptions {
+            first_byte_timeout: limit,
+            between_bytes_timeout: limit,
+            ..RequestOptions::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_server_fails_in_time_before_the_answer_and_within_it() {
+        let (silent, url) = client(b"").await;
+        let failed = silent.send(request(Method::GET, &url), short()).await.err();
+        assert!(matches!(failed, Some(Error::HttpResponseTimeout)), "{failed:?}");
+
+        let (half, url) = client(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await;
+        let answer = half.send(request(Method::GET, &url), short()).await.unwrap();
+        let failed = answer.into_body().collect().await.err();
+        assert!(matches!(failed, Some(Error::ConnectionReadTimeout)), "{failed:?}");
+    }
+
+    #[tokio::test]
+    async fn a_method_that_sends_its_headers_back_is_granted_to_nobody() {
+        let (client, url) = client(b"").await;
+        for (method, allowed) in [(Method::GET, true), (Method::POST, true), (Method::TRACE, false)] {
+            assert_eq!(client.allows(&request(method.clone(), &url)), allowed, "{method}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_thousand_services_do_not_ask_at_once() {
+        let (client, url) = client(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        let start = Instant::now();
+        let mut asked = JoinSet::new();
+        for _ in 0..150 {
+            let (client, request) = (client.clone(), request(Method::GET, &url));
+            asked.spawn(async move { client.send(request, RequestOptions::default()).await.is_ok() });
+        }
+        assert!(asked.join_all().await.into_iter().all(|good| good));
+        assert!(start.elapsed() >= Duration::from_millis(450), "{:?}", start.elapsed());
+    }
+}

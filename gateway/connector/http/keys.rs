@@ -1,0 +1,172 @@
+//! The table `http` of a registry, and what it grants.
+
+use http::{HeaderName, header::AUTHORIZATION};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    credential::{Credential, Kind},
+    urls::Prefix,
+};
+use crate::{
+    document::{Examiner, Way},
+    tls::{self, Authorities, ClientSettings, PairFiles},
+};
+
+/// How the table is written.
+pub(crate) const SETTING: &str = "http = { urls = [\"http://HOST:PORT\"] }";
+
+/// HTTP to the URLs of a registry. The plugin sees no credential.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["urls"]))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Http {
+    /// What may be asked, with everything that lies under it: `https://HOST:PORT`, and a path if less is meant.
+    /// Required, at least one.
+    pub urls: Vec<String>,
+    /// A file with a token that is sent with each request. It is read again when it is older than ten seconds.
+    /// Default: none.
+    pub token_file: Option<String>,
+    /// The header that the token is sent in. Default: `Authorization`, where `Bearer` is put before the token.
+    pub header: Option<String>,
+    /// The user to log in as, by basic authentication. Default: none.
+    pub user: Option<String>,
+    /// A file with the user's password, read like `token_file`. Required with `user`.
+    pub password_file: Option<String>,
+    /// The certificates (PEM) of the authorities that are believed. Default: those of the system.
+    pub ca_file: Option<String>,
+    /// The gateway's own certificate (PEM), if the registry asks for one. Default: none.
+    pub cert_file: Option<String>,
+    /// The key (PEM) of `cert_file`. Required with it.
+    pub key_file: Option<String>,
+}
+
+/// HTTP to some URLs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Grant {
+    /// At least one.
+    pub urls: Vec<Prefix>,
+    pub credential: Option<Credential>,
+    /// There if a URL asks for TLS.
+    pub tls: Option<ClientSettings>,
+}
+
+pub(crate) fn grant(http: &Http, examiner: &mut Examiner<'_>, way: &Way) -> Option<Option<Grant>> {
+    let urls = urls(examiner, &way.key("urls"), &http.urls);
+    let credential = credential(http, examiner, way);
+    let tls = tls(http, examiner, way, &urls);
+    Some(Some(Grant { urls, credential: credential?, tls: tls? }))
+}
+
+fn urls(examiner: &mut Examiner<'_>, way: &Way, texts: &[String]) -> Vec<Prefix> {
+    examiner.missing_unless_told(&way.parent().unwrap_or_default(), "urls");
+    examiner.not_empty(way);
+    let texts = texts.iter().enumerate();
+    texts
+        .filter_map(|(index, text)| {
+            let parsed = Prefix::parse(text);
+            parsed
+                .inspect_err(|error| {
+                    examiner
+                        .wrong(&way.index(index), error.to_string())
+                        .hint("write `http://HOST:PORT` or `https://HOST:PORT`");
+                })
+                .ok()
+        })
+        .collect()
+}
+
+fn credential(http: &Http, examiner: &mut Examiner<'_>, way: &Way) -> Option<Option<Credential>> {
+    let mut secret = |key: &str, file: &Option<String>| {
+        let way = way.key(key);
+        let file = file.as_ref()?;
+        Some(examiner.secret(&way, file).and_then(|secret| Some((examiner.path(&way, file)?, secret))))
+    };
+    let (token, password) =
+        (secret("token_file", &http.token_file), secret("password_file", &http.password_file));
+    if http.token_file.is_some() && http.user.is_some() {
+        examiner
+            .wrong(&way.key("token_file"), "a registry has a token or a user, not both")
+            .hint("take `token_file` or `user` and `password_file` away");
+        return None;
+    }
+    match (&http.user, password) {
+        (Some(user), Some(password)) => {
+            let way = way.key("user");
+            let user = examiner.text(&way, user)?;
+            if user.contains(':') {
+                examiner.wrong(&way, format!("{user:?} has a colon, which ends the name of a user"));
+                return None;
+            }
+            let (file, secret) = password?;
+            return Some(Some(Credential { kind: Kind::Basic(user.to_owned()), file, secret }));
+        }
+        (Some(_), None) => return examiner.together(way, "user", "password_file"),
+        (None, Some(_)) => return examiner.together(way, "password_file", "user"),
+        (None, None) => {}
+    }
+    match (token, &http.header) {
+        (Some(token), header) => {
+            let kind = match header {
+                None => Kind::Bearer,
+                Some(name) => header_kind(examiner, &way.key("header"), name)?,
+            };
+            let (file, secret) = token?;
+            Some(Some(Credential { kind, file, secret }))
+        }
+        (None, Some(_)) => examiner.together(way, "header", "token_file"),
+        (None, None) => Some(None),
+    }
+}
+
+fn header_kind(examiner: &mut Examiner<'_>, way: &Way, name: &str) -> Option<Kind> {
+    match HeaderName::try_from(name) {
+        Ok(name) if name == AUTHORIZATION => Some(Kind::Bearer),
+        Ok(name) => Some(Kind::Header(name)),
+        Err(_) => {
+            examiner.wrong(way, format!("{name:?} is no name of a header"));
+            None
+        }
+    }
+}
+
+fn tls(
+    http: &Http,
+    examiner: &mut Examiner<'_>,
+    way: &Way,
+    urls: &[Prefix],
+) -> Option<Option<ClientSettings>> {
+    let authorities = match &http.ca_file {
+        None => Some(Authorities::System),
+        Some(file) => examiner.path(&way.key("ca_file"), file).map(Authorities::File),
+    };
+    let certificate = match (&http.cert_file, &http.key_file) {
+        (Some(cert), Some(key)) => {
+            let cert = examiner.path(&way.key("cert_file"), cert);
+            cert.zip(examiner.path(&way.key("key_file"), key))
+                .map(|(certificate, key)| Some(PairFiles { certificate, key }))
+        }
+        (None, None) => Some(None),
+        (Some(_), None) => examiner.together(way, "cert_file", "key_file"),
+        (None, Some(_)) => examiner.together(way, "key_file", "cert_file"),
+    };
+    let settings = ClientSettings { authorities: authorities?, certificate: certificate?, server_name: None };
+    if urls.iter().any(Prefix::is_tls) {
+        return match tls::check_client(&settings) {
+            Ok(()) => Some(Some(settings)),
+            Err(error) => {
+                examiner.wrong(way, error.to_string());
+                None
+            }
+        };
+    }
+    for (key, file) in [("ca_file", &http.ca_file), ("cert_file", &http.cert_file)] {
+        if file.is_some() && !urls.is_empty() {
+            examiner
+                .wrong(&way.key(key), "it is of no use: no URL asks for TLS")
+                .hint("write `https://` before the URLs");
+            return None;
+        }
+    }
+    Some(None)
+}

@@ -1,0 +1,195 @@
+//! A client for registries that speak HTTP: `wasi:http` as blocking calls.
+//!
+//! Where it may go, who it is there and by which TLS is the business of the gateway. A call waits, and a wait costs
+//! nothing.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use bindings::wasi::http::outgoing_handler;
+use bindings::wasi::http::types::{
+    ErrorCode, Fields, IncomingBody, Method, OutgoingRequest, RequestOptions, Scheme,
+};
+use bindings::wasi::io::streams::StreamError;
+use bindings::witgate::http::http as granted;
+pub use bindings::witgate::registry::types::Failure;
+
+mod bindings {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: "
+            package witgate:guest;
+            world client {
+                import witgate:http/http@0.1.0;
+                import wasi:http/outgoing-handler@0.2.12;
+            }
+        ",
+        world: "witgate:guest/client",
+        generate_all,
+    });
+}
+
+/// The failure as the `Failure` of the plugin that uses this, which is to be in scope.
+#[macro_export]
+macro_rules! failure {
+    ($failure:expr) => {
+        match $failure {
+            $crate::http::Failure::Unavailable(text) => Failure::Unavailable(text),
+            $crate::http::Failure::Denied(text) => Failure::Denied(text),
+            $crate::http::Failure::Invalid(text) => Failure::Invalid(text),
+            $crate::http::Failure::Other(text) => Failure::Other(text),
+        }
+    };
+}
+
+/// The longest answer taken. Memory is bounded anyway; this says what was too much.
+const LONGEST: usize = 48 << 20;
+
+/// Bytes that are read at once.
+const PART: u64 = 64 << 10;
+
+/// A registry at one or more URLs that answer alike.
+pub struct Client {
+    urls: Vec<String>,
+    /// The one that is asked.
+    current: Cell<usize>,
+}
+
+/// What was answered, whatever its status.
+pub struct Answer {
+    /// Who answered, for texts.
+    pub url: String,
+    pub status: u16,
+    headers: Vec<(String, Vec<u8>)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The first header of this name, which is written in lower case here.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name))?;
+        str::from_utf8(value).ok()
+    }
+}
+
+impl Client {
+    /// The URLs that the table of the registry grants, beginning with any of them: not every gateway asks the first.
+    pub fn granted() -> Result<Client, Failure> {
+        let urls = granted::urls()?;
+        let current = Cell::new(fastrand::usize(..urls.len().max(1)));
+        Ok(Client { urls, current })
+    }
+
+    /// Asks for what lies under the URL, and for the next URL if this one takes no connection. `limit` is the time to
+    /// the head of the answer.
+    pub fn get(&self, path: &str, headers: &[(&str, &str)], limit: Duration) -> Result<Answer, Failure> {
+        let mut failures = Vec::new();
+        for _ in 0..self.urls.len().max(1) {
+            let Some(base) = self.urls.get(self.current.get() % self.urls.len().max(1)) else { break };
+            match ask(&format!("{base}{path}"), headers, limit) {
+                Ok(answer) => return Ok(answer),
+                Err(Problem::NoConnection(text)) => failures.push(text),
+                Err(Problem::Failure(failure)) => {
+                    self.next();
+                    return Err(failure);
+                }
+            }
+            self.next();
+        }
+        Err(Failure::Unavailable(failures.join("; ")))
+    }
+
+    fn next(&self) {
+        self.current.set(self.current.get().wrapping_add(1));
+    }
+}
+
+/// Asks for a URL as it is, such as one that an answer points to.
+pub fn get(url: &str, headers: &[(&str, &str)], limit: Duration) -> Result<Answer, Failure> {
+    ask(url, headers, limit).map_err(|problem| match problem {
+        Problem::NoConnection(text) => Failure::Unavailable(text),
+        Problem::Failure(failure) => failure,
+    })
+}
+
+enum Problem {
+    NoConnection(String),
+    Failure(Failure),
+}
+
+fn ask(url: &str, headers: &[(&str, &str)], limit: Duration) -> Result<Answer, Problem> {
+    let failed = |error: ErrorCode| problem(url, error);
+    let invalid = |what: &str| Problem::Failure(Failure::Invalid(format!("{what} in a request to {url}")));
+    let fields = Fields::new();
+    for (name, value) in headers {
+        fields.append(name, value.as_bytes()).map_err(|_| invalid(name))?;
+    }
+    let request = OutgoingRequest::new(fields);
+    let (scheme, rest) = url.split_once("://").ok_or_else(|| invalid("no scheme"))?;
+    let scheme = if scheme.eq_ignore_ascii_case("https") { Scheme::Https } else { Scheme::Http };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    request.set_method(&Method::Get).map_err(|()| invalid("method"))?;
+    request.set_scheme(Some(&scheme)).map_err(|()| invalid("scheme"))?;
+    request.set_authority(Some(authority)).map_err(|()| invalid("authority"))?;
+    request.set_path_with_query(Some(path)).map_err(|()| invalid("path"))?;
+    let options = RequestOptions::new();
+    let nanoseconds = u64::try_from(limit.as_nanos()).ok();
+    // Whoever cannot say how long keeps to the limits of the gateway.
+    let _ = options.set_first_byte_timeout(nanoseconds);
+    let waiting = outgoing_handler::handle(request, Some(options)).map_err(failed)?;
+    waiting.subscribe().block();
+    let response = match waiting.get() {
+        Some(Ok(answered)) => answered.map_err(failed)?,
+        _ => {
+            return Err(Problem::Failure(Failure::Other(format!(
+                "no answer of {url} where one was told of"
+            ))));
+        }
+    };
+    let (status, headers) = (response.status(), response.headers().entries());
+    let body = response.consume().map_err(|()| invalid("body"))?;
+    let body = read(&body, url)?;
+    Ok(Answer { url: url.to_owned(), status, headers, body })
+}
+
+fn read(body: &IncomingBody, url: &str) -> Result<Vec<u8>, Problem> {
+    let stream = body.stream().map_err(|()| Problem::Failure(Failure::Other(format!("no body of {url}"))))?;
+    let mut whole = Vec::new();
+    loop {
+        match stream.blocking_read(PART) {
+            Ok(part) => whole.extend(part),
+            Err(StreamError::Closed) => return Ok(whole),
+            Err(StreamError::LastOperationFailed(error)) => {
+                let text = error.to_debug_string();
+                let text = format!("{url}: the answer broke off after {} bytes: {text}", whole.len());
+                return Err(Problem::Failure(Failure::Unavailable(text)));
+            }
+        }
+        if whole.len() > LONGEST {
+            let text = format!("{url}: the answer is longer than {LONGEST} bytes");
+            return Err(Problem::Failure(Failure::Invalid(text)));
+        }
+    }
+}
+
+fn problem(url: &str, error: ErrorCode) -> Problem {
+    let text = match error {
+        ErrorCode::HttpRequestDenied => {
+            let text = format!("{url}: the table `http` of the registry does not grant it");
+            return Problem::Failure(Failure::Denied(text));
+        }
+        ErrorCode::ConnectionRefused => return Problem::NoConnection(format!("{url}: connection refused")),
+        ErrorCode::ConnectionTimeout => {
+            return Problem::NoConnection(format!("{url}: no connection in time"));
+        }
+        ErrorCode::DnsError(payload) => {
+            let why = payload.rcode.unwrap_or_default();
+            return Problem::NoConnection(format!("{url}: its host is not resolved: {why}"));
+        }
+        ErrorCode::HttpResponseTimeout => "no answer in time".to_owned(),
+        ErrorCode::HttpResponseIncomplete => "the connection broke before the answer was complete".to_owned(),
+        ErrorCode::InternalError(Some(text)) => text,
+        other => format!("{other:?}"),
+    };
+    Problem::Failure(Failure::Unavailable(format!("{url}: {text}")))
+}
