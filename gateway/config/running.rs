@@ -106,6 +106,8 @@ pub struct Listener {
     pub proxy_protocol: Vec<IpNet>,
     /// How what comes by it is logged, if it is.
     pub access_log: Option<access::Settings>,
+    /// Requests of HTTP have ids.
+    pub request_ids: bool,
     /// Whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Connections at once; more wait in the kernel's queue.

@@ -15,7 +15,7 @@ use std::{
 use http::{Response, request::Parts};
 use hyper::body::Body;
 
-use super::{RequestError, exchange::Routed, forward, logged, reply::ReplyBody};
+use super::{RequestError, exchange::Routed, forward, logged, reply::ReplyBody, request_id};
 use crate::{
     config::{RateBy, RouteRate},
     dispatch::{self, Admission, Admitted, Choice, NotDispatched, Picked, Target},
@@ -120,6 +120,7 @@ pub(super) fn refuse(routed: Routed, target: &Target, error: &RequestError) -> R
     if let Some(heads) = &manner.heads {
         forward::change(response.headers_mut(), &heads.response);
     }
+    request_id::answer(&record, response.headers_mut());
     logged::failed(&mut record, error);
     logged::sends(&mut record, &response);
     record.answered(error.status().as_u16(), Instant::now());

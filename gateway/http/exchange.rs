@@ -17,6 +17,7 @@ use super::{
     forward, grpc, logged,
     replay::Kept,
     reply::{Ending, ReplyBody},
+    request_id,
     route::Manner,
     rpcx,
     seen::Seen,
@@ -238,6 +239,7 @@ impl Exchange {
             forward::change(response.headers_mut(), &heads.response);
         }
         *response.version_mut() = Version::HTTP_11;
+        request_id::answer(&record, response.headers_mut());
         record.answered(counted.as_u16(), at);
         let Opened { member, in_flight, begun, .. } = opened;
         if let Some(entry) = &mut record.entry {
@@ -257,6 +259,7 @@ impl Exchange {
                 let leaving = leave.map(|limit| peer.worker.leaving(in_flight.stats(), limit));
                 let mut entry = record.entry.take();
                 if let Some(entry) = &mut entry {
+                    entry.request_id = record.request_id.take().map(|id| *id);
                     entry.finish(Some(StatusCode::SWITCHING_PROTOCOLS.as_u16()), None);
                 }
                 inbound.take_over(tunnel(switched, in_flight, leaving, record.account.clone(), held, entry));
@@ -299,6 +302,7 @@ impl Exchange {
         if let Some(heads) = &self.heads {
             forward::change(response.headers_mut(), &heads.response);
         }
+        request_id::answer(&self.record, response.headers_mut());
         logged::failed(&mut self.record, error);
         logged::sends(&mut self.record, &response);
         self.record.answered(error.status().as_u16(), Instant::now());

@@ -57,6 +57,11 @@ impl Sender {
         Self { address, text, trusted: is_trusted(trusted, address), scheme, certificate }
     }
 
+    /// Whether it is a proxy whose word counts.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
     /// How the client came: as a trusted proxy says it, or else as the connection did.
     pub(super) fn scheme(&self, headers: &HeaderMap) -> Scheme {
         let said = headers.get(FORWARDED_PROTO).filter(|_| self.trusted);

@@ -16,6 +16,7 @@ mod logged;
 mod redirect;
 mod replay;
 mod reply;
+mod request_id;
 mod respond;
 mod route;
 mod rpcx;

@@ -25,6 +25,7 @@ use super::{
     grpc_web::{self, WebCall},
     logged, redirect,
     reply::ReplyBody,
+    request_id,
     route::Manner,
     seen::Seen,
     upload::RequestBody,
@@ -115,7 +116,13 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
     }
     // The check has been made: the server refuses what could be understood in two ways.
     let (mut head, body) = match request {
-        Ok(request) => request.into_parts(),
+        Ok(mut request) => {
+            if peer.listener.request_ids {
+                let trusted = peer.sender.is_trusted();
+                record.request_id = Some(request_id::assign(request.headers_mut(), trusted));
+            }
+            request.into_parts()
+        }
         Err(refusal) => return unrouted(peer, record, &refusal.into(), &None, false),
     };
     // What is large is not handed through a result: it would be copied.
@@ -204,6 +211,7 @@ impl Call {
         if let Some(heads) = heads {
             forward::change(response.headers_mut(), &heads.response);
         }
+        request_id::answer(&record, response.headers_mut());
         logged::sends(&mut record, &response);
         record.answered(status.as_u16(), Instant::now());
         record.ended();

@@ -67,6 +67,9 @@ impl Caller {
     async fn send(&self, call: &Frame, record: &mut Record) -> Result<Option<Frame>, RequestError> {
         let worker = &self.worker;
         let route = worker.routes.borrow().find(&self.listener.name).ok_or(RequestError::NoRoute)?;
+        if let Some(entry) = &mut record.entry {
+            entry.route = Some(route.name.clone());
+        }
         let path = str::from_utf8(call.path()).ok();
         let target = match worker.targets.lookup(&route.goal, path)? {
             Lookup::Known(target) => target,
@@ -76,7 +79,6 @@ impl Caller {
         record.account = target.account.clone();
         if let Some(entry) = &mut record.entry {
             entry.upstream = Some(target.upstream.name().clone());
-            entry.route = Some(route.name.clone());
         }
         let Admitted { picked, at, mut held } = self.admit(&target, record.started).await?;
         target.upstream.metrics.began(worker.index);

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::HeaderValue;
+
 use super::{UpstreamMetrics, access::Entry};
 
 /// Whose failure something was. Each failure is exactly one's.
@@ -46,6 +48,8 @@ pub struct Record {
     end: End,
     /// What its line in the access log will say, if its listener has one.
     pub entry: Option<Box<Entry>>,
+    /// Its id, if requests have one.
+    pub request_id: Option<Box<HeaderValue>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +62,7 @@ enum End {
 
 impl Record {
     pub fn new(started: Instant, account: Rc<Account>) -> Self {
-        Self { started, account, answer: None, end: End::Open, entry: None }
+        Self { started, account, answer: None, end: End::Open, entry: None, request_id: None }
     }
 
     /// The head of the answer is known.
@@ -101,6 +105,7 @@ impl Drop for Record {
             metrics.cut(*worker, fault);
         }
         if let Some(entry) = &mut self.entry {
+            entry.request_id = self.request_id.take().map(|id| *id);
             entry.finish(self.answer.map(|(status, _)| status), cut);
         }
     }

@@ -8,12 +8,13 @@ use std::{
 };
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::support::{
     client::Client,
     gateway::{Gateway, until},
-    origin::{Origin, Reply},
+    http2::in_time,
+    origin::{Origin, Reply, read_head},
     tonic_echo::{EchoClient, TonicEcho},
 };
 
@@ -79,7 +80,8 @@ async fn each_request_has_a_line_that_says_what_became_of_it() {
          content-length: 3\r\n\r\nabc",
     )
     .await;
-    assert_eq!(client.answer().await.status, 200);
+    let answer = client.answer().await;
+    assert_eq!(answer.status, 200);
     let line = &lines(&path, 1).await[0];
     let endpoint = origin.address.to_string();
     for (field, expected) in [
@@ -107,11 +109,13 @@ async fn each_request_has_a_line_that_says_what_became_of_it() {
     assert!(line["duration"].is_u64() && line["upstream_service_time"].is_u64(), "{line}");
     let from = line["downstream_remote_address"].as_str().unwrap();
     assert!(from.starts_with("127.0.0.1:"), "{line}");
-    for missing in
-        ["response_flags", "response_code_details", "grpc_status", "request_id", "requested_server_name"]
-    {
+    for missing in ["response_flags", "response_code_details", "grpc_status", "requested_server_name"] {
         assert!(line[missing].is_null(), "{missing}: {line}");
     }
+
+    let seen = origin.seen().pop().unwrap();
+    assert_eq!(line["request_id"].as_str(), seen.header("x-request-id"), "{line}");
+    assert_eq!(line["request_id"].as_str(), answer.header("x-request-id"), "{line}");
 
     for (request, code, flag, reason) in [
         ("GET /a HTTP/1.1\r\nhost: other.example\r\nconnection: close\r\n\r\n", 404, Some("NR"), "no-route"),
@@ -204,10 +208,12 @@ async fn what_is_secret_is_left_out_and_of_what_goes_well_there_may_be_a_share()
         );
         send(&gateway, &request).await.rest().await;
     }
-    let lines = lines(&path, 2).await;
-    assert_eq!(lines[0]["path"], "/bad?to%6ben=***&a=b");
-    assert_eq!(lines[0]["user_agent"], "***");
-    assert_eq!(lines[1]["path"], "/bad");
+    let mut lines = lines(&path, 2).await;
+    // Those of two workers may change places.
+    lines.sort_by_key(|line| line["path"].as_str().unwrap().len());
+    assert_eq!(lines[0]["path"], "/bad");
+    assert_eq!(lines[1]["path"], "/bad?to%6ben=***&a=b");
+    assert_eq!(lines[1]["user_agent"], "***");
     assert!(!fs::read_to_string(&path).unwrap().contains("secret"));
 }
 
@@ -400,4 +406,66 @@ async fn a_call_has_its_status_and_a_connection_its_bytes() {
     );
     assert_eq!((line["bytes_received"].as_u64(), line["bytes_sent"].as_u64()), (Some(3), Some(5)), "{line}");
     assert_eq!(line["upstream_host"], origin.address.to_string());
+}
+
+#[tokio::test]
+async fn ids_of_requests_are_those_of_trusted_proxies_and_others_are_made() {
+    let origin = Origin::replying(|_| Reply::text("hello")).await;
+    let text = |trusted: &str| {
+        format!(
+            "request_ids = true
+             trusted_proxies = [{trusted}]
+             [registry.fixed]
+             plugin = 'static'
+             settings = {{ endpoints = ['{}'] }}
+             [upstream.main]
+             service = 'main'
+             registry = 'fixed'
+             [[route]]
+             path = '/here'
+             upstream = 'main'",
+            origin.address
+        )
+    };
+    for (trusted, kept) in [("'127.0.0.0/8'", true), ("", false)] {
+        let gateway = Gateway::start(&text(trusted));
+        for path in ["/here", "/nowhere"] {
+            let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-request-id: given\r\n\r\n");
+            let answer = send(&gateway, &request).await.answer().await;
+            assert_eq!(answer.header("x-request-id") == Some("given"), kept, "{path} {trusted}");
+            assert!(answer.header("x-request-id").is_some());
+        }
+        assert_eq!(origin.seen().pop().unwrap().header("x-request-id") == Some("given"), kept);
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_has_its_line_when_it_ends() {
+    const ASK: &str =
+        "GET /chat HTTP/1.1\r\nhost: example.com\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\n";
+    const AGREE: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\nhi";
+    let (folder, path) = place();
+    let origin = Origin::connected(|mut stream, _, _| async move {
+        read_head(&mut stream, &mut Vec::new()).await.unwrap();
+        stream.write_all(AGREE.as_bytes()).await.unwrap();
+        let (mut from, mut to) = stream.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+    })
+    .await;
+    let log = format!("format = 'json', file = '{}'", path.display());
+    let gateway = Gateway::start_in(folder, &config(&log, origin.address));
+    let mut client = send(&gateway, ASK).await;
+    assert_eq!(client.answer().await.status, 101);
+    client.send("hello").await;
+    while client.buffer != b"hihello" {
+        assert_ne!(in_time(client.stream.read_buf(&mut client.buffer)).await.unwrap(), 0);
+    }
+    // That of another request comes first.
+    send(&gateway, "GET / HTTP/1.1\r\nhost: other.example\r\n\r\n").await.answer().await;
+    assert_eq!(lines(&path, 1).await[0]["path"], "/");
+    drop(client);
+    let line = &lines(&path, 2).await[1];
+    assert_eq!((line["path"].as_str(), line["response_code"].as_u64()), (Some("/chat"), Some(101)), "{line}");
+    assert_eq!((line["bytes_received"].as_u64(), line["bytes_sent"].as_u64()), (Some(5), Some(7)), "{line}");
+    assert!(line["request_id"].is_string(), "{line}");
 }

@@ -99,6 +99,7 @@ pub fn listener() -> config::Listener {
         tls: None,
         proxy_protocol: vec![],
         access_log: None,
+        request_ids: false,
         trusted_proxies: vec![],
         max_connections: 1000,
         header_timeout: Duration::from_secs(10),

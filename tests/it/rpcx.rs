@@ -76,6 +76,39 @@ async fn a_client_that_knows_one_address_reaches_every_service() {
 }
 
 #[tokio::test]
+async fn each_call_has_a_line_in_the_access_log() {
+    let (etcd, folder) = (Etcd::start().await, tempfile::tempdir().unwrap());
+    let service = Service::start("a", &etcd, &[]).await;
+    let path = folder.path().join("access.log");
+    let log = format!("access_log = {{ format = 'json', file = '{}' }}", path.display());
+    let (_gateway, address) = gateway_with(&etcd, &log, BY_NAME);
+    Client::run(address, &["-calls", "2"]).await.assert_all_ok(2);
+    let read = || std::fs::read_to_string(&path).unwrap_or_default();
+    until("two lines", || async { read().lines().count() == 2 }).await;
+    let report = Client::run(address, &["-service", "Nobody", "-calls", "1"]).await;
+    assert_eq!(report.failed(), 1);
+    until("three lines", || async { read().lines().count() == 3 }).await;
+    let lines: Vec<serde_json::Value> =
+        read().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for line in &lines[..2] {
+        assert_eq!(
+            (line["protocol"].as_str(), line["path"].as_str()),
+            (Some("rpcx"), Some("Test")),
+            "{line}"
+        );
+        assert_eq!(
+            (line["method"].as_str(), line["response_code"].as_u64()),
+            (Some("Echo"), Some(200)),
+            "{line}"
+        );
+        assert_eq!(line["upstream_host"], service.address.to_string(), "{line}");
+        assert!(line["attempts"] == 1 && line["bytes_sent"].as_u64() > Some(0), "{line}");
+    }
+    assert_eq!(lines[2]["path"], "Nobody");
+    assert_eq!(lines[2]["response_code_details"], "unknown-service");
+}
+
+#[tokio::test]
 async fn calls_of_one_client_go_to_all_instances_by_their_weights() {
     let etcd = Etcd::start().await;
     let _services = [

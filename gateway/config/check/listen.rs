@@ -60,6 +60,7 @@ impl Checker<'_> {
             tls: tls?,
             proxy_protocol: proxy_protocol?,
             access_log: access_log?,
+            request_ids: listener.request_ids.unwrap_or(listener.access_log.is_some()),
             trusted_proxies,
             max_connections,
             header_timeout,
@@ -86,11 +87,11 @@ impl Checker<'_> {
     fn nothing_of_http(&mut self, way: &Way, protocol: ListenerProtocol) {
         let (keys, hint): (&[&str], _) = match protocol {
             ListenerProtocol::Rpcx => (
-                &["trusted_proxies", "max_header_bytes", "max_age_ms"],
+                &["request_ids", "trusted_proxies", "max_header_bytes", "max_age_ms"],
                 "take it away: with `protocol = \"rpcx\"` clients make calls of rpcx",
             ),
             ListenerProtocol::Http | ListenerProtocol::Tcp => (
-                &["trusted_proxies", "body_timeout_ms", "max_header_bytes", "max_age_ms"],
+                &["request_ids", "trusted_proxies", "body_timeout_ms", "max_header_bytes", "max_age_ms"],
                 "take it away: with `protocol = \"tcp\"` bytes are passed on as they are",
             ),
         };

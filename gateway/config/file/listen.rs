@@ -23,6 +23,9 @@ pub(in crate::config) struct Listener {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// A line for each request, call or connection. Default: none.
     pub access_log: Option<AccessLog>,
+    /// Give each request an id, in `X-Request-Id`, for the endpoint, the client and the access log. That of a trusted proxy
+    /// is kept. Default: whether there is an access log.
+    pub request_ids: Option<bool>,
     /// Networks of proxies whose `X-Forwarded-*` is believed, like `10.0.0.0/8`. Default: none.
     pub trusted_proxies: Vec<String>,
     /// Connections at once; more wait in the kernel's queue. Default: 10000.
@@ -54,6 +57,7 @@ impl Default for Listener {
             tls: None,
             proxy_protocol: None,
             access_log: None,
+            request_ids: None,
             trusted_proxies: Vec::new(),
             max_connections: 10_000,
             header_timeout_ms: 10_000,
