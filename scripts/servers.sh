@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The real servers that tests run against: etcd 3.4 and 3.5 and Consul 1.8 as Debian ships them, unpacked under target/servers, and services
+# The real servers that tests run against: etcd 3.4 and 3.5, Consul 1.8 and Redis 7 as Debian ships them, unpacked under target/servers, and services
 # and clients of go-zero and rpcx, built from tests/peers as target/peers/go-zero and target/peers/rpcx. Their Go is the
 # machine's or, where it has none that is new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY
 # says.
@@ -63,5 +63,8 @@ peer() {
 unpack bookworm etcd34 "usr/bin/etcd --version" etcd-server etcd-client
 unpack trixie etcd35 "usr/bin/etcd --version" etcd-server etcd-client
 unpack bullseye consul "usr/bin/consul version" consul
+# Its libraries stand beside it: a machine need not have them.
+LD_LIBRARY_PATH=$SERVERS/redis/usr/lib/$(uname -m)-linux-gnu unpack bookworm redis "usr/bin/redis-server --version" \
+  redis-tools redis-server libjemalloc2 liblzf1 libatomic1
 peer go-zero
 peer rpcx

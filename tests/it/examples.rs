@@ -18,8 +18,11 @@ use crate::support::{
     go_zero,
     http2::{self, Http2},
     http2_origin::{Call, Http2Origin},
+    redis::Redis,
     rpcx,
+    service::{self, CLIENTS},
     tls::{self, TlsOrigin, curl},
+    traffic::Traffic,
 };
 
 fn examples() -> Vec<PathBuf> {
@@ -108,6 +111,34 @@ async fn the_consul_example_routes_to_services_of_the_catalog_and_of_rpcx() {
     for path in ["/orders/1", "/svc/orders/1", "/rpcx/Arith/1"] {
         until(path, || async { gateway.get(path).await.text() == "one" }).await;
     }
+}
+
+/// A plugin that is built as its README says, with a real Redis that comes, hangs and goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_redis_example_goes_on_whatever_redis_does() {
+    let mut redis = Redis::start();
+    let folder = example("redis");
+    std::fs::create_dir(folder.path().join("plugins")).unwrap();
+    std::fs::write(folder.path().join("plugins/redis.wasm"), component::of_example("redis", "redis"))
+        .unwrap();
+    edit(folder.path(), |text| text.replace("127.0.0.1:6379", &redis.address.to_string()));
+    let backends = Backend::several(2).await;
+    redis.ask(&["HSET", "services:orders", "b0", &backends[0].address.to_string()]);
+    let gateway = Gateway::run(folder);
+    service::endpoints(&gateway, 1).await;
+    let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
+    redis.ask(&["HSET", "services:orders", "b1", &backends[1].address.to_string()]);
+    service::endpoints(&gateway, 2).await;
+    redis.freeze();
+    service::becomes(&gateway, "frozen").await;
+    traffic.more(200).await;
+    redis.restart();
+    until("the empty answer is heard", || async { service::source(&gateway).await["instances"] == 0 }).await;
+    traffic.more(200).await;
+    redis.kill9();
+    service::becomes(&gateway, "frozen").await;
+    traffic.more(200).await;
+    traffic.stop().await.none_failed();
 }
 
 #[tokio::test(flavor = "multi_thread")]
