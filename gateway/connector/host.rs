@@ -132,7 +132,8 @@ mod tests {
     use crate::{
         bindings::{
             registry::witgate::{
-                etcd::etcd as wit_etcd, file::file as wit_file, memory::memory as wit_memory,
+                etcd::etcd as wit_etcd, file::file as wit_file, http::http as wit_http,
+                memory::memory as wit_memory, tcp::tcp as wit_tcp,
             },
             wit,
         },
@@ -166,6 +167,8 @@ mod tests {
             (denied(wit_memory::Host::put(&mut none, "a".into(), endpoint, 5).await), "memory = true"),
             (denied(wit_memory::Host::remove(&mut none, "a".into(), "a".into()).await), "memory = true"),
             (denied(wit_file::Host::follow(&mut none, None).await), r#"file = "services.json""#),
+            (denied(wit_http::Host::urls(&mut none).await), r#"http = { urls = ["http://HOST:PORT"] }"#),
+            (denied(wit_tcp::Host::addresses(&mut none).await), r#"tcp = { addresses = ["HOST:PORT"] }"#),
         ] {
             assert!(text.contains(&format!("`{setting}` in [registry.main]")), "{text}");
         }

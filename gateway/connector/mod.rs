@@ -22,6 +22,7 @@ mod host;
 pub mod http;
 pub mod memory;
 mod refused;
+pub mod tcp;
 mod tls;
 
 use std::{
@@ -58,6 +59,8 @@ macro_rules! each_connector {
             http
             /// Lends the plugin the registry inside the gateway. Default: false.
             memory
+            /// Lends the plugin TCP to some addresses. Default: none.
+            tcp
         }
     };
 }

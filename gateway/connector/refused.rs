@@ -21,6 +21,8 @@ pub(super) enum Refused {
     Outside,
     /// A request that is to none of the URLs that are granted.
     Url,
+    /// A use of sockets that is none of those that are granted.
+    Address,
 }
 
 /// The refusals of all instances, since each attempt of a registry that is not granted what it needs has an instance of
@@ -92,6 +94,7 @@ impl Asks {
                 return "nothing: settings are checked without connectors".into();
             }
             Refused::Url => "urls` of `http",
+            Refused::Address => "addresses` of `tcp",
             Refused::Connector(name) => {
                 let of = SETTINGS.iter().find(|(connector, ..)| *connector == name);
                 of.map_or(name, |(_, setting, _)| setting)

@@ -118,7 +118,7 @@ impl Instance {
         let who = Who { registry: Some(connectors.registry().clone()), ..Who::new(plugin.name.clone()) };
         let limits = &plugin.limits;
         let data = Data {
-            wasi: Wasi::new(who),
+            wasi: Wasi::new(who, connectors.sockets().clone()),
             limits: Limits::new(limits.memory_bytes, limits.table_elements, plugin.memory.clone()),
             connectors,
         };

@@ -4,6 +4,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Arc, Mutex},
 };
 
 use serde_json::{Value, json};
@@ -18,8 +19,12 @@ use crate::support::{
     go_zero,
     http2::{self, Http2},
     http2_origin::{Call, Http2Origin},
+    origin::{Origin, Reply},
+    redis::Redis,
     rpcx,
+    service::{self, CLIENTS},
     tls::{self, TlsOrigin, curl},
+    traffic::Traffic,
 };
 
 fn examples() -> Vec<PathBuf> {
@@ -108,6 +113,64 @@ async fn the_consul_example_routes_to_services_of_the_catalog_and_of_rpcx() {
     for path in ["/orders/1", "/svc/orders/1", "/rpcx/Arith/1"] {
         until(path, || async { gateway.get(path).await.text() == "one" }).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_http_registry_example_follows_a_list_and_believes_no_other_page() {
+    let backends = Backend::several(2).await;
+    let list = |backends: &[Backend]| {
+        let one = |backend: &Backend| json!({ "host": "127.0.0.1", "port": backend.address.port() });
+        Value::from_iter(backends.iter().map(one)).to_string()
+    };
+    let page = Arc::new(Mutex::new(list(&backends[..1])));
+    let current = page.clone();
+    let server = Origin::replying(move |seen| match seen.path() {
+        "/services/orders" => Reply::text(&current.lock().unwrap()),
+        _ => Reply::status(404),
+    })
+    .await;
+    let folder = example("http-registry");
+    std::fs::create_dir(folder.path().join("plugins")).unwrap();
+    let plugin = component::of_example("http-registry", "inventory");
+    std::fs::write(folder.path().join("plugins/inventory.wasm"), plugin).unwrap();
+    edit(folder.path(), |text| text.replace("127.0.0.1:8000", &server.address.to_string()));
+    let gateway = Gateway::run(folder);
+    service::endpoints(&gateway, 1).await;
+    assert_eq!(gateway.get("/").await.text(), "b0");
+    *page.lock().unwrap() = list(&backends);
+    service::endpoints(&gateway, 2).await;
+    *page.lock().unwrap() = "<html>Sign in</html>".to_owned();
+    service::becomes(&gateway, "frozen").await;
+    assert_eq!(service::source(&gateway).await["failure"]["kind"], "suspect");
+    service::endpoints(&gateway, 2).await;
+}
+
+/// A plugin that is built as its README says, with a real Redis that comes, hangs and goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_redis_example_goes_on_whatever_redis_does() {
+    let mut redis = Redis::start();
+    let folder = example("redis");
+    std::fs::create_dir(folder.path().join("plugins")).unwrap();
+    std::fs::write(folder.path().join("plugins/redis.wasm"), component::of_example("redis", "redis"))
+        .unwrap();
+    edit(folder.path(), |text| text.replace("127.0.0.1:6379", &redis.address.to_string()));
+    let backends = Backend::several(2).await;
+    redis.ask(&["HSET", "services:orders", "b0", &backends[0].address.to_string()]);
+    let gateway = Gateway::run(folder);
+    service::endpoints(&gateway, 1).await;
+    let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
+    redis.ask(&["HSET", "services:orders", "b1", &backends[1].address.to_string()]);
+    service::endpoints(&gateway, 2).await;
+    redis.freeze();
+    service::becomes(&gateway, "frozen").await;
+    traffic.more(200).await;
+    redis.restart();
+    until("the empty answer is heard", || async { service::source(&gateway).await["instances"] == 0 }).await;
+    traffic.more(200).await;
+    redis.kill9();
+    service::becomes(&gateway, "frozen").await;
+    traffic.more(200).await;
+    traffic.stop().await.none_failed();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -73,6 +73,7 @@ fn formats_are_read_only_by_their_owners() {
         "connector/etcd/keys.rs",
         "connector/file/keys.rs",
         "connector/http/keys.rs",
+        "connector/tcp/keys.rs",
         "connector/tls.rs",
         // The last good lists.
         "upstream/disk.rs",

@@ -75,6 +75,7 @@ mod source;
 mod standing;
 mod swaps;
 mod tcp;
+mod tcp_grant;
 mod tls_in;
 mod tls_out;
 mod trust;

@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 /// Every folder of `plugins/testing` and the test that uses it.
-const GUESTS: [(&str, &str); 24] = [
+const GUESTS: [(&str, &str); 25] = [
     ("bad-create", "a_file_that_cannot_be_used_changes_nothing"),
     ("chatty", "what_a_plugin_prints_becomes_log_lines"),
     ("first", "a_dropped_selector_changes_the_next_picks"),
@@ -38,6 +38,7 @@ const GUESTS: [(&str, &str); 24] = [
     ("registry-loop", "a_registry_plugin_that_fails_changes_no_list"),
     ("registry-many", "a_hundred_thousand_endpoints_at_once_slow_nobody"),
     ("registry-suspect", "an_answer_that_is_suspect_freezes_the_list_and_is_shown"),
+    ("registry-tcp", "a_plugin_reads_over_tcp_from_the_addresses_of_its_table"),
     ("registry-trap", "a_registry_plugin_that_fails_changes_no_list"),
     ("slow-start", "an_instance_that_is_long_in_the_making_keeps_no_request_waiting"),
     ("slow-update", "a_file_that_cannot_be_used_changes_nothing"),
@@ -55,7 +56,7 @@ fn every_guest_has_a_test() {
     let tested: BTreeSet<String> = GUESTS.iter().map(|(guest, _)| guest.to_string()).collect();
     assert_eq!(folders, tested);
     let read = |file: &str| std::fs::read_to_string(root.join("tests/it").join(file)).unwrap();
-    let source = read("plugins.rs") + &read("standing.rs") + &read("http_grant.rs");
+    let source = read("plugins.rs") + &read("standing.rs") + &read("http_grant.rs") + &read("tcp_grant.rs");
     for (guest, test) in GUESTS {
         assert!(source.contains(&format!("fn {test}(")), "{guest}: no test {test}");
     }
