@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The real servers that tests run against: etcd 3.4 and 3.5, Consul 1.8 and Redis 7 as Debian ships them, unpacked under
 # target/servers, and services and clients of go-zero and rpcx, built from tests/peers as target/peers/go-zero and
-# target/peers/rpcx. Their Go is the
-# machine's or, where it has none that is new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY
-# says. With names only these: rpcx, go-zero, or clients, which the proxy benchmark has in benches/proxy/clients.
+# target/peers/rpcx. Their Go is the machine's or, where it has none that is new enough, Debian's, unpacked beside etcd; their
+# modules come from where GOPROXY says. With names only these: rpcx, go-zero, or clients, which the proxy benchmark has in
+# benches/proxy/clients.
 # Touches neither the machine's packages nor its sources, needs no root, and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
