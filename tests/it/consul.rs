@@ -143,7 +143,11 @@ async fn the_keys_of_rpcx_are_instances_as_long_as_their_sessions_live() {
     endpoints(&gateway, 3).await;
     let (_, endpoint) = shown(&gateway, &backends[2]).await.unwrap();
     assert_eq!(endpoint["weight"], 3, "{endpoint}");
-    assert_eq!(endpoint["labels"], json!({ "group": "a", "network": "tcp" }), "{endpoint}");
+    assert_eq!(
+        endpoint["labels"],
+        json!({ "group": "a", "network": "tcp", "protocol": "rpcx" }),
+        "{endpoint}"
+    );
 
     consul.put(&format!("/v1/session/destroy/{}", sessions[0]), Value::Null).await;
     endpoints(&gateway, 2).await;
