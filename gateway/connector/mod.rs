@@ -13,7 +13,7 @@
 //! - `INTERFACES`, what plugins may import to use it, and `add_to_linker`, which gives that to them
 //! - `USERS`, the shipped plugins that are of no use without it
 //!
-//! and the answers of [`Connectors`] to what plugins import. Whatever can be waited for is a [`host::Followed`], so that a
+//! and the answers of [`Connectors`] to what plugins import. Whatever can be waited for is a `Followed` of `host`, so that a
 //! plugin can wait for several things at once.
 
 pub mod etcd;
