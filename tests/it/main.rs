@@ -75,4 +75,5 @@ mod swaps;
 mod tcp;
 mod tls_in;
 mod tls_out;
+mod trials;
 mod trust;
