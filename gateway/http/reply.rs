@@ -258,7 +258,9 @@ impl Passing {
                 {
                     self.awaits_status = failed;
                 }
-                if frame.is_none() || self.incoming.is_end_stream() {
+                // Nothing comes after trailers, and nobody asks.
+                let last = frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
+                if last || self.incoming.is_end_stream() {
                     self.end();
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(ReplyError::Broken)))
