@@ -283,9 +283,6 @@ impl Exchange {
 
     /// Answers in the endpoint's place.
     pub(super) fn fail(mut self, error: &RequestError) -> Response<ReplyBody> {
-        if let Some(upload) = &self.upload {
-            upload.cut();
-        }
         if error.fault() == Fault::Endpoint {
             self.held.failed();
         }
