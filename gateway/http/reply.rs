@@ -202,6 +202,10 @@ pub(super) fn give_back(
 
 impl Drop for Passing {
     fn drop(&mut self) {
+        // The client took nothing of it, and what it came by was ended for that.
+        if let Some(wait) = self.waits.expired().filter(|_| self.ending.is_some()) {
+            let _ = self.expire(wait);
+        }
         // The client has gone.
         if let Some(Wait::WholeOfEndpoint) = self.ending.as_ref().and_then(|_| self.waits.overdue()) {
             self.break_off(Fault::Endpoint, Evidence::TimedOut);
@@ -277,6 +281,7 @@ impl Passing {
     }
 
     fn expire(&mut self, wait: Wait) -> Result<Frame<Bytes>, ReplyError> {
+        self.waits.heard();
         logged::failed(&mut self.record, &RequestError::Expired(wait));
         if wait == Wait::Leave {
             self.record.account.left();

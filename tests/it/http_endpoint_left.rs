@@ -366,3 +366,20 @@ async fn the_answer_of_a_second_try_breaks_off_when_its_endpoint_leaves() {
     assert_eq!(client.rest().await, "5\r\nfirst\r\n", "without its end");
     until("it is counted", || ended(&gateway).0 == 1).await;
 }
+
+#[tokio::test]
+async fn an_answer_that_its_client_does_not_take_breaks_off_too() {
+    let origin = Origin::connected(|mut stream, _, _| async move {
+        read_head(&mut stream, &mut Vec::new()).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        while stream.write_all(&[b'x'; 64 * 1024]).await.is_ok() {}
+    })
+    .await;
+    let mut gateway = gateway(&[&origin], Some(SHORT));
+    let member = member(&gateway);
+    let _client = begun(&gateway).await;
+    let left = leave(&mut gateway, origin.address);
+    until("it is counted", || ended(&gateway) == (1, [0, 0, 1])).await;
+    in_time(left);
+    without_fault(&gateway, &member).await;
+}
