@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Catalog, Table, Upstream, upstream::ToOwner};
 use crate::{
     config, selector,
-    upstream::{History, Reader, Status},
+    upstream::{History, Reader, Report, Status},
 };
 
 /// The writing half of a catalog that is set by hand. Dropping it leaves the last table in force.
@@ -33,11 +33,13 @@ impl Catalog {
 }
 
 impl Upstream {
-    /// An upstream that no source feeds: whoever holds the publisher does. Its endpoints are spoken to without TLS.
+    /// An upstream that no source feeds: whoever holds the publisher does, and gets what requests tell of its endpoints, which
+    /// are spoken to without TLS.
     pub fn fixed(
         config: Arc<config::Upstream>,
         reader: Reader,
         selector: selector::Current,
+        reports: mpsc::Sender<Report>,
         workers: usize,
     ) -> Self {
         let status = Status {
@@ -54,10 +56,9 @@ impl Upstream {
             drained: false,
             unsaved: None,
         };
-        // Nobody keeps this list: what is told of it goes nowhere.
         let owner = ToOwner {
             status: watch::channel(Arc::new(status)).1,
-            reports: mpsc::channel(1).0,
+            reports,
             events: mpsc::channel(1).0.downgrade(),
         };
         Self::new(config, reader, owner, selector, None, workers)

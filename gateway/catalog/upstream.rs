@@ -195,3 +195,79 @@ impl Upstream {
         now.saturating_duration_since(used)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::Admission;
+
+    fn sender(room: usize) -> (EvidenceSender, mpsc::Receiver<Report>, Arc<Stats>) {
+        let (sender, reports) = mpsc::channel(room);
+        (EvidenceSender(sender), reports, Arc::default())
+    }
+
+    fn told(reports: &mut mpsc::Receiver<Report>) -> Vec<Evidence> {
+        std::iter::from_fn(|| reports.try_recv().ok()).map(|report| report.evidence).collect()
+    }
+
+    fn trial(stats: &Arc<Stats>) -> Option<HalfOpenTry> {
+        match stats.admit() {
+            Admission::HalfOpen(trial) => Some(trial),
+            Admission::Open | Admission::Refused => None,
+        }
+    }
+
+    const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 80);
+
+    #[test]
+    fn of_successes_only_the_first_after_a_failure_is_told() {
+        let (sender, mut reports, stats) = sender(10);
+        let tell = |evidence| sender.send(ADDRESS, &stats, evidence, None);
+        tell(Evidence::Answered);
+        assert_eq!(told(&mut reports), []);
+        for evidence in [Evidence::Broke, Evidence::TimedOut, Evidence::Answered, Evidence::Answered] {
+            tell(evidence);
+        }
+        assert_eq!(told(&mut reports), [Evidence::Broke, Evidence::TimedOut, Evidence::Answered]);
+    }
+
+    #[test]
+    fn while_a_request_tries_an_endpoint_only_that_one_tells_of_failures_and_decides() {
+        let (sender, mut reports, stats) = sender(10);
+        stats.set_half_open(true);
+        let failing = trial(&stats);
+        assert!(failing.is_some());
+        sender.send(ADDRESS, &stats, Evidence::TimedOut, None);
+        assert_eq!(told(&mut reports), [], "it began before the trial, or had no choice");
+        sender.send(ADDRESS, &stats, Evidence::Broke, failing);
+        assert_eq!(told(&mut reports), [Evidence::Broke]);
+        assert!(
+            matches!(stats.admit(), Admission::Refused),
+            "nobody goes there before the owner has decided"
+        );
+
+        stats.set_half_open(true);
+        let passing = trial(&stats);
+        assert!(passing.is_some());
+        sender.send(ADDRESS, &stats, Evidence::Answered, passing);
+        assert_eq!(told(&mut reports), [Evidence::Answered]);
+        assert!(!stats.is_half_open());
+    }
+
+    #[test]
+    fn what_is_lost_is_told_by_the_next_request() {
+        let (sender, mut reports, stats) = sender(1);
+        sender.send(ADDRESS, &stats, Evidence::Broke, None);
+        stats.set_half_open(true);
+        let lost = trial(&stats);
+        assert!(lost.is_some());
+        sender.send(ADDRESS, &stats, Evidence::Answered, lost);
+        assert_eq!(told(&mut reports), [Evidence::Broke]);
+        assert!(stats.is_suspected());
+        let next = trial(&stats);
+        assert!(next.is_some());
+        sender.send(ADDRESS, &stats, Evidence::Answered, next);
+        assert_eq!(told(&mut reports), [Evidence::Answered]);
+        assert!(!stats.is_half_open() && !stats.is_suspected());
+    }
+}

@@ -410,3 +410,27 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Settings {
         tokio::task::spawn_local(net::guarded("stream to an endpoint", looking));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hyper::body::Incoming;
+
+    use super::*;
+    use crate::upstream::{Endpoint, Facts, Offer, Publisher, UpstreamName, Weight};
+
+    #[tokio::test]
+    async fn who_is_one_too_many_to_wait_for_a_stream_is_told_so_at_once() {
+        let (mut publisher, reader) = Publisher::new(UpstreamName::new("main"));
+        let address = "127.0.0.1:1".parse().unwrap();
+        let endpoint = Endpoint { address, weight: Weight::ONE, facts: Facts::default() };
+        publisher.publish(vec![Offer::Put(endpoint)], Instant::now());
+        let snapshot = reader.snapshot();
+        let member = snapshot.iter().next().unwrap();
+        let connections = Connections::<Incoming>::new(Transport::to(member, None), member.stats().clone());
+        // No connection may be made.
+        let keep = config::Pool { idle_timeout: Duration::ZERO, max_idle: 0, max_http2_connections: 0 };
+        let wait = || connections.wait(member.stats(), Duration::from_secs(60), keep);
+        let _waiting: Vec<_> = (0..WAITING_MOST).map(|_| wait()).collect();
+        assert!(matches!(wait().await, Err(DialError::Busy { .. })));
+    }
+}

@@ -26,14 +26,14 @@ use super::{
     tries::{How, speaks_http2},
     tunnel::tunnel,
     upload::{Course, Uploaded},
-    waits::{Limits, Waits},
+    waits::{Inbound, Limits, Waits},
 };
 use crate::{
     config::Heads,
     dispatch::{Admitted, Held, Opened, Target},
     resilience::{BackupAfter, History, Mode, RetryPolicy, Tried, idempotent, only_reads},
     selector::Altered,
-    server::ConnInfo,
+    server::{ConnInfo, OpenStream},
     syntax::{target::HostAndPath, websocket::Accept},
     telemetry::{Fault, Record},
     upstream::Member,
@@ -43,6 +43,8 @@ use crate::{
 pub(super) struct Routed {
     pub peer: Rc<Peer>,
     pub inbound: Rc<ConnInfo>,
+    /// If it came by HTTP/2.
+    pub stream: Option<OpenStream>,
     pub client: IpAddr,
     pub asked: HostAndPath,
     pub seen: Seen,
@@ -107,7 +109,8 @@ pub(super) struct Headed {
 impl Routed {
     /// Sends the request if a connection of the picked endpoint is idle; otherwise it is sent once there is one.
     pub(super) fn send(mut self, target: Rc<Target>, admitted: Admitted) -> Box<Exchange> {
-        let Self { peer, inbound, client, asked, seen, manner, record, body, is_call, text, .. } = self;
+        let Self { peer, inbound, stream, client, asked, seen, manner, record, body, is_call, text, .. } =
+            self;
         let Manner { strip, timeouts, retries, repeatable, heads, max_body, .. } = manner;
         let Admitted { picked, at, held } = admitted;
         // Stays where it is: it is large.
@@ -127,6 +130,12 @@ impl Routed {
         }
         let deadline = timeout.and_then(|timeout| record.started.checked_add(timeout));
         waits.limit(Limits { per_try: policy.per_try, backup, leave: upstream.config.leave, ..limits });
+        if limits.whole.is_some() || upstream.config.leave.is_some() {
+            waits.end_by(match stream {
+                Some(stream) => Inbound::Stream(stream),
+                None => Inbound::Connection(inbound.clone()),
+            });
+        }
         let shared = speaks_http2(upstream.config.protocol, is_call, &picked.member);
         let keep = ((may_repeat || shared) && policy.keeps()).then_some(policy.replay_bytes);
         let Uploaded { body, course: upload, kept } =
@@ -286,9 +295,6 @@ impl Exchange {
 
     /// Answers in the endpoint's place.
     pub(super) fn fail(mut self, error: &RequestError) -> Response<ReplyBody> {
-        if let Some(upload) = &self.upload {
-            upload.cut();
-        }
         if error.fault() == Fault::Endpoint {
             self.held.failed();
         }

@@ -85,7 +85,8 @@ impl Replay {
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let Self { kept, number, at, over } = self;
         let last = *number == kept.readers.get();
-        if kept.live.borrow().is_cut() || kept.lost.get() && !last {
+        // Several can read what is here as a whole. Of anything else only the latest gets more.
+        if !last && !kept.is_whole() {
             return Poll::Ready(Some(Err(UploadError::Cut)));
         }
         if *at < kept.bytes.borrow().len() {
@@ -98,9 +99,6 @@ impl Replay {
             let trailers = if *over { None } else { kept.trailers.borrow().clone() };
             *over = true;
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
-        }
-        if !last {
-            return Poll::Ready(Some(Err(UploadError::Cut)));
         }
         let frame = ready!(kept.live.borrow_mut().poll_frame(cx));
         match &frame {

@@ -202,6 +202,10 @@ pub(super) fn give_back(
 
 impl Drop for Passing {
     fn drop(&mut self) {
+        // The client took nothing of it, and what it came by was ended for that.
+        if let Some(wait) = self.waits.expired().filter(|_| self.ending.is_some()) {
+            let _ = self.expire(wait);
+        }
         // The client has gone.
         if let Some(Wait::WholeOfEndpoint) = self.ending.as_ref().and_then(|_| self.waits.overdue()) {
             self.break_off(Fault::Endpoint, Evidence::TimedOut);
@@ -258,7 +262,9 @@ impl Passing {
                 {
                     self.awaits_status = failed;
                 }
-                if frame.is_none() || self.incoming.is_end_stream() {
+                // Nothing comes after trailers, and nobody asks.
+                let last = frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
+                if last || self.incoming.is_end_stream() {
                     self.end();
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(ReplyError::Broken)))
@@ -275,6 +281,7 @@ impl Passing {
     }
 
     fn expire(&mut self, wait: Wait) -> Result<Frame<Bytes>, ReplyError> {
+        self.waits.heard();
         logged::failed(&mut self.record, &RequestError::Expired(wait));
         if wait == Wait::Leave {
             self.record.account.left();

@@ -110,7 +110,7 @@ type Finding = Pin<Box<dyn Future<Output = (Box<Routed>, Result<Rc<Target>, Requ
 /// What can be done without waiting is done before this returns.
 pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
     let mut record = Record::new(Instant::now(), peer.worker.unrouted.clone());
-    let Arrival { request, connection } = arrival;
+    let Arrival { request, connection, stream } = arrival;
     if let Some(log) = &peer.access_log {
         record.entry = Some(logged::entry(log, peer, &connection, record.started, request.as_ref().ok()));
     }
@@ -140,7 +140,8 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
     };
     let (peer, inbound) = (peer.clone(), connection);
     let text = web.as_ref().is_some_and(|web| web.from_text);
-    let routed = Routed { peer, inbound, client, asked, seen, manner, record, head, body, is_call, text };
+    let routed =
+        Routed { peer, inbound, stream, client, asked, seen, manner, record, head, body, is_call, text };
     let call = match found {
         Lookup::Elsewhere(to) => Call::redirect(routed, &to),
         Lookup::Preflight(response) => Call::preflight(routed, *response),

@@ -85,11 +85,10 @@ impl Exchange {
     }
 }
 
-/// Reads a short rest. False if it is longer, or breaks off.
+/// Reads a short rest. False if it is longer. The connection of one that breaks off is closed by itself.
 async fn drain(body: &mut Incoming) -> bool {
     let mut read = 0;
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
-        let Ok(frame) = frame else { return false };
+    while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
         read += frame.data_ref().map_or(0, |data| data.len());
         if read > SHORT {
             return false;

@@ -211,10 +211,6 @@ impl Live {
         self.course.clone()
     }
 
-    pub(super) fn is_cut(&self) -> bool {
-        self.course.state.get() == State::Cut
-    }
-
     /// Something that the client had sent before is on its way once more; `last` if nothing comes after it.
     pub(super) fn passes(&self, last: bool) {
         self.waits.set(if last { Upload::Over } else { Upload::Moving });

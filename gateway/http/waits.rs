@@ -18,6 +18,7 @@ use crate::{
     client::Connection,
     config,
     net::{Meter, Place, Standstill, Watch, Watched},
+    server::{ConnInfo, OpenStream},
     telemetry::Fault,
     upstream::Stats,
 };
@@ -125,6 +126,22 @@ impl Limits {
     }
 }
 
+/// By what the request came, and its answer goes.
+pub(super) enum Inbound {
+    Connection(Rc<ConnInfo>),
+    Stream(OpenStream),
+}
+
+impl Inbound {
+    /// Ends it, so that the client cannot take what it has got for whole.
+    fn reset(&self) {
+        match self {
+            Self::Connection(connection) => connection.abort(),
+            Self::Stream(stream) => stream.reset(),
+        }
+    }
+}
+
 /// Where the body of a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Upload {
@@ -188,6 +205,8 @@ struct State {
     meter: RefCell<Option<Rc<Meter>>>,
     /// Of the client's connection.
     client: RefCell<Option<Rc<Meter>>>,
+    /// What ends an answer of which the client takes nothing, if that may have to be.
+    inbound: RefCell<Option<Inbound>>,
     /// Of the endpoint, if it may have to be left.
     endpoint: RefCell<Option<Arc<Stats>>>,
     expired: Cell<Option<Wait>>,
@@ -222,6 +241,11 @@ impl Waits {
         if let Some(place) = &self.place {
             place.wait(limits.shortest());
         }
+    }
+
+    /// What ends an answer whose time is over and of which the client takes nothing.
+    pub(super) fn end_by(&self, inbound: Inbound) {
+        self.state.inbound.replace(Some(inbound));
     }
 
     /// The request is sent to an endpoint, over this.
@@ -295,6 +319,11 @@ impl Waits {
         UploadWaits { state: self.state.clone(), serial: self.state.serial.get() }
     }
 
+    /// The end of the answer's time has been heard: the client gets what comes of it.
+    pub(super) fn heard(&self) {
+        self.state.inbound.take();
+    }
+
     /// What has waited too long, if anything.
     pub(super) fn expired(&self) -> Option<Wait> {
         self.state.expired.get()
@@ -362,6 +391,7 @@ impl State {
         self.left.set(false);
         self.meter.replace(None);
         self.client.replace(None);
+        self.inbound.replace(None);
         self.endpoint.replace(None);
         self.standstill.over();
     }
@@ -412,10 +442,11 @@ impl State {
         gone.zip(limits.leave).is_some_and(|(gone, limit)| gone >= limit)
     }
 
+    /// Tells the request. Says whether to look once more whether it has heard it.
     fn expire(&self, wait: Wait) -> bool {
         self.expired.set(Some(wait));
         self.wake();
-        false
+        self.inbound.borrow().is_some() && matches!(self.answer.get(), Answer::Moving | Answer::Wanted)
     }
 
     fn wake(&self) {
@@ -450,6 +481,10 @@ impl Watched for State {
     fn look(&self, now: Instant) -> bool {
         let Some(began) = self.began.get() else { return false };
         if self.expired.get().is_some() {
+            // Nobody has heard, because nobody asks for more of the answer: the client takes nothing of it.
+            if let Some(inbound) = self.inbound.take() {
+                inbound.reset();
+            }
             return false;
         }
         if self.client.borrow().as_ref().is_some_and(|meter| meter.is_ending()) {

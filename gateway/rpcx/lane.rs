@@ -296,3 +296,110 @@ impl Drop for Sent {
         self.lane.state.borrow_mut().waiting.remove(&self.number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::{TcpListener, TcpStream},
+        pin::Pin,
+    };
+
+    use super::*;
+    use crate::net::Tcp;
+
+    const PATIENCE: Patience = Patience { write: Duration::from_secs(10), idle: Duration::from_secs(60) };
+
+    /// More than a connection on this machine holds.
+    const LONG: usize = 16 << 20;
+
+    struct Driven {
+        lane: Rc<Lane>,
+        drive: Pin<Box<dyn Future<Output = ()>>>,
+        /// Does nothing by itself.
+        endpoint: TcpStream,
+    }
+
+    impl Driven {
+        async fn new() -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (lane, drive) = Lane::new(Tcp::new(stream).into(), PATIENCE, &Rc::default());
+            Self { lane, drive: Box::pin(drive), endpoint: listener.accept().unwrap().0 }
+        }
+
+        /// Writes what the endpoint takes by now.
+        async fn write(&mut self) {
+            let drive = &mut self.drive;
+            let ended = poll_fn(|cx| Poll::Ready(drive.as_mut().poll(cx).is_ready())).await;
+            assert!(!ended);
+        }
+
+        fn left(&self) -> usize {
+            self.lane.state.borrow().out.len()
+        }
+    }
+
+    fn reset(endpoint: TcpStream) {
+        socket2::SockRef::from(&endpoint).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    fn frame(flags: u8, number: u64, payload: usize) -> BytesMut {
+        let mut frame = BytesMut::from([8, 0, flags, 0x30].as_slice());
+        frame.extend(number.to_be_bytes());
+        frame.extend((16 + payload as u32).to_be_bytes());
+        frame.extend([0; 12]);
+        frame.extend((payload as u32).to_be_bytes());
+        frame.extend(std::iter::repeat_n(0, payload));
+        frame
+    }
+
+    fn call(payload: usize) -> Frame {
+        Frame::take(&mut frame(0, 1, payload), LONG + 100).unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_can_be_read_wins_over_an_error_of_writing() {
+        let mut driven = Driven::new().await;
+        let answered = driven.lane.send(&call(1)).unwrap();
+        driven.write().await;
+        let stuck = driven.lane.send(&call(LONG)).unwrap();
+        driven.write().await;
+        // Both are there before anybody looks.
+        driven.endpoint.write_all(&frame(0x80, 1, 1)).unwrap();
+        reset(driven.endpoint);
+        driven.drive.await;
+        assert!(answered.answer().await.is_ok());
+        assert!(stuck.answer().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn only_a_call_of_which_nothing_was_written_is_unsent() {
+        let mut driven = Driven::new().await;
+        let begun = driven.lane.send(&call(LONG)).unwrap();
+        driven.write().await;
+        let behind = driven.lane.send(&call(1)).unwrap();
+        reset(driven.endpoint);
+        driven.drive.await;
+        assert_eq!(
+            [begun.answer().await.unwrap_err().unsent, behind.answer().await.unwrap_err().unsent],
+            [false, true]
+        );
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_takes_something_is_not_stuck() {
+        let mut driven = Driven::new().await;
+        let _call = driven.lane.send(&call(LONG)).unwrap();
+        driven.write().await;
+        let (start, left) = (Instant::now(), driven.left());
+        assert!(driven.lane.look(start));
+        while driven.left() == left {
+            assert_ne!(driven.endpoint.read(&mut [0; 1 << 16]).unwrap(), 0);
+            tokio::task::yield_now().await;
+            driven.write().await;
+        }
+        assert!(driven.lane.look(start + PATIENCE.write));
+        assert!(!driven.lane.look(start + 2 * PATIENCE.write));
+    }
+}

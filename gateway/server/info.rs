@@ -105,8 +105,9 @@ impl ConnInfo {
         self.takeover.set(Some(takeover));
     }
 
-    /// Ends the connection with a reset, so that the client cannot take what it has got for whole.
-    pub(super) fn abort(&self) {
+    /// Ends the connection with a reset, so that the client cannot take what it has got for whole, and the kernel keeps
+    /// nothing for it.
+    pub fn abort(&self) {
         self.reset.set(true);
         self.orders.give(Order::End);
     }

@@ -26,6 +26,7 @@ pub use accept::AcceptErrors;
 pub use carried::{Carried, Carries};
 pub use framing::Refusal;
 pub use http1::Arrival;
+pub use http2::OpenStream;
 pub use info::{ConnInfo, Takeover};
 pub use lineup::Lineup;
 pub use listen::{BindError, Listener};

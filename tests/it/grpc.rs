@@ -14,7 +14,11 @@ use h2::Reason;
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Bytes;
 use tokio::sync::Notify;
-use witgate::{config::RouteRetries, resilience::Cause, upstream::Figures};
+use witgate::{
+    config::{Limits, RouteRetries},
+    resilience::{Bounds, Cause},
+    upstream::Figures,
+};
 
 use crate::{
     http_harness::{Gateway, Setup},
@@ -601,4 +605,26 @@ async fn the_health_service_is_asked() {
     // A service that the server does not know is not in use.
     let gateway = started("shop.Orders");
     gateway::until("all are out", async || out(&gateway).await.len() == 3).await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_at_its_deadline_counts_at_the_limit_of_its_upstream() {
+    let origin = Http2Origin::start(|mut call: Call| async move {
+        let _ = std::future::poll_fn(|cx| call.reply.poll_reset(cx)).await;
+    })
+    .await;
+    let bounds = Bounds { min: 1, max: 100 };
+    let gateway = Gateway::start(Setup::to_addresses(&[origin.address]).with(|setup| {
+        setup.upstream().limits =
+            Some(Limits { bounds, per_endpoint: None, queue: 0, queue_time: Duration::ZERO });
+    }));
+    let gate = gateway.upstream("main").gate.clone().unwrap();
+    let mut client = Http2::connect(gateway.address).await;
+    let began = Instant::now();
+    let (_response, mut stream) = client.send(call("/", Some("1100m")), true).await;
+    // What is tested is that time passes.
+    tokio::time::sleep_until((began + Duration::from_millis(1100)).into()).await;
+    stream.send_reset(Reason::CANCEL);
+    crate::support::client::until("it is over", || gate.in_flight() == 0).await;
+    assert!(gate.limit() < bounds.max, "{}", gate.limit());
 }

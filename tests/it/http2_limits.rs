@@ -1,18 +1,25 @@
 //! What a client of HTTP/2 may cost: times, windows, and frames that cost it little.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use h2::Reason;
 use http::Method;
 use hyper::body::Bytes;
-use tokio::io::AsyncWriteExt;
-use witgate::telemetry::Abuse;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Notify,
+};
+use witgate::{config::Protocol, telemetry::Abuse};
 
 use crate::{
     http_harness::{Gateway, Setup},
     support::{
         client::{Client, LONG, until},
         http2::{Frames, Http2, PREFACE, answer, frame, get, head, in_time, read, reset, to},
+        http2_origin::{Call, Http2Origin},
         origin::{Origin, Reply, read_head},
     },
 };
@@ -253,6 +260,83 @@ async fn a_client_that_takes_nothing_of_its_connection_is_ended() {
     let began = Instant::now();
     until("it is closed", || gateway.open() == 0).await;
     assert!(began.elapsed() >= SHORT);
+    let ended = client.0.read_to_end(&mut Vec::new()).await;
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     let counts = gateway.upstream("main").metrics.counts();
     assert_eq!((counts.cut, counts.failures), ([1, 0, 0], [0; 4]));
+}
+
+#[tokio::test]
+async fn who_takes_nothing_of_an_answer_loses_the_rest_of_its_upload_too() {
+    let ended = Arc::new(Notify::new());
+    let tell = ended.clone();
+    let origin = Http2Origin::start(move |mut call: Call| {
+        let tell = tell.clone();
+        async move {
+            let mut stream = call.reply.send_response(http::Response::new(()), false).unwrap();
+            stream.send_data(vec![b'x'; 16 << 20].into(), false).unwrap();
+            assert!(read(call.request.into_body()).await.is_err());
+            tell.notify_one();
+        }
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to_addresses(&[origin.address]).with(|setup| {
+        setup.upstream().protocol = Protocol::Http2;
+        setup.listener.write_timeout = SHORT;
+    }));
+    let mut client = Http2::connect(gateway.address).await;
+    let (response, mut stream) = client.send(to(Method::POST, "/"), false).await;
+    stream.send_data(Bytes::from("half"), false).unwrap();
+    let body = head(response).await.into_body();
+    in_time(ended.notified()).await;
+    assert_eq!(reset(in_time(read(body)).await), Reason::CANCEL);
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_to_its_end_has_a_limit() {
+    let origin = Origin::start("hello").await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.listener.header_timeout = SHORT));
+    // Without END_HEADERS, and the header of a frame alone.
+    for begun in [frame(1, 1, 1, &[0x82, 0x86, 0x84]), frame(1, 5, 1, &[])[..5].to_vec()] {
+        let mut client = Frames::connect(gateway.address).await;
+        client.send(&begun).await;
+        in_time(client.closed()).await;
+    }
+    assert!(origin.seen().is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_that_pauses_is_not_ended_for_its_client() {
+    let origin = Origin::connected(|mut stream, _, _| async move {
+        read_head(&mut stream, &mut Vec::new()).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nha").await.unwrap();
+        // What is tested is that time passes.
+        tokio::time::sleep(SHORT * 3).await;
+        stream.write_all(b"lf").await.unwrap();
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.listener.write_timeout = SHORT));
+    assert_eq!(Http2::connect(gateway.address).await.get("/").await.text(), "half");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_little_of_its_connection_is_not_ended() {
+    let origin = Origin::connected(|mut stream, _, _| async move {
+        read_head(&mut stream, &mut Vec::new()).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        while stream.write_all(&[b'x'; 1 << 16]).await.is_ok() {}
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.listener.write_timeout = SHORT));
+    let windows = [frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]), frame(8, 0, 0, &[0x7f, 0, 0, 0])];
+    let mut client = Frames::connect(gateway.address).await;
+    client.send(&windows.concat()).await;
+    client.send(&frame(1, 5, 1, &[0x82, 0x86, 0x84, 0x41, 1, b'a'])).await;
+    let (began, mut buffer) = (Instant::now(), vec![0; 1 << 18]);
+    while began.elapsed() < SHORT * 4 {
+        assert_ne!(client.0.read(&mut buffer).await.unwrap(), 0);
+        // Far from all that there is.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(gateway.open(), 1);
 }

@@ -573,3 +573,27 @@ async fn an_endpoint_is_not_pinged() {
     assert!(frames.iter().filter(|(kind, _)| *kind == 1).count() >= 10, "requests went this way");
     assert!(!frames.contains(&(6, 0)), "a ping that is no answer to one");
 }
+
+#[tokio::test]
+async fn the_upload_of_a_call_whose_answer_breaks_off_ends_at_the_endpoint() {
+    let ended = Arc::new(Notify::new());
+    let note = ended.clone();
+    let origin = Http2Origin::start(move |mut call: Call| {
+        let note = note.clone();
+        async move {
+            let mut stream = call.reply.send_response(Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from("first"), false).unwrap();
+            assert!(read(call.request.into_body()).await.is_err());
+            note.notify_one();
+        }
+    })
+    .await;
+    let gateway = gateway(&origin, |setup| setup.upstream().timeouts.idle = Some(Duration::from_millis(200)));
+    let mut client = Http2::connect(gateway.address).await;
+    let (response, mut stream) = client.send(grpc("/"), false).await;
+    stream.send_data(Bytes::from("half"), false).unwrap();
+    let answer = answer(response).await.unwrap();
+    assert_eq!(answer.text(), "first");
+    assert_eq!(answer.trailers.unwrap()["grpc-status"], "4");
+    in_time(ended.notified()).await;
+}

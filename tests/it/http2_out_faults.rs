@@ -13,12 +13,14 @@ use hyper::body::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Notify,
 };
 use witgate::{config::Protocol, resilience::Cause, telemetry::UpstreamCounts};
 
 use crate::{
-    http_harness::{Gateway, Setup},
+    http_harness::{Gateway, Setup, put},
     support::{
+        client::until,
         http2::{Frames, Http2, PREFACE, answer, frame, get, head, in_time, read, to},
         http2_origin::{Call, Http2Origin},
         origin::Origin,
@@ -31,12 +33,16 @@ const HEADERS: u8 = 1;
 const RESET: u8 = 3;
 const SETTINGS: u8 = 4;
 const GO_AWAY: u8 = 7;
+const WINDOW: u8 = 8;
 
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// `:status: 200` as HPACK has it.
 const OK: u8 = 0x88;
+
+/// `:status: 503`, as it is not in the table.
+const UNAVAILABLE: [u8; 5] = [8, 3, b'5', b'0', b'3'];
 
 /// The last stream that is taken, and no error.
 const NONE_TAKEN: [u8; 8] = [0; 8];
@@ -45,10 +51,14 @@ const NONE_TAKEN: [u8; 8] = [0; 8];
 struct Endpoint(Frames);
 
 impl Endpoint {
-    async fn accept(mut stream: TcpStream) -> Self {
+    async fn accept(stream: TcpStream) -> Self {
+        Self::with(stream, &[]).await
+    }
+
+    async fn with(mut stream: TcpStream, settings: &[u8]) -> Self {
         stream.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
         let mut endpoint = Self(Frames(stream));
-        endpoint.send(SETTINGS, 0, 0, &[]).await;
+        endpoint.send(SETTINGS, 0, 0, settings).await;
         endpoint
     }
 
@@ -239,4 +249,150 @@ async fn an_answer_that_pauses_does_so_though_others_on_its_connection_go_on() {
     assert!(!busy.is_finished());
     assert_eq!((origin.connections(), counts(&gateway).failures), (1, [0, 1, 0, 0]));
     busy.abort();
+}
+
+#[tokio::test]
+async fn what_an_endpoint_has_not_taken_goes_out_over_a_new_connection_and_not_one_that_is_as_old() {
+    let both = Arc::new(tokio::sync::Barrier::new(2));
+    let origin = Origin::connected(move |stream, connection, _| {
+        let both = both.clone();
+        async move {
+            // SETTINGS_MAX_CONCURRENT_STREAMS is 1.
+            let mut endpoint = Endpoint::with(stream, &[0, 3, 0, 0, 0, 1]).await;
+            while let Some(stream) = endpoint.request().await {
+                match (connection, stream) {
+                    (0 | 1, 1) => {
+                        both.wait().await;
+                    }
+                    // It leaves.
+                    (0 | 1, _) => return endpoint.send(GO_AWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]).await,
+                    _ => {}
+                }
+                endpoint.answer(stream).await;
+            }
+        }
+    })
+    .await;
+    let gateway = gateway(&origin);
+    let (mut one, mut other) = (Http2::connect(gateway.address).await, Http2::connect(gateway.address).await);
+    let (first, second) = tokio::join!(one.get("/"), other.get("/"));
+    assert_eq!((first.status, second.status, origin.connections()), (200, 200, 2));
+    assert_eq!(one.post("/", "body").await.status, 200);
+    assert_eq!((origin.connections(), again(&gateway)), (3, [1, 0]));
+}
+
+#[tokio::test]
+async fn a_connection_that_has_ended_gets_no_request() {
+    let ended = Arc::new(Notify::new());
+    let tell = ended.clone();
+    let origin = Origin::connected(move |stream, connection, _| {
+        let tell = tell.clone();
+        async move {
+            let mut endpoint = Endpoint::accept(stream).await;
+            while let Some(stream) = endpoint.request().await {
+                endpoint.answer(stream).await;
+                if connection == 0 {
+                    endpoint.0.0.shutdown().await.unwrap();
+                    while endpoint.0.next().await.is_some() {}
+                    return tell.notify_one();
+                }
+            }
+        }
+    })
+    .await;
+    let gateway = gateway(&origin);
+    let mut client = Http2::connect(gateway.address).await;
+    assert_eq!(client.get("/").await.status, 200);
+    in_time(ended.notified()).await;
+    assert_eq!(client.post("/", "body").await.status, 200);
+    assert_eq!((origin.connections(), again(&gateway)), (2, [0, 0]));
+}
+
+/// When an endpoint that has refused an upload early takes more of it: never, before the rest comes, or after that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Never,
+    Before,
+    After,
+}
+
+/// The upload goes on at another endpoint, and so many bytes of it are still to come. The first does not get them, nor does it
+/// take its part for the whole.
+async fn upload_goes_on_elsewhere(more: usize, takes: Takes) {
+    let (came, go, seen) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tell, may_take, has_seen) = (came.clone(), go.clone(), seen.clone());
+    let first = Origin::connected(move |stream, _, _| {
+        let (tell, may_take, has_seen) = (tell.clone(), may_take.clone(), has_seen.clone());
+        async move {
+            // SETTINGS_INITIAL_WINDOW_SIZE.
+            let window = if takes == Takes::Never { 200 } else { 2 };
+            let mut endpoint = Endpoint::with(stream, &[0, 4, 0, 0, 0, window]).await;
+            let (_, _, stream, _) = endpoint.0.find(DATA..=DATA).await.unwrap();
+            tell.notify_one();
+            may_take.notified().await;
+            endpoint.send(HEADERS, END_HEADERS | END_STREAM, stream, &UNAVAILABLE).await;
+            if takes != Takes::Never {
+                may_take.notified().await;
+                endpoint.send(WINDOW, 0, stream, &[0, 1, 0, 0]).await;
+            }
+            loop {
+                let (kind, flags, ..) = endpoint.0.next().await.unwrap();
+                assert!(kind != DATA || flags & END_STREAM == 0, "it is not the whole");
+                if kind == RESET {
+                    return has_seen.notify_one();
+                }
+            }
+        }
+    })
+    .await;
+    let begun = Arc::new(Notify::new());
+    let tell = begun.clone();
+    let second = Http2Origin::start(move |mut call: Call| {
+        let tell = tell.clone();
+        async move {
+            tell.notify_one();
+            let (body, _) = read(call.request.into_body()).await.unwrap();
+            let mut stream = call.reply.send_response(http::Response::new(()), false).unwrap();
+            stream.send_data(body.len().to_string().into(), true).unwrap();
+        }
+    })
+    .await;
+    let mut gateway = Gateway::start(Setup::to(&[&first]).in_turns().with(|setup| {
+        setup.workers = 1;
+        setup.upstream().protocol = Protocol::Http2;
+    }));
+    let mut client = gateway.client().await;
+    client.send("PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n").await;
+    in_time(came.notified()).await;
+    gateway.offer("main", vec![put(second.address)]);
+    let upstream = gateway.upstream("main");
+    until("the worker has the list", || {
+        upstream.progress.iter().all(|of| !of.is_behind(upstream.reader.snapshot().generation()))
+    })
+    .await;
+    go.notify_one();
+    in_time(begun.notified()).await;
+    if takes == Takes::Before {
+        go.notify_one();
+    }
+    if takes != Takes::After {
+        in_time(seen.notified()).await;
+    }
+    client.send(format!("{more:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(more))).await;
+    assert_eq!(client.answer().await.text(), (4 + more).to_string());
+    if takes == Takes::After {
+        go.notify_one();
+        in_time(seen.notified()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_goes_on_elsewhere_ends_where_it_began_and_is_not_shared() {
+    upload_goes_on_elsewhere(4, Takes::Never).await;
+    upload_goes_on_elsewhere(4, Takes::Before).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_went_elsewhere_and_is_not_kept_is_whole_to_nobody_else() {
+    upload_goes_on_elsewhere(1 << 20, Takes::After).await;
 }

@@ -11,7 +11,8 @@ use crate::{
     http_harness::{Gateway, Setup},
     support::{
         client::{LONG, until},
-        origin::{self, Origin, Reply},
+        http2::in_time,
+        origin::{self, Origin, Reply, read_head},
     },
 };
 
@@ -230,7 +231,7 @@ async fn trailers_pass_both_ways() {
         Reply::raw("HTTP/1.1 200 OK\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-sum: 42\r\n\r\n")
     })
     .await;
-    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let gateway = Gateway::start(Setup::to(&[&origin]).with(|setup| setup.workers = 1));
     let mut client = gateway.client().await;
     client
         .send("POST / HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: te\r\ntrailer: x-check\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-check: 7\r\n\r\n")
@@ -239,6 +240,12 @@ async fn trailers_pass_both_ways() {
     assert_eq!((answer.text(), answer.trailers.join(";")), ("ok", "x-sum: 42".to_owned()));
     let seen = origin.seen().remove(0);
     assert_eq!((seen.header("te"), seen.trailers.clone()), (Some("trailers"), vec!["x-check: 7".to_owned()]));
+    // An answer ends with its trailers: it is whole, and its connection is free.
+    let member = gateway.upstream("main").reader.snapshot().iter().next().unwrap().clone();
+    until("it is over", || member.stats().in_flight() == 0).await;
+    assert_eq!(gateway.upstream("main").metrics.counts().cut, [0; 3]);
+    assert_eq!(client.get("/").await.text(), "ok");
+    assert_eq!(origin.connections(), 1);
 }
 
 #[tokio::test]
@@ -302,4 +309,40 @@ async fn a_client_that_leaves_in_the_middle_of_its_body_does_not_complete_the_re
     until("the request is over", || member.stats().in_flight() == 0).await;
     assert!(origin.seen().is_empty());
     assert_eq!(member.stats().figures().failures, 0, "it is not the endpoint's fault");
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_whole_to_no_client_and_what_there_is_of_it_arrives() {
+    // A client of HTTP/1.0 that is told no length takes the end of the connection for that of the answer, whether it has sent
+    // all of its request or not.
+    for (framing, version, request, only_reset_tells) in [
+        ("transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", "1.1", "0\r\n\r\n", false),
+        ("content-length: 8\r\n\r\nhalf", "1.1", "0\r\n\r\n", false),
+        ("\r\nhalf", "1.0", "0\r\n\r\n", true),
+        ("\r\nhalf", "1.0", "8\r\n\r\nhalf", true),
+    ] {
+        let go = Arc::new(Notify::new());
+        let may_break = go.clone();
+        let origin = Origin::connected(move |mut stream, _, _| {
+            let may_break = may_break.clone();
+            async move {
+                read_head(&mut stream, &mut Vec::new()).await;
+                stream.write_all(format!("HTTP/1.1 200 OK\r\n{framing}").as_bytes()).await.unwrap();
+                may_break.notified().await;
+                stream.set_zero_linger().unwrap();
+            }
+        })
+        .await;
+        let gateway = Gateway::start(Setup::to(&[&origin]));
+        let mut client = gateway.client().await;
+        client.send(format!("POST / HTTP/{version}\r\nhost: a\r\ncontent-length: {request}")).await;
+        let mut all = Vec::new();
+        while !all.windows(4).any(|bytes| bytes == b"half") {
+            assert_ne!(in_time(client.stream.read_buf(&mut all)).await.unwrap(), 0);
+        }
+        go.notify_one();
+        let ended = in_time(client.stream.read_to_end(&mut all)).await;
+        assert_eq!(ended.is_err(), only_reset_tells, "{framing} {request}");
+        assert!(!all.ends_with(b"0\r\n\r\n"));
+    }
 }

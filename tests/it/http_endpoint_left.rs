@@ -2,14 +2,18 @@
 
 use std::{
     net::SocketAddr,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::watch,
+    sync::{Notify, watch},
 };
-use witgate::upstream::Offer;
+use witgate::{
+    resilience::{BackupAfter, Mode},
+    upstream::Offer,
+};
 
 use crate::{
     http_harness::{Gateway, Setup, put},
@@ -280,4 +284,102 @@ async fn a_request_that_was_refused_by_an_endpoint_is_not_sent_to_one_that_has_l
     assert_eq!(client.get("/fails").await.reason(), Some("upstream-reset"));
     assert_eq!(leaving.seen().len(), seen);
     assert!(failing.seen().len() > 2, "it was sent more than once");
+}
+
+/// Two endpoints that note who of them is asked, and do the same with every request, whose number they know.
+async fn two<F, R>(serve: F) -> ([Origin; 2], Arc<Mutex<Vec<SocketAddr>>>)
+where
+    F: Fn(tokio::net::TcpStream, usize) -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let asked = Arc::<Mutex<Vec<SocketAddr>>>::default();
+    let one = || {
+        let (asked, serve) = (asked.clone(), serve.clone());
+        Origin::connected(move |mut stream, _, _| {
+            let (asked, serve) = (asked.clone(), serve.clone());
+            async move {
+                if read_head(&mut stream, &mut Vec::new()).await.is_some() {
+                    let number = {
+                        let mut asked = asked.lock().unwrap();
+                        asked.push(stream.local_addr().unwrap());
+                        asked.len() - 1
+                    };
+                    serve(stream, number).await;
+                }
+            }
+        })
+    };
+    ([one().await, one().await], asked)
+}
+
+/// Asks another endpoint after a moment.
+fn hedging(origins: &[Origin; 2]) -> Gateway {
+    Gateway::start(Setup::to(&[&origins[0], &origins[1]]).in_turns().with(|setup| {
+        setup.workers = 1;
+        setup.upstream().leave = Some(SHORT);
+        setup.upstream().retries.mode = Mode::Failbackup;
+        setup.upstream().retries.backup_after = BackupAfter::Time(Duration::from_millis(20));
+    }))
+}
+
+#[tokio::test]
+async fn of_two_tries_the_first_is_let_go_when_its_endpoint_leaves() {
+    let go = Arc::new(Notify::new());
+    let may_answer = go.clone();
+    let (origins, asked) = two(move |mut stream, number| {
+        let may_answer = may_answer.clone();
+        async move {
+            if number == 0 {
+                return drop(stream.read_u8().await);
+            }
+            may_answer.notified().await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecond").await.unwrap();
+            let _ = stream.read_u8().await;
+        }
+    })
+    .await;
+    let mut gateway = hedging(&origins);
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    until("there are two", || asked.lock().unwrap().len() == 2).await;
+    let first = asked.lock().unwrap()[0];
+    leave(&mut gateway, first);
+    until("the first is let go", || ended(&gateway).0 == 1).await;
+    go.notify_one();
+    assert_eq!(client.answer().await.text(), "second");
+}
+
+#[tokio::test]
+async fn the_answer_of_a_second_try_breaks_off_when_its_endpoint_leaves() {
+    let (origins, asked) = two(|mut stream, number| async move {
+        if number == 1 {
+            let begun = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n";
+            stream.write_all(begun).await.unwrap();
+        }
+        let _ = stream.read_u8().await;
+    })
+    .await;
+    let mut gateway = hedging(&origins);
+    let mut client = begun(&gateway).await;
+    let second = asked.lock().unwrap()[1];
+    leave(&mut gateway, second);
+    assert_eq!(client.rest().await, "5\r\nfirst\r\n", "without its end");
+    until("it is counted", || ended(&gateway).0 == 1).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_its_client_does_not_take_breaks_off_too() {
+    let origin = Origin::connected(|mut stream, _, _| async move {
+        read_head(&mut stream, &mut Vec::new()).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        while stream.write_all(&[b'x'; 64 * 1024]).await.is_ok() {}
+    })
+    .await;
+    let mut gateway = gateway(&[&origin], Some(SHORT));
+    let member = member(&gateway);
+    let _client = begun(&gateway).await;
+    let left = leave(&mut gateway, origin.address);
+    until("it is counted", || ended(&gateway) == (1, [0, 0, 1])).await;
+    in_time(left);
+    without_fault(&gateway, &member).await;
 }

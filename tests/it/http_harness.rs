@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use witgate::{
     catalog::{Catalog, Fixed, Table, Upstream},
     config,
@@ -16,7 +16,9 @@ use witgate::{
     resilience::RetryPolicy,
     server::{Lineup, Listener, Workers},
     telemetry::ProcessMetrics,
-    upstream::{Endpoint, Facts, Offer, OfferPolicy, Publisher, Reader, UpstreamName, Weight},
+    upstream::{
+        Endpoint, Evidence, Facts, Offer, OfferPolicy, Publisher, Reader, Report, UpstreamName, Weight,
+    },
     worker::{self, Serving},
 };
 
@@ -199,6 +201,7 @@ pub struct Gateway {
     pub metrics: Arc<ProcessMetrics>,
     pub table: Table,
     publishers: BTreeMap<UpstreamName, Publisher>,
+    reports: BTreeMap<UpstreamName, mpsc::Receiver<Report>>,
     fixed: Fixed,
     serving: Option<watch::Sender<Serving>>,
     /// Keeps its counters.
@@ -212,7 +215,7 @@ impl Gateway {
         let metrics = Arc::new(ProcessMetrics::new(setup.workers));
         let bound = Listener::bind(Arc::new(setup.listener), None, setup.workers, &metrics, &[]).unwrap();
         let address = bound.address();
-        let mut publishers = BTreeMap::new();
+        let (mut publishers, mut reports) = (BTreeMap::new(), BTreeMap::new());
         let mut config = config::Config::empty(PathBuf::new());
         (config.routes, config.tcp_routes) = (setup.routes, setup.tcp_routes);
         config.rpcx_routes = setup.rpcx_routes;
@@ -221,7 +224,9 @@ impl Gateway {
             let name = settings.name.clone();
             let (mut publisher, reader) = Publisher::new(name.clone());
             publisher.publish(addresses.into_iter().map(put).collect(), Instant::now());
-            table.upstreams.insert(name.clone(), make(settings, reader, setup.workers));
+            let (upstream, told) = make(settings, reader, setup.workers);
+            table.upstreams.insert(name.clone(), upstream);
+            reports.insert(name.clone(), told);
             publishers.insert(name, publisher);
         }
         let (catalog, fixed) = Catalog::fixed(table.clone());
@@ -236,6 +241,7 @@ impl Gateway {
             metrics,
             table,
             publishers,
+            reports,
             fixed,
             serving: Some(serving),
             _listener: bound,
@@ -259,6 +265,12 @@ impl Gateway {
         publisher.tell_left(|_| false, Instant::now());
     }
 
+    /// What requests have told of the endpoints of an upstream since this was asked last.
+    pub fn told(&mut self, name: &str) -> Vec<(SocketAddr, Evidence)> {
+        let reports = self.reports.get_mut(&UpstreamName::new(name)).unwrap();
+        std::iter::from_fn(|| reports.try_recv().ok()).map(|told| (told.address, told.evidence)).collect()
+    }
+
     /// Makes this the table that workers use.
     pub fn publish(&mut self, change: impl FnOnce(&mut config::Config)) {
         let mut config = config::Config::clone(&self.table.config);
@@ -271,7 +283,9 @@ impl Gateway {
     pub fn replace(&mut self, settings: config::Upstream) {
         let name = settings.name.clone();
         let reader = self.table.upstreams[&name].reader.clone();
-        self.table.upstreams.insert(name, make(settings, reader, self.count));
+        let (upstream, told) = make(settings, reader, self.count);
+        self.table.upstreams.insert(name.clone(), upstream);
+        self.reports.insert(name, told);
         self.serve();
     }
 
@@ -345,10 +359,16 @@ pub fn put(address: SocketAddr) -> Offer {
     Offer::Put(Endpoint { address, weight: Weight::ONE, facts: Facts::default() })
 }
 
-fn make(settings: config::Upstream, reader: Reader, workers: usize) -> Arc<Upstream> {
+/// An upstream, and what requests tell of its endpoints.
+fn make(
+    settings: config::Upstream,
+    reader: Reader,
+    workers: usize,
+) -> (Arc<Upstream>, mpsc::Receiver<Report>) {
     let selector = match &*settings.selector.plugin {
         NO_PLUGIN => watch::channel(None).1,
         plugin => selectors().selector(plugin),
     };
-    Arc::new(Upstream::fixed(Arc::new(settings), reader, selector, workers))
+    let (sender, told) = mpsc::channel(1024);
+    (Arc::new(Upstream::fixed(Arc::new(settings), reader, selector, sender, workers)), told)
 }

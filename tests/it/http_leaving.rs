@@ -5,12 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
+use witgate::config::Protocol;
 
 use crate::{
     http_harness::{Gateway, Setup},
     support::{
         client::{Client, LONG, until},
+        http2::{in_time, read},
+        http2_origin::{Call, Http2Origin},
         origin::{Origin, Reply, read_head},
     },
 };
@@ -268,6 +274,72 @@ async fn whatever_the_parser_refuses_is_answered_with_a_reason_and_counted() {
         if answer.status != 404 {
             assert_eq!(answer.header("connection"), Some("close"), "{shown}");
             client.closed().await;
+        }
+    }
+}
+
+/// What an endpoint says of half an upload: that it has it, and whether it was the whole in the end.
+type Said = mpsc::UnboundedSender<Option<bool>>;
+
+/// An endpoint of HTTP/1 that may begin its answer before the end of the request.
+async fn half_by_http1(begun: bool, said: Said) -> Origin {
+    Origin::connected(move |mut stream, _, _| {
+        let said = said.clone();
+        async move {
+            let mut buffer = Vec::new();
+            read_head(&mut stream, &mut buffer).await.unwrap();
+            while !buffer.ends_with(b"half\r\n") {
+                assert_ne!(stream.read_buf(&mut buffer).await.unwrap(), 0);
+            }
+            if begun {
+                let answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n";
+                stream.write_all(answer).await.unwrap();
+            }
+            said.send(None).unwrap();
+            let _ = stream.read_to_end(&mut buffer).await;
+            said.send(Some(buffer.ends_with(b"\r\n0\r\n\r\n"))).unwrap();
+        }
+    })
+    .await
+}
+
+/// The same of HTTP/2.
+async fn half_by_http2(begun: bool, said: Said) -> Http2Origin {
+    Http2Origin::start(move |mut call: Call| {
+        let said = said.clone();
+        async move {
+            let mut body = call.request.into_body();
+            assert_eq!(body.data().await.unwrap().unwrap(), "half");
+            let answer = begun.then(|| call.reply.send_response(http::Response::new(()), false).unwrap());
+            said.send(None).unwrap();
+            said.send(Some(read(body).await.is_ok())).unwrap();
+            drop(answer);
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_upload_whose_client_leaves_in_the_middle_is_whole_to_no_endpoint() {
+    for begun in [false, true] {
+        let (sender, mut said) = mpsc::unbounded_channel();
+        let http1 = half_by_http1(begun, sender.clone()).await;
+        let http2 = half_by_http2(begun, sender).await;
+        for (address, protocol) in [(http1.address, Protocol::Http1), (http2.address, Protocol::Http2)] {
+            for method in ["POST", "PUT"] {
+                let setup = Setup::to_addresses(&[address]);
+                let gateway = Gateway::start(setup.with(|setup| setup.upstream().protocol = protocol));
+                let mut client = gateway.client().await;
+                let head = format!("{method} / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n");
+                client.send(format!("{head}4\r\nhalf\r\n")).await;
+                assert_eq!(in_time(said.recv()).await.unwrap(), None);
+                if begun {
+                    read_head(&mut client.stream, &mut client.buffer).await.unwrap();
+                }
+                drop(client);
+                let whole = in_time(said.recv()).await.unwrap();
+                assert_eq!(whole, Some(false), "{method} {protocol:?} begun: {begun}");
+            }
         }
     }
 }

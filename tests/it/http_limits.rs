@@ -1,14 +1,21 @@
 //! What a client may take: time, bytes, connections.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::ErrorKind,
+    time::{Duration, Instant},
+};
 
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 use crate::{
     http_harness::{Gateway, Setup, listener},
     support::{
         client::until,
-        origin::{Origin, Reply},
+        http2::{Http2, get, head, in_time},
+        origin::{Origin, Reply, read_head},
     },
 };
 
@@ -140,6 +147,8 @@ async fn a_client_that_does_not_read_its_answer_is_ended_and_one_that_reads_slow
     // Now it stops.
     tokio::time::timeout(crate::support::client::LONG, going.recv()).await.expect("it is ended");
     until("it is gone", || gateway.open() == 0).await;
+    let ended = client.stream.read_to_end(&mut Vec::new()).await;
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset);
     let member = gateway.upstream("main").reader.snapshot().iter().next().unwrap().clone();
     assert_eq!((member.stats().in_flight(), member.stats().figures().failures), (0, 0));
 }
@@ -293,4 +302,55 @@ async fn a_port_that_is_in_use_is_an_error_even_if_its_user_shares_ports() {
     let theirs = TcpListener::bind("127.0.0.1:0").await.unwrap();
     assert!(bind(theirs.local_addr().unwrap()).is_err());
     assert!(bind("192.0.2.1:80".parse().unwrap()).unwrap_err().to_string().contains("192.0.2.1:80"));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_keeps_it_no_longer_than_the_time_for_everything() {
+    let (gone, mut going) = tokio::sync::mpsc::unbounded_channel();
+    let origin = Origin::connected(move |mut stream, _, _| {
+        let gone = gone.clone();
+        async move {
+            let Some(head) = read_head(&mut stream, &mut Vec::new()).await else { return };
+            if !head.starts_with("GET /long ") {
+                return stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nshort").await.unwrap();
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            while stream.write_all(&[0; 64 * 1024]).await.is_ok() {}
+            gone.send(()).unwrap();
+        }
+    })
+    .await;
+    let gateway = || {
+        Gateway::start(Setup::to(&[&origin]).with(|setup| setup.upstream().timeouts.request = Some(SHORT)))
+    };
+    let over = |gateway: &Gateway| {
+        let counts = gateway.upstream("main").metrics.counts();
+        (counts.cut, counts.failures)
+    };
+
+    let by_http1 = gateway();
+    let mut client = by_http1.client().await;
+    client.send("GET /long HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    in_time(going.recv()).await.unwrap();
+    until("it is gone", || by_http1.open() == 0).await;
+    let ended = client.stream.read_to_end(&mut Vec::new()).await;
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset, "it is not taken for whole");
+    assert_eq!(over(&by_http1), ([1, 0, 0], [0; 4]));
+
+    // Of many at once only this one ends.
+    let by_http2 = gateway();
+    let mut windows = h2::client::Builder::new();
+    windows.initial_connection_window_size(1 << 20);
+    let mut client = Http2::with(by_http2.address, &windows).await;
+    let (long, _) = client.send(get("/long"), true).await;
+    let mut long = head(long).await.into_body();
+    in_time(going.recv()).await.unwrap();
+    let ended = loop {
+        if let Err(error) = in_time(long.data()).await.expect("it is not taken for whole") {
+            break error;
+        }
+    };
+    assert_eq!(ended.reason(), Some(h2::Reason::CANCEL));
+    assert_eq!(client.get("/").await.text(), "short");
+    assert_eq!(over(&by_http2), ([1, 0, 0], [0; 4]));
 }

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -738,9 +738,20 @@ async fn a_client_that_goes_ends_both_tries() {
 #[tokio::test]
 async fn the_connection_of_an_answer_that_nobody_gets_is_used_again_when_its_rest_is_short() {
     let good = Origin::start("good").await;
-    let long: &'static str = "x".repeat(1 << 20).leak();
-    for (body, reused) in [("", true), ("short", true), (long, false)] {
-        let bad = answering(503, body).await;
+    let (short, long) = ("short".to_owned(), "x".repeat(1 << 20));
+    // Of what comes in chunks nobody knows how long it is.
+    let chunks =
+        |body: &str| format!("transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let whole = |body: &str| format!("content-length: {}\r\n\r\n{body}", body.len());
+    for (body, reused) in [
+        (whole(""), true),
+        (whole(&short), true),
+        (whole(&long), false),
+        (chunks(&short), true),
+        (chunks(&long), false),
+    ] {
+        let length = body.len();
+        let bad = Origin::replying(move |_| Reply::raw(&format!("HTTP/1.1 503 Busy\r\n{body}"))).await;
         let gateway = to(&[bad.address, good.address], policy(Mode::Failover, 1));
         let mut client = gateway.client().await;
         for _ in 0..20 {
@@ -749,7 +760,7 @@ async fn the_connection_of_an_answer_that_nobody_gets_is_used_again_when_its_res
         }
         let (seen, connections) = (bad.seen().len(), bad.connections());
         assert!(seen >= 10);
-        assert_eq!(connections == 1, reused, "{connections} connections for {seen} requests, {}", body.len());
+        assert_eq!(connections == 1, reused, "{connections} connections for {seen} requests, {length}");
     }
 }
 
@@ -899,4 +910,109 @@ async fn what_has_not_come_whole_is_not_sent_twice_at_once() {
     client.send("dy").await;
     until("it is there", || one.seen().len() + other.seen().len() == 1).await;
     assert_eq!(counts(&gateway).hedges, 0);
+}
+
+#[tokio::test]
+async fn only_good_answers_say_how_long_a_first_try_takes() {
+    let p95 = || RetryPolicy { backup_after: BackupAfter::P95, ..policy(Mode::Failbackup, 0) };
+    for (status, known) in [(500, false), (200, true)] {
+        let origin = answering(status, "soon").await;
+        let gateway = to(&[origin.address], p95());
+        let mut client = gateway.client().await;
+        for _ in 0..40 {
+            assert_eq!(client.get("/").await.status, status);
+        }
+        assert_eq!(gateway.upstream("main").latencies.get().is_some(), known, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_try_beside_the_first_says_nothing_of_how_long_first_tries_take() {
+    let (one, other) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (may_break, may_answer) = (one.clone(), other.clone());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    // Of two that are asked the first breaks off, and then the second answers.
+    let serve = move |mut stream: tokio::net::TcpStream, _, _| {
+        let (may_break, may_answer, count) = (may_break.clone(), may_answer.clone(), count.clone());
+        async move {
+            read_head(&mut stream, &mut Vec::new()).await;
+            if count.fetch_add(1, SeqCst).is_multiple_of(2) {
+                return may_break.notified().await;
+            }
+            may_answer.notified().await;
+            let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+        }
+    };
+    let origins = [Origin::connected(serve.clone()).await, Origin::connected(serve).await];
+    let p95 = RetryPolicy { backup_after: BackupAfter::P95, ..policy(Mode::Failbackup, 1) };
+    let gateway = to(&origins.each_ref().map(|origin| origin.address), p95);
+    let latencies = &gateway.upstream("main").latencies;
+    let usual = Duration::from_millis(50);
+    for _ in 0..20 {
+        latencies.record(Instant::now(), usual);
+    }
+    let known = latencies.get();
+    assert!(known.is_some());
+    for number in 1..=4 {
+        let mut client = gateway.client().await;
+        client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        until("there are two", || asked.load(SeqCst) == 2 * number).await;
+        one.notify_one();
+        until("one has failed", || counts(&gateway).failures[2] == number as u64).await;
+        // What is tested is that time passes.
+        tokio::time::sleep(usual * 4).await;
+        other.notify_one();
+        assert_eq!(client.answer().await.status, 200);
+    }
+    // By then the value is found anew.
+    latencies.record(Instant::now() + Duration::from_secs(4), usual);
+    assert_eq!(latencies.get(), known);
+}
+
+#[tokio::test]
+async fn what_the_endpoint_does_not_take_is_not_sent_twice_at_once() {
+    const LENGTH: usize = 8 << 20;
+    let go = Arc::new(Notify::new());
+    let served = || {
+        let go = go.clone();
+        Origin::connected(move |mut stream, connection, seen| {
+            let go = go.clone();
+            async move {
+                go.notified().await;
+                let Some(request) = read_request(&mut stream, &mut Vec::new(), connection).await else {
+                    return;
+                };
+                let Reply::Bytes(answer) = Reply::text(&request.body.len().to_string()) else { return };
+                seen.lock().unwrap().push(request);
+                stream.write_all(&answer).await.unwrap();
+            }
+        })
+    };
+    let (one, other) = (served().await, served().await);
+    let gateway = Gateway::start(
+        setup(&[one.address, other.address], backup(SOON)).with(|setup| setup.routes[0].repeatable = true),
+    );
+    let client = gateway.client().await;
+    let (mut read, mut write) = client.stream.into_split();
+    let sending = tokio::spawn(async move {
+        // Nobody knows beforehand that it is more than is kept.
+        let head = format!("PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{LENGTH:x}\r\n");
+        write.write_all(head.as_bytes()).await.unwrap();
+        write.write_all(&vec![b'x'; LENGTH]).await.unwrap();
+        write.write_all(b"\r\n0\r\n\r\n").await.unwrap();
+        write
+    });
+    until("it is under way", || in_flight(&gateway) > 0).await;
+    // What is tested is that time passes.
+    tokio::time::sleep(SOON * 10).await;
+    go.notify_waiters();
+    let mut answer = vec![0; "HTTP/1.1 200 OK".len()];
+    crate::support::http2::in_time(read.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 200 OK");
+    assert_eq!(counts(&gateway).hedges, 0);
+    let bodies: Vec<usize> = one.seen().iter().chain(&other.seen()).map(|seen| seen.body.len()).collect();
+    assert_eq!(bodies, [LENGTH]);
+    drop(sending.await);
 }

@@ -248,3 +248,26 @@ async fn a_switch_of_protocols_is_a_success_whatever_comes_of_it() {
     let counts = gateway.upstream("main").metrics.counts();
     assert_eq!((counts.cut, counts.failures, counts.statuses), ([0; 3], [0; 4], [1, 0, 0, 0, 0]));
 }
+
+#[tokio::test]
+async fn a_tunnel_that_its_client_resets_is_reset_at_the_endpoint() {
+    let (ended, mut how) = tokio::sync::mpsc::unbounded_channel();
+    let origin = Origin::connected(move |mut stream, connection, _| {
+        let ended = ended.clone();
+        async move {
+            read_request(&mut stream, &mut Vec::new(), connection).await.unwrap();
+            stream.write_all(AGREE).await.unwrap();
+            ended.send(stream.read_to_end(&mut Vec::new()).await.map_err(|error| error.kind())).unwrap();
+        }
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = gateway.client().await;
+    client.send(ASK).await;
+    assert_eq!(client.answer().await.status, 101);
+    assert_eq!(read(&mut client, 2).await, "hi");
+    client.stream.set_zero_linger().unwrap();
+    drop(client);
+    let ended = tokio::time::timeout(LONG, how.recv()).await.unwrap().unwrap();
+    assert_eq!(ended, Err(std::io::ErrorKind::ConnectionReset));
+}

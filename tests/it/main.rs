@@ -78,4 +78,5 @@ mod tcp;
 mod tcp_grant;
 mod tls_in;
 mod tls_out;
+mod trials;
 mod trust;

@@ -12,16 +12,18 @@ use serde_json::json;
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 use witgate::{
     config::{Limits, RateBy, RouteRate},
-    resilience::{Bounds, BreakerPolicy, Gate, Rate},
+    resilience::{BackupAfter, Bounds, BreakerPolicy, Gate, Mode, Rate},
     upstream::Member,
 };
 
 use crate::{
-    http_harness::{self, Setup},
+    http_harness::{self, Setup, put},
     support::{
         client::{Client, LONG, until},
         gateway::{self, Gateway},
-        origin::{Origin, Reply, read_head, read_request},
+        http2::in_time,
+        origin::{Origin, Reply, full, read_head, read_request},
+        rpcx::Frames,
     },
 };
 
@@ -601,4 +603,162 @@ async fn a_reload_puts_other_limits_in_force_and_loses_no_count() {
             assert_eq!(client.answer().await.text(), path);
         }
     }
+}
+
+/// One request to each endpoint at a time, and others wait.
+fn one_each(setup: &mut Setup) {
+    setup.workers = 1;
+    setup.upstream().limits = Some(Limits { per_endpoint: Some(1), ..limits(1000, 10) });
+}
+
+async fn offered(gateway: &http_harness::Gateway) {
+    let upstream = gateway.upstream("main");
+    let generation = upstream.reader.snapshot().generation();
+    until("the worker has the list", || upstream.progress.iter().all(|of| !of.is_behind(generation))).await;
+}
+
+#[tokio::test]
+async fn a_try_that_failed_leaves_its_place_to_who_waits() {
+    let go = Arc::new(Semaphore::new(0));
+    let may_fail = go.clone();
+    // Closes once it may, and then answers.
+    let failing = Origin::connected(move |mut stream, connection, _| {
+        let may_fail = may_fail.clone();
+        async move {
+            let mut buffer = Vec::new();
+            while read_head(&mut stream, &mut buffer).await.is_some() {
+                if connection == 0 {
+                    return may_fail.acquire().await.unwrap().forget();
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            }
+        }
+    })
+    .await;
+    let (other, let_go) = holding().await;
+    let mut gateway = http_harness::Gateway::start(Setup::to(&[&failing]).in_turns().with(one_each));
+    let gate = gate(&gateway);
+    let mut first = sending(&gateway, "/first").await;
+    until("it is under way", || gate.in_flight() == 1).await;
+    let mut second = sending(&gateway, "/second").await;
+    until("it waits", || gate.waiting() == 1).await;
+    gateway.offer("main", vec![put(other.address)]);
+    offered(&gateway).await;
+    go.add_permits(1);
+    assert_eq!(second.answer().await.status, 200);
+    assert_eq!(other.seen().len(), 1, "where the first is now");
+    let_go.add_permits(1);
+    assert_eq!(first.answer().await.text(), "/first");
+}
+
+#[tokio::test]
+async fn a_try_that_lost_leaves_its_place_to_who_waits() {
+    let asked = Arc::<std::sync::Mutex<Vec<String>>>::default();
+    let go = Arc::new(Semaphore::new(0));
+    // The first of all hangs. The second answers when it may, and of that only the head and a piece before it may go on.
+    let serve = {
+        let (asked, go) = (asked.clone(), go.clone());
+        move |mut stream: tokio::net::TcpStream, _, _| {
+            let (asked, go) = (asked.clone(), go.clone());
+            async move {
+                let mut buffer = Vec::new();
+                while let Some(head) = read_head(&mut stream, &mut buffer).await {
+                    let number = {
+                        let mut asked = asked.lock().unwrap();
+                        asked.push(head);
+                        asked.len()
+                    };
+                    if number == 1 {
+                        return std::future::pending().await;
+                    }
+                    for piece in ["HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nha", "lf"] {
+                        if number == 2 {
+                            go.acquire().await.unwrap().forget();
+                        }
+                        stream.write_all(piece.as_bytes()).await.unwrap();
+                    }
+                }
+            }
+        }
+    };
+    let origins = [Origin::connected(serve.clone()).await, Origin::connected(serve).await];
+    let gateway =
+        http_harness::Gateway::start(Setup::to(&[&origins[0], &origins[1]]).in_turns().with(|setup| {
+            one_each(setup);
+            setup.upstream().retries.mode = Mode::Failbackup;
+            setup.upstream().retries.backup_after = BackupAfter::Time(Duration::from_millis(20));
+        }));
+    let gate = gate(&gateway);
+    let mut first = sending(&gateway, "/first").await;
+    until("there are two tries", || asked.lock().unwrap().len() == 2).await;
+    let mut second = sending(&gateway, "/second").await;
+    until("it waits", || gate.waiting() == 1).await;
+    // The first try loses as soon as the second has the head of an answer, whose rest takes its time.
+    go.add_permits(1);
+    assert_eq!(second.answer().await.text(), "half");
+    go.add_permits(1);
+    assert_eq!(first.answer().await.text(), "half");
+}
+
+#[tokio::test]
+async fn who_cannot_be_connected_to_has_room_for_who_waits() {
+    let (address, full) = full();
+    let (other, _let_go) = holding().await;
+    let mut gateway =
+        http_harness::Gateway::start(Setup::to_addresses(&[address]).for_tcp().in_turns().with(|setup| {
+            one_each(setup);
+            setup.upstream().timeouts.connect = PATIENT;
+        }));
+    let gate = gate(&gateway);
+    let mut first = gateway.client().await;
+    until("it is under way", || gate.in_flight() == 1).await;
+    let mut second = gateway.client().await;
+    until("it waits", || gate.waiting() == 1).await;
+    gateway.offer("main", vec![put(other.address)]);
+    offered(&gateway).await;
+    // Nobody listens there any more: the first goes to the other endpoint, and the second finds out for itself.
+    drop(full);
+    assert_eq!(second.rest().await, "");
+    assert_eq!((gate.in_flight(), gate.waiting()), (1, 0));
+    first.send("GET / HTTP/1.1\r\n\r\n").await;
+    until("the first is where there is room", || other.seen().len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_try_of_a_call_that_failed_leaves_its_place_to_who_waits() {
+    let go = Arc::new(Semaphore::new(0));
+    let may_fail = go.clone();
+    let failing = Origin::connected(move |stream, connection, _| {
+        let (may_fail, mut frames) = (may_fail.clone(), Frames::new(stream));
+        async move {
+            while let Some(call) = frames.next().await {
+                if connection == 0 {
+                    return may_fail.acquire().await.unwrap().forget();
+                }
+                frames.answer(call).await;
+            }
+        }
+    })
+    .await;
+    let other = Origin::connected(|stream, _, _| async move {
+        let mut frames = Frames::new(stream);
+        while frames.next().await.is_some() {}
+    })
+    .await;
+    let mut gateway =
+        http_harness::Gateway::start(Setup::to(&[&failing]).for_rpcx().in_turns().with(|setup| {
+            one_each(setup);
+            setup.rpcx_routes[0].repeatable = true;
+        }));
+    let gate = gate(&gateway);
+    let mut client = Frames::connect(gateway.address).await;
+    client.call(1, b"x").await;
+    until("it is under way", || gate.in_flight() == 1).await;
+    client.call(2, b"x").await;
+    until("it waits", || gate.waiting() == 1).await;
+    gateway.offer("main", vec![put(other.address)]);
+    offered(&gateway).await;
+    go.add_permits(1);
+    assert_eq!(in_time(client.next()).await.unwrap().number(), 2);
+    until("the first is where there is room", || other.connections() == 1).await;
 }

@@ -2,7 +2,10 @@
 
 use std::{
     future::{Future, pending},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,7 +14,9 @@ use tokio::{
     sync::{Notify, watch},
 };
 use witgate::{
-    resilience::{BreakerPolicy, Cause},
+    config::Limits,
+    resilience::{BackupAfter, Bounds, BreakerPolicy, Cause, Mode, RetryPolicy},
+    telemetry::Refused,
     upstream::{Figures, Member, Offer},
 };
 
@@ -425,4 +430,116 @@ async fn a_breaker_hears_of_calls_what_is_the_endpoints() {
         }
     }
     assert_eq!([is_open(&well), is_open(&ill), is_open(&wrong)], [false, true, true]);
+}
+
+/// Two endpoints of which the one that is asked first closes, and then the other answers; and how often they were asked.
+async fn taking_turns() -> ([Origin; 2], [Arc<Notify>; 2], Arc<AtomicUsize>) {
+    let (one, other, asked) = <(Arc<Notify>, Arc<Notify>, Arc<AtomicUsize>)>::default();
+    let origin = || {
+        let (may_break, may_answer, count) = (one.clone(), other.clone(), asked.clone());
+        endpoint(move |mut frames, _| {
+            let (may_break, may_answer, count) = (may_break.clone(), may_answer.clone(), count.clone());
+            async move {
+                while let Some(call) = frames.next().await {
+                    if count.fetch_add(1, SeqCst).is_multiple_of(2) {
+                        return may_break.notified().await;
+                    }
+                    may_answer.notified().await;
+                    frames.answer(call).await;
+                }
+            }
+        })
+    };
+    ([origin().await, origin().await], [one, other], asked)
+}
+
+#[tokio::test]
+async fn a_try_beside_the_first_says_nothing_of_how_long_first_tries_take() {
+    let (origins, [one, other], asked) = taking_turns().await;
+    let gateway = to(&[&origins[0], &origins[1]], |setup| {
+        setup.rpcx_routes[0].repeatable = true;
+        setup.upstream().retries = RetryPolicy {
+            mode: Mode::Failbackup,
+            backup_after: BackupAfter::P95,
+            budget_min: 1_000,
+            ..RetryPolicy::default()
+        };
+    });
+    let latencies = &gateway.upstream("main").latencies;
+    let usual = Duration::from_millis(50);
+    for _ in 0..20 {
+        latencies.record(Instant::now(), usual);
+    }
+    let known = latencies.get();
+    assert!(known.is_some());
+    let mut client = Frames::connect(gateway.address).await;
+    for number in 1..=4 {
+        client.call(number, b"x").await;
+        until("there are two", || asked.load(SeqCst) as u64 == 2 * number).await;
+        one.notify_one();
+        until("one has failed", || told(&gateway).1[2] == number).await;
+        // What is tested is that time passes.
+        tokio::time::sleep(usual * 4).await;
+        other.notify_one();
+        assert_eq!(reason(&in_time(client.next()).await.unwrap()), None);
+    }
+    // By then the value is found anew.
+    latencies.record(Instant::now() + Duration::from_secs(4), usual);
+    assert_eq!(latencies.get(), known);
+}
+
+#[tokio::test]
+async fn a_call_without_an_answer_is_not_sent_twice_at_once() {
+    let ((address, full), echoing) = (full(), echoing().await);
+    let setup = Setup::to_addresses(&[address, echoing.address]).for_rpcx().in_turns();
+    let gateway = Gateway::start(setup.with(|setup| {
+        setup.workers = 1;
+        setup.rpcx_routes[0].repeatable = true;
+        setup.upstream().timeouts.connect = Duration::from_secs(60);
+        setup.upstream().retries.mode = Mode::Failbackup;
+        setup.upstream().retries.backup_after = BackupAfter::Time(Duration::ZERO);
+    }));
+    let mut client = Frames::connect(gateway.address).await;
+    let note = || frame(0x20, 1, [b"Test", b"Note", b"", b"x"]);
+    // The endpoints take turns: one of these waits for the one that takes no connection.
+    client.stream.write_all(&note()).await.unwrap();
+    client.stream.write_all(&note()).await.unwrap();
+    let requests = || gateway.upstream("main").metrics.counts().requests;
+    let in_flight = || members(&gateway).iter().map(|of| of.stats().in_flight()).sum::<u32>();
+    until("one has arrived", || requests() == 2 && in_flight() == 1).await;
+    drop(full);
+    until("both have", || in_flight() == 0).await;
+    assert_eq!(gateway.upstream("main").metrics.counts().hedges, 0);
+    assert_eq!(retried(&gateway, Cause::Connect), 1, "nobody was there in the end");
+}
+
+#[tokio::test]
+async fn a_call_that_is_too_much_is_counted() {
+    let hanging = hanging().await;
+    let gateway = to(&[&hanging], |setup| {
+        let bounds = Bounds { min: 1, max: 1 };
+        setup.upstream().limits =
+            Some(Limits { bounds, per_endpoint: None, queue: 0, queue_time: Duration::ZERO });
+    });
+    let mut client = Frames::connect(gateway.address).await;
+    client.call(1, b"x").await;
+    until("it is under way", || figures(&gateway).in_flight == 1).await;
+    assert_eq!(call(&gateway, b"x").await.as_deref(), Some("in-flight-limit"));
+    let not_sent = gateway.upstream("main").metrics.counts().not_sent;
+    assert_eq!((not_sent[Refused::InFlightLimit as usize], not_sent.iter().sum::<u64>()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_frame_may_come_slowly() {
+    let echoing = echoing().await;
+    let gateway = to(&[&echoing], |setup| setup.listener.body_timeout = Duration::from_secs(1));
+    let mut client = Frames::connect(gateway.address).await;
+    let began = Instant::now();
+    for byte in frame(0, 1, [b"Test", b"Echo", b"", b"xxxxxxxx"]).chunks(8) {
+        // What is tested is that time passes.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        client.stream.write_all(byte).await.unwrap();
+    }
+    assert!(began.elapsed() > Duration::from_secs(1));
+    assert_eq!(reason(&in_time(client.next()).await.unwrap()), None);
 }

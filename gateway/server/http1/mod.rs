@@ -24,13 +24,15 @@ use hyper_util::rt::TokioIo;
 
 pub(super) use self::state::State;
 use self::{answer::Answer, head_filter::HeadFilter, state::Phase};
-use super::{ConnInfo, Refusal, info::Takeover, orders::Order};
+use super::{ConnInfo, OpenStream, Refusal, info::Takeover, orders::Order};
 use crate::net::Stream;
 
 /// A request has arrived, or something in its place was refused and wants an answer.
 pub struct Arrival {
     pub request: Result<Request<Incoming>, Refusal>,
     pub connection: Rc<ConnInfo>,
+    /// Its own, if it came by HTTP/2.
+    pub stream: Option<OpenStream>,
 }
 
 /// What comes after HTTP.
@@ -74,7 +76,7 @@ where
     let service = service_fn(|request: Request<Incoming>| {
         let version = request.version();
         let request = state.claim().map(|()| request);
-        let future = answer(Arrival { request, connection: state.info.clone() });
+        let future = answer(Arrival { request, connection: state.info.clone(), stream: None });
         Answer { future, state, version, begun: Some(state.info.worker.begin()) }
     });
     let stream = Rc::new(RefCell::new(stream));
@@ -144,7 +146,7 @@ fn after(end: End, state: &State, stream: Stream, early: Vec<u8>) -> After {
         End::Ordered => return After::Nothing,
         End::Http2 => return After::Http2(stream, early),
     }
-    match state.is_cut_short() && !state.info.is_aborted() {
+    match state.is_cut_short() {
         true => After::CutShort(stream),
         false => After::Nothing,
     }

@@ -158,6 +158,15 @@ impl Frames {
     }
 }
 
+impl Drop for Frames {
+    fn drop(&mut self) {
+        if self.state.info.is_aborted() {
+            // It ends in any case.
+            let _ = self.stream.reset_on_close();
+        }
+    }
+}
+
 impl AsyncRead for Frames {
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -30,8 +30,8 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
 pub(super) use self::state::State;
-pub use self::tunnel::Tunnel;
 use self::{answer::Answer, frames::Frames, tunnel::Switch};
+pub use self::{state::OpenStream, tunnel::Tunnel};
 use super::{Arrival, orders::Order};
 use crate::net::Stream;
 
@@ -65,8 +65,8 @@ where
         let open = owner.state.open();
         let switch = (request.method() == Method::CONNECT)
             .then(|| Box::new(Switch { upgrade: upgrade::on(&mut request), streams: owner.clone() }));
-        let connection = owner.state.info.clone();
-        let future = answer(Arrival { request: head::check(request), connection });
+        let (connection, stream) = (owner.state.info.clone(), Some(open.stream()));
+        let future = answer(Arrival { request: head::check(request), connection, stream });
         Answer { future, open: Some(open), switch }
     });
     let mut connection = http2::Builder::new(streams.clone())

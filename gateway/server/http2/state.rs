@@ -97,6 +97,16 @@ struct Course {
     is_tunnel: Cell<bool>,
 }
 
+/// The stream of a request that is under way, for whoever has to end it whatever its client does.
+pub struct OpenStream(Rc<Course>);
+
+impl OpenStream {
+    /// Resets it, so that the client cannot take what it has got for whole. Does nothing once it is over.
+    pub fn reset(&self) {
+        self.0.end();
+    }
+}
+
 impl State {
     pub(in crate::server) fn new(
         info: Rc<ConnInfo>,
@@ -261,6 +271,10 @@ impl Watched for State {
 }
 
 impl Open {
+    pub(super) fn stream(&self) -> OpenStream {
+        OpenStream(self.course.clone())
+    }
+
     /// The head of the answer is on its way.
     pub(super) fn answered(&self) {
         self.sends(0);
