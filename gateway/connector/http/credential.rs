@@ -8,12 +8,15 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::{connector::lock, document::Secret, files};
 
 /// A secret is read again when it is older.
 const FRESH: Duration = Duration::from_secs(10);
+
+/// How long a request waits for that. What there was is sent if a file system hangs.
+const READING: Duration = Duration::from_secs(2);
 
 /// A secret, where it comes from, and how it is sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,39 +39,57 @@ pub enum Kind {
 /// be read leaves the secret that there was.
 pub(super) struct Current {
     credential: Credential,
-    read: Mutex<(Instant, Secret)>,
+    read: Mutex<Read>,
+}
+
+struct Read {
+    secret: Secret,
+    /// When it was read, or is.
+    at: Instant,
+    /// One thread reads at a time, however long that takes it.
+    reading: bool,
 }
 
 impl Current {
     pub fn new(credential: Credential) -> Arc<Self> {
-        let read = Mutex::new((Instant::now(), credential.secret.clone()));
-        Arc::new(Self { credential, read })
+        let read = Read { secret: credential.secret.clone(), at: Instant::now(), reading: false };
+        Arc::new(Self { credential, read: Mutex::new(read) })
     }
 
     /// Puts it in the place of whatever stands there.
     pub async fn add_to(self: &Arc<Self>, headers: &mut HeaderMap) {
-        if lock(&self.read).0.elapsed() > FRESH {
+        if self.begins_to_read() {
             let current = self.clone();
-            // A file system that hangs keeps one request waiting, and none of the threads that all share.
-            let _ = tokio::task::spawn_blocking(move || current.read_again()).await;
+            let reading = tokio::task::spawn_blocking(move || current.read_again());
+            let _ = timeout(READING, reading).await;
         }
         let (name, mut value) = self.header();
         value.set_sensitive(true);
         headers.insert(name, value);
     }
 
+    /// Whether it is time to read the file, and nobody does.
+    fn begins_to_read(&self) -> bool {
+        let mut read = lock(&self.read);
+        let begins = !read.reading && read.at.elapsed() > FRESH;
+        if begins {
+            (read.at, read.reading) = (Instant::now(), true);
+        }
+        begins
+    }
+
     fn read_again(&self) {
         let text = files::read_text(&self.credential.file, files::SECRET);
         let mut read = lock(&self.read);
-        read.0 = Instant::now();
+        read.reading = false;
         let text = text.ok().map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
         if let Some(text) = text.filter(|text| !text.is_empty()) {
-            read.1 = Secret(text);
+            read.secret = Secret(text);
         }
     }
 
     fn header(&self) -> (HeaderName, HeaderValue) {
-        let secret = lock(&self.read).1.0.clone();
+        let secret = lock(&self.read).secret.0.clone();
         let (name, text) = match &self.credential.kind {
             Kind::Bearer => (AUTHORIZATION, format!("Bearer {secret}")),
             Kind::Header(name) => (name.clone(), secret),
@@ -109,6 +130,20 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         tokio::time::advance(FRESH * 2).await;
         assert_eq!(sent(&current).await, "x-token: two");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_reads_at_a_time_and_nobody_else_waits_for_it() {
+        let secret = || Secret("s".into());
+        let credential = Credential { kind: Kind::Bearer, file: PathBuf::new(), secret: secret() };
+        let current = Current::new(credential);
+        assert!(!current.begins_to_read(), "it is new");
+        tokio::time::advance(FRESH * 2).await;
+        assert!(current.begins_to_read());
+        tokio::time::advance(FRESH * 2).await;
+        assert!(!current.begins_to_read(), "that one has not ended");
+        current.read_again();
+        assert!(current.begins_to_read());
     }
 
     #[tokio::test]
