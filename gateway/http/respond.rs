@@ -356,3 +356,53 @@ fn refused(refusal: Refusal) -> (StatusCode, &'static str, &'static str) {
         Refusal::HeadTimeout => (StatusCode::REQUEST_TIMEOUT, "head-timeout", "request head took too long"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, time::Duration};
+
+    use super::*;
+    use crate::upstream::UpstreamName;
+
+    /// The letters of each kind of failure, all of which are documented.
+    #[test]
+    fn a_failure_has_its_letters_in_the_access_log() {
+        let (address, limit) = (SocketAddr::from(([127, 0, 0, 1], 1)), Duration::ZERO);
+        let main = || UpstreamName::new("main");
+        let failed =
+            || DialError::Failed { address, error: std::sync::Arc::new(std::io::Error::other("no")) };
+        for (error, letters) in [
+            (RequestError::NoRoute, Some("NR")),
+            (NotDispatched::UnknownService.into(), Some("NC")),
+            (NotDispatched::from(FindError::Closing).into(), Some("LR")),
+            (NotDispatched::from(PickError::NoEndpoints(main())).into(), Some("UH")),
+            (NotDispatched::Drained.into(), Some("UH")),
+            (NotDispatched::Full.into(), Some("UO")),
+            (NotDispatched::Refused(Refused::BreakerOpen).into(), Some("UO")),
+            (DialError::Busy { address, limit }.into(), Some("UO")),
+            (RequestError::TooFast(1), Some("RL")),
+            (failed().into(), Some("UF")),
+            (DialError::TimedOut { address, limit }.into(), Some("UF")),
+            (RequestError::Reset("gone".into()), Some("UC")),
+            (RequestError::BadAnswer("no".into()), Some("UPE")),
+            (RequestError::AnswerTooLarge, Some("UPE")),
+            (RequestError::Expired(Wait::Head), Some("UT")),
+            (RequestError::Expired(Wait::Leave), Some("UT")),
+            (RequestError::Expired(Wait::WholeOfEndpoint), Some("DT")),
+            (RequestError::Expired(Wait::Upload), Some("SI")),
+            (RequestError::Expired(Wait::Closing), Some("LR")),
+            (Refusal::HeadTimeout.into(), Some("SI")),
+            (Refusal::Host.into(), Some("DPE")),
+            (RequestError::Aborted("gone".into()), Some("DPE")),
+            (RequestError::BodyTooLarge, None),
+            (RequestError::Loop, None),
+        ] {
+            assert_eq!(error.flag(), letters, "{error}");
+            let documented = include_str!("../../docs/configuration.md");
+            assert!(
+                letters.is_none_or(|letters| documented.contains(&format!("`{letters}`"))),
+                "{letters:?}"
+            );
+        }
+    }
+}

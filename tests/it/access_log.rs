@@ -62,18 +62,11 @@ async fn send(gateway: &Gateway, request: &str) -> Client {
 }
 
 #[tokio::test]
-async fn each_request_has_a_line_that_says_what_became_of_it() {
+async fn the_line_of_a_request_has_all_that_is_known_of_it() {
     let (folder, path) = place();
-    let origin = Origin::replying(|seen| match seen.path() {
-        "/half" => Reply::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf".to_vec()),
-        "/broken" => Reply::raw("nonsense\r\n\r\n"),
-        "/never" => Reply::Hang,
-        _ => Reply::text("hello"),
-    })
-    .await;
+    let origin = Origin::replying(|_| Reply::text("hello")).await;
     let text = config(&format!("format = 'json', file = '{}'", path.display()), origin.address);
     let gateway = Gateway::start_in(folder, &text);
-
     let mut client = send(
         &gateway,
         "POST /a?b=c HTTP/1.1\r\nhost: example.com\r\nuser-agent: curl/8\r\nx-forwarded-for: 192.0.2.1\r\n\
@@ -116,8 +109,22 @@ async fn each_request_has_a_line_that_says_what_became_of_it() {
     let seen = origin.seen().pop().unwrap();
     assert_eq!(line["request_id"].as_str(), seen.header("x-request-id"), "{line}");
     assert_eq!(line["request_id"].as_str(), answer.header("x-request-id"), "{line}");
+}
 
-    for (request, code, flag, reason) in [
+#[tokio::test]
+async fn what_fails_has_its_letters_and_its_reason() {
+    let (folder, path) = place();
+    let origin = Origin::replying(|seen| match seen.path() {
+        "/half" => Reply::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf".to_vec()),
+        "/broken" => Reply::raw("nonsense\r\n\r\n"),
+        "/never" => Reply::Hang,
+        _ => Reply::text("hello"),
+    })
+    .await;
+    let text = config(&format!("format = 'json', file = '{}'", path.display()), origin.address);
+    let gateway = Gateway::start_in(folder, &text);
+
+    for (number, (request, code, flag, reason)) in [
         ("GET /a HTTP/1.1\r\nhost: other.example\r\nconnection: close\r\n\r\n", 404, Some("NR"), "no-route"),
         (
             "GET /a HTTP/1.1\r\nhost example.com\r\nconnection: close\r\n\r\n",
@@ -139,11 +146,11 @@ async fn each_request_has_a_line_that_says_what_became_of_it() {
         ),
     ]
     .into_iter()
+    .enumerate()
     {
-        let count = fs::read_to_string(&path).unwrap().lines().count();
         let mut client = send(&gateway, request).await;
         client.rest().await;
-        let line = lines(&path, count + 1).await.pop().unwrap();
+        let line = lines(&path, number + 1).await.pop().unwrap();
         assert_eq!(line["response_code"], code, "{line}");
         assert_eq!(line["response_flags"].as_str(), flag, "{line}");
         assert_eq!(line["response_code_details"], reason, "{line}");
@@ -163,7 +170,7 @@ async fn each_request_has_a_line_that_says_what_became_of_it() {
     until("the request is there", || async { origin.seen().iter().any(|seen| seen.path() == "/never") })
         .await;
     drop(client);
-    let line = lines(&path, 6).await.pop().unwrap();
+    let line = lines(&path, 5).await.pop().unwrap();
     assert_eq!(
         (line["response_code"].as_u64(), line["response_flags"].as_str()),
         (Some(0), Some("DC")),
@@ -214,6 +221,19 @@ async fn what_is_secret_is_left_out_and_of_what_goes_well_there_may_be_a_share()
     assert_eq!(lines[0]["path"], "/bad");
     assert_eq!(lines[1]["path"], "/bad?to%6ben=***&a=b");
     assert_eq!(lines[1]["user_agent"], "***");
+    assert!(!fs::read_to_string(&path).unwrap().contains("secret"));
+}
+
+#[tokio::test]
+async fn a_password_in_a_target_is_in_no_line() {
+    let (folder, path) = place();
+    let origin = Origin::replying(|_| Reply::text("hello")).await;
+    let log = format!("format = 'json', file = '{}'", path.display());
+    let gateway = Gateway::start_in(folder, &config(&log, origin.address));
+    let request =
+        "GET http://user:secret@example.com/ HTTP/1.1\r\nhost: example.com\r\nconnection: close\r\n\r\n";
+    send(&gateway, request).await.rest().await;
+    assert_eq!(lines(&path, 1).await[0]["response_flags"], "DPE");
     assert!(!fs::read_to_string(&path).unwrap().contains("secret"));
 }
 

@@ -1,6 +1,7 @@
 //! What a line will say, as it becomes known.
 
 use std::{
+    borrow::Cow,
     cell::Cell,
     fmt,
     net::SocketAddr,
@@ -141,10 +142,9 @@ impl Entry {
     pub fn asks(&mut self, method: &str, target: &Uri, headers: &HeaderMap) {
         self.method = Some(method.to_owned());
         self.path = Some(self.without_secrets(target));
-        let authority = target.authority().map(|authority| authority.as_str().to_owned());
-        let host =
-            || headers.get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
-        self.authority = authority.or_else(host);
+        let host = || headers.get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
+        let authority = target.authority().map(|authority| Cow::from(authority.as_str())).or_else(host);
+        self.authority = authority.map(Cow::into_owned);
         let visible = |name: HeaderName| {
             let value = headers.get(&name)?;
             Some(if self.log.hides(&name) { HeaderValue::from_static(HIDDEN) } else { value.clone() })

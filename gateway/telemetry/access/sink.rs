@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Destination, output::Output};
+use super::{
+    Destination,
+    output::{Output, WriteError},
+};
 use crate::{backoff::Lasting, telemetry::text::shown};
 
 /// What a worker's lines may take before more of them are lost, in bytes.
@@ -169,8 +172,8 @@ impl Shared {
                     tracing::info!(output = %self.destination, for_seconds = lasted.for_seconds, "Access log can be written again");
                 }
             }
-            Err(error) => {
-                let count = lines.iter().filter(|byte| **byte == b'\n').count();
+            Err(WriteError { wrote, error }) => {
+                let count = lines[wrote..].iter().filter(|byte| **byte == b'\n').count();
                 self.lost.fetch_add(count as u64, Relaxed);
                 let text = shown(&error).to_string();
                 if let Some(lasts) = failing.met(&text) {
