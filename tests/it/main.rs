@@ -40,6 +40,7 @@ mod http_forward;
 mod http_grant;
 mod http_harness;
 mod http_heads;
+mod http_hedge;
 mod http_leaving;
 mod http_limits;
 mod http_permits;
