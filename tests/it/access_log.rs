@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 
 use crate::support::{
     client::Client,
-    gateway::{Gateway, until},
+    gateway::{Gateway, all_to, until},
     http2::in_time,
     origin::{Origin, Reply, read_head},
     tonic_echo::{EchoClient, TonicEcho},
@@ -20,20 +20,7 @@ use crate::support::{
 
 /// Behind the first listener: its log, and a route to this endpoint.
 fn config(log: &str, endpoint: SocketAddr) -> String {
-    format!(
-        "access_log = {{ {log} }}
-         trusted_proxies = []
-         [registry.fixed]
-         plugin = 'static'
-         settings = {{ endpoints = ['{endpoint}'] }}
-         [upstream.main]
-         service = 'main'
-         registry = 'fixed'
-         [[route]]
-         path = '/'
-         host = 'example.com'
-         upstream = 'main'"
-    )
+    format!("access_log = {{ {log} }}\n{}\nhost = 'example.com'", all_to(endpoint))
 }
 
 /// A folder with a place for a log in it.
@@ -432,20 +419,8 @@ async fn a_call_has_its_status_and_a_connection_its_bytes() {
 async fn ids_of_requests_are_those_of_trusted_proxies_and_others_are_made() {
     let origin = Origin::replying(|_| Reply::text("hello")).await;
     let text = |trusted: &str| {
-        format!(
-            "request_ids = true
-             trusted_proxies = [{trusted}]
-             [registry.fixed]
-             plugin = 'static'
-             settings = {{ endpoints = ['{}'] }}
-             [upstream.main]
-             service = 'main'
-             registry = 'fixed'
-             [[route]]
-             path = '/here'
-             upstream = 'main'",
-            origin.address
-        )
+        let settings = format!("request_ids = true\ntrusted_proxies = [{trusted}]");
+        format!("{settings}\n{}\npath = '/here'", all_to(origin.address))
     };
     for (trusted, kept) in [("'127.0.0.0/8'", true), ("", false)] {
         let gateway = Gateway::start(&text(trusted));

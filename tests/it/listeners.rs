@@ -21,7 +21,7 @@ use tokio::{
 use crate::support::{
     certs::{Certs, Pair},
     client::{Client, LONG},
-    gateway::{Gateway, until},
+    gateway::{Gateway, all_to, until},
     http2::{self, in_time},
     origin::{Origin, read_head, read_request},
     tls,
@@ -31,17 +31,7 @@ const CHANGES: usize = 50;
 
 /// The configuration with more listeners. Everything goes to this endpoint.
 fn to(origin: SocketAddr, listeners: &str) -> String {
-    format!(
-        "{listeners}
-         [registry.fixed]
-         plugin = 'static'
-         settings = {{ endpoints = ['{origin}'] }}
-         [upstream.main]
-         service = 'main'
-         registry = 'fixed'
-         [[route]]
-         upstream = 'main'"
-    )
+    format!("{listeners}\n{}", all_to(origin))
 }
 
 fn listener(name: &str, address: impl std::fmt::Display, settings: &str) -> String {

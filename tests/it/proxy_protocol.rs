@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::support::{
     certs::Certs,
     client::Client,
-    gateway::{Gateway, until},
+    gateway::{Gateway, all_to, until},
     haproxy::HaProxy,
     http2::Http2,
     origin::{Origin, Reply, Seen},
@@ -71,16 +71,9 @@ impl Setup {
              name = 'proxied'
              address = '127.0.0.1:0'
              {listener}
-             [registry.fixed]
-             plugin = 'static'
-             settings = {{ endpoints = ['{}'] }}
-             [upstream.main]
-             service = 'main'
-             registry = 'fixed'
-             [[route]]
-             upstream = 'main'
+             {}
              {route}",
-            origin.address
+            all_to(origin.address)
         );
         let talkative = ["env", "WITGATE_LOG=info,witgate::server=debug"];
         Self { gateway: Gateway::start_by(&talkative, folder, &text), origin }

@@ -6,23 +6,13 @@ use tokio::io::AsyncWriteExt;
 
 use crate::support::{
     client::{Client, LONG},
-    gateway::Gateway,
+    gateway::{Gateway, all_to},
     http2::Http2,
     origin::{Origin, read_head},
 };
 
 fn to(origin: SocketAddr, listener: &str) -> String {
-    format!(
-        "{listener}
-         [registry.fixed]
-         plugin = 'static'
-         settings = {{ endpoints = ['{origin}'] }}
-         [upstream.main]
-         service = 'main'
-         registry = 'fixed'
-         [[route]]
-         upstream = 'main'"
-    )
+    format!("{listener}\n{}", all_to(origin))
 }
 
 /// The timer of an established connection from one port to another: 2 is keep-alive. None: there is no such connection.

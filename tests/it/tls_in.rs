@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::support::{
     certs::{Certs, Pair},
-    gateway::{Gateway, until},
+    gateway::{Gateway, all_to, until},
     origin::{Origin, Reply, Seen},
     secret::{Secret, Way, rename},
     tls::{TlsOrigin, ask, client, connect, curl, get, mentions, read_head, s_client, server, text},
@@ -57,18 +57,7 @@ impl Setup {
     }
 
     fn start_several(&mut self, listeners: &str) -> Gateway {
-        let text = format!(
-            "{listeners}
-             [registry.fixed]
-             plugin = 'static'
-             settings = {{ endpoints = ['{}'] }}
-             [upstream.main]
-             service = 'main'
-             registry = 'fixed'
-             [[route]]
-             upstream = 'main'",
-            self.origin.address
-        );
+        let text = format!("{listeners}\n{}", all_to(self.origin.address));
         Gateway::start_in(self.folder.take().expect("it is started once"), &text)
     }
 }

@@ -309,6 +309,20 @@ impl Drop for Gateway {
     }
 }
 
+/// The end of a configuration: everything goes to this endpoint. Settings of the route may follow.
+pub fn all_to(endpoint: SocketAddr) -> String {
+    format!(
+        "[registry.fixed]
+plugin = 'static'
+settings = {{ endpoints = ['{endpoint}'] }}
+[upstream.main]
+service = 'main'
+registry = 'fixed'
+[[route]]
+upstream = 'main'"
+    )
+}
+
 /// Waits until `fact` is true, and says how long that took.
 pub async fn until<F: Future<Output = bool>>(what: &str, mut fact: impl FnMut() -> F) -> Duration {
     let start = Instant::now();

@@ -24,7 +24,7 @@ use tokio::{
 use self::shaking::Shaking;
 use crate::support::{
     client::LONG,
-    gateway::{Gateway, until},
+    gateway::{Gateway, all_to, until},
     http2::{self, Http2},
     http2_origin::{Call, Http2Origin},
     origin::{Origin, Reply, read_head, read_request},
@@ -639,22 +639,7 @@ async fn listeners_that_come_and_go() {
     // Nothing stays in the pool.
     let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
     let origin = Origin::replying(|_| Reply::Close(answer.into())).await;
-    let text = |listener: &str| {
-        format!(
-            "{listener}
-             [shutdown]
-             delay_ms = 0
-             [registry.fixed]
-             plugin = 'static'
-             settings = {{ endpoints = ['{}'] }}
-             [upstream.main]
-             service = 'main'
-             registry = 'fixed'
-             [[route]]
-             upstream = 'main'",
-            origin.address
-        )
-    };
+    let text = |listener: &str| format!("{listener}\n[shutdown]\ndelay_ms = 0\n{}", all_to(origin.address));
     let gateway = Gateway::start(&text(""));
     let before = begun(&gateway).await;
     let once = async |changes: usize| {
