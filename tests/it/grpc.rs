@@ -258,6 +258,57 @@ async fn an_endpoint_that_gives_up_at_the_deadline_has_let_it_pass() {
     }
 }
 
+/// A call ends by a reset of its stream. What happens to a whole connection has nothing to do with one deadline.
+#[tokio::test]
+async fn a_connection_that_breaks_off_near_the_deadline_has_broken_off() {
+    let origin = Origin::connected(|stream, _, _| async move {
+        let mut serving = h2::server::handshake(stream).await.unwrap();
+        let (request, mut reply) = serving.accept().await.unwrap().unwrap();
+        let end = Instant::now() + Duration::from_millis(1050);
+        let stream = (request.uri().path() == "/streams").then(|| {
+            let mut stream = reply.send_response(Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from("first"), false).unwrap();
+            stream
+        });
+        // What is tested is that time passes.
+        let _ = tokio::time::timeout_at(end.into(), serving.accept()).await;
+        drop((serving, stream, reply));
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to(&[&origin]));
+    let mut client = Http2::connect(gateway.address).await;
+    for (path, failures) in [("/hangs", 1), ("/streams", 2)] {
+        let got = send(&mut client, path, Some("1100m")).await.unwrap();
+        let told = got.trailers.as_ref().unwrap_or(&got.headers);
+        assert_eq!(told["grpc-status"], "14", "{path}: {told:?}");
+        assert_eq!(figures(&gateway).failures, failures);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_at_its_deadline_and_has_not_taken_the_answer_has_not_waited_in_vain() {
+    let origin = Http2Origin::start(|mut call: Call| async move {
+        let mut stream = call.reply.send_response(Response::new(()), false).unwrap();
+        // More than what a client takes that does not say that it goes on.
+        stream.send_data(vec![0; 1 << 20].into(), false).unwrap();
+        let _ = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+    })
+    .await;
+    let gateway = Gateway::start(Setup::to_addresses(&[origin.address]));
+    let mut client = Http2::connect(gateway.address).await;
+    let began = Instant::now();
+    let (response, mut stream) = client.send(call("/streams", Some("1100m")), true).await;
+    let mut body = head(response).await.into_body();
+    assert!(!in_time(body.data()).await.unwrap().unwrap().is_empty());
+    // What is tested is that time passes.
+    tokio::time::sleep_until((began + Duration::from_millis(1050)).into()).await;
+    stream.send_reset(Reason::CANCEL);
+    drop(body);
+    let counts = || gateway.upstream("main").metrics.counts();
+    crate::support::client::until("it is counted", || counts().cut == [1, 0, 0]).await;
+    assert_eq!((figures(&gateway).failures, counts().failures), (0, [0; 4]));
+}
+
 #[tokio::test]
 async fn an_answer_that_breaks_off_ends_with_a_status() {
     let taken = Arc::new(Notify::new());
