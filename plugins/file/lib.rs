@@ -13,7 +13,7 @@
 
 use exports::witgate::registry::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
 use guest::entries::{Entry, identified};
-use guest::lists::Lists;
+use guest::lists::ListOf;
 use witgate::file::file::{self, Feed};
 use witgate::registry::types::State;
 
@@ -55,8 +55,7 @@ impl GuestSubscription for Following {
 }
 
 fn read(content: &[u8], service: &str) -> Result<Vec<Entry>, String> {
-    let lists: Lists = serde_json::from_slice(content).map_err(|error| format!("file: {error}"))?;
-    Ok(lists.of(service))
+    ListOf(service).read(content).map_err(|error| format!("file: {error}"))
 }
 
 #[cfg(test)]

@@ -4,8 +4,15 @@
 //! go-zero client's configuration.
 
 use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 
 use crate::entries::{Entry, check_usable};
+
+const NEITHER: &str = "neither `services` nor `endpoints` is given";
+const BOTH: &str = "`services` and `endpoints` are both given, where one is enough";
 
 /// What each service has.
 #[derive(Debug, serde::Deserialize)]
@@ -16,14 +23,6 @@ pub enum Lists {
 }
 
 impl Lists {
-    /// The list of a service. One that is not there has no endpoints.
-    pub fn of(self, service: &str) -> Vec<Entry> {
-        match self {
-            Lists::ByService(mut services) => services.remove(service).unwrap_or_default(),
-            Lists::One(entries) => entries,
-        }
-    }
-
     /// Says which address nothing can be reached at.
     pub fn check_usable(&self) -> Result<(), String> {
         let (lists, under): (Vec<_>, _) = match self {
@@ -57,9 +56,93 @@ impl TryFrom<Written> for Lists {
         match written {
             Written { services: Some(services), endpoints: None } => Ok(Lists::ByService(services)),
             Written { services: None, endpoints: Some(endpoints) } => Ok(Lists::One(endpoints)),
-            Written { services: None, endpoints: None } => Err("neither `services` nor `endpoints` is given"),
-            _ => Err("`services` and `endpoints` are both given, where one is enough"),
+            Written { services: None, endpoints: None } => Err(NEITHER),
+            _ => Err(BOTH),
         }
+    }
+}
+
+/// The list of one service out of all; a service that is not there has no endpoints.
+///
+/// The lists of others are read as strictly, but not kept: there is an instance of a plugin for each service, and each
+/// gets to see all lists.
+#[derive(Clone, Copy)]
+pub struct ListOf<'a>(pub &'a str);
+
+impl ListOf<'_> {
+    pub fn read(self, text: &[u8]) -> serde_json::Result<Vec<Entry>> {
+        let mut from = serde_json::Deserializer::from_slice(text);
+        let list = self.deserialize(&mut from)?;
+        from.end()?;
+        Ok(list)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Key {
+    Services,
+    #[serde(alias = "Endpoints")]
+    Endpoints,
+}
+
+impl<'de> DeserializeSeed<'de> for ListOf<'_> {
+    type Value = Vec<Entry>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Entry>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ListOf<'_> {
+    type Value = Vec<Entry>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `services` or `endpoints`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<Entry>, A::Error> {
+        let mut list = None;
+        while let Some(key) = map.next_key()? {
+            if list.is_some() {
+                return Err(A::Error::custom(BOTH));
+            }
+            list = Some(match key {
+                Key::Services => map.next_value_seed(Services(self.0))?,
+                Key::Endpoints => map.next_value()?,
+            });
+        }
+        list.ok_or_else(|| A::Error::custom(NEITHER))
+    }
+}
+
+/// The value of `services`.
+struct Services<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for Services<'_> {
+    type Value = Vec<Entry>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Entry>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Services<'_> {
+    type Value = Vec<Entry>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("lists by the names of services")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<Entry>, A::Error> {
+        let mut wanted = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let list = map.next_value()?;
+            if name == self.0 {
+                wanted = list;
+            }
+        }
+        Ok(wanted)
     }
 }
 
@@ -69,8 +152,8 @@ mod tests {
     use crate::settings;
 
     fn addresses(text: &str, service: &str) -> Vec<String> {
-        let lists: Lists = settings::read(text).unwrap_or_else(|error| panic!("{error}"));
-        lists.of(service).into_iter().map(|entry| entry.address).collect()
+        let list = ListOf(service).read(text.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
+        list.into_iter().map(|entry| entry.address).collect()
     }
 
     #[test]
@@ -121,6 +204,11 @@ mod tests {
         ] {
             let error = settings::read::<Lists>(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
+            // Also who asks for the list of another.
+            let error = ListOf("users").read(text.as_bytes()).unwrap_err().to_string();
+            let what = part.rsplit(": ").next().unwrap();
+            assert!(error.contains(what), "{text}: {error}");
         }
+        assert!(ListOf("users").read(b"{\"endpoints\":[]} {}").is_err());
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use exports::witgate::registry::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
 use guest::entries::identified;
-use guest::lists::Lists;
+use guest::lists::{ListOf, Lists};
 use witgate::registry::types::State;
 
 wit_bindgen::generate!({ path: "../../wit", world: "registry-plugin", generate_all });
@@ -34,9 +34,9 @@ impl Guest for Static {
     }
 
     fn follow(service: String, settings: String) -> Result<Subscription, Failure> {
-        let lists: Lists = guest::settings::read(&settings).map_err(Failure::Invalid)?;
-        let endpoints =
-            identified(lists.of(&service)).map(|(id, entry)| guest::endpoint!(id, entry)).collect();
+        let list = ListOf(&service).read(settings.as_bytes());
+        let list = list.map_err(|error| Failure::Invalid(format!("settings: {error}")))?;
+        let endpoints = identified(list).map(|(id, entry)| guest::endpoint!(id, entry)).collect();
         Ok(Subscription::new(List(Cell::new(Some(endpoints)))))
     }
 }

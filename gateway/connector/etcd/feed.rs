@@ -91,8 +91,11 @@ impl Pump {
             return Err(Failure::Unavailable("etcd forgets changes faster than they can be read".into()));
         }
         self.restarts += 1;
-        let session = self.client.session().await?;
-        let list::Listing { at, entries } = list::list(&self.client, &session, &self.prefix).await?;
+        let session = Box::pin(self.client.session()).await?;
+        // Apart, as what begins the watch below: a task is as large as the largest of what it ever waits for, and there
+        // is one for each service.
+        let listing = Box::pin(list::list(&self.client, &session, &self.prefix)).await?;
+        let list::Listing { at, entries } = listing;
         if self.answers.send(Ok(at.answer(Content::All(entries)))).await.is_err() {
             return Ok(End::Unread);
         }
@@ -100,7 +103,7 @@ impl Pump {
     }
 
     async fn watch(&mut self, session: &Session, mut at: Position) -> Result<End, Failure> {
-        let (mut requests, mut responses) = self.begin(session, at).await?;
+        let (mut requests, mut responses) = Box::pin(self.begin(session, at)).await?;
         let answers = self.answers.clone();
         let mut batch = Batch::default();
         let mut quiet = Quiet::new(self.client.granted().silence);
