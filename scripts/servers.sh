@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The real servers that tests run against: etcd 3.4 and 3.5, Consul 1.8 and Redis 7 as Debian ships them, unpacked under
+# The real servers that tests run against: etcd 3.4 and 3.5, Consul 1.8, Redis 7 and Prometheus as Debian ships them, unpacked under
 # target/servers, and services and clients of go-zero and rpcx, built from tests/peers as target/peers/go-zero and
 # target/peers/rpcx. Their Go is the machine's or, where it has none that is new enough, Debian's, unpacked beside etcd; their
 # modules come from where GOPROXY says. With names only these: rpcx, go-zero, or clients, which the proxy benchmark has in
@@ -65,6 +65,7 @@ if [ $# = 0 ]; then
   unpack bookworm etcd34 "usr/bin/etcd --version" etcd-server etcd-client
   unpack bullseye consul "usr/bin/consul version" consul
   unpack trixie etcd35 "usr/bin/etcd --version" etcd-server etcd-client
+  unpack bookworm prometheus "usr/bin/promtool --version" prometheus
   # Its libraries stand beside it: a machine need not have them.
   LD_LIBRARY_PATH=$SERVERS/redis/usr/lib/$(uname -m)-linux-gnu unpack bookworm redis "usr/bin/redis-server --version" \
     redis-tools redis-server libjemalloc2 liblzf1 libatomic1

@@ -87,24 +87,28 @@ fn rows_are_shown_six_beside_each_other() {
 
 #[test]
 fn mistakes_are_told_before_anything_is_fetched_or_started() {
-    let cases: [(&str, &[&str], &str); 11] = [
-        ("run.sh", &["--rounds", "0"], "--rounds takes a number from 1 on, not \"0\""),
-        ("run.sh", &["--seconds", "1s"], "--seconds takes a number"),
-        ("run.sh", &["--rows", "get,put"], "not \"put\""),
-        ("run.sh", &["--rows", ""], "not \"\""),
-        ("run.sh", &["--gateway"], "--gateway takes a value"),
-        ("run.sh", &["--gateway", "no/such/witgate"], "no program is at no/such/witgate"),
-        ("run.sh", &["--gateway", "a=/bin/sh", "--gateway", "a=/bin/sh"], "two builds are called a"),
-        ("run.sh", &["p2c-ewme"], "neither an option nor a contestant: \"p2c-ewme\""),
-        ("idle.sh", &["--rows", "tls"], "neither an option nor a contestant: \"--rows\""),
-        ("idle.sh", &["--connections", "many"], "--connections takes a number from 1 on, not \"many\""),
-        ("idle.sh", &["--connections", "999999"], "and one may have"),
+    let cases: [(&str, &[&str], &str); 15] = [
+        ("proxy/run.sh", &["--rounds", "0"], "--rounds takes a number from 1 on, not \"0\""),
+        ("proxy/run.sh", &["--seconds", "1s"], "--seconds takes a number"),
+        ("proxy/run.sh", &["--rows", "get,put"], "not \"put\""),
+        ("proxy/run.sh", &["--rows", ""], "not \"\""),
+        ("proxy/run.sh", &["--gateway"], "--gateway takes a value"),
+        ("proxy/run.sh", &["--gateway", "no/such/witgate"], "no program is at no/such/witgate"),
+        ("proxy/run.sh", &["--gateway", "a=/bin/sh", "--gateway", "a=/bin/sh"], "two builds are called a"),
+        ("proxy/run.sh", &["p2c-ewme"], "neither an option nor a contestant: \"p2c-ewme\""),
+        ("proxy/idle.sh", &["--rows", "tls"], "neither an option nor a contestant: \"--rows\""),
+        ("proxy/idle.sh", &["--connections", "many"], "--connections takes a number from 1 on, not \"many\""),
+        ("proxy/idle.sh", &["--connections", "999999"], "and one may have"),
+        ("services/run.sh", &["--services", "0"], "--services takes a number from 1 to 99999, not \"0\""),
+        ("services/run.sh", &["--picture"], "--picture takes a value"),
+        ("services/run.sh", &["--gateway", "no/such/witgate"], "no program is at no/such/witgate"),
+        ("services/run.sh", &["--rows"], "no option: \"--rows\""),
     ];
     for (script, arguments, expected) in cases {
         // With few descriptors, so that no machine has enough for the last one.
         let output = Command::new("bash")
             .args(["-c", "ulimit -n 1000; exec \"$0\" \"$@\""])
-            .arg(source::root().join("benches/proxy").join(script))
+            .arg(source::root().join("benches").join(script))
             .args(arguments)
             .output()
             .unwrap();

@@ -63,6 +63,7 @@ mod own_faults;
 mod plugin_files;
 mod plugins;
 mod process;
+mod prometheus;
 mod proxy_protocol;
 mod registrars;
 mod resolving;

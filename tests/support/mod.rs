@@ -20,6 +20,7 @@ pub mod http2_origin;
 pub mod network;
 pub mod origin;
 pub mod peer;
+pub mod prometheus;
 pub mod redis;
 pub mod rpcx;
 pub mod secret;
