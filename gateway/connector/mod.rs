@@ -22,6 +22,7 @@ mod host;
 pub mod http;
 pub mod memory;
 mod refused;
+mod sessions;
 pub mod tcp;
 mod tls;
 
