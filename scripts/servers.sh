@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The real servers that tests run against: etcd 3.4 and 3.5, Consul 1.8, Redis 7 and Prometheus as Debian ships them, unpacked under
-# target/servers, and services and clients of go-zero and rpcx, built from tests/peers as target/peers/go-zero and
-# target/peers/rpcx. Their Go is the machine's or, where it has none that is new enough, Debian's, unpacked beside etcd; their
-# modules come from where GOPROXY says. With names only these: rpcx, go-zero, or clients, which the proxy benchmark has in
-# benches/proxy/clients.
+# The real servers that tests run against: etcd 3.4 and 3.5, Consul 1.8, ZooKeeper 3.8, Redis 7 and Prometheus as Debian
+# ships them, unpacked under target/servers, and services and clients of go-zero and rpcx, built from tests/peers as
+# target/peers/go-zero and target/peers/rpcx. Their Go is the machine's or, where it has none that is new enough, Debian's,
+# unpacked beside etcd; their modules come from where GOPROXY says. With names only these: rpcx, go-zero, or clients, which
+# the proxy benchmark has in benches/proxy/clients.
 # Touches neither the machine's packages nor its sources, needs no root, and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,9 +25,9 @@ apt_of() {
     -o Acquire::Retries=3 -o APT::Sandbox::User=root "$@" >&2
 }
 
-# unpack SUITE FOLDER COMMAND PACKAGE...: COMMAND, a path below the folder and one argument, shows that the program runs.
+# unpack SUITE FOLDER COMMAND PACKAGE...: COMMAND, run in the folder, shows that the program runs.
 unpack() {
-  local suite=$1 folder=$SERVERS/$2 program=${3% *} shows=${3#* }
+  local suite=$1 folder=$SERVERS/$2 shows=$3
   shift 3
   [ ! -e "$folder/complete" ] || return 0
   command -v apt-get >/dev/null || fail "$1 for the tests comes from Debian's packages, and apt-get is missing"
@@ -40,7 +40,8 @@ unpack() {
   (cd "$folder/debs" && apt_of "$suite" download "$@")
   local deb
   for deb in "$folder"/debs/*.deb; do dpkg-deb -x "$deb" "$folder"; done
-  "$folder/$program" "$shows" >/dev/null || fail "$1 of Debian $suite does not run on this machine"
+  # Its words are words, whatever stars are in them.
+  (cd "$folder" && set -f && $shows >/dev/null) || fail "$1 of Debian $suite does not run on this machine"
   rm -rf "$folder/debs" "$SERVERS/apt"
   touch "$folder/complete"
 }
@@ -64,6 +65,9 @@ peer() {
 if [ $# = 0 ]; then
   unpack bookworm etcd34 "usr/bin/etcd --version" etcd-server etcd-client
   unpack bullseye consul "usr/bin/consul version" consul
+  command -v java >/dev/null || fail "ZooKeeper for the tests needs Java: install Debian's default-jre-headless"
+  unpack bookworm zookeeper "java -cp usr/share/java/* org.apache.zookeeper.version.VersionInfoMain" libzookeeper-java \
+    libslf4j-java libdropwizard-metrics-java libsnappy-java libnetty-java
   unpack trixie etcd35 "usr/bin/etcd --version" etcd-server etcd-client
   unpack bookworm prometheus "usr/bin/promtool --version" prometheus
   # Its libraries stand beside it: a machine need not have them.

@@ -133,7 +133,7 @@ mod tests {
         bindings::{
             registry::witgate::{
                 etcd::etcd as wit_etcd, file::file as wit_file, http::http as wit_http,
-                memory::memory as wit_memory, tcp::tcp as wit_tcp,
+                memory::memory as wit_memory, tcp::tcp as wit_tcp, zookeeper::zookeeper as wit_zookeeper,
             },
             wit,
         },
@@ -169,6 +169,10 @@ mod tests {
             (denied(wit_file::Host::follow(&mut none, None).await), r#"file = "services.json""#),
             (denied(wit_http::Host::urls(&mut none).await), r#"http = { urls = ["http://HOST:PORT"] }"#),
             (denied(wit_tcp::Host::addresses(&mut none).await), r#"tcp = { addresses = ["HOST:PORT"] }"#),
+            (
+                denied(wit_zookeeper::Host::follow(&mut none, "/a".into(), true).await),
+                r#"zookeeper = { servers = ["HOST:2181"] }"#,
+            ),
         ] {
             assert!(text.contains(&format!("`{setting}` in [registry.main]")), "{text}");
         }

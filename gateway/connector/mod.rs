@@ -22,8 +22,10 @@ mod host;
 pub mod http;
 pub mod memory;
 mod refused;
+mod sessions;
 pub mod tcp;
 mod tls;
+pub mod zookeeper;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -61,6 +63,8 @@ macro_rules! each_connector {
             memory
             /// Lends the plugin TCP to some addresses. Default: none.
             tcp
+            /// Lends the plugin a client for ZooKeeper. Default: none.
+            zookeeper
         }
     };
 }

@@ -48,3 +48,14 @@ pub(crate) fn grant(tls: &Tls, examiner: &mut Examiner<'_>, way: &Way) -> Option
     }
     Some(ClientTls { ca_file: ca_file?, certificate, server_name: tls.server_name.clone() })
 }
+
+/// Whether it is what a server of a registry is written as.
+pub(super) fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let port_good = port.parse::<u16>().is_ok_and(|port| port != 0);
+    let host_good = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)),
+    };
+    port_good && host_good
+}

@@ -3,29 +3,22 @@
 //! Every rpcx server rewrites its value once a minute, with new counters and nothing else new. Such a write changes
 //! nothing here.
 
-use std::collections::BTreeMap;
-
-use guest::entries::Entry;
+use guest::{claims, entries::Entry};
 
 use crate::layout::Layout;
+
+pub type Delta = claims::Delta<Vec<u8>>;
 
 /// What is claimed below one prefix, by key.
 pub struct Claims {
     layout: Layout,
     prefix: String,
-    known: BTreeMap<Vec<u8>, Entry>,
-}
-
-/// What a write to etcd means for the list.
-#[derive(Debug, PartialEq)]
-pub enum Delta {
-    Put(Vec<u8>, Entry),
-    Remove(Vec<u8>),
+    known: claims::Claims<Vec<u8>>,
 }
 
 impl Claims {
     pub fn new(layout: Layout, prefix: String) -> Claims {
-        Claims { layout, prefix, known: BTreeMap::new() }
+        Claims { layout, prefix, known: claims::Claims::default() }
     }
 
     /// Forgets what was known; these are all keys.
@@ -33,33 +26,32 @@ impl Claims {
         &mut self,
         all: impl Iterator<Item = (Vec<u8>, Vec<u8>)>,
     ) -> impl Iterator<Item = (&Vec<u8>, &Entry)> {
-        self.known =
-            all.filter_map(|(key, value)| self.read(&key, &value).map(|entry| (key, entry))).collect();
-        self.known.iter()
+        let Claims { layout, prefix, known } = self;
+        known.reset(
+            all.filter_map(|(key, value)| read(layout, prefix, &key, &value).map(|entry| (key, entry))),
+        )
     }
 
     /// A key was written. None when that changes nothing.
     pub fn put(&mut self, key: Vec<u8>, value: &[u8]) -> Option<Delta> {
-        let Some(entry) = self.read(&key, value) else { return self.delete(&key) };
-        if self.known.get(&key) == Some(&entry) {
-            return None;
-        }
-        self.known.insert(key.clone(), entry.clone());
-        Some(Delta::Put(key, entry))
+        let entry = read(&self.layout, &self.prefix, &key, value);
+        self.known.put(key, entry)
     }
 
     /// A key is gone. None when it was nobody's.
     pub fn delete(&mut self, key: &[u8]) -> Option<Delta> {
-        self.known.remove_entry(key).map(|(key, _)| Delta::Remove(key))
+        self.known.delete(&key.to_vec())
     }
+}
 
-    fn read(&self, key: &[u8], value: &[u8]) -> Option<Entry> {
-        self.layout.read(key.strip_prefix(self.prefix.as_bytes())?, value)
-    }
+fn read(layout: &Layout, prefix: &str, key: &[u8], value: &[u8]) -> Option<Entry> {
+    layout.read(key.strip_prefix(prefix.as_bytes())?, value)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;

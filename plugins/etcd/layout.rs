@@ -1,9 +1,9 @@
 //! What a key in etcd and its value mean.
 
-use guest::entries::{Entry, Labels, WrittenLabels};
+use guest::entries::{Entry, Labels};
+use guest::json;
 use guest::rpcx::{self, Wanted};
 use serde::Deserialize;
-use serde_json::Value;
 
 /// What the operator wrote, checked.
 #[derive(Clone, Debug)]
@@ -136,7 +136,7 @@ impl Layout {
         let (rest, value) = (String::from_utf8_lossy(rest), String::from_utf8_lossy(value));
         match self {
             Layout::GoZero | Layout::Plain { .. } => plain(value.trim()),
-            Layout::Json { .. } => json(value.trim()),
+            Layout::Json { .. } => json::read(value.trim()),
             Layout::Rpcx { wanted, .. } => wanted.read(&rest, &value),
         }
     }
@@ -171,70 +171,6 @@ impl Layout {
 
 fn plain(value: &str) -> Option<Entry> {
     (!value.is_empty()).then(|| Entry::plain(value))
-}
-
-/// A value of the `json` layout. Others write it, so what is not known is passed over.
-#[derive(Deserialize)]
-struct Json {
-    #[serde(alias = "Addr", alias = "addr")]
-    address: String,
-    #[serde(default)]
-    weight: Value,
-    #[serde(default)]
-    priority: Value,
-    #[serde(default)]
-    state: Value,
-    #[serde(default)]
-    hostname: Value,
-    #[serde(default)]
-    zone: Value,
-    #[serde(default)]
-    labels: Option<WrittenLabels>,
-    #[serde(default, rename = "Metadata", alias = "metadata")]
-    metadata: Value,
-    /// gRPC's: 1 says that the endpoint is deleted.
-    #[serde(default, rename = "Op")]
-    op: u8,
-}
-
-fn json(value: &str) -> Option<Entry> {
-    let Ok(Json { address, weight, priority, state, hostname, zone, labels, metadata, op }) =
-        serde_json::from_str(value)
-    else {
-        return plain(value);
-    };
-    let labels = labels.map(|labels| labels.0).unwrap_or_else(|| metadata_labels(&metadata));
-    let text = |value: Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-    (op != 1).then(|| Entry {
-        address,
-        weight: json_weight(&weight),
-        // What makes no sense is as good as not there: others write it.
-        priority: priority.as_u64().and_then(|priority| priority.try_into().ok()).unwrap_or(0),
-        state: serde_json::from_value(state).unwrap_or_default(),
-        hostname: text(hostname),
-        zone: text(zone),
-        labels,
-    })
-}
-
-/// What can be a label of gRPC's metadata, which may be anything.
-fn metadata_labels(metadata: &Value) -> Labels {
-    let text = |value: &Value| match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
-        _ => None,
-    };
-    let object = metadata.as_object().into_iter().flatten();
-    object.filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect()
-}
-
-/// As with rpcx: 1 when it is missing or no integer, 0 when it is negative, the greatest when it is too great.
-fn json_weight(weight: &Value) -> u32 {
-    match (weight.as_u64(), weight.as_i64()) {
-        (Some(weight), _) => weight.try_into().unwrap_or(u32::MAX),
-        (None, Some(_)) => 0,
-        (None, None) => 1,
-    }
 }
 
 #[cfg(test)]

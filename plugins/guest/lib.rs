@@ -4,10 +4,12 @@
 //! Nothing here is needed to write a plugin: the interface is the WIT text alone.
 
 pub mod bytes;
+pub mod claims;
 pub mod entries;
 pub mod fuse;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod json;
 pub mod lists;
 #[cfg(feature = "http")]
 pub mod poll;

@@ -125,7 +125,8 @@ pub fn write_query(pairs: &Labels) -> String {
     parts.join("&")
 }
 
-fn unescape(text: &str) -> Option<String> {
+/// Text as it was before Go, or Java, escaped it for a query. None if it was not.
+pub fn unescape(text: &str) -> Option<String> {
     let mut bytes = text.bytes();
     let mut plain = Vec::with_capacity(text.len());
     while let Some(byte) = bytes.next() {

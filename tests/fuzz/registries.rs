@@ -24,6 +24,15 @@ mod claims;
 mod layout;
 #[path = "../../plugins/consul/kv.rs"]
 mod kv;
+#[expect(dead_code, reason = "the connector uses more of it")]
+#[path = "../../gateway/connector/zookeeper/wire.rs"]
+mod wire;
+#[path = "../../plugins/zookeeper/curator.rs"]
+mod curator;
+#[path = "../../plugins/zookeeper/dubbo.rs"]
+mod dubbo;
+#[path = "../../plugins/zookeeper/layout.rs"]
+mod nodes;
 
 /// Every layout of etcd, with all that changes how it reads.
 const LAYOUTS: [&str; 5] = [
@@ -32,6 +41,17 @@ const LAYOUTS: [&str; 5] = [
     r#"{ "layout": "rpcx", "base": "", "networks": ["tcp", "quic"], "group": "blue" }"#,
     r#"{ "layout": "plain" }"#,
     r#"{ "layout": "json", "prefix": "services" }"#,
+];
+
+/// Every layout of ZooKeeper.
+const NODES: [&str; 7] = [
+    r#"{ "layout": "plain" }"#,
+    r#"{ "layout": "json" }"#,
+    r#"{ "layout": "rpcx", "base": "rpcx", "group": "blue" }"#,
+    r#"{ "layout": "curator" }"#,
+    r#"{ "layout": "curator", "secure": true }"#,
+    r#"{ "layout": "dubbo", "group": "a", "protocols": ["tri"] }"#,
+    r#"{ "layout": "dubbo", "by": "application" }"#,
 ];
 
 fuzz_target!(|data: &[u8]| {
@@ -43,6 +63,8 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     consul(value);
+    zookeeper(key, value);
+    frames(value);
     if let Ok(text) = str::from_utf8(value) {
         list(text);
         metadata(text);
@@ -68,6 +90,39 @@ fn consul(body: &[u8]) {
         [catalog::read(body, false), catalog::read(body, true), kv::read(body, "rpcx/orders/", &wanted)]
     {
         assert!(list.unwrap_or_default().is_sorted_by_key(|(id, _)| id.clone()));
+    }
+}
+
+/// Whatever a node is called and holds, it is an instance that is asked for or none.
+fn zookeeper(name: &[u8], data: &[u8]) {
+    let Ok(name) = str::from_utf8(name) else { return };
+    for settings in NODES {
+        let Ok(layout) = nodes::Layout::of(settings) else { panic!("{settings}") };
+        layout.read(name, data);
+        if let Ok(path) = layout.path(name) {
+            assert!(path.starts_with('/') && !path.contains("//") && !path.ends_with('/'), "{path}");
+        }
+    }
+}
+
+/// What answers at the address of a ZooKeeper: every frame of it as everything that a frame may be.
+fn frames(mut bytes: &[u8]) {
+    use wire::{Connected, Event, Head, Reader, Stat, first_frame};
+    while let Ok(Some(length)) = first_frame(bytes) {
+        let (frame, rest) = bytes[4..].split_at(length);
+        let _ = Connected::read(frame);
+        let mut reader = Reader(frame);
+        if Head::read(&mut reader).is_ok() {
+            if let Ok(event) = Event::read(&mut Reader(reader.0)) {
+                assert!(event.place().is_none_or(|(parent, name)| !parent.is_empty() && !name.contains('/')));
+            }
+            let mut names = Reader(reader.0);
+            if let Ok(names) = names.texts() {
+                assert!(names.len() <= frame.len() / 4);
+            }
+            let _ = (Stat::read(&mut names), reader.bytes().map(drop), Stat::read(&mut reader));
+        }
+        bytes = rest;
     }
 }
 

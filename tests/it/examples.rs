@@ -25,6 +25,7 @@ use crate::support::{
     service::{self, CLIENTS},
     tls::{self, TlsOrigin, curl},
     traffic::Traffic,
+    zookeeper::ZooKeeper,
 };
 
 fn examples() -> Vec<PathBuf> {
@@ -171,6 +172,22 @@ async fn the_redis_example_goes_on_whatever_redis_does() {
     service::becomes(&gateway, "frozen").await;
     traffic.more(200).await;
     traffic.stop().await.none_failed();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_zookeeper_example_routes_to_services_of_spring_cloud_and_of_rpcx() {
+    let mut zookeeper = ZooKeeper::start().await;
+    let folder = example("zookeeper");
+    edit(folder.path(), |text| text.replace("127.0.0.1:2181", &zookeeper.between().address.to_string()));
+    let gateway = Gateway::run(folder);
+    let backend = Backend::start("one").await;
+    let (ip, port) = (backend.address.ip().to_string(), backend.address.port());
+    let instance = json!({ "name": "orders", "id": "1", "address": ip, "port": port });
+    zookeeper.put("/services/orders/1", &instance.to_string()).await;
+    zookeeper.put(&format!("/rpcx_test/Arith/tcp@{}", backend.address), "").await;
+    for path in ["/orders/1", "/svc/orders/1", "/rpcx/Arith/1"] {
+        until(path, || async { gateway.get(path).await.text() == "one" }).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use super::{
     backend::Backend,
     gateway::{Gateway, until},
     service::{self, CLIENTS},
-    tampered::{Tampered, Tampering},
+    tampered::Tampering,
     traffic::Traffic,
 };
 
@@ -29,7 +29,8 @@ pub trait Registry: Send + Sized {
         addresses: Vec<SocketAddr>,
         padding: usize,
     ) -> impl Future<Output = ()> + Send;
-    fn between(&self) -> &Tampered;
+    /// Has what stands between it and the gateway change its answers, or not any more.
+    fn tamper(&self, tampering: Tampering);
     /// Ends it without a word.
     fn kill9(&mut self);
     /// Starts it again, with what it held.
@@ -161,23 +162,23 @@ pub async fn empty<R: Registry>() {
 
 pub async fn partial<R: Registry>() {
     let table = Table::<R>::start().await;
-    table.registry.between().does(Tampering::Cut);
+    table.registry.tamper(Tampering::Cut);
     table.fails("unavailable", "").await;
-    table.registry.between().does(Tampering::None);
+    table.registry.tamper(Tampering::None);
     table.becomes("live").await;
     table.recovers().await;
 }
 
-/// An error page with status 200, and then what looks like the registry and is not.
-pub async fn garbage<R: Registry>(headers: &'static str) {
+/// An error page with status 200, and then what looks like the registry and is not: both are a failure of this kind.
+pub async fn garbage<R: Registry>(kind: &str, headers: &'static str) {
     let table = Table::<R>::start().await;
     for (headers, body) in
         [("content-type: text/html\r\n", "<html>Sign in</html>"), (headers, "{\"sign\": \"in\"}")]
     {
-        table.registry.between().does(Tampering::Instead(headers, body));
-        table.fails("suspect", "").await;
+        table.registry.tamper(Tampering::Instead(headers, body));
+        table.fails(kind, "").await;
     }
-    table.registry.between().does(Tampering::None);
+    table.registry.tamper(Tampering::None);
     table.becomes("live").await;
     table.recovers().await;
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    connector::tls::{self, ClientTls, Tls},
+    connector::tls::{self, ClientTls, Tls, is_host_and_port},
     document::{Examiner, Secret, Way},
 };
 
@@ -128,14 +128,4 @@ fn credentials(examiner: &mut Examiner<'_>, way: &Way, etcd: &Etcd) -> Option<Op
         (Some(_), None) => examiner.together(way, "user", "password_file"),
         (None, Some(_)) => examiner.together(way, "password_file", "user"),
     }
-}
-
-fn is_host_and_port(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
-    let port_good = port.parse::<u16>().is_ok_and(|port| port != 0);
-    let host_good = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)),
-    };
-    port_good && host_good
 }

@@ -7,10 +7,7 @@ use std::{
     future::Future,
     path::Path,
     pin::pin,
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -20,15 +17,14 @@ use etcd_client::{
 use tokio::time::Instant;
 
 use super::{
-    super::{ClientTls, lock},
+    super::{
+        ClientTls, lock,
+        sessions::{self, Ended},
+    },
     Grant,
     error::{failure, is_auth_off},
 };
-use crate::{
-    backoff::{Backoff, Lasting},
-    files,
-    registry::Failure,
-};
+use crate::{backoff::Lasting, files, registry::Failure};
 
 /// The longest answer taken, in bytes. A list that is longer comes in more pages.
 const LONGEST_MESSAGE: usize = 64 << 20;
@@ -36,16 +32,12 @@ const LONGEST_MESSAGE: usize = 64 << 20;
 /// etcd ends a connection that pings more often than every 5 seconds.
 const FASTEST_PING: Duration = Duration::from_secs(6);
 
-/// Pauses between attempts to connect, however many ask: each of them has its own pauses beside.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
 /// A connection to one member.
 pub(super) struct Session {
     client: etcd_client::Client,
     endpoint: String,
     patience: Duration,
-    ended: Arc<AtomicBool>,
+    ended: Ended,
 }
 
 impl Session {
@@ -67,11 +59,11 @@ impl Session {
 
     /// What is asked next takes another session. Those who use this one may go on.
     pub fn end(&self) {
-        self.ended.store(true, Relaxed);
+        self.ended.set();
     }
 
     pub fn has_ended(&self) -> bool {
-        self.ended.load(Relaxed)
+        self.ended.is_set()
     }
 
     /// Bounds a request: etcd itself may wait for a quorum for ever.
@@ -96,48 +88,25 @@ async fn within<T>(limit: Duration, request: impl Future<Output = Result<T, Erro
     }
 }
 
+impl sessions::Session for Session {
+    fn ended(&self) -> &Ended {
+        &self.ended
+    }
+}
+
 /// Gives out the session that works, and makes another when it does not.
 pub(super) struct Sessions {
     registry: Arc<str>,
     grant: Grant,
-    /// Held by those who use it, so that an unused connection closes.
-    current: Mutex<Weak<Session>>,
-    attempts: tokio::sync::Mutex<Attempts>,
+    all: sessions::Sessions<Session>,
     /// That etcd has no use for the credentials.
     auth_off: Mutex<Lasting>,
 }
 
-struct Attempts {
-    /// The endpoint to try first.
-    first: usize,
-    /// Whether the last session has ended for a reason, and not because nobody needed it.
-    ended: Arc<AtomicBool>,
-    failed: Option<(Instant, Failure)>,
-    backoff: Backoff,
-    /// When the next attempt may be made.
-    due: Instant,
-    connected: Lasting,
-}
-
 impl Sessions {
     pub fn new(registry: Arc<str>, grant: Grant) -> Self {
-        // Many gateways start at once after an outage; not all of them with the first member.
-        let first = fastrand::usize(..grant.endpoints.len().max(1));
-        let attempts = Attempts {
-            first,
-            ended: Arc::default(),
-            failed: None,
-            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
-            due: Instant::now(),
-            connected: Lasting::default(),
-        };
-        Self {
-            registry,
-            grant,
-            current: Mutex::default(),
-            attempts: tokio::sync::Mutex::new(attempts),
-            auth_off: Mutex::default(),
-        }
+        let all = sessions::Sessions::new(grant.endpoints.clone());
+        Self { registry, grant, all, auth_off: Mutex::default() }
     }
 
     pub fn grant(&self) -> &Grant {
@@ -145,72 +114,14 @@ impl Sessions {
     }
 
     /// The session in use, or a new one.
-    ///
-    /// Many may ask at once; one connects, and all get its session or its failure. Soon after a failure, and after a
-    /// session that ended soon, that one waits first.
     pub async fn get(&self) -> Result<Arc<Session>, Failure> {
-        if let Some(session) = self.current() {
-            return Ok(session);
-        }
-        let asked = Instant::now();
-        let mut attempts = self.attempts.lock().await;
-        if let Some(session) = self.current() {
-            return Ok(session);
-        }
-        if let Some((when, failure)) = &attempts.failed
-            && *when >= asked
-        {
-            return Err(failure.clone());
-        }
-        if std::mem::take(&mut attempts.ended).load(Relaxed) {
-            attempts.pause();
-        }
-        tokio::time::sleep_until(attempts.due).await;
-        match self.connect(&mut attempts.first).await {
-            Ok(session) => {
-                let session = Arc::new(session);
-                *lock(&self.current) = Arc::downgrade(&session);
-                attempts.failed = None;
-                attempts.ended = session.ended.clone();
-                attempts.backoff.works();
-                if attempts.connected.happened(session.endpoint()).is_some() {
-                    tracing::info!(registry = %self.registry, endpoint = session.endpoint(), "Connected to etcd");
-                }
-                Ok(session)
-            }
-            Err(failure) => {
-                attempts.pause();
-                attempts.failed = Some((Instant::now(), failure.clone()));
-                Err(failure)
-            }
-        }
-    }
-
-    fn current(&self) -> Option<Arc<Session>> {
-        lock(&self.current).upgrade().filter(|session| !session.has_ended())
-    }
-
-    /// Tries each endpoint once, and begins with the next one the next time.
-    async fn connect(&self, first: &mut usize) -> Result<Session, Failure> {
-        let mut unavailable = Vec::new();
-        for _ in 0..self.grant.endpoints.len() {
-            let endpoint = &self.grant.endpoints[*first % self.grant.endpoints.len()];
-            *first = first.wrapping_add(1);
-            match self.connect_to(endpoint).await {
-                Ok(client) => {
-                    return Ok(Session {
-                        client,
-                        endpoint: endpoint.clone(),
-                        patience: self.grant.silence,
-                        ended: Arc::default(),
-                    });
-                }
-                Err(Failure::Unavailable(text)) => unavailable.push(text),
-                // The others would say the same.
-                Err(failure) => return Err(failure),
-            }
-        }
-        Err(Failure::Unavailable(unavailable.join("; ")))
+        let connect = |endpoint: String| async move {
+            let client = self.connect_to(&endpoint).await?;
+            Ok(Session { client, endpoint, patience: self.grant.silence, ended: Ended::default() })
+        };
+        let connected =
+            |endpoint: &str, _| tracing::info!(registry = %self.registry, endpoint, "Connected to etcd");
+        self.all.get(connect, connected).await
     }
 
     /// Connects, authenticates, and asks for a sign of life from a member that knows its leader.
@@ -265,12 +176,6 @@ impl Sessions {
             Some(tls) => options.with_tls(tls_options(tls, endpoint).await?),
             None => options,
         })
-    }
-}
-
-impl Attempts {
-    fn pause(&mut self) {
-        self.due = Instant::now() + self.backoff.pause();
     }
 }
 

@@ -39,7 +39,7 @@ async fn consul_broken_off_costs_no_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consul_answering_garbage_costs_no_request() {
-    table::garbage::<Consul>("content-type: application/json\r\nx-consul-index: 99\r\n").await;
+    table::garbage::<Consul>("suspect", "content-type: application/json\r\nx-consul-index: 99\r\n").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

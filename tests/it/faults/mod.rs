@@ -8,3 +8,4 @@ mod flapping;
 mod gateway;
 mod network;
 mod plugin;
+mod zookeeper;
