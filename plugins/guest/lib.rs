@@ -9,6 +9,7 @@ pub mod fuse;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod lists;
+pub mod pause;
 #[cfg(feature = "http")]
 pub mod poll;
 pub mod rpcx;

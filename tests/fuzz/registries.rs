@@ -24,6 +24,9 @@ mod claims;
 mod layout;
 #[path = "../../plugins/consul/kv.rs"]
 mod kv;
+#[expect(dead_code, reason = "the plugin asks, too")]
+#[path = "../../plugins/discovery/answer.rs"]
+mod discovery;
 
 /// Every layout of etcd, with all that changes how it reads.
 const LAYOUTS: [&str; 5] = [
@@ -43,6 +46,7 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     consul(value);
+    service_discovery(value);
     if let Ok(text) = str::from_utf8(value) {
         list(text);
         metadata(text);
@@ -68,6 +72,17 @@ fn consul(body: &[u8]) {
         [catalog::read(body, false), catalog::read(body, true), kv::read(body, "rpcx/orders/", &wanted)]
     {
         assert!(list.unwrap_or_default().is_sorted_by_key(|(id, _)| id.clone()));
+    }
+}
+
+/// An answer of a node is a list in a certain order with an address each, or it is told what it is instead.
+fn service_discovery(body: &[u8]) {
+    for scheme in [None, Some("tcp".to_owned())] {
+        let wanted = discovery::Wanted { env: "dev".to_owned(), appid: "orders".to_owned(), scheme };
+        if let Ok(discovery::Said::List(list)) = wanted.read(body) {
+            assert!(list.is_sorted_by_key(|(hostname, _)| hostname.clone()));
+            assert!(list.iter().all(|(_, entry)| !entry.address.contains('/') && entry.weight <= 1));
+        }
     }
 }
 
