@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bindings::wasi::http::outgoing_handler;
 use bindings::wasi::http::types::{
-    ErrorCode, Fields, IncomingBody, Method, OutgoingRequest, RequestOptions, Scheme,
+    ErrorCode, Fields, IncomingBody, Method, OutgoingBody, OutgoingRequest, RequestOptions, Scheme,
 };
 use bindings::wasi::io::streams::StreamError;
 use bindings::witgate::http::http as granted;
@@ -75,7 +75,7 @@ impl Answer {
 impl Client {
     /// The URLs that the table of the registry grants, beginning with any of them: not every gateway asks the first.
     pub fn granted() -> Result<Client, Failure> {
-        let urls = granted::urls()?;
+        let urls = urls()?;
         let current = Cell::new(fastrand::usize(..urls.len().max(1)));
         Ok(Client { urls, current })
     }
@@ -86,7 +86,7 @@ impl Client {
         let mut failures = Vec::new();
         for _ in 0..self.urls.len().max(1) {
             let Some(base) = self.urls.get(self.current.get() % self.urls.len().max(1)) else { break };
-            match ask(&format!("{base}{path}"), headers, limit) {
+            match ask(&Method::Get, &format!("{base}{path}"), headers, None, limit) {
                 Ok(answer) => return Ok(answer),
                 Err(Problem::NoConnection(text)) => failures.push(text),
                 Err(Problem::Failure(failure)) => {
@@ -104,12 +104,21 @@ impl Client {
     }
 }
 
+/// The URLs that the table of the registry grants, for who asks each by itself.
+pub fn urls() -> Result<Vec<String>, Failure> {
+    granted::urls()
+}
+
 /// Asks for a URL as it is, such as one that an answer points to.
 pub fn get(url: &str, headers: &[(&str, &str)], limit: Duration) -> Result<Answer, Failure> {
-    ask(url, headers, limit).map_err(|problem| match problem {
-        Problem::NoConnection(text) => Failure::Unavailable(text),
-        Problem::Failure(failure) => failure,
-    })
+    Ok(ask(&Method::Get, url, headers, None, limit)?)
+}
+
+/// Sends a body of a media type to a URL. `limit` is the time to the head of the answer.
+pub fn post(url: &str, media_type: &str, body: &[u8], limit: Duration) -> Result<Answer, Failure> {
+    let length = body.len().to_string();
+    let headers = [("content-type", media_type), ("content-length", &length)];
+    Ok(ask(&Method::Post, url, &headers, Some(body), limit)?)
 }
 
 enum Problem {
@@ -117,7 +126,22 @@ enum Problem {
     Failure(Failure),
 }
 
-fn ask(url: &str, headers: &[(&str, &str)], limit: Duration) -> Result<Answer, Problem> {
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Failure {
+        match problem {
+            Problem::NoConnection(text) => Failure::Unavailable(text),
+            Problem::Failure(failure) => failure,
+        }
+    }
+}
+
+fn ask(
+    method: &Method,
+    url: &str,
+    headers: &[(&str, &str)],
+    content: Option<&[u8]>,
+    limit: Duration,
+) -> Result<Answer, Problem> {
     let failed = |error: ErrorCode| problem(url, error);
     let invalid = |what: &str| Problem::Failure(Failure::Invalid(format!("{what} in a request to {url}")));
     let fields = Fields::new();
@@ -128,7 +152,7 @@ fn ask(url: &str, headers: &[(&str, &str)], limit: Duration) -> Result<Answer, P
     let (scheme, rest) = url.split_once("://").ok_or_else(|| invalid("no scheme"))?;
     let scheme = if scheme.eq_ignore_ascii_case("https") { Scheme::Https } else { Scheme::Http };
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    request.set_method(&Method::Get).map_err(|()| invalid("method"))?;
+    request.set_method(method).map_err(|()| invalid("method"))?;
     request.set_scheme(Some(&scheme)).map_err(|()| invalid("scheme"))?;
     request.set_authority(Some(authority)).map_err(|()| invalid("authority"))?;
     request.set_path_with_query(Some(path)).map_err(|()| invalid("path"))?;
@@ -136,7 +160,14 @@ fn ask(url: &str, headers: &[(&str, &str)], limit: Duration) -> Result<Answer, P
     let nanoseconds = u64::try_from(limit.as_nanos()).ok();
     // Whoever cannot say how long keeps to the limits of the gateway.
     let _ = options.set_first_byte_timeout(nanoseconds);
+    let sink = match content {
+        Some(content) => Some((request.body().map_err(|()| invalid("body"))?, content)),
+        None => None,
+    };
     let waiting = outgoing_handler::handle(request, Some(options)).map_err(failed)?;
+    if let Some((sink, content)) = sink {
+        send(sink, content);
+    }
     waiting.subscribe().block();
     let response = match waiting.get() {
         Some(Ok(answered)) => answered.map_err(failed)?,
@@ -150,6 +181,19 @@ fn ask(url: &str, headers: &[(&str, &str)], limit: Duration) -> Result<Answer, P
     let body = response.consume().map_err(|()| invalid("body"))?;
     let body = read(&body, url)?;
     Ok(Answer { url: url.to_owned(), status, headers, body })
+}
+
+/// One that is not taken shows in the answer, or in that there is none.
+fn send(body: OutgoingBody, content: &[u8]) {
+    if let Ok(stream) = body.write() {
+        // More than that is refused at once.
+        for part in content.chunks(4096) {
+            if stream.blocking_write_and_flush(part).is_err() {
+                break;
+            }
+        }
+    }
+    let _ = OutgoingBody::finish(body, None);
 }
 
 fn read(body: &IncomingBody, url: &str) -> Result<Vec<u8>, Problem> {

@@ -11,6 +11,7 @@ pub mod fuse;
 pub mod http;
 pub mod json;
 pub mod lists;
+pub mod pause;
 #[cfg(feature = "http")]
 pub mod poll;
 pub mod rpcx;

@@ -3,7 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-use crate::http::{Answer, Client, Failure};
+use crate::{
+    http::{Answer, Client, Failure},
+    pause::jittered,
+};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -106,9 +109,4 @@ pub fn check(answer: &Answer) -> Result<Result<(), String>, Failure> {
         Some(kind) if !json(kind) => Err(format!("{url} answered with {kind:?} where JSON was expected")),
         _ => Ok(()),
     })
-}
-
-/// A tenth more at most.
-fn jittered(pause: Duration) -> Duration {
-    pause + pause.mul_f64(fastrand::f64() / 10.0)
 }

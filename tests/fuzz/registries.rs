@@ -4,7 +4,7 @@
 
 use guest::{
     entries::{check_address, identified},
-    lists::Lists,
+    lists::ListOf,
     rpcx,
 };
 use libfuzzer_sys::fuzz_target;
@@ -33,6 +33,9 @@ mod curator;
 mod dubbo;
 #[path = "../../plugins/zookeeper/layout.rs"]
 mod nodes;
+#[expect(dead_code, reason = "the plugin asks, too")]
+#[path = "../../plugins/discovery/answer.rs"]
+mod discovery;
 
 /// Every layout of etcd, with all that changes how it reads.
 const LAYOUTS: [&str; 5] = [
@@ -65,6 +68,7 @@ fuzz_target!(|data: &[u8]| {
     consul(value);
     zookeeper(key, value);
     frames(value);
+    service_discovery(value);
     if let Ok(text) = str::from_utf8(value) {
         list(text);
         metadata(text);
@@ -126,10 +130,21 @@ fn frames(mut bytes: &[u8]) {
     }
 }
 
+/// An answer of a node is a list in a certain order with an address each, or it is told what it is instead.
+fn service_discovery(body: &[u8]) {
+    for scheme in [None, Some("tcp".to_owned())] {
+        let wanted = discovery::Wanted { env: "dev".to_owned(), appid: "orders".to_owned(), scheme };
+        if let Ok(discovery::Said::List(list)) = wanted.read(body) {
+            assert!(list.is_sorted_by_key(|(hostname, _)| hostname.clone()));
+            assert!(list.iter().all(|(_, entry)| !entry.address.contains('/') && entry.weight <= 1));
+        }
+    }
+}
+
 /// A list written by hand has addresses only, and an id for each.
 fn list(text: &str) {
-    let Ok(lists) = guest::settings::read::<Lists>(text) else { return };
-    let mut ids: Vec<String> = identified(lists.of("orders"))
+    let Ok(list) = ListOf("orders").read(text.as_bytes()) else { return };
+    let mut ids: Vec<String> = identified(list)
         .map(|(id, entry)| {
             assert_eq!(check_address(&entry.address), Ok(()));
             id

@@ -14,6 +14,7 @@ use crate::support::{
     certs::{Certs, Pair},
     component,
     consul::Consul,
+    discovery_double::DiscoveryDouble,
     etcd::{Etcd, Version, free_port},
     gateway::{Gateway, until},
     go_zero,
@@ -112,6 +113,19 @@ async fn the_consul_example_routes_to_services_of_the_catalog_and_of_rpcx() {
     consul.put("/v1/agent/service/register", service).await;
     consul.put(&format!("/v1/kv/rpcx_test/Arith/tcp@{}", backend.address), Value::Null).await;
     for path in ["/orders/1", "/svc/orders/1", "/rpcx/Arith/1"] {
+        until(path, || async { gateway.get(path).await.text() == "one" }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_discovery_example_routes_to_services_that_registered() {
+    let node = DiscoveryDouble::start().await;
+    let folder = example("discovery");
+    edit(folder.path(), |text| text.replace("http://127.0.0.1:6666", &node.url()));
+    let gateway = Gateway::run(folder);
+    let backend = Backend::start("one").await;
+    node.register_with("one", backend.address, json!({}));
+    for path in ["/orders/1", "/svc/orders/1"] {
         until(path, || async { gateway.get(path).await.text() == "one" }).await;
     }
 }

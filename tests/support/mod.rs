@@ -7,6 +7,7 @@ pub mod client;
 pub mod cluster;
 pub mod component;
 pub mod consul;
+pub mod discovery_double;
 pub mod dns;
 pub mod etcd;
 pub mod fault_table;

@@ -79,12 +79,11 @@ async fn serve(
     let mut buffer = Vec::new();
     let Some(request) = read_request(&mut stream, &mut buffer, connection).await else { return Ok(()) };
     let Some(to) = plan.lock().unwrap().to else { return Ok(()) };
-    let head = request.head.clone();
-    seen.lock().unwrap().push(request);
+    seen.lock().unwrap().push(request.clone());
     let answer = {
         let mut gone = [0];
         tokio::select! {
-            answer = ask(to, &head) => answer?,
+            answer = ask(to, &request) => answer?,
             // Who asked has left, and wants no answer any more.
             _ = stream.read(&mut gone) => return Ok(()),
         }
@@ -111,10 +110,11 @@ async fn serve(
 }
 
 /// The whole answer, as it comes over a connection of its own.
-async fn ask(to: SocketAddr, head: &str) -> std::io::Result<Vec<u8>> {
+async fn ask(to: SocketAddr, request: &Seen) -> std::io::Result<Vec<u8>> {
     let mut registry = TcpStream::connect(to).await?;
-    let head = head.trim_end_matches("\r\n").to_owned() + "\r\nconnection: close\r\n\r\n";
+    let head = request.head.trim_end_matches("\r\n").to_owned() + "\r\nconnection: close\r\n\r\n";
     registry.write_all(head.as_bytes()).await?;
+    registry.write_all(&request.body).await?;
     let mut answer = Vec::new();
     registry.read_to_end(&mut answer).await?;
     Ok(answer)

@@ -3,6 +3,7 @@
 
 mod backends;
 mod consul;
+mod discovery;
 mod etcd;
 mod flapping;
 mod gateway;
