@@ -27,8 +27,15 @@ pub(super) struct Plugin {
     /// Only of a selector that is loaded and used by nothing.
     trial_error: Option<String>,
     faults: u64,
+    last_fault: Option<Fault>,
     refusals: u64,
     last_refusal: Option<LastRefusal>,
+}
+
+#[derive(Serialize)]
+struct Fault {
+    at: String,
+    error: String,
 }
 
 #[derive(Serialize)]
@@ -62,6 +69,9 @@ fn plugin(info: PluginInfo) -> Plugin {
         state: state(info.state),
         trial_error: info.trial_error,
         faults: info.faults,
+        last_fault: info
+            .last_fault
+            .map(|fault| Fault { at: rfc3339(fault.at), error: shown(fault.text).to_string() }),
         refusals: info.refusals,
         last_refusal: info.last_refusal.map(last_refusal),
     }

@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::{
     engine::EngineError,
+    faults::LastFault,
     load::{Digest, Kind, LoadError},
     registrar::{Announcement, Registration, Standing},
     uses::{Cause, Problem, RegistryUse, SelectorUse, Uses},
@@ -140,6 +141,7 @@ pub struct PluginInfo {
     pub trial_error: Option<String>,
     /// Since the start, over all versions.
     pub faults: u64,
+    pub last_fault: Option<LastFault>,
     pub loaded_at: Option<SystemTime>,
     /// Since the start.
     pub refusals: u64,

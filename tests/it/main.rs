@@ -16,6 +16,7 @@ mod bench;
 mod build;
 mod connector_etcd;
 mod consul;
+mod dashboard;
 mod docs;
 mod etcd;
 mod examples;
