@@ -109,7 +109,7 @@ struct Ejected {
     weight: Option<u32>,
     zone: Option<String>,
     reason: &'static str,
-    /// Since when that is the reason.
+    /// Since when it is out.
     since: String,
 }
 

@@ -584,16 +584,13 @@ impl Owner {
 fn ejected(before: &[Ejected], health: &Health) -> Arc<[Ejected]> {
     let now = SystemTime::now();
     let known: HashMap<SocketAddr, &Ejected> = before.iter().map(|of| (of.address, of)).collect();
-    let since = |address, reason| {
-        let known = known.get(&address).filter(|known| known.reason == reason);
-        known.map_or(now, |known| known.since)
-    };
+    let since = |address| known.get(&address).map_or(now, |known| known.since);
     let one = |(address, reason)| {
         let endpoint = health.get(address);
         Ejected {
             address,
             reason,
-            since: since(address, reason),
+            since: since(address),
             weight: endpoint.map(|endpoint| endpoint.weight),
             zone: endpoint.and_then(|endpoint| endpoint.facts.zone.clone()),
         }

@@ -119,7 +119,7 @@ pub struct Standby {
 pub struct Ejected {
     pub address: SocketAddr,
     pub reason: Reason,
-    /// Since when that is the reason, as far as this process knows.
+    /// Since when it is out, whatever the reason was first, as far as this process knows.
     pub since: SystemTime,
     /// As its registry says; none where it is in no list any more.
     pub weight: Option<Weight>,
