@@ -254,8 +254,10 @@ impl Admin {
                 let standing = self.overview.of(&self.parts, &upstream);
                 Ok(document(&upstreams::one(catalog, &name)?.with(standing, &sources)))
             }
-            Resource::Plugins => Ok(document(&plugins::all(plugins))),
-            Resource::Plugin(name) => plugins::one(plugins, &name).map(|plugin| document(&plugin)),
+            Resource::Plugins => Ok(document(&plugins::all(plugins, &catalog.table().config))),
+            Resource::Plugin(name) => {
+                plugins::one(plugins, &catalog.table().config, &name).map(|plugin| document(&plugin))
+            }
             Resource::Listeners => Ok(document(&listeners::all(&self.parts))),
             Resource::Configuration => Ok(document(&configuration::of(&self.parts))),
             Resource::Services => Ok(document(&services::all(memory))),

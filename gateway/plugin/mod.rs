@@ -26,7 +26,11 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -142,6 +146,8 @@ pub struct PluginInfo {
     /// Since the start, over all versions.
     pub faults: u64,
     pub last_fault: Option<LastFault>,
+    /// Or the time to find it compiled.
+    pub compile_time: Option<Duration>,
     pub loaded_at: Option<SystemTime>,
     /// Since the start.
     pub refusals: u64,

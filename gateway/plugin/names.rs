@@ -199,6 +199,7 @@ impl Entry {
             state,
             faults: self.past_faults + running.map_or(0, |running| running.plugin.faults()),
             last_fault: self.last_fault(),
+            compile_time: running.map(|running| running.loaded.took),
             loaded_at: running.map(|running| running.at),
             refusals: self.refusals,
             last_refusal: self.last_refusal.clone(),

@@ -106,6 +106,8 @@ async fn a_plugin_that_traps_is_shown_and_so_is_a_file_that_is_refused() {
     let browser = Browser::start(DESKTOP).await;
     open(&browser, &gateway, "#/plugins").await;
     browser.until(&says("memory", "shipped")).await;
+    browser.until(&says("memory", "may use memory")).await;
+    browser.until(&says("mine", "1 upstream")).await;
     browser.until(&says("mine", "missing")).await;
     gateway.drop_plugin("mine", &guest("trap"));
     until("it is quarantined", || async {

@@ -23,7 +23,10 @@ export async function ask(path, options = {}) {
     const response = await fetch(`api/v1/${path}`, { ...options, headers, cache: "no-store" });
     setClock(response.headers.get("date"));
     if (response.ok) return response;
-    const text = await response.json().then((body) => body.error, () => response.statusText);
+    const text = await response.json().then(
+      (body) => body.error,
+      () => response.statusText,
+    );
     if (response.status !== 401) throw new Refused(response.status, text);
     // Somebody else may have asked meanwhile.
     if (token === used && !(await askForToken(text))) throw new Refused(401, text);

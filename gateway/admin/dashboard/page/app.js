@@ -1,5 +1,5 @@
-// Which view is shown, and whether the gateway is there. The view stands in the address behind `#`, so that it can be linked:
-// `#/services/orders`, `#/?state=failing&find=ord`.
+// Which view is shown, and whether the gateway is there. The view stands in the address behind `#`, so that it can be
+// linked: `#/services/orders`, `#/?state=failing&find=ord`.
 
 import { h, setText } from "./dom.js";
 import { clock } from "./format.js";
@@ -21,8 +21,8 @@ let shown = null;
 let lostAt = null;
 
 /**
- * The view of an address: a `title`, the `path` of its document in the API, its `element`, and `update`, which is told each
- * document. `find` is what stands behind the `?`.
+ * The view of an address: a `title`, the `path` of its document in the API, its `element`, and `update`, which is told
+ * each document. `find` is what stands behind the `?`.
  */
 function view(place, find) {
   const [, kind, name] = place.split("/");
@@ -58,7 +58,10 @@ function show() {
   shown = { place, find: next?.find };
   if (!next) {
     document.title = "Not found · Witgate";
-    main.replaceChildren(h("h1", {}, "There is no such view"), h("p", {}, h("a", { href: "#/" }, "Back to the services")));
+    main.replaceChildren(
+      h("h1", {}, "There is no such view"),
+      h("p", {}, h("a", { href: "#/" }, "Back to the services")),
+    );
     return;
   }
   document.title = `${next.title} · Witgate`;
@@ -92,7 +95,10 @@ function tell(state) {
   if (state === false) {
     lostAt ??= new Date();
     setLink("lost", "No answer");
-    setText(gone, `The gateway has not answered since ${clock(lostAt)}. What is shown is as it was then; it is asked again and again.`);
+    setText(
+      gone,
+      `The gateway has not answered since ${clock(lostAt)}. What is shown is as it was then; it is asked again and again.`,
+    );
   } else {
     setLink("lost", "Refused");
     const again = h("button", { type: "button", on: { click: () => location.reload() } }, "Try again");

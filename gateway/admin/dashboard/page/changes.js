@@ -23,13 +23,19 @@ export function actor(change) {
 /** What happened, as parts of a sentence, each with how it is to be looked at. */
 export function parts(change) {
   const said = [];
-  if (change.cause === "rolled back") said.push(["ok", `went back to generation ${change.rolled_back_to ?? "an earlier one"}`]);
+  if (change.cause === "rolled back")
+    said.push(["ok", `went back to generation ${change.rolled_back_to ?? "an earlier one"}`]);
   else if (CAUSES[change.cause]) said.push(["ok", CAUSES[change.cause]]);
-  for (const [kind, word, sign] of [["added", "added", "+"], ["updated", "changed", "~"], ["removed", "removed", "−"]]) {
+  for (const [kind, word, sign] of [
+    ["added", "added", "+"],
+    ["updated", "changed", "~"],
+    ["removed", "removed", "−"],
+  ]) {
     const believed = kind === "removed" && change.registry && change.applied ? ", believed" : "";
     if (change[kind].count > 0) said.push([kind, `${word} ${many(change[kind].count, "endpoint")}${believed}`, sign]);
   }
-  if (change.held.count > 0) said.push(["held", `removed ${many(change.held.count, "endpoint")}, not believed: kept in reserve`, "!"]);
+  if (change.held.count > 0)
+    said.push(["held", `removed ${many(change.held.count, "endpoint")}, not believed: kept in reserve`, "!"]);
   if (!change.applied) said.push(["held", "recorded only: the list is pinned", "!"]);
   return said;
 }
@@ -48,7 +54,13 @@ export function changes() {
     update(all) {
       nothing.hidden = all.length > 0;
       const key = (of) => `${of.at} ${of.upstream} ${of.generation} ${of.cause} ${of.held.count}`;
-      keyed(list, all, key, () => h("li"), (item, of) => renew(item, of, line));
+      keyed(
+        list,
+        all,
+        key,
+        () => h("li"),
+        (item, of) => renew(item, of, line),
+      );
     },
   };
 }
@@ -66,7 +78,9 @@ function line(of) {
       " ",
       h("span", { class: "who" }, actor(of)),
       " ",
-      parts(of).map(([, text]) => text).join(", "),
+      parts(of)
+        .map(([, text]) => text)
+        .join(", "),
     ),
     h("span", { class: "addresses" }, addresses.join("  ")),
   ];

@@ -24,7 +24,12 @@ export function configuration() {
     key: (of) => of.name,
     empty: "There are no upstreams in the file; services are found by the names in requests.",
     columns: [
-      { head: "Upstream", classes: "title", facts: (of) => of.name, make: (name) => [h("a", { href: `#/services/${encodeURIComponent(name)}` }, name)] },
+      {
+        head: "Upstream",
+        classes: "title",
+        facts: (of) => of.name,
+        make: (name) => [h("a", { href: `#/services/${encodeURIComponent(name)}` }, name)],
+      },
       { head: "Sources", classes: "file", text: (of) => of.sources.join(", ") },
       { head: "Selector", text: (of) => of.selector },
       { head: "Protocol", text: (of) => `${of.protocol}${of.tls ? ", TLS" : ""}` },
@@ -56,7 +61,9 @@ export function configuration() {
       registries.element,
     ),
     update(of) {
-      renew(standing, [of.applied, of.refused], ([applied, refused]) => (refused ? makeRefused(refused) : makeApplied(applied)));
+      renew(standing, [of.applied, of.refused], ([applied, refused]) =>
+        refused ? makeRefused(refused) : makeApplied(applied),
+      );
       renew(facts, factsOf(of), (all) => all.map(([head, text]) => h("div", {}, h("dt", {}, head), h("dd", {}, text))));
       routes.update(of.routes);
       upstreams.update(of.upstreams);
@@ -66,13 +73,27 @@ export function configuration() {
 }
 
 function makeApplied(applied) {
-  return h("p", { class: "verdict ok" }, mark("ok"), h("span", {}, "In force since ", clock(applied), ", for ", since(applied)));
+  return h(
+    "p",
+    { class: "verdict ok" },
+    mark("ok"),
+    h("span", {}, "In force since ", clock(applied), ", for ", since(applied)),
+  );
 }
 
 function makeRefused(refused) {
   return [
-    h("p", { class: "verdict degraded" }, mark("degraded"), h("span", {}, "The file was refused ", since(refused.at), " ago; what ran before runs on")),
-    h("ul", { class: "problems" }, refused.problems.map((problem) => h("li", {}, problem))),
+    h(
+      "p",
+      { class: "verdict degraded" },
+      mark("degraded"),
+      h("span", {}, "The file was refused ", since(refused.at), " ago; what ran before runs on"),
+    ),
+    h(
+      "ul",
+      { class: "problems" },
+      refused.problems.map((problem) => h("li", {}, problem)),
+    ),
   ];
 }
 
@@ -80,7 +101,10 @@ function factsOf(of) {
   return [
     ["File", of.file ?? "none is followed"],
     ["In force since", clock(of.applied)],
-    ["Reloads", `${count(of.reloads.applied)} applied, ${count(of.reloads.invalid + of.reloads.needs_restart)} refused`],
+    [
+      "Reloads",
+      `${count(of.reloads.applied)} applied, ${count(of.reloads.invalid + of.reloads.needs_restart)} refused`,
+    ],
     ["Workers", count(of.workers)],
     ["State", of.state_directory],
     ["Plugins", of.plugins_directory],

@@ -1,8 +1,8 @@
 // Makes and changes elements. Whatever a registry says becomes text, never markup.
 
 /**
- * An element. `attributes` are attributes, but for `on`, which are listeners by event; absent ones (null, false) are left
- * out. Children are elements or text.
+ * An element. `attributes` are attributes, but for `on`, which are listeners by event; absent ones (null, false) are
+ * left out. Children are elements or text.
  */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);

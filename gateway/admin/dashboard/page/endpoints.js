@@ -29,10 +29,21 @@ export function endpoints() {
       { head: "Source", classes: "source", text: (of) => of.registry ?? "" },
       { head: "Zone", text: (of) => of.zone ?? "" },
       { head: "Weight", number: true, text: (of) => (Number.isInteger(of.weight) ? count(of.weight) : "") },
-      { head: "Picks", classes: "picks", title: "Its share of the requests; the mark is the share that its weight says", facts: (of) => of.picks, make: makePicks },
+      {
+        head: "Picks",
+        classes: "picks",
+        title: "Its share of the requests; the mark is the share that its weight says",
+        facts: (of) => of.picks,
+        make: makePicks,
+      },
       { head: "Req/s", number: true, text: (of) => (of.picks ? rate(of.rate) : "") },
       { head: "In flight", number: true, text: (of) => (of.in_flight === undefined ? "" : count(of.in_flight)) },
-      { head: "Latency ms", number: true, title: "Average over about ten seconds", text: (of) => (of.slot === undefined ? "" : millis(of.latency_ms)) },
+      {
+        head: "Latency ms",
+        number: true,
+        title: "Average over about ten seconds",
+        text: (of) => (of.slot === undefined ? "" : millis(of.latency_ms)),
+      },
       {
         head: "Success",
         number: true,
@@ -48,7 +59,10 @@ export function endpoints() {
   return {
     element: h("div", {}, rows.element, hint),
     update(upstream) {
-      seen.push({ at: performance.now(), requests: new Map(upstream.endpoints.map((of) => [of.address, of.requests])) });
+      seen.push({
+        at: performance.now(),
+        requests: new Map(upstream.endpoints.map((of) => [of.address, of.requests])),
+      });
       if (seen.length > KEPT) seen.shift();
       // One source is nothing to tell apart.
       rows.element.classList.toggle("one-source", upstream.sources.length < 2);
@@ -69,13 +83,21 @@ function rowsOf(upstream, seen) {
     ...of,
     standing: standing(of, out.get(of.address)),
     rate: time > 0 ? came(of) / time : null,
-    picks: { share: all > 0 ? round(came(of) / all) : null, expected: weights > 0 ? round(of.effective_weight / weights) : 0 },
+    picks: {
+      share: all > 0 ? round(came(of) / all) : null,
+      expected: weights > 0 ? round(of.effective_weight / weights) : 0,
+    },
   }));
   const known = new Set(offered.map((of) => of.address));
-  const absent = upstream.ejected.filter((of) => !known.has(of.address)).map((of) => ({ ...of, standing: standing(of, of), picks: null, rate: null }));
+  const absent = upstream.ejected
+    .filter((of) => !known.has(of.address))
+    .map((of) => ({ ...of, standing: standing(of, of), picks: null, rate: null }));
   const waiting = upstream.standby.map((of) => ({
     ...of,
-    standing: { state: "waiting", text: of.reason === "zone" ? "waits: its zone is another one" : `waits: ${of.state}, priority ${of.priority}` },
+    standing: {
+      state: "waiting",
+      text: of.reason === "zone" ? "waits: its zone is another one" : `waits: ${of.state}, priority ${of.priority}`,
+    },
     picks: null,
     rate: null,
   }));
@@ -83,17 +105,26 @@ function rowsOf(upstream, seen) {
   const place = (of) => order.indexOf(of.standing.state);
   const byAddress = new Intl.Collator("en", { numeric: true }).compare;
   const registry = (of) => upstream.sources[of.source]?.registry;
-  return [...absent, ...offered, ...waiting].map((of) => ({ ...of, registry: registry(of) })).sort((one, other) => place(one) - place(other) || byAddress(one.address, other.address));
+  return [...absent, ...offered, ...waiting]
+    .map((of) => ({ ...of, registry: registry(of) }))
+    .sort((one, other) => place(one) - place(other) || byAddress(one.address, other.address));
 }
 
 /** How an endpoint stands, why, and since when. */
 function standing(of, out) {
   if (out) return { state: "failing", text: `taken out: ${REASONS[out.reason] ?? out.reason}`, since: out.since };
   if (of.requests === 0) return { state: "unknown", text: "no request yet" };
-  const parts = [["slow_start", "starts slowly"], ["zone_part", "of another zone"], ["priority_part", "of a lower priority"]];
-  const less = parts.filter(([key]) => of[key] !== null && of[key] !== undefined).map(([key, word]) => `${word}, ${percent(of[key])}`);
+  const parts = [
+    ["slow_start", "starts slowly"],
+    ["zone_part", "of another zone"],
+    ["priority_part", "of a lower priority"],
+  ];
+  const less = parts
+    .filter(([key]) => of[key] !== null && of[key] !== undefined)
+    .map(([key, word]) => `${word}, ${percent(of[key])}`);
   if (of.state !== "ready") less.unshift(of.state);
-  if (of.consecutive_failures > 0) return { state: "degraded", text: [`${of.consecutive_failures} failures in a row`, ...less].join(", ") };
+  if (of.consecutive_failures > 0)
+    return { state: "degraded", text: [`${of.consecutive_failures} failures in a row`, ...less].join(", ") };
   return { state: "ok", text: less.length > 0 ? `serves, ${less.join(", ")}` : "serves" };
 }
 
@@ -105,7 +136,13 @@ function makeName([address, hostname, labels]) {
   return [
     h("span", { class: "address" }, address),
     hostname ? h("span", { class: "kind" }, hostname) : null,
-    labels.length > 0 ? h("p", { class: "labels" }, labels.map((label) => h("span", { class: "badge" }, label))) : null,
+    labels.length > 0
+      ? h(
+          "p",
+          { class: "labels" },
+          labels.map((label) => h("span", { class: "badge" }, label)),
+        )
+      : null,
   ];
 }
 
@@ -120,6 +157,12 @@ function makePicks(picks) {
   // Styles of elements are no styles in the text of the page, which its policy refuses.
   bar.style.width = `${(picks.share ?? 0) * 100}%`;
   expected.style.left = `${picks.expected * 100}%`;
-  const text = picks.share === null ? `weight ${percent(picks.expected)}` : `${percent(picks.share)}, weight ${percent(picks.expected)}`;
-  return [h("span", { class: "bar", role: "img", "aria-label": text, title: text }, bar, expected), h("span", { class: "number" }, percent(picks.share))];
+  const text =
+    picks.share === null
+      ? `weight ${percent(picks.expected)}`
+      : `${percent(picks.share)}, weight ${percent(picks.expected)}`;
+  return [
+    h("span", { class: "bar", role: "img", "aria-label": text, title: text }, bar, expected),
+    h("span", { class: "number" }, percent(picks.share)),
+  ];
 }

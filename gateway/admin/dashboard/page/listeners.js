@@ -11,7 +11,10 @@ export function listeners() {
     empty: "There are no listeners.",
     columns: [
       { head: "Listener", classes: "title", facts: (of) => [of.name, of.address], make: makeName },
-      { head: "Protocol", text: (of) => (of.protocol ? `${of.protocol}${of.tls ? ", TLS" : ""}` : "gone, connections end") },
+      {
+        head: "Protocol",
+        text: (of) => (of.protocol ? `${of.protocol}${of.tls ? ", TLS" : ""}` : "gone, connections end"),
+      },
       {
         head: "Open",
         number: true,
@@ -22,13 +25,24 @@ export function listeners() {
       { head: "Accepted", number: true, text: (of) => count(of.accepted) },
       { head: "Handshakes", number: true, text: (of) => (of.tls ? count(of.handshakes) : "") },
       { head: "Resumed", number: true, text: (of) => (of.tls ? count(of.sessions_resumed) : "") },
-      { head: "Refused", classes: "file", facts: refused, make: (lines) => lines.map((line) => h("div", { class: "warn" }, line)) },
+      {
+        head: "Refused",
+        classes: "file",
+        facts: refused,
+        make: (lines) => lines.map((line) => h("div", { class: "warn" }, line)),
+      },
     ],
   });
   return {
     title: "Listeners",
     path: "listeners",
-    element: h("div", {}, h("h1", {}, "Listeners"), rows.element, h("p", { class: "hint" }, "Counted since the gateway started.")),
+    element: h(
+      "div",
+      {},
+      h("h1", {}, "Listeners"),
+      rows.element,
+      h("p", { class: "hint" }, "Counted since the gateway started."),
+    ),
     update: (all) => rows.update(all.listeners),
   };
 }
@@ -39,6 +53,12 @@ function makeName([name, address]) {
 
 /** What was refused, a line for each kind. */
 function refused(of) {
-  const kinds = [["handshakes_failed", "handshake"], ["proxy_headers_refused", "PROXY header"], ["http2_abuse", "HTTP/2 abuse"]];
-  return kinds.flatMap(([key, word]) => Object.entries(of[key]).map(([reason, number]) => `${word}: ${reason} ×${count(number)}`));
+  const kinds = [
+    ["handshakes_failed", "handshake"],
+    ["proxy_headers_refused", "PROXY header"],
+    ["http2_abuse", "HTTP/2 abuse"],
+  ];
+  return kinds.flatMap(([key, word]) =>
+    Object.entries(of[key]).map(([reason, number]) => `${word}: ${reason} ×${count(number)}`),
+  );
 }

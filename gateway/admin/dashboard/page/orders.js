@@ -10,9 +10,19 @@ export function orderButtons(name) {
     element,
     update(upstream) {
       const held = upstream.sources
-        .map((source, number) => ({ number, registry: source.registry, count: source.reserve.count, addresses: source.reserve.addresses }))
+        .map((source, number) => ({
+          number,
+          registry: source.registry,
+          count: source.reserve.count,
+          addresses: source.reserve.addresses,
+        }))
         .filter((source) => source.count > 0);
-      const facts = { pinned: upstream.pinned !== null, generation: upstream.generation, endpoints: upstream.endpoint_count, held };
+      const facts = {
+        pinned: upstream.pinned !== null,
+        generation: upstream.generation,
+        endpoints: upstream.endpoint_count,
+        held,
+      };
       renew(element, facts, (facts) => makeButtons(name, facts));
     },
   };
@@ -30,7 +40,10 @@ function makeButtons(name, { pinned, generation, endpoints, held }) {
   };
   const unpin = {
     title: `Lift the pin of ${name}?`,
-    says: ["The list becomes at once what its sources offer.", "What they said meanwhile is in the timeline as “recorded only”."],
+    says: [
+      "The list becomes at once what its sources offer.",
+      "What they said meanwhile is in the timeline as “recorded only”.",
+    ],
     verb: "unpin",
     does: "Lift the pin",
   };
@@ -45,7 +58,10 @@ function makeButtons(name, { pinned, generation, endpoints, held }) {
     body: { source: source.number },
     does: "Accept the removal",
   });
-  const orders = [[pinned ? "Lift the pin" : "Pin", pinned ? unpin : pin], ...held.map((source) => [`Accept ${many(source.count, "removal")} of ${source.registry}`, accept(source)])];
+  const orders = [
+    [pinned ? "Lift the pin" : "Pin", pinned ? unpin : pin],
+    ...held.map((source) => [`Accept ${many(source.count, "removal")} of ${source.registry}`, accept(source)]),
+  ];
   return orders.map(([text, what]) => h("button", { type: "button", on: { click: () => confirm(name, what) } }, text));
 }
 
@@ -60,7 +76,10 @@ export function askRollback(name, generation, upstream) {
         `${count(sum("added"))} added, ${count(sum("removed"))} removed, ${count(sum("updated"))} changed.`,
       "It stays so until somebody lifts the pin.",
     ],
-    addresses: later.flatMap((of) => [...of.added.addresses.map((address) => `− ${address}`), ...of.removed.addresses.map((address) => `+ ${address}`)]),
+    addresses: later.flatMap((of) => [
+      ...of.added.addresses.map((address) => `− ${address}`),
+      ...of.removed.addresses.map((address) => `+ ${address}`),
+    ]),
     verb: "rollback",
     body: { generation },
     does: "Roll back",
@@ -88,9 +107,21 @@ function confirm(name, { title, says, addresses = [], more = 0, verb, body, does
   const content = [
     h("h2", {}, title),
     ...says.map((text) => h("p", {}, text)),
-    addresses.length > 0 ? h("ul", { class: "diff" }, addresses.map((address) => h("li", {}, address)), rest) : "",
+    addresses.length > 0
+      ? h(
+          "ul",
+          { class: "diff" },
+          addresses.map((address) => h("li", {}, address)),
+          rest,
+        )
+      : "",
     error,
-    h("div", { class: "buttons" }, h("button", { type: "button", on: { click: () => dialog.close("") } }, "Cancel"), yes),
+    h(
+      "div",
+      { class: "buttons" },
+      h("button", { type: "button", on: { click: () => dialog.close("") } }, "Cancel"),
+      yes,
+    ),
   ];
   dialog.replaceChildren(...content);
   dialog.showModal();

@@ -34,7 +34,13 @@ export function overview(find) {
       latest = all;
       renew(verdict, all.verdict, ({ state, text }) => [mark(state), h("span", {}, text)]);
       verdict.className = `verdict ${all.verdict.state}`;
-      keyed(registries, all.registries, (of) => of.name, () => h("li"), (item, of) => renew(item, of, registry));
+      keyed(
+        registries,
+        all.registries,
+        (of) => of.name,
+        () => h("li"),
+        (item, of) => renew(item, of, registry),
+      );
       filter.update(all.services);
       services.update(filter.apply(all.services), filter.why(all));
       last.update(all.changes);
@@ -84,7 +90,13 @@ function serviceTable() {
         classes: "title",
         facts: ({ name, state, pinned, reasons }) => ({ name, state, pinned, reasons }),
         make: ({ name, state, pinned, reasons }) => [
-          h("div", { class: "name" }, mark(state), h("a", { href: address(name) }, name), pinned ? h("span", { class: "badge" }, "pinned") : null),
+          h(
+            "div",
+            { class: "name" },
+            mark(state),
+            h("a", { href: address(name) }, name),
+            pinned ? h("span", { class: "badge" }, "pinned") : null,
+          ),
           reasons.length > 0 ? h("p", { class: "reason" }, reasons.join("; ")) : null,
         ],
       },
@@ -95,7 +107,12 @@ function serviceTable() {
         text: (of) => `${count(of.routable)} / ${count(of.total)}`,
         tone: (of) => (of.routable < of.total - of.standby ? (of.routable === 0 ? "bad" : "warn") : ""),
       },
-      { head: "Ejected", number: true, text: (of) => count(of.ejected), tone: (of) => (of.ejected > 0 ? "warn" : "faint") },
+      {
+        head: "Ejected",
+        number: true,
+        text: (of) => count(of.ejected),
+        tone: (of) => (of.ejected > 0 ? "warn" : "faint"),
+      },
       { head: "Req/s", number: true, text: (of) => rate(of.requests_per_second) },
       {
         head: "Success",
@@ -105,7 +122,12 @@ function serviceTable() {
       },
       { head: "p50 ms", number: true, text: (of) => millis(of.p50_ms) },
       { head: "p99 ms", number: true, text: (of) => millis(of.p99_ms) },
-      { head: "Retries/s", number: true, text: (of) => rate(of.retries_per_second), tone: (of) => (of.retries_per_second ? "" : "faint") },
+      {
+        head: "Retries/s",
+        number: true,
+        text: (of) => rate(of.retries_per_second),
+        tone: (of) => (of.retries_per_second ? "" : "faint"),
+      },
       {
         head: "Budget left",
         number: true,
@@ -139,7 +161,12 @@ function filters(find, onChange) {
     on: { input: () => changed() },
   });
   const buttons = new Map([null, ...STATES].map((of) => [of, button(of)]));
-  const element = h("div", { class: "filter", role: "search" }, field, h("div", { class: "choices", role: "group", "aria-label": "State" }, [...buttons.values()]));
+  const element = h(
+    "div",
+    { class: "filter", role: "search" },
+    field,
+    h("div", { class: "choices", role: "group", "aria-label": "State" }, [...buttons.values()]),
+  );
 
   function button(of) {
     const number = h("span", { class: "number" });

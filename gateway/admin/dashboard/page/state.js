@@ -7,7 +7,10 @@ const GLYPHS = {
   ok: ["M8 1.5a6.5 6.5 0 1 0 0 13a6.5 6.5 0 0 0 0-13z", "M5 8.2l2.1 2.1l4-4.4"],
   degraded: ["M8 1.8l6.6 12.2h-13.2z", "M8 6.2v3.6M8 11.9v.1"],
   failing: ["M5.2 1.5h5.6l3.7 3.7v5.6l-3.7 3.7h-5.6l-3.7-3.7v-5.6z", "M5.6 5.6l4.8 4.8M10.4 5.6l-4.8 4.8"],
-  unknown: ["M8 1.5a6.5 6.5 0 1 0 0 13a6.5 6.5 0 0 0 0-13z", "M6.1 6.2a1.9 1.9 0 1 1 2.7 1.7c-.6.3-.8.6-.8 1.2M8 11.5v.1"],
+  unknown: [
+    "M8 1.5a6.5 6.5 0 1 0 0 13a6.5 6.5 0 0 0 0-13z",
+    "M6.1 6.2a1.9 1.9 0 1 1 2.7 1.7c-.6.3-.8.6-.8 1.2M8 11.5v.1",
+  ],
   waiting: ["M8 1.5a6.5 6.5 0 1 0 0 13a6.5 6.5 0 0 0 0-13z", "M6.3 5.6v4.8M9.7 5.6v4.8"],
 };
 
@@ -27,8 +30,9 @@ export function mark(state, word) {
   return h("span", { class: `mark ${state}` }, glyph, text);
 }
 
-/** A time that goes on: how long ago it was, and when as a title. */
+/** A time that goes on: how long ago it was, and when as a title. Nothing where there is none. */
 export function since(time) {
+  if (!time) return "";
   return h("time", { datetime: time, title: clock(time) }, ago(time));
 }
 

@@ -1,10 +1,11 @@
-// Tables whose rows stay while their numbers change. On a narrow screen a row is a card, and a cell has its head beside it.
+// Tables whose rows stay while their numbers change. On a narrow screen a row is a card, and a cell has its head beside
+// it.
 
 import { h, keyed, renew, setText } from "./dom.js";
 
 /**
- * A table. A column has a `head`, and says of a row its `text`, or the `facts` that its cell is made of by `make`; columns of
- * `number` stand right. `key` names a row, and `empty` is told where there is none.
+ * A table. A column has a `head`, and says of a row its `text`, or the `facts` that its cell is made of by `make`;
+ * columns of `number` stand right. `key` names a row, and `empty` is told where there is none.
  */
 export function table({ label, columns, key, empty, classes = "" }) {
   const head = columns.map((column) =>
@@ -19,7 +20,13 @@ export function table({ label, columns, key, empty, classes = "" }) {
     body,
   );
   const update = (rows, why = empty) => {
-    keyed(body, rows, key, () => makeRow(columns), (element, row) => updateRow(element, row, columns));
+    keyed(
+      body,
+      rows,
+      key,
+      () => makeRow(columns),
+      (element, row) => updateRow(element, row, columns),
+    );
     nothing.hidden = rows.length > 0;
     whole.hidden = rows.length === 0;
     setText(nothing, why);

@@ -22,14 +22,25 @@ export function timeline(name) {
       // Endpoints that are taken out and come back make generations, too, which have no entry.
       const current = upstream.history.find((of) => of.applied);
       const facts = (of) => ({ ...of, inForce: of === current });
-      keyed(list, upstream.history, key, () => h("li"), (item, of) => renew(item, facts(of), (of) => makeEntry(of, rollback)));
+      keyed(
+        list,
+        upstream.history,
+        key,
+        () => h("li"),
+        (item, of) => renew(item, facts(of), (of) => makeEntry(of, rollback)),
+      );
     },
   };
 }
 
 function makeEntry(of, rollback) {
-  const diff = Object.entries(SIGNS).flatMap(([kind, sign]) => named(of[kind]).map((address) => h("li", { class: kind }, `${sign} ${address}`)));
-  const back = of.inForce || !of.applied ? null : h("button", { type: "button", on: { click: () => rollback(of.generation) } }, "Roll back to this");
+  const diff = Object.entries(SIGNS).flatMap(([kind, sign]) =>
+    named(of[kind]).map((address) => h("li", { class: kind }, `${sign} ${address}`)),
+  );
+  const back =
+    of.inForce || !of.applied
+      ? null
+      : h("button", { type: "button", on: { click: () => rollback(of.generation) } }, "Roll back to this");
   return [
     h(
       "div",
@@ -39,7 +50,15 @@ function makeEntry(of, rollback) {
       h("span", { class: "hint", title: of.at }, clock(of.at), " · ", since(of.at), " ago"),
       back,
     ),
-    h("p", {}, h("span", { class: "who" }, actor(of)), " ", parts(of).map(([, text]) => text).join(", ")),
+    h(
+      "p",
+      {},
+      h("span", { class: "who" }, actor(of)),
+      " ",
+      parts(of)
+        .map(([, text]) => text)
+        .join(", "),
+    ),
     diff.length > 0 ? h("details", {}, h("summary", {}, "What changed"), h("ul", { class: "diff" }, diff)) : null,
   ];
 }

@@ -38,7 +38,13 @@ export function upstream(name) {
       standing.className = `verdict ${state}`;
       keyed(facts, factsOf(of), ([head]) => head, makeFact, updateFact);
       const key = (source) => `${source.registry} ${source.service}`;
-      keyed(sources, of.sources, key, () => h("li"), (item, source) => renew(item, source, makeSource));
+      keyed(
+        sources,
+        of.sources,
+        key,
+        () => h("li"),
+        (item, source) => renew(item, source, makeSource),
+      );
       list.update(of);
       orders.update(of);
       past.update(of);
@@ -72,7 +78,14 @@ function factsOf(of) {
     ["Retry budget", budget ? `${count(budget.left)} of ${count(budget.all)}` : "no retries"],
     ["Generation", `${of.generation}${behind > 0 ? `, ${many(behind, "worker")} behind` : ""}`],
     ["Selector", `${of.selector.plugin}${version}`],
-    ...(of.requests ? [["In flight", `${count(of.requests.in_flight)} of ${of.requests.limit ?? "any number"}, ${count(of.requests.queued)} wait`]] : []),
+    ...(of.requests
+      ? [
+          [
+            "In flight",
+            `${count(of.requests.in_flight)} of ${of.requests.limit ?? "any number"}, ${count(of.requests.queued)} wait`,
+          ],
+        ]
+      : []),
     ...(of.zone_share === null ? [] : [["In own zone", percent(of.zone_share)]]),
   ];
 }
@@ -92,15 +105,33 @@ function makeSource(source) {
   const { reserve, left_out: leftOut } = source;
   const failure = source.failure;
   return [
-    h("p", { class: "name" }, mark(state), h("strong", {}, source.registry), h("span", { class: "kind" }, source.service)),
+    h(
+      "p",
+      { class: "name" },
+      mark(state),
+      h("strong", {}, source.registry),
+      h("span", { class: "kind" }, source.service),
+    ),
     h("p", {}, origins[source.origin]()),
     h("p", { class: "hint" }, many(source.instances, "instance"), source.stale ? " · older than max_stale_secs" : null),
     failure ? h("p", { class: "reason" }, `${failure.kind}: ${failure.error}`) : null,
     reserve.count > 0
-      ? h("p", { class: "reason" }, `${many(reserve.count, "removal")} not believed for `, since(reserve.since), reserve.offered ? "; they get requests: " : "; they get no requests: ", reserve.addresses.join("  "))
+      ? h(
+          "p",
+          { class: "reason" },
+          `${many(reserve.count, "removal")} not believed for `,
+          since(reserve.since),
+          reserve.offered ? "; they get requests: " : "; they get no requests: ",
+          reserve.addresses.join("  "),
+        )
       : null,
     leftOut.count > 0
-      ? h("p", { class: "reason" }, `${many(leftOut.count, "instance")} left out: `, leftOut.instances.map((of) => `${of.id}: ${of.reason}`).join("; "))
+      ? h(
+          "p",
+          { class: "reason" },
+          `${many(leftOut.count, "instance")} left out: `,
+          leftOut.instances.map((of) => `${of.id}: ${of.reason}`).join("; "),
+        )
       : null,
   ];
 }
