@@ -3,6 +3,9 @@
 import { h } from "./dom.js";
 import { setClock } from "./format.js";
 
+/** How long the gateway may take to begin its answer. Orders are written to disk before. */
+const PATIENCE = 30_000;
+
 let token = null;
 let asking = null;
 
@@ -20,7 +23,7 @@ export async function ask(path, options = {}) {
     const used = token;
     const headers = { ...options.headers };
     if (used !== null) headers.authorization = `Bearer ${used}`;
-    const response = await fetch(`api/v1/${path}`, { ...options, headers, cache: "no-store" });
+    const response = await send(`api/v1/${path}`, { ...options, headers, cache: "no-store" });
     setClock(response.headers.get("date"));
     if (response.ok) return response;
     const text = await response.json().then(
@@ -30,6 +33,17 @@ export async function ask(path, options = {}) {
     if (response.status !== 401) throw new Refused(response.status, text);
     // Somebody else may have asked meanwhile.
     if (token === used && !(await askForToken(text))) throw new Refused(401, text);
+  }
+}
+
+/** Ends with an error when there is no answer in time. How long its body takes is not looked at. */
+async function send(url, { patience = PATIENCE, signal, ...options }) {
+  const late = new AbortController();
+  const timer = setTimeout(() => late.abort(), patience);
+  try {
+    return await fetch(url, { ...options, signal: signal ? AbortSignal.any([signal, late.signal]) : late.signal });
+  } finally {
+    clearTimeout(timer);
   }
 }
 

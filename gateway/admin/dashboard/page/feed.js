@@ -38,10 +38,11 @@ export function follow(path, { onDocument, onLink }) {
 
 async function read(path, ended, onDocument) {
   const silent = new AbortController();
+  const signal = AbortSignal.any([ended, silent.signal]);
+  // The time that somebody takes to find the token is none of the gateway's.
+  const response = await ask(path, { headers: { accept: "text/event-stream" }, signal, patience: SILENT });
   let timer = setTimeout(() => silent.abort(), SILENT);
   try {
-    const signal = AbortSignal.any([ended, silent.signal]);
-    const response = await ask(path, { headers: { accept: "text/event-stream" }, signal });
     const chunks = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
     for (;;) {
