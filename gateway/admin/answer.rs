@@ -3,26 +3,28 @@
 use std::{io, net::IpAddr, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::{
     Method, Response, StatusCode,
     header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
 };
 use serde::Serialize;
 
+use super::feeds::Feed;
 use crate::telemetry::{
     Readiness,
     text::{is_visible, shown},
 };
 
-pub(super) type Body = Full<Bytes>;
+/// All of it at once, or one that goes on.
+pub(super) type Body = Either<Full<Bytes>, Feed>;
 
 /// Why a request is not done.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Rejection {
     #[error(
-        "nothing at {0:?}; there are /healthz, /readyz, /metrics, /api/v1/upstreams, /api/v1/plugins and \
-         /api/v1/services"
+        "nothing at {0:?}; there are the dashboard at /, /healthz, /readyz, /metrics, and below /api/v1/ overview, \
+         upstreams, plugins, listeners, configuration and services"
     )]
     NoResource(String),
     #[error("no {kind} {name:?}")]
@@ -116,15 +118,39 @@ pub(super) fn readiness(readiness: &Readiness) -> Response<Body> {
     response
 }
 
-/// 200 with `value` as a JSON object, and a line end for whoever reads it in a terminal.
+/// 200 with `value` as a JSON object.
 pub(super) fn json(value: &impl Serialize) -> Response<Body> {
+    with_json(document(value))
+}
+
+/// `value` as a JSON object in one line, with its end for whoever reads it in a terminal.
+pub(super) fn document(value: &impl Serialize) -> Bytes {
     let mut text = Vec::with_capacity(128);
     // Only a map whose keys are no text fails to become JSON, and no answer has one.
     if value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, Visible)).is_err() {
         text.clear();
     }
     text.push(b'\n');
-    with_type(text, "application/json")
+    text.into()
+}
+
+pub(super) fn with_json(document: Bytes) -> Response<Body> {
+    with_type(document, "application/json")
+}
+
+/// An answer that goes on with one document after the other.
+pub(super) fn events(feed: Feed) -> Response<Body> {
+    let mut response = Response::new(Either::Right(feed));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // A proxy like nginx would collect it.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+pub(super) fn whole(bytes: impl Into<Bytes>) -> Body {
+    Either::Left(Full::new(bytes.into()))
 }
 
 /// Escapes what a terminal would obey or hide, and JSON alone would not.
@@ -143,14 +169,14 @@ impl serde_json::ser::Formatter for Visible {
 }
 
 pub(super) fn with_type(text: impl Into<Bytes>, content_type: &'static str) -> Response<Body> {
-    let mut response = Response::new(Full::new(text.into()));
+    let mut response = Response::new(whole(text));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
 pub(super) fn nothing() -> Response<Body> {
-    let mut response = Response::new(Full::default());
+    let mut response = Response::new(whole(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }

@@ -72,6 +72,15 @@ impl Guard {
         check_token(&self.read, &head.headers, "reading needs")
     }
 
+    /// A page of another origin can read nothing here, and shall not take the places of those who can. Browsers say
+    /// where a request comes from; other clients do not.
+    pub(super) fn check_follow(&self, head: &Head) -> Result<(), Rejection> {
+        match head.headers.get("sec-fetch-site").map(|site| site.as_bytes()) {
+            None | Some(b"same-origin" | b"none") => check_origin(head),
+            Some(site) => Err(Rejection::ForeignOrigin(String::from_utf8_lossy(site).into_owned())),
+        }
+    }
+
     /// A change needs the token, if there is one, and must come neither from a page of another origin nor through a
     /// proxy: a proxy passes on what others send, so that its address says nothing.
     pub(super) fn check_change(&self, head: &Head, peer: IpAddr) -> Result<(), Rejection> {
@@ -238,6 +247,18 @@ mod tests {
         assert!(!check(&["https://example.com"]));
         assert!(!check(&["null"]));
         assert!(!check(&["http://127.0.0.1:9901", "https://example.com"]));
+    }
+
+    #[test]
+    fn a_page_of_another_origin_follows_nothing() {
+        let guard = tokens(None, None);
+        let check = |name: &str, value: &str| {
+            guard.check_follow(&with(&[("host", "127.0.0.1:9901"), (name, value)])).is_ok()
+        };
+        assert!(check("sec-fetch-site", "same-origin") && check("sec-fetch-site", "none"));
+        assert!(!check("sec-fetch-site", "cross-site") && !check("sec-fetch-site", "same-site"));
+        assert!(check("origin", "http://127.0.0.1:9901") && !check("origin", "http://127.0.0.1:8080"));
+        assert!(check("accept", "text/event-stream"), "curl says nothing of that");
     }
 
     #[test]

@@ -139,7 +139,7 @@ fn lists(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
     let statuses: Vec<_> =
         upstreams.iter().map(|upstream| (upstream.name().as_str(), upstream.status())).collect();
     let ejected = statuses.iter().flat_map(|(name, status)| {
-        let out = |reason| status.ejected.iter().filter(|(_, of)| *of == reason).count() as u64;
+        let out = |reason| status.ejected.iter().filter(|of| of.reason == reason).count() as u64;
         Reason::ALL.into_iter().map(move |reason| ([*name, reason.as_str()], out(reason)))
     });
     series(exposition, &names::EJECTED, ejected);

@@ -6,11 +6,16 @@
 mod answer;
 mod body;
 pub mod client;
+mod configuration;
+mod dashboard;
+mod feeds;
 mod guard;
 mod io;
+mod listeners;
 mod metrics;
 mod negotiate;
 mod orders;
+mod overview;
 mod path;
 mod plugins;
 mod roster;
@@ -36,8 +41,10 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 pub use self::server::{Listening, start};
 use self::{
-    answer::{Body, Rejection, json, with_type},
+    answer::{Body, Rejection, document, events, json, with_json, with_type},
+    feeds::Feeds,
     guard::Guard,
+    overview::Overview,
     path::Resource,
     roster::Client,
 };
@@ -85,7 +92,14 @@ pub async fn serve(
 ) {
     let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
     let guard = Guard::new(access, loopback);
-    let admin = Admin { scope, guard, parts, long_answers: Semaphore::new(LONG_ANSWERS) };
+    let admin = Admin {
+        scope,
+        guard,
+        parts,
+        long_answers: Semaphore::new(LONG_ANSWERS),
+        overview: Overview::default(),
+        feeds: Arc::default(),
+    };
     server::serve(listener, tls, Arc::new(admin), shutdown).await;
 }
 
@@ -95,6 +109,8 @@ struct Admin {
     guard: Guard,
     parts: Arc<Parts>,
     long_answers: Semaphore,
+    overview: Overview,
+    feeds: Arc<Feeds>,
 }
 
 impl Admin {
@@ -119,6 +135,7 @@ impl Admin {
         match resource {
             Resource::Health => Ok(json(&answer::Status { status: "ok" })),
             Resource::Ready => Ok(answer::readiness(&self.parts.readiness)),
+            Resource::Page(name) if !client.only_health => Ok(dashboard::answer(name, &head.headers)),
             _ if client.only_health => Err(Rejection::Busy),
             resource if changes(&head.method) => {
                 client.owes_now();
@@ -171,37 +188,82 @@ impl Admin {
         }
     }
 
-    /// Long answers are made beside this thread, a few at once: whoever asks about health comes between.
     async fn show(self: Arc<Self>, resource: Resource, head: Head) -> Result<Response<Body>, Rejection> {
-        if let Resource::Instance { service, id } = &resource {
-            return services::instance(&self.parts.memory, service, id).map(|instance| json(&instance));
+        match resource {
+            Resource::Instance { service, id } => {
+                services::instance(&self.parts.memory, &service, &id).map(|instance| json(&instance))
+            }
+            Resource::Metrics => {
+                let format = negotiate::format(&head.headers);
+                let text = self.beside(move |admin| Ok(metrics::text(&admin.parts, format))).await?;
+                let mut response = with_type(text, format.content_type());
+                response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+                Ok(response)
+            }
+            resource if resource.is_document() && negotiate::wants_events(&head.headers) => {
+                self.guard.check_follow(&head)?;
+                self.follow(resource).await
+            }
+            resource => self.make(resource).await.map(with_json),
         }
+    }
+
+    /// Tells of a document again and again.
+    async fn follow(self: Arc<Self>, resource: Resource) -> Result<Response<Body>, Rejection> {
+        let place = self.feeds.enter().ok_or(Rejection::Busy)?;
+        let place = match self.feeds.join(&resource, place) {
+            Ok(feed) => return Ok(events(feed)),
+            Err(place) => place,
+        };
+        let first = self.clone().make(resource.clone()).await?;
+        let (admin, wanted) = (Arc::downgrade(&self), resource.clone());
+        let make = move || {
+            let (admin, wanted) = (admin.upgrade(), wanted.clone());
+            async move { admin?.make(wanted).await.ok() }
+        };
+        Ok(events(self.feeds.start(resource, place, &first, make)))
+    }
+
+    async fn make(self: Arc<Self>, resource: Resource) -> Result<Bytes, Rejection> {
+        let sources = match &resource {
+            Resource::Upstream(name) => upstreams::find(&self.parts.catalog, name)?.sources().await,
+            _ => None,
+        };
+        self.beside(move |admin| admin.document(resource, sources.unwrap_or_default())).await
+    }
+
+    /// Does what may take long beside this thread, a few at once: whoever asks about health comes between.
+    async fn beside<T: Send + 'static>(
+        self: Arc<Self>,
+        act: impl FnOnce(&Self) -> Result<T, Rejection> + Send + 'static,
+    ) -> Result<T, Rejection> {
+        let admin = self.clone();
         // Nobody closes the semaphore.
         let Ok(_turn) = self.long_answers.acquire().await else { return Err(Rejection::Busy) };
-        let parts = self.parts.clone();
-        let made = tokio::task::spawn_blocking(move || long(&parts, resource, &head)).await;
-        made.unwrap_or(Err(Rejection::Failed))
+        tokio::task::spawn_blocking(move || act(&admin)).await.unwrap_or(Err(Rejection::Failed))
     }
-}
 
-fn long(parts: &Parts, resource: Resource, head: &Head) -> Result<Response<Body>, Rejection> {
-    let Parts { catalog, plugins, memory, .. } = parts;
-    match resource {
-        Resource::Metrics => {
-            let format = negotiate::format(&head.headers);
-            let mut response = with_type(metrics::text(parts, format), format.content_type());
-            response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
-            Ok(response)
-        }
-        Resource::Upstreams => Ok(json(&upstreams::all(catalog))),
-        Resource::Upstream(name) => upstreams::one(catalog, &name).map(|upstream| json(&upstream)),
-        Resource::Plugins => Ok(json(&plugins::all(plugins))),
-        Resource::Plugin(name) => plugins::one(plugins, &name).map(|plugin| json(&plugin)),
-        Resource::Services => Ok(json(&services::all(memory))),
-        Resource::Service(service) => Ok(json(&services::one(memory, &service))),
-        // Answered elsewhere.
-        Resource::Health | Resource::Ready | Resource::Order(..) | Resource::Instance { .. } => {
-            Err(Rejection::NoResource(head.uri.path().to_owned()))
+    /// `sources` says where the endpoints of an upstream are from.
+    fn document(&self, resource: Resource, sources: upstreams::Sources) -> Result<Bytes, Rejection> {
+        let Parts { catalog, plugins, memory, .. } = &*self.parts;
+        match resource {
+            Resource::Overview => Ok(document(&self.overview.look(&self.parts))),
+            Resource::Upstreams => Ok(document(&upstreams::all(catalog))),
+            Resource::Upstream(name) => {
+                let upstream = upstreams::find(catalog, &name)?;
+                let standing = self.overview.of(&self.parts, &upstream);
+                Ok(document(&upstreams::one(catalog, &name)?.with(standing, &sources)))
+            }
+            Resource::Plugins => Ok(document(&plugins::all(plugins, &catalog.table().config))),
+            Resource::Plugin(name) => {
+                plugins::one(plugins, &catalog.table().config, &name).map(|plugin| document(&plugin))
+            }
+            Resource::Listeners => Ok(document(&listeners::all(&self.parts))),
+            Resource::Configuration => Ok(document(&configuration::of(&self.parts))),
+            Resource::Services => Ok(document(&services::all(memory))),
+            Resource::Service(service) => Ok(document(&services::one(memory, &service))),
+            // Answered elsewhere.
+            other => Err(Rejection::NoResource(format!("{other:?}"))),
         }
     }
 }

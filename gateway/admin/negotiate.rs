@@ -1,5 +1,5 @@
-//! Which format of metrics a scraper gets: that which its `Accept` likes best (RFC 9110, section 12.5.1), and text if
-//! it likes none or does not say.
+//! What `Accept` asks for. Which format of metrics a scraper gets: that which it likes best (RFC 9110, section 12.5.1),
+//! and text if it likes none or does not say. And whether an answer is to go on.
 
 use hyper::{HeaderMap, header::ACCEPT};
 
@@ -46,6 +46,16 @@ pub(super) fn format(headers: &HeaderMap) -> Format {
         }
     }
     best.map_or(Format::Text, |(_, format)| format)
+}
+
+/// Whether an answer that goes on is asked for, by its name.
+pub(super) fn wants_events(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).filter_map(Range::read).any(|range| {
+        let named =
+            range.kind.eq_ignore_ascii_case("text") && range.subtype.eq_ignore_ascii_case("event-stream");
+        named && range.quality > 0
+    })
 }
 
 /// How much an offer is liked: by the quality, then by how exactly it was named, then by being named earlier.
@@ -150,6 +160,16 @@ mod tests {
         check(&["text/plain;version=0.0.4;q=1,*/*;q=0.1"], Format::Text);
         check(&["text/plain"], Format::Text);
         check(&["application/openmetrics-text"], Format::OpenMetrics);
+    }
+
+    #[test]
+    fn events_are_sent_to_who_names_them() {
+        let wants = |accept: &'static str| {
+            wants_events(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]))
+        };
+        assert!(wants("text/event-stream") && wants("application/json;q=0.5, Text/Event-Stream"));
+        assert!(!wants("*/*") && !wants("text/*") && !wants("text/event-stream;q=0"));
+        assert!(!wants_events(&HeaderMap::new()));
     }
 
     #[test]

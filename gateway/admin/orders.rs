@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The last segment of a path below an upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Verb {
     Pin,
     Unpin,

@@ -2,24 +2,32 @@
 
 use hyper::Method;
 
-use super::{answer::Rejection, orders::Verb};
+use super::{answer::Rejection, dashboard, orders::Verb};
 
 /// Letters of an unknown path that are told back.
 const SHOWN: usize = 200;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Resource {
+    /// A file of the dashboard.
+    Page(&'static str),
     Health,
     Ready,
     Metrics,
+    Overview,
     Upstreams,
     Upstream(String),
     Order(String, Verb),
     Plugins,
     Plugin(String),
+    Listeners,
+    Configuration,
     Services,
     Service(String),
-    Instance { service: String, id: String },
+    Instance {
+        service: String,
+        id: String,
+    },
 }
 
 impl Resource {
@@ -28,9 +36,14 @@ impl Resource {
         let unknown = || Rejection::NoResource(path.chars().take(SHOWN).collect());
         let segments: Vec<&str> = path.strip_prefix('/').ok_or_else(unknown)?.split('/').collect();
         Ok(match *segments {
+            [""] => Self::Page(dashboard::INDEX),
+            ["dashboard", name] => Self::Page(dashboard::find(name).ok_or_else(unknown)?),
             ["healthz"] => Self::Health,
             ["readyz"] => Self::Ready,
             ["metrics"] => Self::Metrics,
+            ["api", "v1", "overview"] => Self::Overview,
+            ["api", "v1", "listeners"] => Self::Listeners,
+            ["api", "v1", "configuration"] => Self::Configuration,
             ["api", "v1", "upstreams"] => Self::Upstreams,
             ["api", "v1", "upstreams", name] => Self::Upstream(read_name("upstream", name)?),
             ["api", "v1", "upstreams", name, verb] => {
@@ -51,9 +64,23 @@ impl Resource {
         matches!(self, Self::Health | Self::Services | Self::Service(_) | Self::Instance { .. })
     }
 
-    /// Whoever watches over the process asks for it, and has no token.
+    /// Whoever watches over the process asks for it, and has no token. The page that asks for the token has none yet.
     pub(super) fn is_for_everybody(&self) -> bool {
-        matches!(self, Self::Health | Self::Ready)
+        matches!(self, Self::Health | Self::Ready | Self::Page(_))
+    }
+
+    /// Whether it is a document that can be followed.
+    pub(super) fn is_document(&self) -> bool {
+        matches!(
+            self,
+            Self::Overview
+                | Self::Upstreams
+                | Self::Upstream(_)
+                | Self::Plugins
+                | Self::Plugin(_)
+                | Self::Listeners
+                | Self::Configuration
+        )
     }
 
     pub(super) fn check_method(&self, method: &Method) -> Result<(), Rejection> {
@@ -111,7 +138,10 @@ mod tests {
         check("/api/v1/upstreams/a/fly", Err("nothing at"));
         check("/api/v1/services/hello/tcp@10.0.0.1:80", Ok(instance("hello", "tcp@10.0.0.1:80")));
         check("/api/v1/services/a%2Fb/%C3%A9", Ok(instance("a/b", "é")));
-        check("/", Err("nothing at \"/\""));
+        check("/", Ok(Resource::Page("index.html")));
+        check("/dashboard/app.js", Ok(Resource::Page("app.js")));
+        check("/dashboard/mod.rs", Err("nothing at"));
+        check("/dashboard/", Err("nothing at"));
         check("/healthz/", Err("nothing at"));
         check("/api/v1/services/a/b/c", Err("nothing at"));
         check("/api/v1/services/a/%2", Err("id \"%2\" is not percent-encoded UTF-8"));

@@ -1,9 +1,12 @@
 //! What the API says of plugins.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::answer::Rejection;
 use crate::{
+    config::{self, Config},
     plugin::{Origin, PluginInfo, Plugins, Refused, State},
     telemetry::{rfc3339, text::shown},
 };
@@ -16,19 +19,39 @@ pub(super) struct List {
 #[derive(Serialize)]
 pub(super) struct Plugin {
     name: String,
-    /// Null while no version is loaded, like the next four.
+    /// Null while no version is loaded, like the next five.
     kind: Option<String>,
     origin: Option<&'static str>,
     file: Option<String>,
     digest: Option<String>,
     loaded_at: Option<String>,
+    /// Or the time to find it compiled.
+    compile_ms: Option<f64>,
     version: u64,
     state: &'static str,
     /// Only of a selector that is loaded and used by nothing.
     trial_error: Option<String>,
     faults: u64,
+    last_fault: Option<Fault>,
     refusals: u64,
     last_refusal: Option<LastRefusal>,
+    /// Configured ones that pick with it.
+    upstreams: usize,
+    /// Those that it reads.
+    registries: Vec<Registry>,
+}
+
+#[derive(Serialize)]
+struct Registry {
+    name: String,
+    /// Names of connectors.
+    may_use: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Fault {
+    at: String,
+    error: String,
 }
 
 #[derive(Serialize)]
@@ -38,16 +61,24 @@ struct LastRefusal {
     reason: String,
 }
 
-pub(super) fn all(plugins: &Plugins) -> List {
-    List { plugins: plugins.list().into_iter().map(plugin).collect() }
+pub(super) fn all(plugins: &Plugins, config: &Config) -> List {
+    List { plugins: plugins.list().into_iter().map(|info| plugin(info, config)).collect() }
 }
 
-pub(super) fn one(plugins: &Plugins, name: &str) -> Result<Plugin, Rejection> {
+pub(super) fn one(plugins: &Plugins, config: &Config, name: &str) -> Result<Plugin, Rejection> {
     let found = plugins.list().into_iter().find(|plugin| *plugin.name == *name);
-    found.map(plugin).ok_or_else(|| Rejection::NotFound { kind: "plugin", name: name.to_owned() })
+    found
+        .map(|info| plugin(info, config))
+        .ok_or_else(|| Rejection::NotFound { kind: "plugin", name: name.to_owned() })
 }
 
-fn plugin(info: PluginInfo) -> Plugin {
+fn plugin(info: PluginInfo, config: &Config) -> Plugin {
+    let upstreams = config.upstreams.values().filter(|upstream| upstream.selector.plugin == info.name);
+    let registries = config.registries.values().filter(|registry| *registry.plugin == *info.name);
+    let registry = |of: &Arc<config::Registry>| Registry {
+        name: of.name.to_string(),
+        may_use: of.grants.names().collect(),
+    };
     Plugin {
         name: info.name.to_string(),
         kind: info.kind.map(|kind| kind.to_string()),
@@ -58,12 +89,18 @@ fn plugin(info: PluginInfo) -> Plugin {
         },
         digest: info.digest.map(|digest| digest.to_string()),
         loaded_at: info.loaded_at.map(rfc3339),
+        compile_ms: info.compile_time.map(|time| time.as_micros() as f64 / 1e3),
         version: info.version,
         state: state(info.state),
         trial_error: info.trial_error,
         faults: info.faults,
+        last_fault: info
+            .last_fault
+            .map(|fault| Fault { at: rfc3339(fault.at), error: shown(fault.text).to_string() }),
         refusals: info.refusals,
         last_refusal: info.last_refusal.map(last_refusal),
+        upstreams: upstreams.count(),
+        registries: registries.map(registry).collect(),
     }
 }
 

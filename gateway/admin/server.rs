@@ -101,6 +101,7 @@ pub(super) async fn serve(
     }
     drop(listener);
     closing.send_replace(true);
+    admin.feeds.end();
     let ended = async { while connections.join_next().await.is_some() {} };
     if timeout(LAST_ANSWERS, ended).await.is_err() {
         tracing::debug!("Admin connections closed before their answer ended");

@@ -225,6 +225,114 @@ async fn readiness_follows_the_gateway_and_health_does_not() {
 }
 
 #[tokio::test]
+async fn the_dashboard_is_served_without_a_token_and_with_a_strict_policy() {
+    let secret = |text: &str| Some(Secret(text.to_owned()));
+    let access = Access { token: secret("tea"), read_token: secret("milk"), ..Access::default() };
+    let api = Api::start(Scope::Everything, access).await;
+    for (path, kind, begins) in [
+        ("/", "text/html; charset=utf-8", "<!doctype html>"),
+        ("/dashboard/app.js", "text/javascript; charset=utf-8", "//"),
+        ("/dashboard/layout.css", "text/css; charset=utf-8", "/*"),
+        ("/dashboard/icon.svg", "image/svg+xml", "<svg"),
+    ] {
+        let answer = api.get(path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(answer.body.starts_with(begins), "{path}");
+        for header in [
+            &format!("content-type: {kind}"),
+            "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self';",
+            "x-content-type-options: nosniff",
+            "cache-control: no-cache",
+        ] {
+            assert!(answer.head.contains(header), "{path}: no {header:?} in {}", answer.head);
+        }
+        let tag = answer.head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+        let again = api.send("GET", path, &format!("if-none-match: {tag}\r\n"), "").await;
+        assert_eq!((again.status, &*again.body), (304, ""), "{path}");
+    }
+    api.fails("POST", "/", "", "", 405, "POST is not for this path").await;
+    api.fails("GET", "/dashboard/none.js", "", "", 404, "nothing at").await;
+    api.fails("GET", "/api/v1/overview", "", "", 401, "reading needs").await;
+    api.fails("GET", "/", "host: evil.example\r\n", "", 421, "is not this gateway").await;
+
+    let registrations = Api::start(Scope::Registrations, Access::default()).await;
+    for path in ["/", "/dashboard/app.js", "/api/v1/overview", "/api/v1/listeners", "/api/v1/configuration"] {
+        registrations.fails("GET", path, "", "", 404, "nothing at").await;
+    }
+}
+
+#[tokio::test]
+async fn the_overview_says_how_everything_stands_the_worst_first() {
+    let api = Api::open().await;
+    api.once_down_is_frozen().await;
+    api.parts.readiness.ready();
+    let all = api.get("/api/v1/overview").await.json();
+    let names: Vec<_> = all["services"].as_array().unwrap().iter().map(|of| of["name"].clone()).collect();
+    assert_eq!(names, ["down", "orders"]);
+    let (down, orders) = (&all["services"][0], &all["services"][1]);
+    assert_eq!((&down["state"], &orders["state"]), (&json!("degraded"), &json!("ok")));
+    assert!(down["reasons"][0].as_str().unwrap().contains("it is silent"), "{down}");
+    assert_eq!(
+        (&orders["routable"], &orders["total"], &orders["reasons"]),
+        (&json!(2), &json!(2), &json!([]))
+    );
+    assert_eq!(orders["retry_budget"], json!({ "left": 10, "all": 10 }));
+    assert_eq!(orders["sources"][0]["origin"], "live");
+    let registry = &all["registries"][0];
+    assert_eq!(
+        (&registry["name"], &registry["word"], &registry["lists"], &registry["live"]),
+        (&json!("main"), &json!("silent"), &json!(2), &json!(1))
+    );
+    let text = all["verdict"]["text"].as_str().unwrap();
+    assert!(text.starts_with("all 2 services served; fixed main silent for "), "{text}");
+    assert_eq!(all["changes"].as_array().unwrap().len(), 2);
+    assert_eq!(all["changes"][0]["added"]["count"], 2);
+    // Rates are there as soon as it was looked at twice.
+    assert_eq!(orders["requests_per_second"], json!(null));
+    let upstream = api.parts.catalog.table().upstreams[&UpstreamName::new("orders")].clone();
+    (0..10).for_each(|_| upstream.metrics.answered(0, 200, Duration::from_millis(2)));
+    upstream.metrics.answered(1, 503, Duration::from_millis(2));
+    let lately = loop {
+        let orders = api.get("/api/v1/upstreams/orders").await.json()["standing"].clone();
+        if orders["requests_per_second"] != json!(null) {
+            break orders;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(
+        lately["requests_per_second"].as_f64() > Some(1.0) && lately["success"].as_f64() < Some(0.95),
+        "{lately}"
+    );
+}
+
+#[tokio::test]
+async fn a_document_can_be_followed_and_ends_with_the_listener() {
+    let mut api = Api::open().await;
+    let follow = "accept: text/event-stream\r\n";
+    api.fails("GET", "/api/v1/upstreams/nobody", follow, "", 404, "no upstream").await;
+    let foreign = format!("{follow}sec-fetch-site: cross-site\r\n");
+    api.fails("GET", "/api/v1/overview", &foreign, "", 403, "may not").await;
+    let request = format!("GET /api/v1/upstreams/orders HTTP/1.1\r\nhost: localhost\r\n{follow}\r\n");
+    let mut stream = TcpStream::connect(api.address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut read = String::new();
+    let mut until = async |text: &str| {
+        let mut buffer = [0; 4096];
+        while !read.contains(text) {
+            let count = timeout(Duration::from_secs(30), stream.read(&mut buffer)).await.unwrap().unwrap();
+            assert!(count > 0, "it ended: {read}");
+            read.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    };
+    until("content-type: text/event-stream").await;
+    until("data: {\"name\":\"orders\"").await;
+    assert_eq!(api.post("/api/v1/upstreams/orders/pin", "").await.status, 200);
+    until("\"cause\":\"pinned\"").await;
+    drop(api.stop.take());
+    until("\r\n0\r\n\r\n").await;
+}
+
+#[tokio::test]
 async fn an_upstream_is_shown_with_its_endpoints_sources_and_history() {
     let api = Api::open().await;
     let upstream = api.get("/api/v1/upstreams/orders").await.json();
@@ -248,6 +356,7 @@ async fn an_upstream_is_shown_with_its_endpoints_sources_and_history() {
         (&endpoint["weight"], &endpoint["requests"], &endpoint["latency_ms"]),
         (&json!(3), &json!(0), &json!(null))
     );
+    assert_eq!((&endpoint["source"], &endpoint["connections"]), (&json!(0), &json!(0)));
     assert_eq!(upstream["workers"], json!(vec![json!({ "generation": 0, "selector_version": 0 }); 2]));
     let history = &upstream["history"][0];
     assert_eq!((&history["generation"], &history["registry"]), (&json!(1), &json!("main")));
@@ -321,7 +430,9 @@ async fn shipped_plugins_are_shown_before_anything_uses_them() {
     let found = plugins["plugins"].as_array().unwrap().iter().find(|plugin| plugin["name"] == "p2c-ewma");
     let expected = json!({
         "name": "p2c-ewma", "kind": null, "origin": null, "file": null, "digest": null, "loaded_at": null,
-        "version": 0, "state": "unused", "trial_error": null, "faults": 0, "refusals": 0, "last_refusal": null,
+        "compile_ms": null, "upstreams": 2, "registries": [],
+        "version": 0, "state": "unused", "trial_error": null, "faults": 0, "last_fault": null, "refusals": 0,
+        "last_refusal": null,
     });
     assert_eq!(found, Some(&expected));
     assert_eq!(api.get("/api/v1/plugins/p2c-ewma").await.json(), expected);

@@ -1,6 +1,7 @@
 //! What the API says of upstreams.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -8,7 +9,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{answer::Rejection, time::age_seconds};
+use super::{answer::Rejection, overview::Service, time::age_seconds};
 use crate::{
     catalog::{Catalog, Upstream},
     connector::memory::label_object,
@@ -20,6 +21,9 @@ use crate::{
 
 /// Addresses named per reserve; the rest is only counted.
 const NAMED: usize = 20;
+
+/// The places of the sources that endpoints are from.
+pub(super) type Sources = HashMap<SocketAddr, usize>;
 
 #[derive(Serialize)]
 pub(super) struct Upstreams {
@@ -63,10 +67,23 @@ struct Summary {
 pub(super) struct Detail {
     #[serde(flatten)]
     summary: Summary,
+    /// How it stands and went lately; not told to who gave an order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    standing: Option<Service>,
     endpoints: Vec<Endpoint>,
     ejected: Vec<Ejected>,
     standby: Vec<Standby>,
     history: Vec<Generation>,
+}
+
+impl Detail {
+    pub(super) fn with(mut self, standing: Service, sources: &Sources) -> Self {
+        self.standing = Some(standing);
+        self.endpoints.iter_mut().for_each(|of| of.source = sources.get(&of.address).copied());
+        self.ejected.iter_mut().for_each(|of| of.source = sources.get(&of.address).copied());
+        self.standby.iter_mut().for_each(|of| of.source = sources.get(&of.address).copied());
+        self
+    }
 }
 
 #[derive(Serialize)]
@@ -87,12 +104,20 @@ struct Pinned {
 #[derive(Serialize)]
 struct Ejected {
     address: SocketAddr,
+    /// Where it is from, as in [`Endpoint`].
+    source: Option<usize>,
+    weight: Option<u32>,
+    zone: Option<String>,
     reason: &'static str,
+    /// Since when it is out.
+    since: String,
 }
 
 #[derive(Serialize)]
 struct Standby {
     address: SocketAddr,
+    /// Where it is from, as in [`Endpoint`].
+    source: Option<usize>,
     state: &'static str,
     priority: u32,
     zone: Option<String>,
@@ -158,6 +183,8 @@ struct SourceFailure {
 struct Endpoint {
     slot: u32,
     address: SocketAddr,
+    /// The place of the source whose word counts; null where that is not known.
+    source: Option<usize>,
     weight: u32,
     /// As selectors see it: times 100, and all that follows.
     effective_weight: u32,
@@ -174,6 +201,8 @@ struct Endpoint {
     #[serde(serialize_with = "label_object::serialize")]
     labels: Vec<(String, String)>,
     in_flight: u32,
+    /// That are open, of all workers.
+    connections: u32,
     /// Null while there is no sample.
     latency_ms: Option<f64>,
     success: f64,
@@ -222,6 +251,14 @@ pub(super) fn all(catalog: &Catalog) -> Upstreams {
     let mut upstreams: Vec<_> = configured.chain(found).collect();
     upstreams.sort_by(|one, other| one.name.cmp(&other.name));
     Upstreams { upstreams }
+}
+
+/// The configured ones and those that requests named, ordered by name.
+pub(super) fn running(catalog: &Catalog) -> Vec<Arc<Upstream>> {
+    let (table, found) = (catalog.table(), catalog.found());
+    let mut upstreams: Vec<_> = table.upstreams.values().chain(found.values()).cloned().collect();
+    upstreams.sort_by(|one, other| one.name().cmp(other.name()));
+    upstreams
 }
 
 pub(super) fn one(catalog: &Catalog, name: &str) -> Result<Detail, Rejection> {
@@ -321,20 +358,29 @@ fn detail(upstream: &Upstream, found: bool, now: SystemTime) -> Detail {
     let names: Vec<_> = status.sources.iter().map(|source| source.name.clone()).collect();
     Detail {
         summary: summary(upstream, found, now),
+        standing: None,
         endpoints: snapshot.iter().map(|member| endpoint(member)).collect(),
-        ejected: status
-            .ejected
-            .iter()
-            .map(|(address, reason)| Ejected { address: *address, reason: reason.as_str() })
-            .collect(),
+        ejected: status.ejected.iter().map(ejected).collect(),
         standby: status.standby.iter().map(standby).collect(),
         history: status.history.iter().rev().map(|entry| generation(entry, &names)).collect(),
+    }
+}
+
+fn ejected(of: &upstream::Ejected) -> Ejected {
+    Ejected {
+        address: of.address,
+        source: None,
+        weight: of.weight.map(upstream::Weight::get),
+        zone: of.zone.as_deref().map(str::to_owned),
+        reason: of.reason.as_str(),
+        since: rfc3339(of.since),
     }
 }
 
 fn standby(of: &upstream::Standby) -> Standby {
     Standby {
         address: of.address,
+        source: None,
         state: of.facts.state.as_str(),
         priority: of.facts.priority,
         zone: of.facts.zone.as_deref().map(str::to_owned),
@@ -349,6 +395,7 @@ fn endpoint(member: &upstream::Member) -> Endpoint {
     Endpoint {
         slot: member.slot().0,
         address: member.address(),
+        source: None,
         weight: member.endpoint().weight.get(),
         effective_weight: effective.weight.get(),
         slow_start: part(effective.slow_start),
@@ -360,6 +407,7 @@ fn endpoint(member: &upstream::Member) -> Endpoint {
         zone: facts.zone.as_deref().map(str::to_owned),
         labels: facts.labels.as_slice().to_vec(),
         in_flight: figures.in_flight,
+        connections: figures.connections,
         latency_ms: latency.map(|latency| latency.as_micros() as f64 / 1e3),
         success: figures.success,
         consecutive_failures: figures.consecutive_failures,

@@ -1,6 +1,7 @@
 //! One running upstream, as workers and the admin API see it.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -170,6 +171,15 @@ impl Upstream {
         answered.await.unwrap_or(Err(OrderError::Gone))
     }
 
+    /// Which source each endpoint is from, by its place; none once the upstream is gone.
+    pub async fn sources(&self) -> Option<HashMap<SocketAddr, usize>> {
+        let (answer, told) = oneshot::channel();
+        // Not held while it waits: the owner ends with its last sender.
+        let sent = self.owner.events.upgrade()?.try_send(Event::Sources(answer));
+        sent.ok()?;
+        told.await.ok()
+    }
+
     /// Says that a request used this upstream, before it is counted. Writes at most once a second.
     pub fn touch(&self, now: Instant) {
         let seconds = now.saturating_duration_since(self.started).as_secs();
@@ -182,6 +192,12 @@ impl Upstream {
     /// Takes a retry from the budget, if one is left.
     pub fn spend_retry(&self, policy: &RetryPolicy, now: Instant) -> bool {
         self.budget.take(now, self.metrics.requests(), policy.budget, policy.budget_min)
+    }
+
+    /// How many retries are left in the budget, and how many there are in all.
+    pub fn retries_left(&self, now: Instant) -> (u64, u64) {
+        let policy = &self.config.retries;
+        self.budget.left(now, self.metrics.requests(), policy.budget, policy.budget_min)
     }
 
     /// Whether the breaker refuses requests. None without one.

@@ -5,6 +5,7 @@
 //! problems and goes on with what is left, so all mistakes are told at once.
 
 mod check;
+pub mod describe;
 mod file;
 mod order;
 mod restart;

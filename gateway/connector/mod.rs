@@ -80,7 +80,7 @@ macro_rules! connectors {
 
         impl Grants {
             /// The names of those that may be used.
-            fn names(&self) -> impl Iterator<Item = &'static str> {
+            pub fn names(&self) -> impl Iterator<Item = &'static str> {
                 let all = [$((stringify!($name), self.$name.is_some())),*];
                 all.into_iter().filter(|(_, granted)| *granted).map(|(name, _)| name)
             }

@@ -96,7 +96,9 @@ impl Exchange {
                 Ok(connection) => {
                     // Others may have used it before.
                     if !connection.reused {
-                        opened.member.stats().connected(Instant::now(), connection.took);
+                        let stats = opened.member.stats();
+                        stats.connected(Instant::now(), connection.took);
+                        connection.meter().count(stats.opened());
                     }
                     self.send_over(place, connection, request);
                 }

@@ -1,6 +1,8 @@
 //! What is known of a stream without asking it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+
+use crate::upstream::OpenConnection;
 
 /// Counts what goes through one stream. Lives on one worker, so cells do.
 #[derive(Debug, Default)]
@@ -9,6 +11,8 @@ pub struct Meter {
     written: Cell<u64>,
     blocked: Cell<bool>,
     ending: Cell<bool>,
+    /// Where it counts as open.
+    counted: RefCell<Option<OpenConnection>>,
 }
 
 impl Meter {
@@ -30,6 +34,11 @@ impl Meter {
     /// Whether it is about to be closed, whatever is under way.
     pub fn is_ending(&self) -> bool {
         self.ending.get()
+    }
+
+    /// The stream counts as open as long as it is there.
+    pub fn count(&self, open: OpenConnection) {
+        self.counted.replace(Some(open));
     }
 
     /// It is about to be closed.

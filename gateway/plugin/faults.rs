@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use wasmtime::{Trap, WasmBacktrace};
@@ -36,6 +36,14 @@ pub(super) struct Faults {
 struct Recent {
     times: VecDeque<Instant>,
     report: Lasting,
+    last: Option<LastFault>,
+}
+
+/// When a plugin failed last, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastFault {
+    pub at: SystemTime,
+    pub text: Arc<str>,
 }
 
 impl Faults {
@@ -50,6 +58,10 @@ impl Faults {
 
     pub fn total(&self) -> u64 {
         self.total.load(Relaxed)
+    }
+
+    pub fn last(&self) -> Option<LastFault> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).last.clone()
     }
 
     pub fn count(&self, text: &str, now: Instant) {
@@ -69,7 +81,8 @@ impl Faults {
     fn note(&self, text: &str, now: Instant) -> (Option<Report>, bool) {
         // Held for a few lines, and only when a plugin has failed.
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let Recent { times, report } = &mut *recent;
+        let Recent { times, report, last } = &mut *recent;
+        *last = Some(LastFault { at: SystemTime::now(), text: text.into() });
         times.push_back(now);
         while times.front().is_some_and(|first| now.saturating_duration_since(*first) > WINDOW)
             || times.len() > self.most as usize

@@ -18,7 +18,7 @@ use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use super::{
     engine::{Clock, Engine, Held, cpu_time},
-    faults::{self, Faults},
+    faults::{self, Faults, LastFault},
     limits::{Limits, Total},
     load::{LoadError, Loaded},
     runtime::{self, HasWasi, Wasi, Who},
@@ -92,6 +92,10 @@ impl RegistryPlugin {
 
     pub fn faults(&self) -> u64 {
         self.faults.total()
+    }
+
+    pub fn last_fault(&self) -> Option<LastFault> {
+        self.faults.last()
     }
 
     fn failed(&self, call: &str, error: &wasmtime::Error, data: &Data, budget: &Budget) -> Failure {

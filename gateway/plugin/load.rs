@@ -4,6 +4,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    time::{Duration, Instant},
 };
 
 use sha2::{Digest as _, Sha256};
@@ -142,6 +143,8 @@ pub(super) struct Loaded {
     pub announces: bool,
     pub component: Component,
     pub digest: Digest,
+    /// How long that took to compile, or to find compiled.
+    pub took: Duration,
 }
 
 /// The SHA-256 of a plugin's bytes.
@@ -195,11 +198,12 @@ pub(super) fn load(engine: &Engine, bytes: &[u8]) -> Result<Loaded, LoadError> {
     let kind = kind(&exports)?;
     imports.into_iter().try_for_each(|import| check_import(import, kind))?;
     let announces = exports.iter().any(|name| ANNOUNCES.is(name));
+    let began = Instant::now();
     // A compiler that is wrong about one file costs that file.
     let compiled = catch_unwind(AssertUnwindSafe(|| Component::from_binary(engine.inner(), bytes)));
     let compiled = compiled.map_err(|_| LoadError::Invalid("the compiler failed".to_owned()))?;
     let component = compiled.map_err(|error| LoadError::Invalid(first_line(&format!("{error:#}"))))?;
-    Ok(Loaded { kind, announces, component, digest: Digest::of(bytes) })
+    Ok(Loaded { kind, announces, component, digest: Digest::of(bytes), took: began.elapsed() })
 }
 
 /// The names of what a component itself imports and exports; of those inside it, nothing.

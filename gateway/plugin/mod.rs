@@ -26,12 +26,17 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::{
     engine::EngineError,
+    faults::LastFault,
     load::{Digest, Kind, LoadError},
     registrar::{Announcement, Registration, Standing},
     uses::{Cause, Problem, RegistryUse, SelectorUse, Uses},
@@ -140,6 +145,9 @@ pub struct PluginInfo {
     pub trial_error: Option<String>,
     /// Since the start, over all versions.
     pub faults: u64,
+    pub last_fault: Option<LastFault>,
+    /// Or the time to find it compiled.
+    pub compile_time: Option<Duration>,
     pub loaded_at: Option<SystemTime>,
     /// Since the start.
     pub refusals: u64,

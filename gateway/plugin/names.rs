@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     Origin, PluginInfo, Refused, State,
+    faults::LastFault,
     instance::RegistryPlugin,
     load::{Kind, LoadError, Loaded},
     selector::WasmSelector,
@@ -35,6 +36,7 @@ pub(super) struct Entry {
     running: Option<Running>,
     /// Of versions that are no longer in force.
     past_faults: u64,
+    past_fault: Option<LastFault>,
     refusals: u64,
     last_refusal: Option<Refused>,
 }
@@ -75,6 +77,13 @@ impl Plugin {
         match self {
             Self::Selector(selector) => selector.faults(),
             Self::Registry(registry) => registry.faults(),
+        }
+    }
+
+    fn last_fault(&self) -> Option<LastFault> {
+        match self {
+            Self::Selector(selector) => selector.last_fault(),
+            Self::Registry(registry) => registry.last_fault(),
         }
     }
 
@@ -131,6 +140,7 @@ impl Entry {
             compiling: false,
             running: None,
             past_faults: 0,
+            past_fault: None,
             refusals: 0,
             last_refusal: None,
         }
@@ -138,6 +148,7 @@ impl Entry {
 
     fn exchange(&mut self, running: Option<Running>) {
         self.past_faults += self.running.as_ref().map_or(0, |running| running.plugin.faults());
+        self.past_fault = self.last_fault();
         let (selector, registry) = match running.as_ref().map(|running| &running.plugin) {
             Some(Plugin::Selector(selector)) => (Some(selector.clone() as Arc<dyn Selector>), None),
             Some(Plugin::Registry(registry)) => (None, Some(registry.clone())),
@@ -147,6 +158,12 @@ impl Entry {
         self.compiling = false;
         self.selector.send_if_modified(|current| replace(current, selector));
         self.registry.send_if_modified(|current| replace(current, registry));
+    }
+
+    /// Of the version in force, or of the one before.
+    fn last_fault(&self) -> Option<LastFault> {
+        let running = self.running.as_ref().and_then(|running| running.plugin.last_fault());
+        running.or_else(|| self.past_fault.clone())
     }
 
     /// Why the last file was not taken.
@@ -181,6 +198,8 @@ impl Entry {
                 .and_then(|running| running.trial_error.clone()),
             state,
             faults: self.past_faults + running.map_or(0, |running| running.plugin.faults()),
+            last_fault: self.last_fault(),
+            compile_time: running.map(|running| running.loaded.took),
             loaded_at: running.map(|running| running.at),
             refusals: self.refusals,
             last_refusal: self.last_refusal.clone(),

@@ -98,6 +98,15 @@ impl Budget {
         granted
     }
 
+    /// How many retries are left now, and how many there are in all, as [`Self::take`] would grant them.
+    pub fn left(&self, now: Instant, requests: u64, share: f64, least: u32) -> (u64, u64) {
+        let second = self.second(now);
+        let first = second.saturating_sub(WINDOW_SECS);
+        let spent: u64 = within(&self.spent, first..=second).map(|(_, spent)| u64::from(spent)).sum();
+        let allowed = ((f64::from(self.requests(second, requests)) * share) as u64).max(u64::from(least));
+        (allowed.saturating_sub(spent), allowed)
+    }
+
     /// How many requests came within the window.
     fn requests(&self, second: u64, requests: u64) -> u32 {
         let first = (second + 1).saturating_sub(WINDOW_SECS);
@@ -129,6 +138,8 @@ mod tests {
         assert_eq!(taken(at(13)), 0);
         assert_eq!(taken(at(14)), 10);
         assert_eq!(taken(at(1_000)), 10);
+        assert_eq!(budget.left(at(1_000), 0, 0.2, 10), (0, 10));
+        assert_eq!(budget.left(at(1_011), 0, 0.2, 10), (10, 10));
         assert!(!Budget::new(start).take(start, 1_000, 0.0, 0));
     }
 
@@ -143,6 +154,7 @@ mod tests {
             requests += 100;
         }
         // As many requests as ten seconds have.
+        assert_eq!(budget.left(at(19), requests, 0.2, 10), (200, 200));
         assert_eq!((0..1_000).filter(|_| budget.take(at(19), requests, 0.2, 10)).count(), 200);
         // A minute later none of them counts.
         budget.mark(at(80), requests);

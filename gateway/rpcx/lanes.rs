@@ -74,7 +74,10 @@ impl Lanes {
                 let dialing = Dialing(endpoint);
                 let began = Instant::now();
                 let (lane, drive) = match opening.await {
-                    Ok(stream) => Lane::new(stream, patience, &watch),
+                    Ok(stream) => {
+                        stream.meter().count(stats.opened());
+                        Lane::new(stream, patience, &watch)
+                    }
                     Err(error) => return dialing.0.tell(&Err(error)),
                 };
                 stats.connected(Instant::now(), began.elapsed());

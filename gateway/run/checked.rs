@@ -9,7 +9,10 @@ use std::{
 
 use super::{PluginsError, Signals, StartError, blocking, uses::uses};
 use crate::{
-    config::{self, Config, NameFrom, Scheme, Target},
+    config::{
+        self, Config,
+        describe::{matches, target},
+    },
     connector::{Lent, Memory},
     plugin::{Cause, Plugins, Problem},
     telemetry::text::shown,
@@ -124,32 +127,4 @@ fn describe(config: &Config) -> String {
         let _ = writeln!(text, "route     calls of {} -> {}", shown(names), shown(target(&route.target)));
     }
     text
-}
-
-fn matches(matches: &config::Matches) -> String {
-    let host = matches.host.as_deref().unwrap_or("*");
-    let headers: String = matches.headers.iter().map(|header| format!(" with {}", header.name)).collect();
-    format!("{host}{}{headers}", matches.path)
-}
-
-fn target(target: &Target) -> String {
-    match target {
-        Target::Upstream(name) => name.to_string(),
-        Target::Weighted(shares) => {
-            let shares: Vec<String> = shares.iter().map(|(name, share)| format!("{name} x{share}")).collect();
-            shares.join(", ")
-        }
-        Target::ByName(by_name) => match &by_name.from {
-            NameFrom::Path(prefix) => format!("the service named after {prefix}, in {}", by_name.registry),
-            NameFrom::Header(name) => format!("the service named by header {name}, in {}", by_name.registry),
-            NameFrom::Sni => format!("the service asked for in TLS, in {}", by_name.registry),
-            NameFrom::ServicePath => format!("the service that the call names, in {}", by_name.registry),
-        },
-        Target::Redirect(to) => {
-            let scheme = to.scheme.map_or("", Scheme::as_str);
-            let colon = if scheme.is_empty() { "" } else { ":" };
-            let port = to.port.map_or_else(String::new, |port| format!(":{port}"));
-            format!("{} to {scheme}{colon}//{}{port}", to.status.as_u16(), to.host.as_deref().unwrap_or("*"))
-        }
-    }
 }

@@ -179,8 +179,9 @@ Register a service of your own and reach it as /svc/mine. A repeated PUT is its 
 
   curl -X PUT http://{admin}/api/v1/services/mine/1 -d '{{"address":"127.0.0.1:9000","ttl_seconds":30}}'
 
-Look inside:
+Look inside, in a browser or by the same API:
 
+  http://{admin}/
   curl http://{admin}/api/v1/upstreams
   curl http://{admin}/api/v1/plugins
 

@@ -81,6 +81,7 @@ impl Reload<'_> {
 
     async fn follow_for_ever(&mut self, hangup: Option<Signal>) {
         let Some((path, mut hangup)) = self.path.zip(hangup) else { return std::future::pending().await };
+        self.metrics.configured.follow(path.to_owned());
         let mut news = self.plugins.news();
         let mut feed = file::follow(path, Arc::default());
         loop {
@@ -118,6 +119,7 @@ impl Reload<'_> {
             );
             self.metrics.reloaded(Outcome::Invalid);
         }
+        self.metrics.configured.refuse(vec![failure.text().to_owned()]);
     }
 
     fn readable(&mut self) {
@@ -176,18 +178,24 @@ impl Reload<'_> {
             _ => self.lacking.take(),
         };
         let outcome = match result {
-            Ok(false) => return,
+            Ok(false) => {
+                self.metrics.configured.unchanged();
+                return;
+            }
             // It was read again because of another plugin.
             Err(ReloadError::Plugins(lacking)) if lacked.as_ref() == Some(&lacking) => return,
             Ok(true) => {
                 tracing::info!("Configuration applied");
+                self.metrics.configured.applied();
                 Outcome::Applied
             }
             Err(error) => {
                 // One line for each mistake: in one of all together some would be cut out.
-                for error in error.lines() {
+                let problems = error.lines();
+                for error in &problems {
                     tracing::error!(error, "Configuration refused, the running one stays");
                 }
+                self.metrics.configured.refuse(problems);
                 match error {
                     ReloadError::NeedsRestart(_) => Outcome::NeedsRestart,
                     _ => Outcome::Invalid,

@@ -165,6 +165,7 @@ impl Worker {
                     let took = at.saturating_duration_since(begun);
                     let stats = opened.member.stats();
                     stats.connected(at, took);
+                    endpoint.meter().count(stats.opened());
                     stats.record(at, took, true);
                     stats.confirm();
                     target.evidence.send(

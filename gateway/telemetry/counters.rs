@@ -287,6 +287,28 @@ impl Latencies {
         self.buckets.iter().sum()
     }
 
+    /// Those that came after `before`, which is an earlier count of the same.
+    pub fn since(&self, before: &Self) -> Self {
+        let buckets = std::array::from_fn(|at| self.buckets[at].wrapping_sub(before.buckets[at]));
+        Self { buckets, sum: self.sum.saturating_sub(before.sum) }
+    }
+
+    /// How long this share of them took at most, as if those of a bucket were spread evenly; none if there are none.
+    /// What is beyond the last bound counts as that.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let wanted = share * self.count() as f64;
+        let (mut before, mut lower) = (0.0, Duration::ZERO);
+        for (bound, in_it) in BOUNDS.iter().zip(self.buckets) {
+            let in_it = in_it as f64;
+            if in_it > 0.0 && before + in_it >= wanted {
+                let part = ((wanted - before) / in_it).clamp(0.0, 1.0);
+                return Some(lower + (*bound - lower).mul_f64(part));
+            }
+            (before, lower) = (before + in_it, *bound);
+        }
+        (self.count() > 0).then_some(lower)
+    }
+
     /// Upper bounds in seconds, the last without bound, and how many answers fell in each and not in one before.
     pub fn buckets(&self) -> Vec<(f64, u64)> {
         let bounds = BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
@@ -359,6 +381,27 @@ mod tests {
                 metrics.counts().latencies.buckets().into_iter().filter(|bucket| bucket.1 > 0).collect();
             assert_eq!(filled, [(bound, 1)], "{took:?}");
         }
+    }
+
+    #[test]
+    fn quantiles_are_those_of_what_came_since() {
+        let metrics = UpstreamMetrics::new(1);
+        let millis = Duration::from_millis;
+        metrics.answered(0, 200, Duration::from_secs(9));
+        let before = metrics.counts().latencies;
+        let since = || metrics.counts().latencies.since(&before);
+        assert_eq!(since().quantile(0.5), None);
+        for _ in 0..98 {
+            metrics.answered(0, 200, millis(1));
+        }
+        metrics.answered(0, 200, millis(80));
+        metrics.answered(0, 200, Duration::from_secs(60));
+        assert_eq!(since().count(), 100);
+        let half = since().quantile(0.5).unwrap();
+        assert!((millis(0)..millis(1)).contains(&half), "{half:?}");
+        let most = since().quantile(0.99).unwrap();
+        assert!((millis(50)..=millis(100)).contains(&most), "{most:?}");
+        assert_eq!(since().quantile(1.0), Some(Duration::from_secs(10)));
     }
 
     #[test]

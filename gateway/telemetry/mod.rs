@@ -13,6 +13,7 @@
 //! | `error` | what went wrong |
 
 pub mod access;
+mod configured;
 mod counters;
 mod exposition;
 mod line;
@@ -24,6 +25,7 @@ mod record;
 mod time;
 pub mod text;
 
+pub use configured::{Configured, RefusedFile};
 pub use counters::{Carried, FAILURES, FAULTS, Latencies, Refused, UpstreamCounts, UpstreamMetrics};
 pub use exposition::{Exposition, Family, Format, Value};
 pub use process::{

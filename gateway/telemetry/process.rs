@@ -10,13 +10,14 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use super::UpstreamMetrics;
+use super::{Configured, UpstreamMetrics};
 
 /// Counters that belong to no upstream.
 #[derive(Debug)]
 pub struct ProcessMetrics {
     /// Requests that reached no upstream: no route, no such service, malformed.
     pub unrouted: Arc<UpstreamMetrics>,
+    pub configured: Configured,
     reloads: [AtomicU64; Reload::ALL.len()],
     /// As long as there is the listener, or a connection that came by it. Locked to add a listener and to scrape, never
     /// for a connection.
@@ -29,6 +30,7 @@ impl ProcessMetrics {
     pub fn new(workers: usize) -> Self {
         Self {
             unrouted: Arc::new(UpstreamMetrics::new(workers)),
+            configured: Configured::default(),
             reloads: Default::default(),
             listeners: Mutex::default(),
             workers: Mutex::default(),

@@ -48,6 +48,12 @@ impl Merge {
         self.words.values().filter_map(|words| endpoint(words))
     }
 
+    /// The source whose word counts, for each endpoint.
+    pub fn sources(&self) -> HashMap<SocketAddr, usize> {
+        let source = |(address, words): (&SocketAddr, &Vec<_>)| Some((*address, chosen(words)?.0));
+        self.words.iter().filter_map(source).collect()
+    }
+
     /// Whether there is nobody to send requests to, and that is because of a drain.
     pub fn is_drained(&self) -> bool {
         self.drained > 0 && self.iter().next().is_none()
@@ -74,15 +80,20 @@ impl Merge {
 
 /// What the words about one address come to.
 fn endpoint(words: &[(usize, Word)]) -> Option<&Endpoint> {
+    chosen(words).map(|(_, endpoint)| endpoint)
+}
+
+/// The same, with the source that says it.
+fn chosen(words: &[(usize, Word)]) -> Option<(usize, &Endpoint)> {
     let held = words.iter().find_map(|(source, word)| match word {
         Word::Held(endpoint) => Some((*source, endpoint)),
         _ => None,
     });
     let claim = words.iter().find(|(_, word)| !matches!(word, Word::Held(_)));
     match (claim, held) {
-        (Some((_, Word::Claimed(endpoint))), _) => Some(endpoint),
-        (Some((drained, _)), Some((holder, endpoint))) if holder < *drained => Some(endpoint),
-        (None, Some((_, endpoint))) => Some(endpoint),
+        (Some((source, Word::Claimed(endpoint))), _) => Some((*source, endpoint)),
+        (Some((drained, _)), Some((holder, endpoint))) if holder < *drained => Some((holder, endpoint)),
+        (None, held) => held,
         _ => None,
     }
 }
@@ -123,6 +134,16 @@ mod tests {
             before = after;
         }
         merge
+    }
+
+    #[test]
+    fn an_endpoint_is_from_the_source_whose_word_counts() {
+        let from = |words: &[(usize, Option<Word>, Option<u32>)]| check(words).sources().into_values().next();
+        assert_eq!(from(&[(1, claimed(2), Some(2))]), Some(1));
+        assert_eq!(from(&[(1, claimed(2), Some(2)), (0, claimed(1), Some(1))]), Some(0));
+        let held = Some(Word::Held(endpoint(5)));
+        assert_eq!(from(&[(0, held, Some(5)), (1, claimed(2), Some(2))]), Some(1), "a claim is newer");
+        assert_eq!(from(&[(0, claimed(0), None)]), None);
     }
 
     #[test]

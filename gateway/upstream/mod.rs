@@ -29,13 +29,13 @@ pub use merge::{Changed, Merge};
 pub use offer::{Effective, Offered, Offering, Policy as OfferPolicy, RESOLUTION, Subset, Zones, place};
 use offer::{Group, Shaped, Subsetting, shares};
 pub use owner::{
-    Command, Event, LeftOut, LeftOuts, Order, OrderError, Owner, Pinned, Plan, Policies, Report, Reserved,
-    SourceName, SourceStatus, Standby, StandbyReason, Status, Suspects,
+    Command, Ejected, Event, LeftOut, LeftOuts, Order, OrderError, Owner, Pinned, Plan, Policies, Report,
+    Reserved, SourceName, SourceStatus, Standby, StandbyReason, Status, Suspects,
 };
 pub use publish::{Offer, Published, Publisher, Reader};
 pub use saved::{Saved, SavedPin, SavedSource};
 pub use snapshot::{CatchUp, Change, Generation, Member, Snapshot};
-pub use stats::{Admission, Figures, HalfOpenTry, InFlight, Stats, since_epoch};
+pub use stats::{Admission, Figures, HalfOpenTry, InFlight, OpenConnection, Stats, since_epoch};
 pub use trust::{
     Claim, ClaimChange, HealthState, Held, Input, Left, News, Origin, Policy as TrustPolicy, ReserveState,
     Source, SourceState, Step, Word,

@@ -30,6 +30,8 @@ pub fn since_epoch(now: Instant) -> u64 {
 #[derive(Debug)]
 pub struct Stats {
     in_flight: AtomicU32,
+    /// Open ones, in the hands of all workers.
+    connections: AtomicU32,
     /// Nanoseconds, 0 while there is no sample.
     latency: AtomicU64,
     /// The bits of an `f64` between 0 and 1.
@@ -71,6 +73,7 @@ const CLOSED: u8 = 3;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Figures {
     pub in_flight: u32,
+    pub connections: u32,
     /// Zero while there is no sample.
     pub latency: Duration,
     pub success: f64,
@@ -85,6 +88,7 @@ impl Stats {
         LazyLock::force(&EPOCH);
         Self {
             in_flight: AtomicU32::new(0),
+            connections: AtomicU32::new(0),
             latency: AtomicU64::new(0),
             success: AtomicU64::new(1f64.to_bits()),
             connect_time: AtomicU64::new(0),
@@ -150,6 +154,12 @@ impl Stats {
         let at = since_epoch(now);
         let last = self.last_connect.swap(at, Relaxed);
         average(&self.connect_time, took, kept(last, at));
+    }
+
+    /// Counts a connection as open until the guard is dropped.
+    pub fn opened(self: &Arc<Self>) -> OpenConnection {
+        self.connections.fetch_add(1, Relaxed);
+        OpenConnection(self.clone())
     }
 
     /// What had been recorded as a success is one, now that its answer has ended: failures before it are not in a row
@@ -266,6 +276,7 @@ impl Stats {
     pub fn figures(&self) -> Figures {
         Figures {
             in_flight: self.in_flight(),
+            connections: self.connections.load(Relaxed),
             latency: Duration::from_nanos(if self.is_sampled() { self.latency_ns() } else { 0 }),
             success: self.success(),
             consecutive_failures: self.consecutive_failures.load(Relaxed),
@@ -310,6 +321,16 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+/// An open connection to an endpoint. Dropping it says that it is closed.
+#[derive(Debug)]
+pub struct OpenConnection(Arc<Stats>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Relaxed);
     }
 }
 
@@ -367,6 +388,15 @@ mod tests {
         let expected = 10e6 * keep + 20e6 * (1.0 - keep);
         assert!((stats.latency_ns() as f64 - expected).abs() < 1e3, "{}", stats.latency_ns());
         assert_eq!(stats.success(), 1.0);
+    }
+
+    #[test]
+    fn a_connection_is_open_until_its_guard_is_dropped() {
+        let stats = Arc::new(Stats::new());
+        let (one, _other) = (stats.opened(), stats.opened());
+        assert_eq!(stats.figures().connections, 2);
+        drop(one);
+        assert_eq!(stats.figures().connections, 1);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod build;
 mod connector_etcd;
 mod connector_zookeeper;
 mod consul;
+mod dashboard;
 mod discovery;
 mod docs;
 mod etcd;

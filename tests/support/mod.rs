@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "two suites stand on it, and each uses its part")]
 
 pub mod backend;
+pub mod browser;
 pub mod certs;
 pub mod client;
 pub mod cluster;

@@ -33,7 +33,7 @@ use wasmtime::{
 use self::slow::{Slow, Work};
 use super::{
     engine::{self, Bound, Clock, Deadline, Engine, HasDeadline},
-    faults::{self, Faults},
+    faults::{self, Faults, LastFault},
     limits::{Limits, Total},
     load::{LoadError, Loaded},
     runtime::{self, HasRuntime, Runtime, Who},
@@ -122,6 +122,10 @@ impl WasmSelector {
 
     pub fn faults(&self) -> u64 {
         self.faults.total()
+    }
+
+    pub fn last_fault(&self) -> Option<LastFault> {
+        self.faults.last()
     }
 
     /// Whether a call is given up before its limit, to be made elsewhere.
@@ -705,6 +709,7 @@ mod tests {
         assert!(pick(&mut neighbour, &snapshot, &[]).is_err());
         drop((bad, neighbour));
         assert_eq!(selector.faults(), 1);
+        assert_eq!(selector.last_fault().unwrap().text.to_string(), fault.to_string());
 
         let (mut fresh, snapshot) = ready(&*worker, r#"{"after":1000}"#);
         assert_eq!(pick(&mut fresh, &snapshot, &[]).unwrap(), Some(Slot(0)));

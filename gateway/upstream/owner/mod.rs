@@ -26,7 +26,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::labels::Wanted;
 pub use self::{
     order::{Command, Order, OrderError},
-    status::{LeftOut, LeftOuts, Pinned, Reserved, SourceName, SourceStatus, Standby, StandbyReason, Status},
+    status::{
+        Ejected, LeftOut, LeftOuts, Pinned, Reserved, SourceName, SourceStatus, Standby, StandbyReason,
+        Status,
+    },
 };
 use super::{
     Cause, Changed, ClaimChange, Endpoint, Evidence, Health, HealthInput, HealthPolicy, Input, Judged, Merge,
@@ -81,6 +84,8 @@ pub enum Event {
         passed: bool,
     },
     Command(Command),
+    /// Somebody asks which source each endpoint is from, by its place.
+    Sources(oneshot::Sender<HashMap<SocketAddr, usize>>),
     /// Another owner is about to go on with all that this one knows.
     HandOver(oneshot::Sender<Saved>),
 }
@@ -228,6 +233,7 @@ impl Owner {
                 event = events.recv() => match event {
                     Some(Event::Command(command)) => self.command(command).await,
                     // Who asked may have gone.
+                    Some(Event::Sources(answer)) => drop(answer.send(self.merge.sources())),
                     Some(Event::HandOver(next)) => drop(next.send(self.saved())),
                     Some(event) => self.take(event),
                     None => break,
@@ -306,7 +312,7 @@ impl Owner {
                 }
             }
             // Answered in `run`, which can wait for the disk.
-            Event::Command(_) | Event::HandOver(_) => {}
+            Event::Command(_) | Event::Sources(_) | Event::HandOver(_) => {}
         }
         self.refresh();
     }
@@ -510,7 +516,7 @@ impl Owner {
         self.status.send_modify(|status| {
             let status = Arc::make_mut(status);
             status.pin = pin;
-            status.ejected = self.health.out().collect();
+            status.ejected = ejected(&status.ejected, &self.health);
             let waits = |reason| {
                 move |endpoint: &Endpoint| Standby {
                     address: endpoint.address,
@@ -572,6 +578,26 @@ impl Owner {
         let aging = |source: &Source| matches!(source.origin(), Origin::Frozen | Origin::Restored);
         self.health.is_waiting() || self.sources.iter().any(|source| source.is_waiting() || aging(source))
     }
+}
+
+/// Who is out now; those who were already have been since then.
+fn ejected(before: &[Ejected], health: &Health) -> Arc<[Ejected]> {
+    let now = SystemTime::now();
+    let known: HashMap<SocketAddr, &Ejected> = before.iter().map(|of| (of.address, of)).collect();
+    let since = |address| known.get(&address).map_or(now, |known| known.since);
+    let one = |(address, reason)| {
+        let endpoint = health.get(address);
+        Ejected {
+            address,
+            reason,
+            since: since(address),
+            weight: endpoint.map(|endpoint| endpoint.weight),
+            zone: endpoint.and_then(|endpoint| endpoint.facts.zone.clone()),
+        }
+    };
+    let mut ejected: Vec<Ejected> = health.out().map(one).collect();
+    ejected.sort_unstable_by_key(|of| of.address);
+    ejected.into()
 }
 
 fn reserved((endpoint, since): (&Endpoint, Instant)) -> Reserved {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::upstream::{Facts, History, Origin, Reason};
+use crate::upstream::{Facts, History, Origin, Reason, Weight};
 
 /// Where a source comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +114,18 @@ pub struct Standby {
     pub reason: StandbyReason,
 }
 
+/// An endpoint that failed and gets no requests for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ejected {
+    pub address: SocketAddr,
+    pub reason: Reason,
+    /// Since when it is out, whatever the reason was first, as far as this process knows.
+    pub since: SystemTime,
+    /// As its registry says; none where it is in no list any more.
+    pub weight: Option<Weight>,
+    pub zone: Option<Arc<str>>,
+}
+
 /// Why an endpoint waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StandbyReason {
@@ -139,8 +151,8 @@ pub struct Status {
     pub sources: Vec<SourceStatus>,
     pub history: Arc<History>,
     pub pin: Option<Pinned>,
-    /// Endpoints that failed, and get no requests for now.
-    pub ejected: Arc<[(SocketAddr, Reason)]>,
+    /// By address.
+    pub ejected: Arc<[Ejected]>,
     /// Endpoints that are well and wait, because others come before them.
     pub standby: Arc<[Standby]>,
     /// Endpoints that start slowly.

@@ -163,7 +163,11 @@ async fn an_ejected_endpoint_leaves_and_comes_back_with_its_statistics() {
     let before = snapshot.iter().find(|member| member.address() == address(1)).unwrap().stats().clone();
     refuse(&mut owner, 1, 2);
     assert_eq!(ports(&owner), [2, 3]);
-    assert_eq!(&*owner.status.borrow().ejected, [(address(1), Reason::Starting)]);
+    let out = owner.status.borrow().ejected[0].clone();
+    assert_eq!((out.address, out.reason), (address(1), Reason::Starting));
+    refuse(&mut owner, 2, 2);
+    assert_eq!(owner.status.borrow().ejected[0].since, out.since, "it has been out since then");
+    owner.take(Event::Checked { address: address(2), passed: true });
     assert!(owner.suspects.borrow().contains_key(&address(1)));
     owner.take(Event::Checked { address: address(1), passed: true });
     assert_eq!(ports(&owner), [1, 2, 3]);

@@ -1,0 +1,128 @@
+// What an operator can order of a list: each order is asked about again, with what it will change.
+
+import { order } from "./api.js";
+import { h, renew } from "./dom.js";
+import { count, many } from "./format.js";
+
+export function orderButtons(name) {
+  const element = h("div", { class: "buttons orders" });
+  return {
+    element,
+    update(upstream) {
+      const held = upstream.sources
+        .map((source, number) => ({
+          number,
+          registry: source.registry,
+          count: source.reserve.count,
+          addresses: source.reserve.addresses,
+        }))
+        .filter((source) => source.count > 0);
+      const facts = {
+        pinned: upstream.pinned !== null,
+        generation: upstream.generation,
+        endpoints: upstream.endpoint_count,
+        held,
+      };
+      renew(element, facts, (facts) => makeButtons(name, facts));
+    },
+  };
+}
+
+function makeButtons(name, { pinned, generation, endpoints, held }) {
+  const pin = {
+    title: `Pin ${name}?`,
+    says: [
+      `The list stays as it is at generation ${generation}, with ${many(endpoints, "endpoint")}, until somebody lifts the pin.`,
+      "What registries say meanwhile is recorded and changes nothing. Endpoints that fail are still taken out.",
+    ],
+    verb: "pin",
+    does: "Pin the list",
+  };
+  const unpin = {
+    title: `Lift the pin of ${name}?`,
+    says: [
+      "The list becomes at once what its sources offer.",
+      "What they said meanwhile is in the timeline as “recorded only”.",
+    ],
+    verb: "unpin",
+    does: "Lift the pin",
+  };
+  const accept = (source) => ({
+    title: `Accept ${many(source.count, "removal")} of ${source.registry}?`,
+    says: [
+      `${many(source.count, "endpoint")} that ${source.registry} no longer names ${source.count === 1 ? "goes" : "go"} for good, and get no requests any more:`,
+    ],
+    addresses: source.addresses,
+    more: source.count - source.addresses.length,
+    verb: "accept",
+    body: { source: source.number },
+    does: "Accept the removal",
+  });
+  const orders = [
+    [pinned ? "Lift the pin" : "Pin", pinned ? unpin : pin],
+    ...held.map((source) => [`Accept ${many(source.count, "removal")} of ${source.registry}`, accept(source)]),
+  ];
+  return orders.map(([text, what]) => h("button", { type: "button", on: { click: () => confirm(name, what) } }, text));
+}
+
+/** Asks whether to go back to a generation. */
+export function askRollback(name, generation, upstream) {
+  const later = upstream.history.filter((of) => of.applied && of.generation > generation);
+  const sum = (kind) => later.reduce((sum, of) => sum + of[kind].count, 0);
+  confirm(name, {
+    title: `Roll ${name} back to generation ${generation}?`,
+    says: [
+      `The list becomes what it was then, and is pinned so. ${many(later.length, "later change")} ${later.length === 1 ? "is" : "are"} undone: ` +
+        `${count(sum("added"))} added, ${count(sum("removed"))} removed, ${count(sum("updated"))} changed.`,
+      "It stays so until somebody lifts the pin.",
+    ],
+    addresses: later.flatMap((of) => [
+      ...of.added.addresses.map((address) => `− ${address}`),
+      ...of.removed.addresses.map((address) => `+ ${address}`),
+    ]),
+    verb: "rollback",
+    body: { generation },
+    does: "Roll back",
+  });
+}
+
+function confirm(name, { title, says, addresses = [], more = 0, verb, body, does }) {
+  const dialog = document.getElementById("dialog");
+  const error = h("p", { class: "reason", role: "alert" });
+  const yes = h("button", { type: "button", class: "primary", on: { click: carryOut } }, does);
+  const rest = more > 0 ? [h("li", {}, `and ${count(more)} more`)] : [];
+  async function carryOut() {
+    yes.disabled = true;
+    try {
+      // The token may be asked for in the same dialog.
+      dialog.close("");
+      await order(name, verb, body);
+    } catch (refusal) {
+      error.textContent = refusal.message;
+      yes.disabled = false;
+      dialog.replaceChildren(...content);
+      dialog.showModal();
+    }
+  }
+  const content = [
+    h("h2", {}, title),
+    ...says.map((text) => h("p", {}, text)),
+    addresses.length > 0
+      ? h(
+          "ul",
+          { class: "diff" },
+          addresses.map((address) => h("li", {}, address)),
+          rest,
+        )
+      : "",
+    error,
+    h(
+      "div",
+      { class: "buttons" },
+      h("button", { type: "button", on: { click: () => dialog.close("") } }, "Cancel"),
+      yes,
+    ),
+  ];
+  dialog.replaceChildren(...content);
+  dialog.showModal();
+}

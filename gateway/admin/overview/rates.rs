@@ -1,0 +1,110 @@
+//! What happened lately: the difference between what is counted and what was counted some seconds ago.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{catalog::Upstream, telemetry::UpstreamCounts, upstream::UpstreamName};
+
+/// The time that rates are about.
+pub(super) const WINDOW: Duration = Duration::from_secs(10);
+
+/// Counts are kept this far apart, however often somebody looks.
+const PACE: Duration = Duration::from_millis(500);
+
+/// After so long without anybody who looks, what was counted before tells nothing of now.
+const FORGET: Duration = Duration::from_secs(15);
+
+/// What the upstreams had counted, oldest first.
+#[derive(Default)]
+pub(super) struct Rates {
+    samples: VecDeque<Sample>,
+}
+
+struct Sample {
+    at: Instant,
+    counts: HashMap<UpstreamName, UpstreamCounts>,
+}
+
+/// What one upstream did within the window.
+#[derive(Debug, PartialEq)]
+pub(super) struct Lately {
+    /// A second, like the next. Connections where they are passed on as they are.
+    pub requests: f64,
+    pub retries: f64,
+    /// Of the requests, 0 to 1; none without any.
+    pub success: Option<f64>,
+    pub p50: Option<Duration>,
+    pub p99: Option<Duration>,
+}
+
+impl Rates {
+    /// Takes in what is counted now, unless it has done so a moment ago.
+    pub(super) fn sample<'a>(&mut self, upstreams: impl Iterator<Item = &'a Arc<Upstream>>, now: Instant) {
+        let ago = self.samples.back().map(|last| now.saturating_duration_since(last.at));
+        if ago.is_some_and(|ago| ago < PACE) {
+            return;
+        }
+        if ago.is_some_and(|ago| ago > FORGET) {
+            self.samples.clear();
+        }
+        let counts = |of: &Arc<Upstream>| (of.name().clone(), of.metrics.counts());
+        self.samples.push_back(Sample { at: now, counts: upstreams.map(counts).collect() });
+        let is_old = |sample: &Sample| now.saturating_duration_since(sample.at) >= WINDOW;
+        while self.samples.get(1).is_some_and(is_old) {
+            self.samples.pop_front();
+        }
+    }
+
+    /// None until it has been counted twice.
+    pub(super) fn of(&self, name: &UpstreamName) -> Option<Lately> {
+        let last = self.samples.back()?;
+        let now = last.counts.get(name)?;
+        let (first, before) =
+            self.samples.iter().find_map(|sample| Some((sample.at, sample.counts.get(name)?)))?;
+        let time = last.at.saturating_duration_since(first);
+        (!time.is_zero()).then(|| lately(before, now, time))
+    }
+}
+
+fn lately(before: &UpstreamCounts, now: &UpstreamCounts, time: Duration) -> Lately {
+    let more = |of: fn(&UpstreamCounts) -> u64| of(now).saturating_sub(of(before)) as f64;
+    let answered = more(|of| of.statuses.iter().sum());
+    // Those of clients that went are neither.
+    let failed = more(|of| of.statuses[4] + of.cut[1] + of.cut[2]).min(answered);
+    let latencies = now.latencies.since(&before.latencies);
+    Lately {
+        requests: more(|of| of.statuses.iter().sum::<u64>() + of.carried.connections) / time.as_secs_f64(),
+        retries: more(UpstreamCounts::retried) / time.as_secs_f64(),
+        success: (answered > 0.0).then(|| 1.0 - failed / answered),
+        p50: latencies.quantile(0.5),
+        p99: latencies.quantile(0.99),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Fault, UpstreamMetrics};
+
+    #[test]
+    fn rates_are_about_what_came_between() {
+        let metrics = UpstreamMetrics::new(1);
+        let answer = |status, times| {
+            (0..times).for_each(|_| metrics.answered(0, status, Duration::from_millis(2)));
+        };
+        answer(500, 100);
+        let before = metrics.counts();
+        answer(200, 78);
+        answer(503, 2);
+        metrics.cut(0, Fault::Endpoint);
+        metrics.cut(0, Fault::Client);
+        let lately = lately(&before, &metrics.counts(), Duration::from_secs(4));
+        assert_eq!((lately.requests, lately.success), (20.0, Some(1.0 - 3.0 / 80.0)));
+        assert!(lately.p99 <= Some(Duration::from_millis(3)), "{lately:?}");
+        let nothing = super::lately(&before, &before, Duration::from_secs(1));
+        assert_eq!((nothing.requests, nothing.success, nothing.p50), (0.0, None, None));
+    }
+}

@@ -1,0 +1,121 @@
+//! Orders from the page: asked about before, with the token that it is told.
+
+use serde_json::json;
+
+use super::{memory, open, says};
+use crate::support::{
+    backend::Backend,
+    browser::{Browser, DESKTOP, PHONE},
+    gateway::{Gateway, until},
+};
+
+/// A gateway that asks for tokens: one for reading, and one for changes.
+async fn closed(backends: &[Backend]) -> Gateway {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("read"), "milk\n").unwrap();
+    std::fs::write(folder.path().join("change"), "tea\n").unwrap();
+    let config = format!(
+        "workers = 2\n[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"change\"\nread_token_file = \"read\"\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\n\
+         [registry.file]\nplugin = \"file\"\nfile = \"services.json\"\n{}",
+        memory("orders").replace("\"memory\"", "\"file\"")
+    );
+    std::fs::write(folder.path().join("witgate.toml"), config).unwrap();
+    tell(folder.path(), backends);
+    Gateway::run(folder)
+}
+
+fn tell(folder: &std::path::Path, backends: &[Backend]) {
+    let addresses: Vec<_> = backends.iter().map(|backend| backend.address).collect();
+    std::fs::write(folder.join("services.part"), json!({ "services": { "orders": addresses } }).to_string())
+        .unwrap();
+    std::fs::rename(folder.join("services.part"), folder.join("services.json")).unwrap();
+}
+
+/// Gives the token that is asked for.
+async fn give(browser: &Browser, token: &str) {
+    browser.until("document.getElementById('dialog')?.open && document.activeElement.id === 'token'").await;
+    for letter in token.chars() {
+        browser.press(&letter.to_string()).await;
+    }
+    browser.press("Enter").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_pinned_rolled_back_and_let_go_from_the_page() {
+    let backends = Backend::several(3).await;
+    let gateway = closed(&backends[..2]).await;
+    let browser = Browser::start(DESKTOP).await;
+    browser.open(gateway.admin, "#/services/orders").await;
+    give(&browser, "water").await;
+    browser.until_says("the token is wrong").await;
+    browser.picture("token").await;
+    give(&browser, "milk").await;
+    browser.until_says("Generation 1").await;
+    tell(gateway.folder(), &backends);
+    browser.until_says("Generation 2").await;
+    let third = backends[2].address.to_string();
+    browser.until(&says(&third, "")).await;
+
+    browser.click("Roll back to this").await;
+    browser.until_says("Roll orders back to generation 1?").await;
+    browser.until_says("1 later change is undone: 1 added, 0 removed").await;
+    browser.until_says(&format!("− {third}")).await;
+    browser.picture("roll-back").await;
+    browser.click("Roll back").await;
+    // Reading is one thing, and changing another.
+    give(&browser, "tea").await;
+    browser.until_says("went back to generation 1").await;
+    browser.until(&format!("!{}", says(&third, ""))).await;
+
+    browser.look(PHONE).await;
+    browser.click("Lift the pin").await;
+    browser.until_says("Lift the pin of orders?").await;
+    browser.press("Escape").await;
+    browser.until("!document.getElementById('dialog')?.open").await;
+    browser.click("Lift the pin").await;
+    browser.until("document.getElementById('dialog')?.open").await;
+    browser.eval("document.querySelector('dialog .primary').click()").await;
+    browser.until(&says(&third, "")).await;
+    // What the gateway refuses is told.
+    browser.click("Pin").await;
+    browser.until_says("Pin orders?").await;
+    browser.picture("pin-phone").await;
+    browser.eval("document.querySelector('dialog .primary').click()").await;
+    browser.until_says("operator pinned the list").await;
+    // Of the token nothing is kept: who opens the page again is asked again.
+    let kept =
+        browser.eval("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])").await;
+    assert_eq!(kept, json!(r#"[{},{},""]"#));
+    browser.open(gateway.admin, "").await;
+    browser.until("document.getElementById('dialog')?.open").await;
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_is_not_believed_is_accepted_from_the_page() {
+    let backends = Backend::several(3).await;
+    let folder = tempfile::tempdir().unwrap();
+    tell(folder.path(), &backends);
+    let config = format!(
+        "[registry.file]\nplugin = \"file\"\nfile = \"services.json\"\n{}",
+        memory("orders").replace("\"memory\"", "\"file\"")
+    );
+    let gateway = Gateway::start_in(folder, &config);
+    tell(gateway.folder(), &[]);
+    until("the removal is held back", || async {
+        gateway.api("/api/v1/upstreams/orders").await["sources"][0]["reserve"]["count"] == 3
+    })
+    .await;
+    let browser = Browser::start(DESKTOP).await;
+    open(&browser, &gateway, "").await;
+    browser.until_says("removed 3 endpoints, not believed: kept in reserve").await;
+    browser.until(&says("orders", "3 removals held back")).await;
+    open(&browser, &gateway, "#/services/orders").await;
+    browser.click("Accept 3 removals of file").await;
+    browser.until_says("3 endpoints that file no longer names go for good").await;
+    browser.until_says(&backends[0].address.to_string()).await;
+    browser.click("Accept the removal").await;
+    browser.until_says("There are no endpoints.").await;
+    assert_eq!(browser.complaints(), [""; 0]);
+}
