@@ -132,7 +132,7 @@ mod tests {
     use crate::{
         bindings::{
             registry::witgate::{
-                etcd::etcd as wit_etcd, file::file as wit_file, http::http as wit_http,
+                dns::dns as wit_dns, etcd::etcd as wit_etcd, file::file as wit_file, http::http as wit_http,
                 memory::memory as wit_memory, tcp::tcp as wit_tcp,
             },
             wit,
@@ -169,6 +169,14 @@ mod tests {
             (denied(wit_file::Host::follow(&mut none, None).await), r#"file = "services.json""#),
             (denied(wit_http::Host::urls(&mut none).await), r#"http = { urls = ["http://HOST:PORT"] }"#),
             (denied(wit_tcp::Host::addresses(&mut none).await), r#"tcp = { addresses = ["HOST:PORT"] }"#),
+            (
+                denied(wit_dns::Host::services_of(&mut none, "a".into()).await),
+                r#"dns = { servers = ["IP:53"] }"#,
+            ),
+            (
+                denied(wit_dns::Host::addresses_of(&mut none, "a".into()).await),
+                r#"dns = { servers = ["IP:53"] }"#,
+            ),
         ] {
             assert!(text.contains(&format!("`{setting}` in [registry.main]")), "{text}");
         }

@@ -17,6 +17,7 @@ mod build;
 mod connector_etcd;
 mod consul;
 mod discovery;
+mod dns;
 mod docs;
 mod etcd;
 mod examples;

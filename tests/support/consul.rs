@@ -18,7 +18,7 @@ use super::{
     etcd::free_port,
     fault_table::Registry,
     session::{Answer, Session},
-    tampered::Tampered,
+    tampered::{Tampered, Tampering},
 };
 
 /// How long Consul may take to answer. Only a broken machine needs so long.
@@ -347,8 +347,8 @@ impl Registry for Consul {
         }
     }
 
-    fn between(&self) -> &Tampered {
-        &self.between
+    fn tamper(&self, tampering: Tampering) {
+        self.between.does(tampering);
     }
 
     fn kill9(&mut self) {

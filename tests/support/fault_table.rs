@@ -10,12 +10,17 @@ use super::{
     backend::Backend,
     gateway::{Gateway, until},
     service::{self, CLIENTS},
-    tampered::{Tampered, Tampering},
+    tampered::Tampering,
     traffic::Traffic,
 };
 
 /// A real server that runs for one test, behind something that can change its answers.
 pub trait Registry: Send + Sized {
+    /// What counts as many instances.
+    const MANY: u16 = 10_000;
+    /// The kind of failure that an answer of something else is.
+    const GARBAGE: &'static str = "suspect";
+
     /// With a credential that the gateway has.
     fn start() -> impl Future<Output = Self> + Send;
     /// The table `[registry.main]` of a gateway that reads it, impatiently.
@@ -29,7 +34,8 @@ pub trait Registry: Send + Sized {
         addresses: Vec<SocketAddr>,
         padding: usize,
     ) -> impl Future<Output = ()> + Send;
-    fn between(&self) -> &Tampered;
+    /// What becomes of its answers from now on.
+    fn tamper(&self, tampering: Tampering);
     /// Ends it without a word.
     fn kill9(&mut self);
     /// Starts it again, with what it held.
@@ -161,9 +167,9 @@ pub async fn empty<R: Registry>() {
 
 pub async fn partial<R: Registry>() {
     let table = Table::<R>::start().await;
-    table.registry.between().does(Tampering::Cut);
+    table.registry.tamper(Tampering::Cut);
     table.fails("unavailable", "").await;
-    table.registry.between().does(Tampering::None);
+    table.registry.tamper(Tampering::None);
     table.becomes("live").await;
     table.recovers().await;
 }
@@ -174,10 +180,10 @@ pub async fn garbage<R: Registry>(headers: &'static str) {
     for (headers, body) in
         [("content-type: text/html\r\n", "<html>Sign in</html>"), (headers, "{\"sign\": \"in\"}")]
     {
-        table.registry.between().does(Tampering::Instead(headers, body));
-        table.fails("suspect", "").await;
+        table.registry.tamper(Tampering::Instead(headers, body));
+        table.fails(R::GARBAGE, "").await;
     }
-    table.registry.between().does(Tampering::None);
+    table.registry.tamper(Tampering::None);
     table.becomes("live").await;
     table.recovers().await;
 }
@@ -195,18 +201,19 @@ pub async fn a_megabyte<R: Registry>() {
     table.recovers().await;
 }
 
+/// Ten thousand, or as many as the registry can have.
 pub async fn ten_thousand<R: Registry>() {
     let mut table = Table::<R>::start().await;
     let backend = Backend::everywhere("many").await;
     let port = backend.address.port();
     let address = |number: u16| SocketAddr::from(([127, 1, (number >> 8) as u8, number as u8], port));
-    table.registry.register_many((0..10_000).map(address).collect(), 0).await;
-    service::endpoints(&table.gateway, 10_002).await;
+    table.registry.register_many((0..R::MANY).map(address).collect(), 0).await;
+    service::endpoints(&table.gateway, usize::from(R::MANY) + 2).await;
     table.traffic.more(2_000).await;
     // Whether a request goes to one more of so many is a matter of how many there are.
     let new = Backend::start("new").await;
     table.registry.register("new", new.address).await;
-    service::endpoints(&table.gateway, 10_003).await;
+    service::endpoints(&table.gateway, usize::from(R::MANY) + 3).await;
     table.traffic.more(2_000).await;
     table.traffic.stop().await.none_failed();
 }
