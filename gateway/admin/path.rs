@@ -2,7 +2,7 @@
 
 use hyper::Method;
 
-use super::{answer::Rejection, orders::Verb};
+use super::{answer::Rejection, discovery::Call, orders::Verb};
 
 /// Letters of an unknown path that are told back.
 const SHOWN: usize = 200;
@@ -19,7 +19,12 @@ pub(super) enum Resource {
     Plugin(String),
     Services,
     Service(String),
-    Instance { service: String, id: String },
+    Instance {
+        service: String,
+        id: String,
+    },
+    /// Of the API of service_discovery.
+    Discovery(Call),
 }
 
 impl Resource {
@@ -38,6 +43,7 @@ impl Resource {
             }
             ["api", "v1", "plugins"] => Self::Plugins,
             ["api", "v1", "plugins", name] => Self::Plugin(read_name("plugin", name)?),
+            ["api", call] => Self::Discovery(Call::read(call).ok_or_else(unknown)?),
             ["api", "v1", "services"] => Self::Services,
             ["api", "v1", "services", service] => Self::Service(read_name("service", service)?),
             ["api", "v1", "services", service, id] => {
@@ -48,7 +54,10 @@ impl Resource {
     }
 
     pub(super) fn is_for_registrations(&self) -> bool {
-        matches!(self, Self::Health | Self::Services | Self::Service(_) | Self::Instance { .. })
+        matches!(
+            self,
+            Self::Health | Self::Services | Self::Service(_) | Self::Instance { .. } | Self::Discovery(_)
+        )
     }
 
     /// Whoever watches over the process asks for it, and has no token.
@@ -62,7 +71,7 @@ impl Resource {
                 matches!(*method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE),
                 "GET, HEAD, PUT, DELETE",
             ),
-            Self::Order(..) => (*method == Method::POST, "POST"),
+            Self::Order(..) | Self::Discovery(_) => (*method == Method::POST, "POST"),
             _ => (matches!(*method, Method::GET | Method::HEAD), "GET, HEAD"),
         };
         if suits { Ok(()) } else { Err(Rejection::WrongMethod { method: method.clone(), allowed }) }
@@ -111,6 +120,8 @@ mod tests {
         check("/api/v1/upstreams/a/fly", Err("nothing at"));
         check("/api/v1/services/hello/tcp@10.0.0.1:80", Ok(instance("hello", "tcp@10.0.0.1:80")));
         check("/api/v1/services/a%2Fb/%C3%A9", Ok(instance("a/b", "é")));
+        check("/api/renew", Ok(Resource::Discovery(Call::Renew)));
+        check("/api/polls", Err("nothing at"));
         check("/", Err("nothing at \"/\""));
         check("/healthz/", Err("nothing at"));
         check("/api/v1/services/a/b/c", Err("nothing at"));
