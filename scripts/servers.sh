@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The real servers that tests run against: etcd 3.4 and 3.5, Consul 1.8, ZooKeeper 3.8, Redis 7 and Prometheus as Debian
-# ships them, unpacked under target/servers, and services and clients of go-zero and rpcx, built from tests/peers as
+# The real servers that tests run against: etcd 3.4 and 3.5, Consul 1.8, ZooKeeper 3.8, Redis 7, bind, dnsmasq and
+# Prometheus as Debian ships them, unpacked under target/servers, and services and clients of go-zero and rpcx, built from tests/peers as
 # target/peers/go-zero and target/peers/rpcx. Their Go is the machine's or, where it has none that is new enough, Debian's,
 # unpacked beside etcd; their modules come from where GOPROXY says. With names only these: rpcx, go-zero, or clients, which
 # the proxy benchmark has in benches/proxy/clients.
@@ -73,6 +73,13 @@ if [ $# = 0 ]; then
   # Its libraries stand beside it: a machine need not have them.
   LD_LIBRARY_PATH=$SERVERS/redis/usr/lib/$(uname -m)-linux-gnu unpack bookworm redis "usr/bin/redis-server --version" \
     redis-tools redis-server libjemalloc2 liblzf1 libatomic1
+  # So do those of bind, and of dnsmasq beside it.
+  LD_LIBRARY_PATH=$SERVERS/dns/usr/lib/$(uname -m)-linux-gnu:$SERVERS/dns/lib/$(uname -m)-linux-gnu \
+    unpack bookworm dns "usr/sbin/named -v" bind9 bind9-libs bind9-dnsutils dnsmasq-base libbsd0 libcap2 libcom-err2 \
+    libdbus-1-3 libedit2 libfstrm0 libgmp10 libgssapi-krb5-2 libhogweed6 libicu72 libidn2-0 libjansson4 libjemalloc2 \
+    libjson-c5 libk5crypto3 libkeyutils1 libkrb5-3 libkrb5support0 liblmdb0 libmaxminddb0 libmd0 libmnl0 \
+    libnetfilter-conntrack3 libnettle8 libnfnetlink0 libnftables1 libnftnl11 libnghttp2-14 libprotobuf-c1 libunistring2 \
+    libuv1 libxml2 libxtables12
   set -- go-zero rpcx
 fi
 for name in "$@"; do

@@ -27,7 +27,7 @@ pub(super) struct Guard {
 
 impl Guard {
     pub(super) fn new(access: Access, loopback: bool) -> Self {
-        let Access { token, read_token, hosts, trusted_proxies } = access;
+        let Access { token, read_token, hosts, trusted_proxies, discovery: _ } = access;
         let digest = |token: &Secret| digest(token.0.as_bytes());
         let (token, read_token) = (token.as_ref().map(digest), read_token.as_ref().map(digest));
         Self {
@@ -81,17 +81,30 @@ impl Guard {
         }
     }
 
-    /// A change needs the token, if there is one, and must come neither from a page of another origin nor through a
-    /// proxy: a proxy passes on what others send, so that its address says nothing.
+    /// A change needs the token, if there is one, and a sender who may.
     pub(super) fn check_change(&self, head: &Head, peer: IpAddr) -> Result<(), Rejection> {
+        self.check_sender(head, peer)?;
+        self.check_token(head, true)
+    }
+
+    /// The token for changes, or for reading.
+    pub(super) fn check_token(&self, head: &Head, changes: bool) -> Result<(), Rejection> {
+        match changes {
+            true => check_token(&self.change, &head.headers, "changes need"),
+            false => self.check_read(head),
+        }
+    }
+
+    /// Who changes something must come neither from a page of another origin nor through a proxy: a proxy passes on what
+    /// others send, so that its address says nothing.
+    pub(super) fn check_sender(&self, head: &Head, peer: IpAddr) -> Result<(), Rejection> {
         let peer = peer.to_canonical();
         if let Some(header) = of_proxy(&head.headers)
             && !self.trusted_proxies.iter().any(|network| network.contains(&peer))
         {
             return Err(Rejection::ThroughProxy { header: header.to_owned(), peer });
         }
-        check_origin(head)?;
-        check_token(&self.change, &head.headers, "changes need")
+        check_origin(head)
     }
 }
 
@@ -106,7 +119,7 @@ fn of_proxy(headers: &HeaderMap) -> Option<&str> {
 
 /// Whom the request is for: the target says so if it names a host, else the header. None for an old client that
 /// does not say it.
-fn host(head: &Head) -> Result<Option<&str>, Rejection> {
+pub(super) fn host(head: &Head) -> Result<Option<&str>, Rejection> {
     let mut lines = head.headers.get_all(HOST).iter();
     let line = match (lines.next(), lines.next()) {
         (_, Some(_)) => return Err(Rejection::Host("there are two")),

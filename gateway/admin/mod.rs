@@ -8,6 +8,7 @@ mod body;
 pub mod client;
 mod configuration;
 mod dashboard;
+mod discovery;
 mod feeds;
 mod guard;
 mod io;
@@ -48,7 +49,7 @@ use self::{
     path::Resource,
     roster::Client,
 };
-pub use crate::config::Access;
+pub use crate::config::{Access, Discovery};
 use crate::{
     catalog::Catalog,
     connector::Memory,
@@ -74,7 +75,7 @@ pub struct Parts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     Everything,
-    /// `/api/v1/services` and `/healthz`, nothing else.
+    /// `/api/v1/services`, `/healthz` and, where that is switched on, the API of service_discovery; nothing else.
     Registrations,
 }
 
@@ -91,10 +92,14 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+    let discovery = access.discovery.clone();
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let guard = Guard::new(access, loopback);
     let admin = Admin {
         scope,
+        scheme,
         guard,
+        discovery,
         parts,
         long_answers: Semaphore::new(LONG_ANSWERS),
         overview: Overview::default(),
@@ -106,7 +111,11 @@ pub async fn serve(
 /// One listener's view of the API.
 struct Admin {
     scope: Scope,
+    /// How clients come here.
+    scheme: &'static str,
     guard: Guard,
+    /// The API of service_discovery, if it is spoken here.
+    discovery: Option<Discovery>,
     parts: Arc<Parts>,
     long_answers: Semaphore,
     overview: Overview,
@@ -143,7 +152,7 @@ impl Admin {
                 if !client.asked() {
                     return Err(Rejection::Busy);
                 }
-                self.change(resource, &head.method, body).await
+                self.change(resource, &head, body).await
             }
             resource => self.show(resource, head).await,
         }
@@ -158,6 +167,15 @@ impl Admin {
             return Err(Rejection::NoResource(path.to_owned()));
         }
         resource.check_method(&head.method)?;
+        if let Resource::Discovery(call) = resource {
+            let discovery = self.discovery.as_ref().filter(|_| self.scope == Scope::Registrations);
+            let discovery = discovery.ok_or_else(|| Rejection::NoResource(path.to_owned()))?;
+            self.guard.check_sender(head, peer)?;
+            if !discovery.needs_no_token(peer) {
+                self.guard.check_token(head, call.changes())?;
+            }
+            return Ok(resource);
+        }
         match (changes(&head.method), resource.is_for_everybody()) {
             (true, _) => self.guard.check_change(head, peer)?,
             (false, false) => self.guard.check_read(head)?,
@@ -169,7 +187,7 @@ impl Admin {
     async fn change(
         &self,
         resource: Resource,
-        method: &Method,
+        head: &Head,
         body: Bytes,
     ) -> Result<Response<Body>, Rejection> {
         let Parts { catalog, memory, .. } = &*self.parts;
@@ -179,7 +197,12 @@ impl Admin {
                 orders::carry_out(&upstream, verb, &body).await?;
                 upstreams::one(catalog, &name).map(|upstream| json(&upstream))
             }
-            Resource::Instance { service, id } if *method == Method::PUT => {
+            Resource::Discovery(call) => {
+                let Some(discovery) = &self.discovery else { return Err(Rejection::Failed) };
+                let url = format!("{}://{}", self.scheme, guard::host(head)?.unwrap_or_default());
+                Ok(discovery::answer(memory, discovery, call, &url, &body).await)
+            }
+            Resource::Instance { service, id } if head.method == Method::PUT => {
                 services::put(memory, &service, &id, &body).await
             }
             Resource::Instance { service, id } => Ok(services::remove(memory, &service, &id).await),

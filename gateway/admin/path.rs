@@ -2,7 +2,7 @@
 
 use hyper::Method;
 
-use super::{answer::Rejection, dashboard, orders::Verb};
+use super::{answer::Rejection, dashboard, discovery::Call, orders::Verb};
 
 /// Letters of an unknown path that are told back.
 const SHOWN: usize = 200;
@@ -28,6 +28,8 @@ pub(super) enum Resource {
         service: String,
         id: String,
     },
+    /// Of the API of service_discovery.
+    Discovery(Call),
 }
 
 impl Resource {
@@ -51,6 +53,7 @@ impl Resource {
             }
             ["api", "v1", "plugins"] => Self::Plugins,
             ["api", "v1", "plugins", name] => Self::Plugin(read_name("plugin", name)?),
+            ["api", call] => Self::Discovery(Call::read(call).ok_or_else(unknown)?),
             ["api", "v1", "services"] => Self::Services,
             ["api", "v1", "services", service] => Self::Service(read_name("service", service)?),
             ["api", "v1", "services", service, id] => {
@@ -61,7 +64,10 @@ impl Resource {
     }
 
     pub(super) fn is_for_registrations(&self) -> bool {
-        matches!(self, Self::Health | Self::Services | Self::Service(_) | Self::Instance { .. })
+        matches!(
+            self,
+            Self::Health | Self::Services | Self::Service(_) | Self::Instance { .. } | Self::Discovery(_)
+        )
     }
 
     /// Whoever watches over the process asks for it, and has no token. The page that asks for the token has none yet.
@@ -89,7 +95,7 @@ impl Resource {
                 matches!(*method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE),
                 "GET, HEAD, PUT, DELETE",
             ),
-            Self::Order(..) => (*method == Method::POST, "POST"),
+            Self::Order(..) | Self::Discovery(_) => (*method == Method::POST, "POST"),
             _ => (matches!(*method, Method::GET | Method::HEAD), "GET, HEAD"),
         };
         if suits { Ok(()) } else { Err(Rejection::WrongMethod { method: method.clone(), allowed }) }
@@ -142,6 +148,8 @@ mod tests {
         check("/dashboard/app.js", Ok(Resource::Page("app.js")));
         check("/dashboard/mod.rs", Err("nothing at"));
         check("/dashboard/", Err("nothing at"));
+        check("/api/renew", Ok(Resource::Discovery(Call::Renew)));
+        check("/api/polls", Err("nothing at"));
         check("/healthz/", Err("nothing at"));
         check("/api/v1/services/a/b/c", Err("nothing at"));
         check("/api/v1/services/a/%2", Err("id \"%2\" is not percent-encoded UTF-8"));

@@ -533,6 +533,119 @@ async fn the_listener_for_registrations_serves_nothing_else() {
     }
 }
 
+fn discovery(token: Option<&str>, from: &[&str]) -> Access {
+    let from = from.iter().map(|network| network.parse().unwrap()).collect();
+    let token = token.map(|token| Secret(token.into()));
+    Access { token, discovery: Some(Discovery { env: "prod".into(), from }), ..Access::default() }
+}
+
+/// A call of the API of service_discovery, as its clients make it.
+async fn call(api: &Api, call: &str, body: Value) -> Value {
+    let answer = api.post(&format!("/api/{call}"), &body.to_string()).await;
+    assert_eq!(answer.status, 200, "{call} {body}: {}", answer.body);
+    answer.json()
+}
+
+fn instance(hostname: &str, status: u32) -> Value {
+    json!({ "env": "prod", "appid": "orders", "hostname": hostname, "status": status, "version": "2",
+        "addrs": ["http://10.0.0.1:80/x", "grpc://10.0.0.1:81"], "latest_timestamp": 7 })
+}
+
+#[tokio::test]
+async fn a_program_written_for_service_discovery_registers_and_finds_others() {
+    let api = Api::start(Scope::Registrations, discovery(None, &[])).await;
+    let fetch = |status: u32| json!({ "env": "prod", "appid": "orders", "status": status });
+    assert_eq!(call(&api, "fetch", fetch(1)).await["code"], 404);
+    assert_eq!(call(&api, "register", instance("h1", 1)).await["code"], 200);
+    let stands = api.get("/api/v1/services/orders/h1").await.json();
+    assert_eq!((&stands["address"], &stands["weight"]), (&json!("10.0.0.1:80"), &json!(1)), "{stands}");
+    assert_eq!(stands["ttl_seconds"], 90, "{stands}");
+    assert_eq!((&stands["labels"]["protocol"], &stands["labels"]["version"]), (&json!("http"), &json!("2")));
+
+    let found = call(&api, "fetch", fetch(1)).await;
+    let one = &found["data"]["instances"][0];
+    for (name, value) in
+        instance("h1", 1).as_object().unwrap().iter().filter(|(name, _)| *name != "latest_timestamp")
+    {
+        assert_eq!(&one[name], value, "{one}");
+    }
+    assert!(one["renew_timestamp"].as_i64().is_some_and(|at| at > 0), "{one}");
+
+    // Out of traffic, it is found by those who ask for such.
+    assert_eq!(call(&api, "register", instance("h1", 2)).await["code"], 200);
+    assert_eq!(api.get("/api/v1/services/orders/h1").await.json()["weight"], 0);
+    assert_eq!(call(&api, "fetch", fetch(1)).await["code"], 404);
+    assert_eq!(call(&api, "fetch", fetch(3)).await["data"]["instances"][0]["status"], 2);
+    assert_eq!(call(&api, "renew", instance("h1", 0)).await["code"], 200);
+    assert_eq!(call(&api, "renew", instance("h2", 0)).await["code"], 404);
+
+    // One that registered otherwise.
+    api.put("/api/v1/services/orders/native", json!({ "address": "10.0.0.2:80" })).await;
+    assert_eq!(
+        call(&api, "fetch", fetch(1)).await["data"]["instances"][0]["addrs"],
+        json!(["tcp://10.0.0.2:80"])
+    );
+
+    assert_eq!(call(&api, "cancel", instance("h1", 0)).await["code"], 200);
+    assert_eq!(call(&api, "cancel", instance("h1", 0)).await["code"], 404);
+    let nodes = call(&api, "nodes", json!({ "env": "prod" })).await;
+    let node = &nodes["data"]["instances"][0];
+    assert_eq!(node["addrs"], json!([format!("http://{}", api.address)]), "{nodes}");
+    assert_eq!(node["appid"], "Kavin.discovery");
+}
+
+#[tokio::test]
+async fn what_service_discovery_would_not_take_is_refused_by_its_code() {
+    let api = Api::start(Scope::Registrations, discovery(None, &[])).await;
+    let with = |name: &str, value: Value| {
+        let mut body = instance("h1", 1);
+        body[name] = value;
+        body
+    };
+    for (body, why) in [
+        (with("env", json!("dev")), "env \"dev\" is not served here"),
+        (with("status", json!(0)), "status 0 is neither 1 nor 2"),
+        (with("addrs", json!([])), "addrs: there is none"),
+        (with("addrs", json!(["http://nowhere"])), "must be `host:port`"),
+        (with("hostname", json!("")), "instance id"),
+        (with("appid", json!("a b")), "service name"),
+        (json!(7), "body: "),
+    ] {
+        let answer = call(&api, "register", body).await;
+        assert_eq!(answer["code"], 400, "{answer}");
+        assert!(answer["message"].as_str().unwrap().contains(why), "{answer}");
+    }
+    let elsewhere = json!({ "env": "dev", "appid": "orders", "status": 3 });
+    assert_eq!(call(&api, "fetch", elsewhere).await["code"], 404);
+    assert_eq!(call(&api, "fetch", json!({ "env": "prod", "appid": "orders" })).await["code"], 404);
+}
+
+#[tokio::test]
+async fn the_api_of_service_discovery_is_where_it_is_switched_on_for_those_who_may() {
+    for (scope, access) in
+        [(Scope::Registrations, Access::default()), (Scope::Everything, discovery(None, &[]))]
+    {
+        let api = Api::start(scope, access).await;
+        api.fails("POST", "/api/fetch", "", "{}", 404, "nothing at").await;
+    }
+    let body = instance("h1", 1).to_string();
+    let api = Api::start(Scope::Registrations, discovery(Some("tea"), &["10.0.0.0/8"])).await;
+    api.fails("POST", "/api/register", "", &body, 401, "Authorization").await;
+    let bearer = "authorization: Bearer tea\r\n";
+    assert_eq!(api.send("POST", "/api/register", bearer, &body).await.json()["code"], 200);
+    // Reading is everybody's.
+    assert_eq!(api.post("/api/fetch", &body).await.json()["code"], 200);
+
+    let api = Api::start(Scope::Registrations, discovery(Some("tea"), &["127.0.0.0/8"])).await;
+    assert_eq!(api.post("/api/register", &body).await.json()["code"], 200);
+    let native = json!({ "address": "a:1" }).to_string();
+    api.fails("PUT", "/api/v1/services/orders/b", "", &native, 401, "Authorization").await;
+    api.fails("GET", "/api/fetch", "", "", 405, "POST").await;
+    api.fails("POST", "/api/register", "origin: https://example.com\r\n", &body, 403, "https://example.com")
+        .await;
+    api.fails("POST", "/api/register", "via: 1.1 proxy\r\n", &body, 403, "via").await;
+}
+
 #[tokio::test]
 async fn metrics_tell_what_was_counted() {
     let api = Api::open().await;

@@ -27,7 +27,7 @@ pub(super) use self::{
     grpc_web::GrpcWeb,
     heads::{HeaderChanges, Redirect},
     limits::{Breaker, Limits, Rate},
-    listen::{Admin, Listener, ProxyProtocol, Registrations},
+    listen::{Admin, Discovery, Listener, ProxyProtocol, Registrations},
     offer::{Gateway, Subset, ZoneAware},
     plugins::{Plugins, RegistryLimits, SelectorLimits},
     registry::Registry,

@@ -166,6 +166,24 @@ pub struct Access {
     pub hosts: Vec<String>,
     /// Proxies through which changes may come.
     pub trusted_proxies: Vec<IpNet>,
+    /// The API of service_discovery, where it is spoken.
+    pub discovery: Option<Discovery>,
+}
+
+/// The API of service_discovery, spoken by the embedded registry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Discovery {
+    /// The environment that services register for.
+    pub env: String,
+    /// Whose clients need no token for it.
+    pub from: Vec<IpNet>,
+}
+
+impl Discovery {
+    pub fn needs_no_token(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.from.iter().any(|network| network.contains(&peer))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -132,7 +132,7 @@ mod tests {
     use crate::{
         bindings::{
             registry::witgate::{
-                etcd::etcd as wit_etcd, file::file as wit_file, http::http as wit_http,
+                dns::dns as wit_dns, etcd::etcd as wit_etcd, file::file as wit_file, http::http as wit_http,
                 memory::memory as wit_memory, tcp::tcp as wit_tcp, zookeeper::zookeeper as wit_zookeeper,
             },
             wit,
@@ -172,6 +172,14 @@ mod tests {
             (
                 denied(wit_zookeeper::Host::follow(&mut none, "/a".into(), true).await),
                 r#"zookeeper = { servers = ["HOST:2181"] }"#,
+            ),
+            (
+                denied(wit_dns::Host::services_of(&mut none, "a".into()).await),
+                r#"dns = { servers = ["IP:53"] }"#,
+            ),
+            (
+                denied(wit_dns::Host::addresses_of(&mut none, "a".into()).await),
+                r#"dns = { servers = ["IP:53"] }"#,
             ),
         ] {
             assert!(text.contains(&format!("`{setting}` in [registry.main]")), "{text}");

@@ -16,6 +16,7 @@
 //! and the answers of [`Connectors`] to what plugins import. Whatever can be waited for is a `Followed` of `host`, so that a
 //! plugin can wait for several things at once.
 
+pub mod dns;
 pub mod etcd;
 pub mod file;
 mod host;
@@ -52,6 +53,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 macro_rules! each_connector {
     ($then:ident) => {
         $then! {
+            /// Lends the plugin DNS by some servers. Default: none.
+            dns
             /// Lends the plugin a client for etcd. Default: none.
             etcd
             /// Lends the plugin a file to follow, or a folder of them: a path, relative to the folder of the configuration.

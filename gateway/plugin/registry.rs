@@ -14,7 +14,7 @@ use crate::{
     config,
     connector::Lent,
     files,
-    registry::{BoxFuture, Failure, Registry, Subscription},
+    registry::{BoxFuture, Failure, Registry, Resolver, Subscription},
 };
 
 /// The version of a registry plugin that is in force.
@@ -59,6 +59,10 @@ impl WasmRegistry {
 impl Registry for WasmRegistry {
     fn follow<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Box<dyn Subscription>, Failure>> {
         Box::pin(self.start(service))
+    }
+
+    fn resolver(&self) -> Option<Resolver> {
+        self.lent.resolver(&self.config.name, &self.config.grants)
     }
 
     fn changed(&self) -> BoxFuture<'_, ()> {

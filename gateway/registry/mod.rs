@@ -12,6 +12,7 @@ pub use check::{AddressError, HostPort};
 pub use claims::Intake;
 pub use own::OwnAddresses;
 pub(crate) use pace::Ceiling;
+pub(crate) use resolve::{Addresses, Reply, Servers, Service};
 pub use resolve::{Answer, Outcome, Resolver};
 pub use usable::{Unusable, usable};
 pub use watch::{Watch, watch};
@@ -66,6 +67,11 @@ impl Failure {
 pub trait Registry: Send + Sync {
     /// Begins to follow a service. Dropping the future or the subscription ends the instance behind it.
     fn follow<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Box<dyn Subscription>, Failure>>;
+
+    /// Who resolves the names in its lists; none: the system does.
+    fn resolver(&self) -> Option<Resolver> {
+        None
+    }
 
     /// Waits until another version of what is behind this is in force than the one followed last. A subscription
     /// still open then is to be replaced by a new one.

@@ -47,6 +47,10 @@ pub fn watch(
     intake: Intake,
     events: mpsc::Sender<Event>,
 ) -> Watch {
+    let intake = match registry.resolver() {
+        Some(resolver) => Intake { resolver, ..intake },
+        None => intake,
+    };
     let task = Task {
         source,
         registry,

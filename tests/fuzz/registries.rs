@@ -31,11 +31,15 @@ mod wire;
 mod curator;
 #[path = "../../plugins/zookeeper/dubbo.rs"]
 mod dubbo;
+#[expect(dead_code, reason = "the plugin asks what it has to follow")]
 #[path = "../../plugins/zookeeper/layout.rs"]
 mod nodes;
 #[expect(dead_code, reason = "the plugin asks, too")]
 #[path = "../../plugins/discovery/answer.rs"]
 mod discovery;
+#[expect(dead_code, reason = "the plugin uses more of it")]
+#[path = "../../plugins/dns/records.rs"]
+mod records;
 
 /// Every layout of etcd, with all that changes how it reads.
 const LAYOUTS: [&str; 5] = [
@@ -69,6 +73,7 @@ fuzz_target!(|data: &[u8]| {
     zookeeper(key, value);
     frames(value);
     service_discovery(value);
+    dns(value);
     if let Ok(text) = str::from_utf8(value) {
         list(text);
         metadata(text);
@@ -139,6 +144,18 @@ fn service_discovery(body: &[u8]) {
             assert!(list.iter().all(|(_, entry)| !entry.address.contains('/') && entry.weight <= 1));
         }
     }
+}
+
+/// Whatever records there are, each place has one instance, with traffic.
+fn dns(bytes: &[u8]) {
+    let services = bytes.chunks(7).map(|chunk| {
+        let number = |at: usize| u16::from(chunk.get(at).copied().unwrap_or_default());
+        let target = String::from_utf8_lossy(chunk.get(3..).unwrap_or_default()).into_owned();
+        records::Service { priority: number(0), weight: number(1), port: number(2), target }
+    });
+    let list = records::of_services(services.collect());
+    assert!(list.iter().is_sorted_by(|(one, _), (other, _)| one < other));
+    assert!(list.iter().all(|(_, entry)| entry.weight > 0));
 }
 
 /// A list written by hand has addresses only, and an id for each.

@@ -10,6 +10,7 @@ use crate::support::{
     fault_table::Registry as _,
     gateway::{Gateway, until},
     service::{CLIENTS, becomes, endpoints, source},
+    session::Session,
     tampered::Tampering,
     traffic::Traffic,
 };
@@ -133,6 +134,45 @@ async fn nodes_that_are_lost_one_after_the_other_cost_no_request() {
     becomes(&gateway, "live").await;
     traffic.more(200).await;
     traffic.stop().await.none_failed();
+}
+
+/// The embedded registry of one gateway is a node for programs and for another gateway.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_registry_is_a_node_of_that_registry() {
+    let backend = Backend::start("one").await;
+    let node = Gateway::start(
+        "[admin.registrations]\naddress = \"127.0.0.1:0\"\ndiscovery = { env = \"dev\" }\n\n\
+         [[route]]\npath = \"/svc/{service}\"\nregistry = \"memory\"\n",
+    );
+    let place = node.registrations.unwrap();
+    let tell = |call: &str, status: u32| {
+        let body = json!({ "env": "dev", "appid": "orders", "hostname": "h", "status": status,
+            "addrs": [format!("http://{}", backend.address)] });
+        let request = http::Request::post(format!("/api/{call}"));
+        async move {
+            let answer = Session::new(place).send(request, body.to_string().into()).await;
+            serde_json::from_slice::<Value>(&answer.body).unwrap()["code"].clone()
+        }
+    };
+    assert_eq!(tell("register", 1).await, 200);
+    until("its own routes find it", || async { node.get("/svc/orders").await.text() == "one" }).await;
+    let gateway = Gateway::start(&format!(
+        "[registry.main]\nplugin = \"discovery\"\nhttp = {{ urls = [\"http://{place}\"] }}\n\
+         settings = {{ env = \"dev\", poll_seconds = 1 }}\n\n\
+         [upstream.orders]\nservice = \"orders\"\nregistry = \"main\"\n\n\
+         [[route]]\npath = \"/\"\nupstream = \"orders\"\n"
+    ));
+    endpoints(&gateway, 1).await;
+    assert_eq!(gateway.get("/").await.text(), "one");
+    assert_eq!(tell("renew", 0).await, 200);
+    // Out of traffic.
+    assert_eq!(tell("register", 2).await, 200);
+    until("nobody takes requests", || async { gateway.get("/").await.reason() == Some("drained") }).await;
+    assert_eq!(tell("register", 1).await, 200);
+    until("it does again", || async { gateway.get("/").await.text() == "one" }).await;
+    assert_eq!(tell("cancel", 0).await, 200);
+    assert_eq!(tell("renew", 0).await, 404);
+    until("it is gone", || async { source(&gateway).await["instances"] == 0 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     backend::Backend,
+    bind::Dnsmasq,
     certs::{Certs, Pair},
     component,
     consul::Consul,
@@ -127,6 +128,26 @@ async fn the_discovery_example_routes_to_services_that_registered() {
     node.register_with("one", backend.address, json!({}));
     for path in ["/orders/1", "/svc/orders/1"] {
         until(path, || async { gateway.get(path).await.text() == "one" }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dns_example_routes_to_the_first_priority_and_to_addresses() {
+    let backends = Backend::several(2).await;
+    let port = |number: usize| backends[number].address.port();
+    let record = |number: usize| {
+        format!("--srv-host=_http._tcp.orders.test,one.test,{},{},1", port(number), (number + 1) * 10)
+    };
+    let host = "--host-record=one.test,127.0.0.1".to_owned();
+    let dnsmasq = Dnsmasq::start(&[record(0), record(1), host]).await;
+    let folder = example("dns");
+    edit(folder.path(), |text| {
+        let text = text.replace("127.0.0.1:5353", &dnsmasq.address.to_string());
+        text.replace("port = 8081", &format!("port = {}", port(1)))
+    });
+    let gateway = Gateway::run(folder);
+    for (path, name) in [("/orders/1", "b0"), ("/svc/orders/1", "b0"), ("/host/one/1", "b1")] {
+        until(path, || async { gateway.get(path).await.text() == name }).await;
     }
 }
 

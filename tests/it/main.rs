@@ -19,6 +19,7 @@ mod connector_zookeeper;
 mod consul;
 mod dashboard;
 mod discovery;
+mod dns;
 mod docs;
 mod etcd;
 mod examples;

@@ -18,7 +18,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, sync::watch};
 use super::{
     fault_table::Registry,
     origin::{Origin, Seen, read_request},
-    tampered::Tampered,
+    tampered::{Tampered, Tampering},
 };
 
 /// Gone when the value is dropped.
@@ -240,8 +240,8 @@ impl Registry for DiscoveryDouble {
         }
     }
 
-    fn between(&self) -> &Tampered {
-        &self.between
+    fn tamper(&self, tampering: Tampering) {
+        self.between.does(tampering);
     }
 
     fn kill9(&mut self) {

@@ -90,7 +90,7 @@ impl Dns {
 }
 
 /// One port for both.
-async fn sockets() -> (UdpSocket, TcpListener) {
+pub async fn sockets() -> (UdpSocket, TcpListener) {
     loop {
         let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
@@ -132,7 +132,7 @@ fn answer(query: &[u8], state: &Mutex<State>, tcp: bool) -> Option<Vec<u8>> {
 }
 
 /// The name that is asked about, in lower case, and where it ends.
-fn name(query: &[u8]) -> Option<(String, usize)> {
+pub fn name(query: &[u8]) -> Option<(String, usize)> {
     let (mut labels, mut at) = (Vec::new(), 12);
     loop {
         let length = usize::from(*query.get(at)?);

@@ -16,6 +16,9 @@ use super::{
 
 /// A real server that runs for one test, behind something that can change its answers.
 pub trait Registry: Send + Sized {
+    /// What counts as many instances.
+    const MANY: u16 = 10_000;
+
     /// With a credential that the gateway has.
     fn start() -> impl Future<Output = Self> + Send;
     /// The table `[registry.main]` of a gateway that reads it, impatiently.
@@ -196,18 +199,19 @@ pub async fn a_megabyte<R: Registry>() {
     table.recovers().await;
 }
 
+/// Ten thousand, or as many as the registry can have.
 pub async fn ten_thousand<R: Registry>() {
     let mut table = Table::<R>::start().await;
     let backend = Backend::everywhere("many").await;
     let port = backend.address.port();
     let address = |number: u16| SocketAddr::from(([127, 1, (number >> 8) as u8, number as u8], port));
-    table.registry.register_many((0..10_000).map(address).collect(), 0).await;
-    service::endpoints(&table.gateway, 10_002).await;
+    table.registry.register_many((0..R::MANY).map(address).collect(), 0).await;
+    service::endpoints(&table.gateway, usize::from(R::MANY) + 2).await;
     table.traffic.more(2_000).await;
     // Whether a request goes to one more of so many is a matter of how many there are.
     let new = Backend::start("new").await;
     table.registry.register("new", new.address).await;
-    service::endpoints(&table.gateway, 10_003).await;
+    service::endpoints(&table.gateway, usize::from(R::MANY) + 3).await;
     table.traffic.more(2_000).await;
     table.traffic.stop().await.none_failed();
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "two suites stand on it, and each uses its part")]
 
 pub mod backend;
+pub mod bind;
 pub mod browser;
 pub mod certs;
 pub mod client;
@@ -10,6 +11,7 @@ pub mod component;
 pub mod consul;
 pub mod discovery_double;
 pub mod dns;
+pub mod dns_between;
 pub mod etcd;
 pub mod fault_table;
 pub mod forgetful;

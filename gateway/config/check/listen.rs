@@ -8,7 +8,7 @@ use super::Checker;
 use crate::{
     config::{
         file,
-        running::{Access, Admin, Listener, ListenerProtocol, Registrations},
+        running::{Access, Admin, Discovery, Listener, ListenerProtocol, Registrations},
     },
     document::{Way, similar},
 };
@@ -180,7 +180,9 @@ impl Checker<'_> {
             .required(&way, "address", &registrations.address)
             .and_then(|address| self.listen_address(&at, address));
         let file::Registrations { token_file, read_token_file, hosts, trusted_proxies, .. } = registrations;
-        let access = self.access(&way, token_file, read_token_file, hosts, trusted_proxies);
+        let mut access = self.access(&way, token_file, read_token_file, hosts, trusted_proxies);
+        let discovery = registrations.discovery.as_ref();
+        access.discovery = discovery.and_then(|discovery| self.discovery(&way.key("discovery"), discovery));
         let tls = self.listener_tls(&way.key("tls"), registrations.tls.as_ref());
         self.guarded(&at, address?, token_file);
         Some(Registrations { address: address?, access, tls: tls? })
@@ -202,7 +204,14 @@ impl Checker<'_> {
             self.host_name(&way.key("hosts").index(index), host);
         }
         let trusted_proxies = self.networks(&way.key("trusted_proxies"), trusted_proxies);
-        Access { token, read_token, hosts: hosts.to_vec(), trusted_proxies }
+        Access { token, read_token, hosts: hosts.to_vec(), trusted_proxies, discovery: None }
+    }
+
+    fn discovery(&mut self, way: &Way, discovery: &file::Discovery) -> Option<Discovery> {
+        let from = self.networks(&way.key("from"), &discovery.from);
+        let env = self.required(way, "env", &discovery.env)?;
+        let env = self.text(&way.key("env"), env)?.to_owned();
+        Some(Discovery { env, from })
     }
 
     /// A name or an address as it stands in `Host`, without a port.

@@ -140,6 +140,20 @@ pub(in crate::config) struct Registrations {
     /// Networks of proxies through which changes may come, like `10.0.0.0/8`. A change with `X-Forwarded-*`,
     /// `Forwarded` or `Via` is refused from elsewhere. Default: none.
     pub trusted_proxies: Vec<String>,
+    /// Speak the API of service_discovery, too, for programs written for that registry. Default: not spoken.
+    pub discovery: Option<Discovery>,
     /// End TLS here, as a listener for clients does. Default: no TLS.
     pub tls: Option<ListenerTls>,
+}
+
+/// The API of service_discovery, spoken by the embedded registry.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["env"]))]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Discovery {
+    /// The environment that services register for; a service of the embedded registry is an `appid` in it. Required.
+    pub env: Option<String>,
+    /// Networks, like `10.0.0.0/8`, whose clients need no token for this API, since those of that registry have none.
+    /// Default: none.
+    pub from: Vec<String>,
 }

@@ -28,7 +28,7 @@ pub use self::{
     check::Rejected,
     feed::Feed,
     keys::Grant,
-    registration::{Instance, Registration, ServiceSummary},
+    registration::{Instance, Registration, ServiceSummary, State as InstanceState},
     state::Outcome,
 };
 use self::{
@@ -146,6 +146,13 @@ impl Memory {
             self.sooner.notify_one();
         }
         Ok(Done { outcome, change: ChangeNumber(change) })
+    }
+
+    /// Renews an instance as it is; tells whether there was one.
+    pub fn renew(&self, service: &str, id: &str) -> bool {
+        let (mut state, now) = (self.state(), Instant::now());
+        let Some(instance) = state.instance(service, id, now) else { return false };
+        state.put(service, id, (*instance.registration).clone(), now).is_ok()
     }
 
     /// Removes an instance; tells whether there was one.
@@ -495,6 +502,23 @@ mod tests {
         assert_eq!(started.elapsed().as_secs(), 19);
         assert_eq!(ids(&memory), ["for-ever"]);
         assert_eq!(memory.services(), [ServiceSummary { service: "orders".into(), instances: 1 }]);
+        running.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_is_renewed_as_it_is_while_it_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let running = Running::start(&folder.path().join("registry.json"));
+        let (memory, started) = (running.memory.clone(), Instant::now());
+        memory.put("orders", "a", registration("a:1", 10)).unwrap();
+        let mut feed = memory.follow("orders").unwrap();
+        feed.next().await;
+        tokio::time::sleep_until(started + Duration::from_secs(9)).await;
+        assert!(memory.renew("orders", "a"));
+        assert!(!memory.renew("orders", "b"));
+        assert_eq!(feed.next().await, Content::Changes(vec![wit::Change::Remove("a".into())]));
+        assert_eq!(started.elapsed().as_secs(), 19);
+        assert!(!memory.renew("orders", "a"));
         running.stop().await;
     }
 

@@ -1,6 +1,7 @@
 //! Names become IP addresses, on the control plane: many at a time, and no slow one in the way of the others.
 
 mod names;
+mod servers;
 mod system;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -8,6 +9,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 pub(super) use self::names::{Names, Report, Told};
+pub(crate) use self::servers::{Addresses, Reply, Servers, Service};
 use self::system::System;
 use super::BoxFuture;
 
@@ -37,6 +39,22 @@ pub enum Outcome {
 pub struct Answer {
     pub v4: Outcome,
     pub v6: Outcome,
+}
+
+impl From<Reply<IpAddr>> for Outcome {
+    fn from(reply: Reply<IpAddr>) -> Self {
+        match reply {
+            Reply::Found { found: ips, good_for } => Self::Found { ips, good_for },
+            Reply::Nothing { why, .. } => Self::Nothing(why),
+            Reply::Refused(why) | Reply::Failed(why) => Self::Failed(why),
+        }
+    }
+}
+
+impl From<Addresses> for Answer {
+    fn from(Addresses { v4, v6 }: Addresses) -> Self {
+        Self { v4: v4.into(), v6: v6.into() }
+    }
 }
 
 type Lookup = dyn Fn(Arc<str>) -> BoxFuture<'static, Answer> + Send + Sync;
@@ -69,6 +87,14 @@ impl Resolver {
     /// Asks a function instead of the system.
     pub fn by(lookup: impl Fn(Arc<str>) -> BoxFuture<'static, Answer> + Send + Sync + 'static) -> Self {
         Self::make(Box::new(lookup), Arc::default())
+    }
+
+    /// Asks these servers instead of the system, and reads none of its files.
+    pub(crate) fn at(servers: Arc<Servers>) -> Self {
+        Self::by(move |name| {
+            let servers = servers.clone();
+            Box::pin(async move { Answer::from(servers.addresses(&name).await) })
+        })
     }
 
     fn make(lookup: Box<Lookup>, system: Arc<System>) -> Self {

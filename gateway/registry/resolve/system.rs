@@ -6,38 +6,24 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::MetadataExt,
     path::Path,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use hickory_resolver::{
-    TokioResolver,
-    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
-    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
-    proto::{
-        op::ResponseCode,
-        rr::{Name, RData, RecordType},
-    },
+    config::{NameServerConfig, ResolverConfig, ResolverOpts},
+    net::NetError,
     system_conf::read_system_conf,
 };
 
-use super::{Answer, Outcome};
+use super::{
+    Answer, Outcome, Servers,
+    servers::{options, server},
+};
 use crate::files;
 
 const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-
-/// How long the servers together may take for one name and family.
-const LIMIT: Duration = Duration::from_secs(5);
-
-/// How long one question waits for its answer before it is asked again.
-const ONE_QUESTION: Duration = Duration::from_secs(2);
-
-/// How long the other family may take once one has addresses: many servers answer for only one of them.
-const GRACE: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
 pub(super) struct System {
@@ -52,10 +38,7 @@ struct Read {
     hosts: HashMap<String, Vec<IpAddr>>,
     /// What `/etc/resolv.conf` said.
     system: (ResolverConfig, ResolverOpts),
-    /// One per server, so that one that is silent or refuses does not speak for the others.
-    resolvers: Vec<TokioResolver>,
-    /// The server to ask first: the one that answered last.
-    first: AtomicUsize,
+    servers: Servers,
 }
 
 /// What changes when a file does.
@@ -79,12 +62,7 @@ impl System {
             let (v4, v6) = ips.iter().copied().partition(IpAddr::is_ipv4);
             return Answer { v4: written(v4), v6: written(v6) };
         }
-        let (v4, v6) = (read.ask(name, RecordType::A), read.ask(name, RecordType::AAAA));
-        tokio::pin!(v4, v6);
-        tokio::select! {
-            first = &mut v4 => Answer { v6: after(&first, v6).await, v4: first },
-            first = &mut v6 => Answer { v4: after(&first, v4).await, v6: first },
-        }
+        read.servers.addresses(name).await.into()
     }
 
     /// What the files say now. Looks at them without reading them when they are as they were.
@@ -107,18 +85,6 @@ fn written(ips: Vec<IpAddr>) -> Outcome {
     match ips.is_empty() {
         true => Outcome::Nothing(format!("{HOSTS} has no such address")),
         false => Outcome::Found { ips, good_for: Duration::MAX },
-    }
-}
-
-/// The other family, which may not hold up for long what the first has found.
-async fn after(first: &Outcome, other: impl Future<Output = Outcome>) -> Outcome {
-    match first {
-        Outcome::Found { .. } => {
-            let late =
-                |_| Outcome::Failed(format!("no answer within {GRACE:?} after that of the other family"));
-            tokio::time::timeout(GRACE, other).await.unwrap_or_else(late)
-        }
-        _ => other.await,
     }
 }
 
@@ -151,14 +117,8 @@ impl Read {
             true => config.name_servers().to_vec(),
             false => wanted.iter().map(server).collect(),
         };
-        let of_server = |server: &NameServerConfig| {
-            let (domain, search) = (config.domain().cloned(), config.search().to_vec());
-            let config = ResolverConfig::from_parts(domain, search, vec![server.clone()]);
-            let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-            *builder.options_mut() = options.clone();
-            builder.build()
-        };
-        let resolvers = servers.iter().map(of_server).collect::<Result<_, _>>()?;
+        let config = ResolverConfig::from_parts(config.domain().cloned(), config.search().to_vec(), servers);
+        let servers = Servers::new(&config, &options)?;
         let hosts = match files::read(Path::new(HOSTS), files::DOCUMENT) {
             Ok(text) => hosts(&String::from_utf8_lossy(&text)),
             Err(error) => {
@@ -168,75 +128,8 @@ impl Read {
                 HashMap::new()
             }
         };
-        Ok(Self { stamps, wanted, hosts, system, resolvers, first: AtomicUsize::new(0) })
+        Ok(Self { stamps, wanted, hosts, system, servers })
     }
-
-    /// Asks one server after the other until one knows.
-    async fn ask(&self, name: &str, family: RecordType) -> Outcome {
-        let Ok(name) = Name::from_ascii(name) else {
-            return Outcome::Failed("it cannot be asked for".into());
-        };
-        let servers = self.resolvers.len();
-        let limit = LIMIT / u32::try_from(servers).unwrap_or(u32::MAX).max(1);
-        let first = self.first.load(Relaxed);
-        let mut failed = Outcome::Failed("there is no server to ask".into());
-        for turn in 0..servers {
-            let number = (first + turn) % servers;
-            let asked =
-                tokio::time::timeout(limit, self.resolvers[number].lookup(name.clone(), family)).await;
-            let known = match asked {
-                Ok(Ok(lookup)) => {
-                    let ips = lookup.answers().iter().filter_map(|record| match &record.data {
-                        RData::A(ip) => Some(IpAddr::V4(ip.0)),
-                        RData::AAAA(ip) => Some(IpAddr::V6(ip.0)),
-                        _ => None,
-                    });
-                    let good_for = lookup.valid_until().saturating_duration_since(Instant::now());
-                    found(ips.collect(), good_for)
-                }
-                Ok(Err(NetError::Dns(DnsError::NoRecordsFound(nothing)))) => match nothing.response_code {
-                    ResponseCode::NXDomain => Outcome::Nothing("there is no such name".into()),
-                    ResponseCode::NoError => found(Vec::new(), Duration::ZERO),
-                    code => Outcome::Failed(format!("the answer was {code}")),
-                },
-                Ok(Err(error)) => Outcome::Failed(error.to_string()),
-                Err(_) => Outcome::Failed(format!("no answer within {limit:?}")),
-            };
-            match known {
-                Outcome::Failed(_) => failed = known,
-                known => {
-                    self.first.store(number, Relaxed);
-                    return known;
-                }
-            }
-        }
-        failed
-    }
-}
-
-fn found(ips: Vec<IpAddr>, good_for: Duration) -> Outcome {
-    match ips.is_empty() {
-        true => Outcome::Nothing("the name has no address".into()),
-        false => Outcome::Found { ips, good_for },
-    }
-}
-
-/// What is kept and for how long is decided for each name of a source, so nothing is kept here.
-fn options() -> ResolverOpts {
-    let mut options = ResolverOpts::default();
-    options.timeout = ONE_QUESTION;
-    options.attempts = 2;
-    options.cache_size = 0;
-    options.use_hosts_file = ResolveHosts::Never;
-    // The library refuses further questions above it. How many are asked is bounded already.
-    options.max_active_requests = 4_096;
-    options
-}
-
-fn server(address: &SocketAddr) -> NameServerConfig {
-    let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
-    connections.iter_mut().for_each(|connection| connection.port = address.port());
-    NameServerConfig::new(address.ip(), true, connections)
 }
 
 /// `ADDRESS NAME NAME ...  # comment`, names in any case.

@@ -39,7 +39,7 @@ async fn discovery_broken_off_costs_no_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn discovery_answering_garbage_costs_no_request() {
-    table::garbage::<DiscoveryDouble>("content-type: application/json\r\n").await;
+    table::garbage::<DiscoveryDouble>("suspect", "content-type: application/json\r\n").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

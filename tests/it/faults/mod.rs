@@ -4,6 +4,7 @@
 mod backends;
 mod consul;
 mod discovery;
+mod dns;
 mod etcd;
 mod flapping;
 mod gateway;
