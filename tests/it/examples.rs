@@ -142,7 +142,7 @@ async fn the_dns_example_routes_to_the_first_priority_and_to_addresses() {
     let dnsmasq = Dnsmasq::start(&[record(0), record(1), host]).await;
     let folder = example("dns");
     edit(folder.path(), |text| {
-        let text = text.replace("127.0.0.1:5353", &dnsmasq.address.to_string());
+        let text = text.replace("127.0.0.1:5300", &dnsmasq.address.to_string());
         text.replace("port = 8081", &format!("port = {}", port(1)))
     });
     let gateway = Gateway::run(folder);
