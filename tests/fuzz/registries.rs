@@ -31,6 +31,7 @@ mod wire;
 mod curator;
 #[path = "../../plugins/zookeeper/dubbo.rs"]
 mod dubbo;
+#[expect(dead_code, reason = "the plugin uses more of it")]
 #[path = "../../plugins/zookeeper/layout.rs"]
 mod nodes;
 

@@ -66,6 +66,7 @@ mod plugins;
 mod process;
 mod proxy_protocol;
 mod registrars;
+mod registrars_zookeeper;
 mod resolving;
 mod rpcx;
 mod rpcx_faults;
