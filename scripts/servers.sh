@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The real servers that tests run against: etcd 3.4 and 3.5, Consul 1.8, ZooKeeper 3.8, Redis 7, bind, dnsmasq and
-# Prometheus as Debian ships them, unpacked under target/servers, and services and clients of go-zero and rpcx, built from tests/peers as
-# target/peers/go-zero and target/peers/rpcx. Their Go is the machine's or, where it has none that is new enough, Debian's,
-# unpacked beside etcd; their modules come from where GOPROXY says. With names only these: rpcx, go-zero, or clients, which
-# the proxy benchmark has in benches/proxy/clients.
+# The real servers that tests run against: etcd 3.4 and 3.5, Consul 1.8, ZooKeeper 3.8 and 3.9, Redis 7, bind, dnsmasq
+# and Prometheus as Debian ships them, unpacked under target/servers, and services and clients of go-zero and rpcx, built
+# from tests/peers as target/peers/go-zero and target/peers/rpcx. Their Go is the machine's or, where it has none that is
+# new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY says. With names only these: rpcx,
+# go-zero, or clients, which the proxy benchmark has in benches/proxy/clients.
 # Touches neither the machine's packages nor its sources, needs no root, and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -66,8 +66,10 @@ if [ $# = 0 ]; then
   unpack bookworm etcd34 "usr/bin/etcd --version" etcd-server etcd-client
   unpack bullseye consul "usr/bin/consul version" consul
   command -v java >/dev/null || fail "ZooKeeper for the tests needs Java: install Debian's default-jre-headless"
-  unpack bookworm zookeeper "java -cp usr/share/java/* org.apache.zookeeper.version.VersionInfoMain" libzookeeper-java \
-    libslf4j-java libdropwizard-metrics-java libsnappy-java libnetty-java
+  for zookeeper in "bookworm zookeeper38" "trixie zookeeper39"; do
+    unpack $zookeeper "java -cp usr/share/java/* org.apache.zookeeper.version.VersionInfoMain" \
+      libzookeeper-java libslf4j-java libdropwizard-metrics-java libsnappy-java libnetty-java
+  done
   unpack trixie etcd35 "usr/bin/etcd --version" etcd-server etcd-client
   unpack bookworm prometheus "usr/bin/promtool --version" prometheus
   # Its libraries stand beside it: a machine need not have them.

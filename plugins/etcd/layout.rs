@@ -1,6 +1,6 @@
 //! What a key in etcd and its value mean.
 
-use guest::entries::{Entry, Labels};
+use guest::entries::Entry;
 use guest::json;
 use guest::rpcx::{self, Wanted};
 use serde::Deserialize;
@@ -147,24 +147,12 @@ impl Layout {
         match self {
             Layout::GoZero => (format!("{service}/{lease}"), address.clone()),
             Layout::Rpcx { base, .. } => {
-                let labels = || entry.labels.iter();
                 let network = self.network(entry).map_or("tcp", String::as_str);
-                let mut pairs: Labels =
-                    labels().filter(|(name, _)| name != "network" && name != "weight").cloned().collect();
-                // A client of rpcx crashes when all weights are 0.
-                pairs.push(match entry.weight {
-                    0 => ("state".to_owned(), "inactive".to_owned()),
-                    weight => ("weight".to_owned(), weight.to_string()),
-                });
-                (format!("{base}/{service}/{network}@{address}"), rpcx::write_query(&pairs))
+                let metadata = rpcx::write_metadata(entry.weight, &entry.labels);
+                (format!("{base}/{service}/{network}@{address}"), metadata)
             }
             Layout::Plain { prefix } => (format!("{prefix}{service}/{address}"), address.clone()),
-            Layout::Json { prefix } => {
-                let value = serde_json::json!({
-                    "address": address, "weight": entry.weight, "labels": entry.labels,
-                });
-                (format!("{prefix}{service}/{address}"), value.to_string())
-            }
+            Layout::Json { prefix } => (format!("{prefix}{service}/{address}"), json::write(entry)),
         }
     }
 }

@@ -26,17 +26,15 @@
 //! Where the endpoints of other servers come from is the registry's table in the configuration; addresses and
 //! credentials never get here.
 //!
-//! For plugin authors: `layout.rs` says what a key and its value mean, `claims.rs` what has changed, `announce.rs`
+//! For plugin authors: `layout.rs` says what a key and its value mean, `claims.rs` what has changed, `announce.rs` in `guest`
 //! keeps an announcement alive. None of them knows a connection. The connector lists and watches; it comes back with
 //! `all` when the watch has missed something, and then the gateway finds the difference.
 
-mod announce;
 mod claims;
 mod layout;
 
 use std::cell::RefCell;
 
-use announce::{Announced, Instance, Registry, Step};
 use claims::{Claims, Delta};
 use exports::witgate::registry::registrar::{
     Announcement, Guest as Registrar, GuestRegistration, Registration,
@@ -44,6 +42,7 @@ use exports::witgate::registry::registrar::{
 use exports::witgate::registry::registry::{
     Change, Endpoint, Failure, Guest as Reader, GuestSubscription, News, Subscription,
 };
+use guest::announce::{Announced, Registry, Step};
 use guest::entries::Entry;
 use layout::Settings;
 use witgate::etcd::etcd::{self, Content, Event, Feed, Lease};
@@ -116,9 +115,11 @@ impl Registrar for Etcd {
     fn register(announcement: Announcement, settings: String) -> Result<Registration, Failure> {
         let settings = Settings::read(&settings).map_err(Failure::Invalid)?;
         let Announcement { service, address, weight, labels } = announcement;
-        let instance = Instance { service, entry: Entry { weight, labels, ..Entry::plain(&address) } };
-        settings.layout.check(&instance.service, &instance.entry).map_err(Failure::Invalid)?;
-        let mut announced = Announced::new(settings, instance);
+        let entry = Entry { weight, labels, ..Entry::plain(&address) };
+        let Settings { layout, ttl_seconds } = settings;
+        layout.check(&service, &entry).map_err(Failure::Invalid)?;
+        let written = move |lease| layout.write(&service, &entry, lease);
+        let mut announced = Announced::new(ttl_seconds, Box::new(written));
         announced.renew(&Connector)?;
         Ok(Registration::new(RefCell::new(announced)))
     }
@@ -137,7 +138,7 @@ impl GuestRegistration for RefCell<Announced<Connector>> {
     }
 }
 
-/// The connector, as `announce.rs` wants it.
+/// The connector, as what keeps an announcement alive wants it.
 struct Connector;
 
 impl Registry for Connector {
@@ -161,7 +162,7 @@ impl Registry for Connector {
         lease.put(key.as_bytes(), value)
     }
 
-    fn get(&self, key: &str) -> Result<Option<(Vec<u8>, i64)>, Failure> {
+    fn get(&self, _: &Lease, key: &str) -> Result<Option<(Vec<u8>, i64)>, Failure> {
         Ok(etcd::get(key.as_bytes())?.map(|entry| (entry.value, entry.lease)))
     }
 

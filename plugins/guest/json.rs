@@ -1,7 +1,7 @@
 //! An instance as a value of JSON: the layout `json` of several registries.
 //!
-//! `{"address":"host:port","weight":2,"labels":{"version":"2"}}`, with `priority`, `state`, `hostname` and `zone` if there
-//! are any, or gRPC's `{"Op":0,"Addr":"host:port","Metadata":{}}`.
+//! `{"address":"host:port","weight":2,"labels":{"version":"2"}}`, with `priority`, `state`, `hostname` and `zone` if
+//! there are any, or gRPC's `{"Op":0,"Addr":"host:port","Metadata":{}}`.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -72,6 +72,12 @@ fn weight_of(weight: &Value) -> u32 {
         (None, Some(_)) => 0,
         (None, None) => 1,
     }
+}
+
+/// What [`read`] reads again.
+pub fn write(entry: &Entry) -> String {
+    serde_json::json!({ "address": entry.address, "weight": entry.weight, "labels": entry.labels })
+        .to_string()
 }
 
 #[cfg(test)]

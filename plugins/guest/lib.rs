@@ -3,6 +3,7 @@
 //!
 //! Nothing here is needed to write a plugin: the interface is the WIT text alone.
 
+pub mod announce;
 pub mod bytes;
 pub mod claims;
 pub mod entries;

@@ -125,6 +125,18 @@ pub fn write_query(pairs: &Labels) -> String {
     parts.join("&")
 }
 
+/// Metadata by which clients of rpcx weigh an instance. The network stands in its key.
+pub fn write_metadata(weight: u32, labels: &Labels) -> String {
+    let named = |(name, _): &&(String, String)| name != "network" && name != "weight";
+    let mut pairs: Labels = labels.iter().filter(named).cloned().collect();
+    // A client of rpcx crashes when all weights are 0.
+    pairs.push(match weight {
+        0 => ("state".to_owned(), "inactive".to_owned()),
+        weight => ("weight".to_owned(), weight.to_string()),
+    });
+    write_query(&pairs)
+}
+
 /// Text as it was before Go, or Java, escaped it for a query. None if it was not.
 pub fn unescape(text: &str) -> Option<String> {
     let mut bytes = text.bytes();

@@ -45,6 +45,23 @@ pub fn read(value: &str, secure: bool) -> Entry {
     instance.entry(port, labels)
 }
 
+/// An instance as Spring Cloud finds it, with its labels as metadata. What has weight 0 is switched off.
+pub fn write(service: &str, entry: &Entry, secure: bool) -> String {
+    let Entry { address, weight, labels, .. } = entry;
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    let port = port.parse::<u16>().ok();
+    let metadata: serde_json::Map<String, Value> =
+        labels.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+    serde_json::json!({
+        "name": service, "id": address, "address": host.trim_start_matches('[').trim_end_matches(']'),
+        "port": port.filter(|_| !secure), "sslPort": port.filter(|_| secure),
+        "payload": { "@class": "org.springframework.cloud.zookeeper.discovery.ZookeeperInstance",
+            "id": address, "name": service, "metadata": metadata },
+        "registrationTimeUTC": 0, "serviceType": "DYNAMIC", "uriSpec": null, "enabled": *weight > 0,
+    })
+    .to_string()
+}
+
 impl Instance {
     /// What the payload says of the instance, wherever in it that is.
     pub fn metadata(&self) -> &Value {

@@ -2,7 +2,7 @@
 
 use guest::entries::Entry;
 use guest::json;
-use guest::rpcx::Wanted;
+use guest::rpcx::{self, Wanted};
 use serde::Deserialize;
 
 use crate::{curator, dubbo};
@@ -13,6 +13,8 @@ pub struct Layout {
     /// With a slash before each part and none at the end.
     base: String,
     of: Of,
+    /// How long a session for an announcement is asked for.
+    pub ttl_seconds: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -37,6 +39,7 @@ struct Written {
     by: Option<By>,
     version: Option<String>,
     protocols: Option<Vec<String>>,
+    ttl_seconds: Option<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Deserialize)]
@@ -60,7 +63,7 @@ enum By {
 impl Layout {
     /// What the settings say; the error names the key and the value.
     pub fn of(settings: &str) -> Result<Layout, String> {
-        let Written { layout, base, networks, group, secure, by, version, protocols } =
+        let Written { layout, base, networks, group, secure, by, version, protocols, ttl_seconds } =
             guest::settings::read(settings)?;
         let (rpcx, dubbo) = (layout == Name::Rpcx, layout == Name::Dubbo);
         let by_interface = dubbo && by.unwrap_or_default() == By::Interface;
@@ -75,6 +78,10 @@ impl Layout {
             if given && !allowed {
                 return Err(format!("settings: {key}: means nothing in this layout"));
             }
+        }
+        let ttl_seconds = ttl_seconds.unwrap_or(10);
+        if !(2..=86_400).contains(&ttl_seconds) {
+            return Err(format!("settings: ttl_seconds: {ttl_seconds} is not between 2 and 86400"));
         }
         let default = match layout {
             Name::Plain | Name::Json => Some("/"),
@@ -97,7 +104,7 @@ impl Layout {
             Name::Dubbo if by_interface => Of::DubboInterface(wanted),
             Name::Dubbo => Of::DubboApplication(wanted),
         };
-        Ok(Layout { base, of })
+        Ok(Layout { base, of, ttl_seconds })
     }
 
     /// The node whose children are the instances of a service.
@@ -130,6 +137,47 @@ impl Layout {
             Of::DubboInterface(wanted) => wanted.provider(name),
             Of::DubboApplication(wanted) => wanted.instance(value),
         }
+    }
+}
+
+impl Layout {
+    /// Says why an instance cannot be announced: nobody would find it, or use it.
+    pub fn check(&self, service: &str, entry: &Entry) -> Result<(), String> {
+        self.path(service)?;
+        if matches!(self.of, Of::DubboInterface(_) | Of::DubboApplication(_)) {
+            return Err(
+                "settings: layout: nothing is announced to Dubbo, whose clients ask for more".to_owned()
+            );
+        }
+        let wrong = [&entry.address].into_iter().chain(self.network(entry)).find(|part| part.contains('/'));
+        if let Some(wrong) = wrong {
+            return Err(format!("{wrong:?} has a slash, and would be the end of a service's name"));
+        }
+        match self.network(entry) {
+            Some(network) if network.contains('@') => Err(format!("label network: {network:?} has an @")),
+            _ => Ok(()),
+        }
+    }
+
+    /// What stands before the address in the name of a node.
+    fn network<'e>(&self, entry: &'e Entry) -> Option<&'e String> {
+        let network = entry.labels.iter().find(|(name, _)| name == "network").map(|(_, network)| network);
+        network.filter(|_| matches!(self.of, Of::Rpcx(_)))
+    }
+
+    /// The node and the data by which clients of this layout find an instance.
+    pub fn write(&self, service: &str, entry: &Entry) -> (String, String) {
+        let address = &entry.address;
+        let (name, data) = match &self.of {
+            Of::Rpcx(_) => {
+                let network = self.network(entry).map_or("tcp", String::as_str);
+                (format!("{network}@{address}"), rpcx::write_metadata(entry.weight, &entry.labels))
+            }
+            Of::Json => (address.clone(), json::write(entry)),
+            Of::Curator { secure } => (address.clone(), curator::write(service, entry, *secure)),
+            Of::Plain | Of::DubboInterface(_) | Of::DubboApplication(_) => (address.clone(), address.clone()),
+        };
+        (format!("{}/{service}/{name}", self.base), data)
     }
 }
 
@@ -221,11 +269,58 @@ mod tests {
             (r#"{"layout":"curator","by":"interface"}"#, "by: means nothing"),
             (r#"{"layout":"dubbo","by":"application","version":"1"}"#, "version: means nothing"),
             (r#"{"layout":"curator","protocols":["tri"]}"#, "protocols: means nothing"),
+            (r#"{"layout":"plain","ttl_seconds":1}"#, "ttl_seconds: 1 is not"),
             (r#"{"layout":"json","prefix":"x"}"#, "unknown field `prefix`"),
         ] {
             let error = Layout::of(settings).unwrap_err();
             assert!(error.contains(part), "{settings}: {error}");
         }
+    }
+
+    #[test]
+    fn what_is_written_is_found() {
+        let labels = vec![("zone".to_owned(), "a b".to_owned())];
+        let entry = Entry { weight: 3, labels, ..Entry::plain("10.0.0.1:80") };
+        for (settings, node, data) in [
+            (PLAIN, "/svc/10.0.0.1:80", "10.0.0.1:80"),
+            (
+                JSON,
+                "/json/svc/10.0.0.1:80",
+                r#"{"address":"10.0.0.1:80","labels":[["zone","a b"]],"weight":3}"#,
+            ),
+            (RPCX, "/rpcx_test/svc/tcp@10.0.0.1:80", "weight=3&zone=a+b"),
+        ] {
+            let layout = layout(settings);
+            assert_eq!(layout.write("svc", &entry), (node.to_owned(), data.to_owned()));
+        }
+        for settings in [PLAIN, JSON, RPCX, CURATOR] {
+            let layout = layout(settings);
+            let (node, data) = layout.write("svc", &entry);
+            let (parent, name) = node.rsplit_once('/').unwrap();
+            assert_eq!(layout.path("svc").as_deref(), Ok(parent));
+            assert_eq!(layout.read(name, data.as_bytes()).unwrap().address, entry.address, "{settings}");
+        }
+        let drained = Entry { weight: 0, ..entry };
+        for settings in [JSON, RPCX, CURATOR] {
+            let (node, data) = layout(settings).write("svc", &drained);
+            let name = node.rsplit_once('/').unwrap().1;
+            assert_eq!(layout(settings).read(name, data.as_bytes()).unwrap().weight, 0, "{settings}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_would_find_is_not_announced() {
+        let entry = Entry::plain("10.0.0.1:80");
+        for settings in [PLAIN, JSON, RPCX, CURATOR] {
+            assert_eq!(layout(settings).check("svc", &entry), Ok(()));
+            assert!(layout(settings).check("", &entry).is_err());
+            assert!(layout(settings).check("svc", &Entry::plain("a/b:1")).is_err());
+        }
+        for settings in [DUBBO, APPLICATION] {
+            assert!(layout(settings).check("svc", &entry).unwrap_err().contains("Dubbo"));
+        }
+        let odd = Entry { labels: vec![("network".to_owned(), "a@b".to_owned())], ..entry };
+        assert!(layout(RPCX).check("svc", &odd).is_err() && layout(JSON).check("svc", &odd).is_ok());
     }
 
     proptest! {

@@ -20,11 +20,13 @@
 //! | `by` | dubbo | `interface` | what a service is: an `interface` or an `application` |
 //! | `version` | dubbo, by interface | any | only providers of this version |
 //! | `protocols` | dubbo | any | only what speaks one of these, like `tri` |
+//! | `ttl_seconds` | announcing | 10 | how long an announcement outlives the gateway |
 //!
 //! Where ZooKeeper is and who the gateway is there is in the registry's table in the configuration, under `zookeeper`.
 //!
 //! For plugin authors: `layout.rs` says what a node is, `curator.rs` and `dubbo.rs` what is in it. None of them knows a
-//! session. The connector lists and watches; it comes back with `all` when the watch may have missed something.
+//! session, and neither does what keeps an announcement alive, `announce.rs` in `guest`. The connector lists and
+//! watches; it comes back with `all` when the watch may have missed something.
 
 mod curator;
 mod dubbo;
@@ -32,22 +34,26 @@ mod layout;
 
 use std::cell::RefCell;
 
-use exports::witgate::registry::registry::{
-    Change, Endpoint, Failure, Guest, GuestSubscription, News, Subscription,
+use exports::witgate::registry::registrar::{
+    Announcement, Guest as Registrar, GuestRegistration, Registration,
 };
+use exports::witgate::registry::registry::{
+    Change, Endpoint, Failure, Guest as Reader, GuestSubscription, News, Subscription,
+};
+use guest::announce::{Announced, Registry, Step};
 use guest::claims::{Claims, Delta};
 use guest::entries::Entry;
 use layout::Layout;
 use witgate::registry::types::State;
-use witgate::zookeeper::zookeeper::{self, Child, Content, Event, Feed};
+use witgate::zookeeper::zookeeper::{self, Child, Content, Event, Feed, Session};
 
-wit_bindgen::generate!({ path: "../../wit", world: "registry-plugin", generate_all });
+wit_bindgen::generate!({ path: "../../wit", world: "registrar-plugin", generate_all });
 
 export!(ZooKeeper);
 
 struct ZooKeeper;
 
-impl Guest for ZooKeeper {
+impl Reader for ZooKeeper {
     type Subscription = Following;
 
     fn check(settings: String) -> Result<(), String> {
@@ -111,4 +117,60 @@ impl GuestSubscription for Following {
 
 fn endpoint(name: &str, entry: &Entry) -> Endpoint {
     guest::endpoint!(name.to_owned(), entry.clone())
+}
+
+impl Registrar for ZooKeeper {
+    type Registration = RefCell<Announced<Connector>>;
+
+    fn register(announcement: Announcement, settings: String) -> Result<Registration, Failure> {
+        let layout = Layout::of(&settings).map_err(Failure::Invalid)?;
+        let Announcement { service, address, weight, labels } = announcement;
+        let entry = Entry { weight, labels, ..Entry::plain(&address) };
+        layout.check(&service, &entry).map_err(Failure::Invalid)?;
+        let ttl_seconds = layout.ttl_seconds;
+        let written = move |_session| layout.write(&service, &entry);
+        let mut announced = Announced::new(ttl_seconds, Box::new(written));
+        announced.renew(&Connector)?;
+        Ok(Registration::new(RefCell::new(announced)))
+    }
+}
+
+impl GuestRegistration for RefCell<Announced<Connector>> {
+    fn renew(&self) -> Result<u32, Failure> {
+        // The session is kept alive by the connector: this is how soon it is noticed that it has ended.
+        self.borrow_mut().renew(&Connector).map(|Step { ttl_seconds }| ttl_seconds.saturating_mul(1000) / 3)
+    }
+
+    fn withdraw(&self) -> Result<(), Failure> {
+        self.borrow_mut().withdraw(&Connector)
+    }
+}
+
+/// The connector, as what keeps an announcement alive wants it: a session is a lease.
+struct Connector;
+
+impl Registry for Connector {
+    type Lease = Session;
+    type Failure = Failure;
+
+    fn grant(&self, ttl_seconds: u32) -> Result<(i64, Session), Failure> {
+        let session = zookeeper::open(ttl_seconds)?;
+        Ok((session.id(), session))
+    }
+
+    fn keep_alive(&self, session: &Session) -> Result<u32, Failure> {
+        Ok(session.alive())
+    }
+
+    fn put(&self, session: &Session, key: &str, value: &[u8]) -> Result<(), Failure> {
+        session.put(key, value)
+    }
+
+    fn get(&self, session: &Session, key: &str) -> Result<Option<(Vec<u8>, i64)>, Failure> {
+        Ok(session.get(key)?.map(|found| (found.data, found.owner)))
+    }
+
+    fn revoke(&self, session: &Session) -> Result<(), Failure> {
+        session.end()
+    }
 }

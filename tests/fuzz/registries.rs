@@ -31,7 +31,7 @@ mod wire;
 mod curator;
 #[path = "../../plugins/zookeeper/dubbo.rs"]
 mod dubbo;
-#[expect(dead_code, reason = "the plugin asks what it has to follow")]
+#[expect(dead_code, reason = "the plugin uses more of it")]
 #[path = "../../plugins/zookeeper/layout.rs"]
 mod nodes;
 #[expect(dead_code, reason = "the plugin asks, too")]

@@ -17,6 +17,7 @@ use crate::support::{
     fault_table::Registry as _,
     gateway::until,
     zookeeper::{
+        Version,
         Write::{Create, Delete, Set},
         ZooKeeper,
     },
@@ -81,53 +82,57 @@ impl Known {
 
 #[tokio::test]
 async fn a_feed_lists_and_then_tells_of_children_and_of_their_data() {
-    let mut zookeeper = ZooKeeper::start().await;
-    zookeeper.put("/svc/one", "1").await;
-    zookeeper.put("/svc/one/below", "x").await;
-    zookeeper.put("/svc2/other", "x").await;
-    let client = client(zookeeper.grant());
-    let mut feed = follow(&client, "/svc");
-    let mut known = Known::default();
-    known.until(&mut feed, &[("one", "1")]).await;
-    zookeeper.put("/svc/two", "2").await;
-    known.until(&mut feed, &[("one", "1"), ("two", "2")]).await;
-    zookeeper.put("/svc/one", "changed").await;
-    known.until(&mut feed, &[("one", "changed"), ("two", "2")]).await;
-    zookeeper.delete("/svc/two").await;
-    known.until(&mut feed, &[("one", "changed")]).await;
-    assert_eq!(known.lists, 1);
+    for version in Version::ALL {
+        let mut zookeeper = ZooKeeper::start_version(version).await;
+        zookeeper.put("/svc/one", "1").await;
+        zookeeper.put("/svc/one/below", "x").await;
+        zookeeper.put("/svc2/other", "x").await;
+        let client = client(zookeeper.grant());
+        let mut feed = follow(&client, "/svc");
+        let mut known = Known::default();
+        known.until(&mut feed, &[("one", "1")]).await;
+        zookeeper.put("/svc/two", "2").await;
+        known.until(&mut feed, &[("one", "1"), ("two", "2")]).await;
+        zookeeper.put("/svc/one", "changed").await;
+        known.until(&mut feed, &[("one", "changed"), ("two", "2")]).await;
+        zookeeper.delete("/svc/two").await;
+        known.until(&mut feed, &[("one", "changed")]).await;
+        assert_eq!(known.lists, 1);
 
-    let mut names = client.follow("/".to_owned(), false);
-    let mut known = Known::default();
-    known.until(&mut names, &[("svc", ""), ("svc2", ""), ("zookeeper", "")]).await;
+        let mut names = client.follow("/".to_owned(), false);
+        let mut known = Known::default();
+        known.until(&mut names, &[("svc", ""), ("svc2", ""), ("zookeeper", "")]).await;
+    }
 }
 
 #[tokio::test]
 async fn what_changes_in_one_transaction_is_all_heard() {
-    let mut zookeeper = ZooKeeper::start().await;
-    for name in ["a", "b", "c"] {
-        zookeeper.put(&format!("/svc/{name}"), name).await;
+    for version in Version::ALL {
+        let mut zookeeper = ZooKeeper::start_version(version).await;
+        for name in ["a", "b", "c"] {
+            zookeeper.put(&format!("/svc/{name}"), name).await;
+        }
+        let mut feed = follow(&client(zookeeper.grant()), "/svc");
+        let mut known = Known::default();
+        known.until(&mut feed, &[("a", "a"), ("b", "b"), ("c", "c")]).await;
+        for round in 0..20 {
+            let (x, y) = (format!("/svc/x{round}"), format!("/svc/y{round}"));
+            zookeeper
+                .at_once(&[
+                    Create(&x, "x"),
+                    Set("/svc/b", &x),
+                    Create(&y, "y"),
+                    Delete("/svc/a"),
+                    Create("/svc/a", &y),
+                    Delete(&x),
+                ])
+                .await;
+            let name = format!("y{round}");
+            known.until(&mut feed, &[("a", &y), ("b", &x), ("c", "c"), (&name, "y")]).await;
+            zookeeper.at_once(&[Delete(&y)]).await;
+        }
+        assert_eq!(known.lists, 1);
     }
-    let mut feed = follow(&client(zookeeper.grant()), "/svc");
-    let mut known = Known::default();
-    known.until(&mut feed, &[("a", "a"), ("b", "b"), ("c", "c")]).await;
-    for round in 0..20 {
-        let (x, y) = (format!("/svc/x{round}"), format!("/svc/y{round}"));
-        zookeeper
-            .at_once(&[
-                Create(&x, "x"),
-                Set("/svc/b", &x),
-                Create(&y, "y"),
-                Delete("/svc/a"),
-                Create("/svc/a", &y),
-                Delete(&x),
-            ])
-            .await;
-        let name = format!("y{round}");
-        known.until(&mut feed, &[("a", &y), ("b", &x), ("c", "c"), (&name, "y")]).await;
-        zookeeper.at_once(&[Delete(&y)]).await;
-    }
-    assert_eq!(known.lists, 1);
 }
 
 #[tokio::test]
@@ -151,34 +156,36 @@ async fn a_node_may_come_and_go_while_it_is_followed() {
 /// Watches end with their connection, and ZooKeeper tells nobody later what it has told nobody at the time.
 #[tokio::test]
 async fn what_changes_while_the_connection_is_lost_is_read_and_the_next_change_is_heard() {
-    let mut zookeeper = ZooKeeper::start().await;
-    zookeeper.put("/svc/one", "1").await;
-    let client = client(zookeeper.grant());
-    let mut known = Known::default();
-    let mut feed = follow(&client, "/svc");
-    known.until(&mut feed, &[("one", "1")]).await;
-    for round in 0..5 {
-        zookeeper.between().cut();
-        until("it is cut", async || zookeeper.between().connections() == 0).await;
-        let data = format!("while lost {round}");
-        zookeeper.put("/svc/one", &data).await;
-        zookeeper.between().to(zookeeper.address());
-        // How long it was lost decides whether that was a failure of this feed.
-        loop {
-            match next(&mut feed).await {
-                Ok(content) => known.apply(content),
-                Err(failure) => {
-                    assert_eq!(failure.kind(), "unavailable", "{failure:?}");
-                    feed = follow(&client, "/svc");
+    for version in Version::ALL {
+        let mut zookeeper = ZooKeeper::start_version(version).await;
+        zookeeper.put("/svc/one", "1").await;
+        let client = client(zookeeper.grant());
+        let mut known = Known::default();
+        let mut feed = follow(&client, "/svc");
+        known.until(&mut feed, &[("one", "1")]).await;
+        for round in 0..5 {
+            zookeeper.between().cut();
+            until("it is cut", async || zookeeper.between().connections() == 0).await;
+            let data = format!("while lost {round}");
+            zookeeper.put("/svc/one", &data).await;
+            zookeeper.between().to(zookeeper.address());
+            // How long it was lost decides whether that was a failure of this feed.
+            loop {
+                match next(&mut feed).await {
+                    Ok(content) => known.apply(content),
+                    Err(failure) => {
+                        assert_eq!(failure.kind(), "unavailable", "{failure:?}");
+                        feed = follow(&client, "/svc");
+                    }
+                }
+                if known.children["one"] == data {
+                    break;
                 }
             }
-            if known.children["one"] == data {
-                break;
-            }
+            let data = format!("and then {round}");
+            zookeeper.put("/svc/one", &data).await;
+            known.until(&mut feed, &[("one", &data)]).await;
         }
-        let data = format!("and then {round}");
-        zookeeper.put("/svc/one", &data).await;
-        known.until(&mut feed, &[("one", &data)]).await;
     }
 }
 
@@ -219,28 +226,35 @@ async fn a_server_that_lost_everything_gets_a_session_that_is_new() {
 
 #[tokio::test]
 async fn a_password_says_who_the_gateway_is_and_another_one_is_taken_up() {
-    let mut zookeeper = ZooKeeper::start_locked().await;
-    zookeeper.put("/services/orders/b0", "1").await;
-    zookeeper.put("/services/orders/b1", "2").await;
-    let client = client(zookeeper.grant());
-    let mut feed = follow(&client, "/services/orders");
-    Known::default().until(&mut feed, &[("b0", "1"), ("b1", "2")]).await;
-    let nobody = Grant { credential: None, ..zookeeper.grant() };
-    let nobody = self::client(nobody);
-    let failed = failure(&mut follow(&nobody, "/services/orders")).await;
-    assert!(matches!(&failed, Failure::Denied(text) if text.ends_with(": /services/orders")), "{failed:?}");
+    for version in Version::ALL {
+        let mut zookeeper = ZooKeeper::start_locked(version).await;
+        zookeeper.put("/services/orders/b0", "1").await;
+        zookeeper.put("/services/orders/b1", "2").await;
+        let client = client(zookeeper.grant());
+        let mut feed = follow(&client, "/services/orders");
+        Known::default().until(&mut feed, &[("b0", "1"), ("b1", "2")]).await;
+        let nobody = Grant { credential: None, ..zookeeper.grant() };
+        let nobody = self::client(nobody);
+        let failed = failure(&mut follow(&nobody, "/services/orders")).await;
+        assert!(
+            matches!(&failed, Failure::Denied(text) if text.ends_with(": /services/orders")),
+            "{failed:?}"
+        );
 
-    zookeeper.revoke().await;
-    assert_eq!(failure(&mut feed).await.kind(), "denied");
-    zookeeper.grant_again().await;
-    let mut feed = follow(&client, "/services/orders");
-    // The first attempt finds out that there is another password.
-    let mut content = next(&mut feed).await;
-    if content.is_err() {
-        feed = follow(&client, "/services/orders");
-        content = next(&mut feed).await;
+        zookeeper.revoke().await;
+        assert_eq!(failure(&mut feed).await.kind(), "denied");
+        zookeeper.grant_again().await;
+        // Another session that has read it already says nothing for this one.
+        let _other = client.open(5).await.unwrap();
+        let mut feed = follow(&client, "/services/orders");
+        // The first attempt finds out that there is another password.
+        let mut content = next(&mut feed).await;
+        if content.is_err() {
+            feed = follow(&client, "/services/orders");
+            content = next(&mut feed).await;
+        }
+        assert!(matches!(content, Ok(Content::All(all)) if all.len() == 2));
     }
-    assert!(matches!(content, Ok(Content::All(all)) if all.len() == 2));
 }
 
 /// ZooKeeper itself takes it for a node that is not there.

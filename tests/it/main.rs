@@ -70,6 +70,7 @@ mod process;
 mod prometheus;
 mod proxy_protocol;
 mod registrars;
+mod registrars_zookeeper;
 mod resolving;
 mod rpcx;
 mod rpcx_faults;

@@ -66,13 +66,13 @@ const LAYOUTS: [Layout; 4] = [
     },
 ];
 
-struct Fixture {
+pub(crate) struct Fixture {
     plugins: Plugins,
     memory: Arc<Memory>,
     _folder: TempDir,
 }
 
-fn start() -> Fixture {
+pub(crate) fn start() -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let mut config = Config::empty(folder.path().to_owned());
     // Compiled once for all tests.
@@ -83,13 +83,13 @@ fn start() -> Fixture {
 }
 
 impl Fixture {
-    async fn announce(&self, registry: &Arc<config::Registry>) -> Registration {
+    pub(crate) async fn announce(&self, registry: &Arc<config::Registry>) -> Registration {
         self.load(registry).await;
         self.plugins.announce(registry, instance())
     }
 
     /// Announces, and waits until that is done.
-    async fn announced(&self, registry: &Arc<config::Registry>) -> Registration {
+    pub(crate) async fn announced(&self, registry: &Arc<config::Registry>) -> Registration {
         let registration = self.announce(registry).await;
         reaches(&registration, |standing| *standing == Standing::Announced).await;
         registration
@@ -105,7 +105,7 @@ impl Fixture {
     }
 
     /// The list as this gateway reads it.
-    async fn list(&self, registry: &Arc<config::Registry>) -> Vec<wit::Endpoint> {
+    pub(crate) async fn list(&self, registry: &Arc<config::Registry>) -> Vec<wit::Endpoint> {
         let mut subscription = self.plugins.registry(registry).follow("users.rpc").await.unwrap();
         match subscription.next().await.unwrap() {
             wit::News::Complete(list) => list,
@@ -123,7 +123,7 @@ fn instance() -> Announcement {
     }
 }
 
-async fn reaches(registration: &Registration, wanted: impl FnMut(&Standing) -> bool) -> Standing {
+pub(crate) async fn reaches(registration: &Registration, wanted: impl FnMut(&Standing) -> bool) -> Standing {
     let mut standing = registration.standing();
     tokio::time::timeout(PATIENCE, standing.wait_for(wanted)).await.expect("in time").unwrap().clone()
 }

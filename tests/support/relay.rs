@@ -1,5 +1,5 @@
-//! What stands between the gateway and a registry of any protocol over TCP: it passes every byte on, until a test has it
-//! change what the registry says.
+//! What stands between the gateway and a registry of any protocol over TCP: it passes every byte on, until a test has
+//! it change what the registry says.
 
 use std::{
     net::SocketAddr,

@@ -1,4 +1,5 @@
-//! A real ZooKeeper for one test: a server with ports and a folder of its own, or three. Gone when the value is dropped.
+//! A real ZooKeeper for one test: a server with ports and a folder of its own, or three. Gone when the value is
+//! dropped.
 
 use std::{
     env, fs,
@@ -14,7 +15,7 @@ use serde_json::json;
 use sha1::{Digest as _, Sha1};
 use tempfile::TempDir;
 use witgate::{
-    connector::zookeeper::{Body, Credential, Error, Grant, Session},
+    connector::zookeeper::{Body, Credential, Error, Farewell, Grant, Session},
     document::Secret,
     tls::{Authorities, ClientSettings, Files, PairFiles},
 };
@@ -50,7 +51,45 @@ const ROOT: &str = "root:root";
 /// Whom the gateway is.
 const USER: &str = "gateway";
 
+/// What Debian ships.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// Bookworm's.
+    V38,
+    /// Trixie's.
+    V39,
+}
+
+impl Version {
+    pub const ALL: [Self; 2] = [Self::V38, Self::V39];
+
+    /// The classes, from where the tests' servers are unpacked.
+    fn classes(self) -> String {
+        let (variable, folder) = match self {
+            Self::V38 => ("WITGATE_ZOOKEEPER38", "zookeeper38"),
+            Self::V39 => ("WITGATE_ZOOKEEPER39", "zookeeper39"),
+        };
+        let unpacked =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("target/servers").join(folder).join("usr/share/java");
+        let classes = env::var_os(variable).map_or(unpacked, PathBuf::from);
+        assert!(
+            classes.join("zookeeper.jar").exists(),
+            "no ZooKeeper: scripts/servers.sh unpacks Debian's under target/servers/{folder}, or set {variable} to the \
+             folder that holds zookeeper.jar and what it needs"
+        );
+        // Not all there are: the others are other loggers for the same.
+        let needed =
+            ["zookeeper", "zookeeper-jute", "slf4j-api", "slf4j-simple", "metrics-core", "snappy-java"];
+        let netty = ["all", "buffer", "codec", "common", "handler", "resolver", "transport"];
+        let netty = netty.map(|part| format!("netty-{part}"));
+        let also = ["netty-transport-native-unix-common", "netty-transport-native-epoll"].map(str::to_owned);
+        let all = needed.map(str::to_owned).into_iter().chain(netty).chain(also);
+        all.map(|name| format!("{}/{name}.jar", classes.display())).collect::<Vec<_>>().join(":")
+    }
+}
+
 pub struct ZooKeeper {
+    version: Version,
     child: Option<Child>,
     folder: TempDir,
     port: u16,
@@ -81,26 +120,30 @@ pub enum Write<'w> {
 impl ZooKeeper {
     /// Everybody may do everything.
     pub async fn start() -> Self {
-        Self::launch(None, false).await
+        Self::start_version(Version::V38).await
+    }
+
+    pub async fn start_version(version: Version) -> Self {
+        Self::launch(version, None, false).await
     }
 
     /// What is made may be read by the gateway and nobody else.
-    pub async fn start_locked() -> Self {
-        let zookeeper = Self::launch(Some("secret".to_owned()), false).await;
+    pub async fn start_locked(version: Version) -> Self {
+        let zookeeper = Self::launch(version, Some("secret".to_owned()), false).await;
         zookeeper.write_password();
         zookeeper
     }
 
     /// Takes TLS beside, from those who have a certificate.
     pub async fn start_with_tls() -> Self {
-        Self::launch(None, true).await
+        Self::launch(Version::V38, None, true).await
     }
 
     /// Three servers, one of which leads.
     pub async fn three() -> Vec<Self> {
         let mut servers = Vec::new();
         for id in 1..=3 {
-            let mut server = Self::new(None, false).await;
+            let mut server = Self::new(Version::V38, None, false).await;
             server.id = id;
             server.take_port();
             servers.push(server);
@@ -117,7 +160,7 @@ impl ZooKeeper {
         servers
     }
 
-    async fn new(password: Option<String>, with_tls: bool) -> Self {
+    async fn new(version: Version, password: Option<String>, with_tls: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tls = with_tls.then(|| {
             let certs = Certs::new(&folder.path().join("tls"));
@@ -125,6 +168,7 @@ impl ZooKeeper {
             Tls { certs, client, port: 0 }
         });
         Self {
+            version,
             child: None,
             folder,
             port: 0,
@@ -145,8 +189,8 @@ impl ZooKeeper {
         self.between.to(self.address());
     }
 
-    async fn launch(password: Option<String>, with_tls: bool) -> Self {
-        let mut zookeeper = Self::new(password, with_tls).await;
+    async fn launch(version: Version, password: Option<String>, with_tls: bool) -> Self {
+        let mut zookeeper = Self::new(version, password, with_tls).await;
         // A port that was free may be taken by another test before ZooKeeper has it.
         for _ in 0..10 {
             zookeeper.take_port();
@@ -158,25 +202,6 @@ impl ZooKeeper {
             zookeeper.wipe();
         }
         panic!("ZooKeeper does not start: {}", zookeeper.log());
-    }
-
-    /// The classes, from where the tests' servers are unpacked.
-    fn classes() -> String {
-        let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/servers/zookeeper/usr/share/java");
-        let folder = env::var_os("WITGATE_ZOOKEEPER").map_or(unpacked, PathBuf::from);
-        assert!(
-            folder.join("zookeeper.jar").exists(),
-            "no ZooKeeper: scripts/servers.sh unpacks Debian bookworm's under target/servers/zookeeper, or set \
-             WITGATE_ZOOKEEPER to the folder that holds zookeeper.jar and what it needs"
-        );
-        // Not all there are: the others are other loggers for the same.
-        let needed =
-            ["zookeeper", "zookeeper-jute", "slf4j-api", "slf4j-simple", "metrics-core", "snappy-java"];
-        let netty = ["all", "buffer", "codec", "common", "handler", "resolver", "transport"];
-        let netty = netty.map(|part| format!("netty-{part}"));
-        let also = ["netty-transport-native-unix-common", "netty-transport-native-epoll"].map(str::to_owned);
-        let all = needed.map(str::to_owned).into_iter().chain(netty).chain(also);
-        all.map(|name| format!("{}/{name}.jar", folder.display())).collect::<Vec<_>>().join(":")
     }
 
     fn spawn(&mut self) {
@@ -213,7 +238,7 @@ impl ZooKeeper {
             .args(["--pdeathsig", "KILL", "java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .args(["-Dzookeeper.admin.enableServer=false", "-Dzookeeper.preAllocSize=1024"])
             .args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dio.netty.noUnsafe=true", "-cp"])
-            .arg(Self::classes())
+            .arg(self.version.classes())
             .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
             .arg(file)
             .current_dir(self.folder.path())
@@ -240,7 +265,7 @@ impl ZooKeeper {
 
     async fn open(&self) -> Result<Session, Error> {
         let root = self.password.is_some().then_some(ROOT);
-        Session::open(&self.address().to_string(), &self.direct(), None, root).await
+        Session::open(&self.address().to_string(), &self.direct(), None, root, Farewell::Said).await
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -441,7 +466,7 @@ fn instance(id: &str) -> String {
 
 impl Registry for ZooKeeper {
     async fn start() -> Self {
-        Self::start_locked().await
+        Self::start_locked(Version::V38).await
     }
 
     fn toml(&self) -> String {

@@ -19,7 +19,7 @@ use super::{
     Client, Session, check_path,
     error::{Error, code},
     session::{Asked, Reply, Watch},
-    wire::{Body, Reader, Stat, op},
+    wire::{Body, Data, Reader, Stat, op},
 };
 use crate::{
     backoff::Backoff,
@@ -117,7 +117,7 @@ impl Pump {
                 room.send(Ok(Content::All(children)));
                 Followed { watch, pzxid }
             }
-            Err(error) => return Err(self.failed(&session, &error).await),
+            Err(error) => return Err(self.client.failed(&session, &error, &self.path).await),
         };
         match self.follow(&session, at).await {
             Ok(end) => Ok(end),
@@ -126,15 +126,7 @@ impl Pump {
                 session.end();
                 Ok(End::Missed)
             }
-            Err(error) => Err(self.failed(&session, &error).await),
-        }
-    }
-
-    async fn failed(&self, session: &Session, error: &Error) -> Failure {
-        match self.client.failed(session, error).await {
-            Failure::Denied(text) => Failure::Denied(format!("{text}: {}", self.path)),
-            Failure::Invalid(text) => Failure::Invalid(format!("{text}: {}", self.path)),
-            failure => failure,
+            Err(error) => Err(self.client.failed(&session, &error, &self.path).await),
         }
     }
 
@@ -152,7 +144,7 @@ impl Pump {
             Err(error) => return Err(error),
         };
         let read = self.read(session, names).await?;
-        let children = read.into_iter().filter_map(|(name, child)| Some(child?.named(name))).collect();
+        let children = read.into_iter().filter_map(|(name, child)| Some(named(name, child?))).collect();
         Ok((watch, pzxid, children))
     }
 
@@ -202,7 +194,7 @@ impl Pump {
         let missed = quiet && pzxid != at.pzxid && at.watch.is_empty();
         at.pzxid = pzxid;
         let event = |(name, child): (String, Option<Data>)| match child {
-            Some(child) => Event::Put(child.named(name)),
+            Some(child) => Event::Put(named(name, child)),
             None => Event::Delete(name),
         };
         Ok((!missed).then(|| read.into_iter().map(event).collect()))
@@ -265,19 +257,6 @@ impl Read {
     }
 }
 
-struct Data {
-    bytes: Vec<u8>,
-    stat: Stat,
-}
-
-impl Data {
-    fn read(bytes: &[u8]) -> Result<Self, Error> {
-        let mut reader = Reader(bytes);
-        let bytes = reader.bytes()?.to_vec();
-        Ok(Self { bytes, stat: Stat::read(&mut reader)? })
-    }
-
-    fn named(self, name: String) -> Child {
-        Child { name, data: self.bytes, mzxid: self.stat.mzxid, owner: self.stat.owner }
-    }
+fn named(name: String, data: Data) -> Child {
+    Child { name, data: data.bytes, mzxid: data.stat.mzxid, owner: data.stat.owner }
 }

@@ -11,7 +11,7 @@ use wasmtime::{
 };
 use wasmtime_wasi::p2::DynPollable;
 
-use super::{Client, Feed, Grant};
+use super::{Client, Feed, Grant, Presence, wire::Data};
 use crate::{
     bindings::{registry::witgate::zookeeper::zookeeper as wit, wit::Failure},
     connector::{
@@ -68,15 +68,33 @@ impl Follow for Feed {
     }
 }
 
+impl Connectors {
+    fn zookeeper(&self) -> std::result::Result<&Arc<Client>, Failure> {
+        self.zookeeper.as_ref().ok_or_else(|| self.ungranted("zookeeper"))
+    }
+}
+
 impl wit::Host for Connectors {
     async fn follow(
         &mut self,
         path: String,
         with_data: bool,
     ) -> Result<std::result::Result<Resource<wit::Feed>, Failure>> {
-        let Some(client) = &self.zookeeper else { return Ok(Err(self.ungranted("zookeeper"))) };
-        let feed = client.follow(path, with_data);
-        Ok(keep(&mut self.table, Followed::new(feed)))
+        let feed = self.zookeeper().map(|client| client.follow(path, with_data));
+        Ok(feed.and_then(|feed| keep(&mut self.table, Followed::new(feed))))
+    }
+
+    async fn open(
+        &mut self,
+        timeout_seconds: u32,
+    ) -> Result<std::result::Result<Resource<wit::Session>, Failure>> {
+        let client = match self.zookeeper() {
+            Ok(client) => client.clone(),
+            Err(denied) => return Ok(Err(denied)),
+        };
+        let session = client.open(timeout_seconds).await;
+        let session = self.told(session).await;
+        Ok(session.and_then(|session| keep(&mut self.table, session)))
     }
 }
 
@@ -96,5 +114,50 @@ impl wit::HostFeed for Connectors {
 
     async fn drop(&mut self, feed: Resource<wit::Feed>) -> Result<()> {
         drop_kept::<Followed<Feed>, _>(&mut self.table, feed)
+    }
+}
+
+impl wit::HostSession for Connectors {
+    async fn id(&mut self, session: Resource<wit::Session>) -> Result<i64> {
+        Ok(kept::<Presence, _>(&mut self.table, session)?.id())
+    }
+
+    async fn put(
+        &mut self,
+        session: Resource<wit::Session>,
+        path: String,
+        data: Vec<u8>,
+    ) -> Result<std::result::Result<(), Failure>> {
+        let session: &mut Presence = kept(&mut self.table, session)?;
+        let put = session.put(&path, &data).await;
+        Ok(self.told(put).await)
+    }
+
+    async fn get(
+        &mut self,
+        session: Resource<wit::Session>,
+        path: String,
+    ) -> Result<std::result::Result<Option<wit::Child>, Failure>> {
+        let session: &mut Presence = kept(&mut self.table, session)?;
+        let found = session.get(&path).await;
+        let child = |found: Data| {
+            let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+            wit::Child { name, data: found.bytes, mzxid: found.stat.mzxid, owner: found.stat.owner }
+        };
+        Ok(self.told(found).await.map(|found| found.map(child)))
+    }
+
+    async fn alive(&mut self, session: Resource<wit::Session>) -> Result<u32> {
+        Ok(kept::<Presence, _>(&mut self.table, session)?.alive())
+    }
+
+    async fn end(&mut self, session: Resource<wit::Session>) -> Result<std::result::Result<(), Failure>> {
+        let session: &mut Presence = kept(&mut self.table, session)?;
+        let ended = session.end().await;
+        Ok(self.told(ended).await)
+    }
+
+    async fn drop(&mut self, session: Resource<wit::Session>) -> Result<()> {
+        drop_kept::<Presence, _>(&mut self.table, session)
     }
 }

@@ -36,9 +36,9 @@ pub(crate) struct ZooKeeper {
     pub tls: Option<Tls>,
     /// Milliseconds that making a session with one server may take. Default: 2000.
     pub connect_timeout_ms: u64,
-    /// Milliseconds after which ZooKeeper ends a session that it hears nothing of; the server has bounds for it. A server
-    /// that is silent for two thirds of that is given up, and what is followed is asked about as often as that. Default:
-    /// 10000.
+    /// Milliseconds after which ZooKeeper ends a session that it hears nothing of; the server has bounds for it. A
+    /// server that is silent for two thirds of that is given up, and what is followed is asked about as often as that.
+    /// Default: 10000.
     pub session_timeout_ms: u64,
 }
 

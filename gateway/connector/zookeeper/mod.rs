@@ -7,6 +7,7 @@ mod error;
 mod feed;
 mod host;
 mod keys;
+mod presence;
 mod session;
 mod wire;
 
@@ -20,7 +21,8 @@ pub use self::{
     error::Error,
     feed::Feed,
     keys::{Credential, Grant},
-    session::Session,
+    presence::Presence,
+    session::{Farewell, Session},
     wire::{Body, op},
 };
 pub(crate) use self::{
@@ -33,14 +35,14 @@ use crate::{files, registry::Failure, tls};
 /// How long reading the password may take. What there was is used if a file system hangs.
 const READING: Duration = Duration::from_secs(2);
 
-/// One ZooKeeper as one registry's table names it. Everything that follows it shares a session, which is made when first
-/// needed, ends when nothing needs it, and is made anew when it fails.
+/// One ZooKeeper as one registry's table names it. Everything that follows it shares a session, which is made when
+/// first needed, ends when nothing needs it, and is made anew when it fails.
 pub struct Client {
     registry: Arc<str>,
     grant: Grant,
     tls: Option<Arc<tls::Client>>,
     sessions: Sessions<Session>,
-    /// `user:password`, as it was said last.
+    /// `user:password`, as it was read last.
     secret: Mutex<Option<String>>,
 }
 
@@ -64,51 +66,80 @@ impl Client {
         Feed::start(self.clone(), path, with_data)
     }
 
+    /// Opens a session of its own to write with, of at least so many seconds.
+    pub async fn open(self: &Arc<Self>, timeout_seconds: u32) -> Result<Presence, Failure> {
+        Presence::open(self.clone(), timeout_seconds).await
+    }
+
     /// The session in use, or a new one.
-    pub async fn session(&self) -> Result<Arc<Session>, Failure> {
-        let connect = |endpoint: String| async move {
-            self.renew_secret().await;
-            let secret = lock(&self.secret).clone();
-            let opened = Session::open(&endpoint, &self.grant, self.tls.as_deref(), secret.as_deref()).await;
-            opened.map_err(|error| error.failure(|text| at(&endpoint, &text)))
-        };
+    async fn session(&self) -> Result<Arc<Session>, Failure> {
+        let open = |endpoint: String| self.open_at(endpoint, self.grant.session_timeout, Farewell::Said);
         let connected = |endpoint: &str, _| {
             tracing::info!(registry = %self.registry, endpoint, "Connected to ZooKeeper");
         };
-        self.sessions.get(connect, connected).await
+        self.sessions.get(open, connected).await
     }
 
-    /// What the error means. A session that may be at fault is not used again, and one that may not do what it was asked
-    /// to do says who the gateway is by now.
-    async fn failed(&self, session: &Session, error: &Error) -> Failure {
+    /// A session with any of the servers that nobody shares.
+    async fn connect(&self, session_timeout: Duration, farewell: Farewell) -> Result<Session, Failure> {
+        let (mut unavailable, first) = (Vec::new(), fastrand::usize(..self.grant.servers.len().max(1)));
+        for server in self.grant.servers.iter().cycle().skip(first).take(self.grant.servers.len()) {
+            match self.open_at(server.clone(), session_timeout, farewell).await {
+                Err(Failure::Unavailable(text)) => unavailable.push(text),
+                session => return session,
+            }
+        }
+        Err(Failure::Unavailable(unavailable.join("; ")))
+    }
+
+    async fn open_at(
+        &self,
+        endpoint: String,
+        session_timeout: Duration,
+        farewell: Farewell,
+    ) -> Result<Session, Failure> {
+        let secret = self.secret().await;
+        let grant = Grant { session_timeout, ..self.grant.clone() };
+        let opened = Session::open(&endpoint, &grant, self.tls.as_deref(), secret.as_deref(), farewell).await;
+        opened.map_err(|error| error.failure(|text| at(&endpoint, &text)))
+    }
+
+    /// What the error means, and at which node if that says more. A session that may be at fault is not used again, and
+    /// one that may not do what it was asked to do says who the gateway is by now.
+    async fn failed(&self, session: &Session, error: &Error, path: &str) -> Failure {
         if error.ends_session() {
             session.end();
         }
         let failure = error.failure(|text| at(session.endpoint(), &text));
-        if matches!(failure, Failure::Denied(_)) && self.renew_secret().await {
-            let secret = lock(&self.secret).clone().unwrap_or_default();
-            if session.authenticate(&secret).await.is_err() {
-                session.end();
-            }
+        if matches!(failure, Failure::Denied(_))
+            && let Some(secret) = self.secret().await
+            && !session.has_said(&secret)
+            && session.authenticate(&secret).await.is_err()
+        {
+            session.end();
         }
-        failure
+        match failure {
+            Failure::Denied(text) => Failure::Denied(format!("{text}: {path}")),
+            Failure::Invalid(text) => Failure::Invalid(format!("{text}: {path}")),
+            failure => failure,
+        }
     }
 
-    /// Reads the password again, and tells whether it is another one. Passwords are exchanged while the gateway runs; one
-    /// that cannot be read leaves what there was.
-    async fn renew_secret(&self) -> bool {
-        let Some(credential) = &self.grant.credential else { return false };
+    /// `user:password`, with the password as it is now. Passwords are exchanged while the gateway runs; one that cannot
+    /// be read leaves what there was.
+    async fn secret(&self) -> Option<String> {
+        let credential = self.grant.credential.as_ref()?;
         let file: PathBuf = credential.file.clone();
         let reading = tokio::task::spawn_blocking(move || files::read_text(&file, files::SECRET).ok());
-        let Ok(Ok(Some(text))) = tokio::time::timeout(READING, reading).await else { return false };
-        let password = text.trim_end_matches(['\r', '\n']);
-        let said = Some(credential.said(password)).filter(|_| !password.is_empty());
+        let read = tokio::time::timeout(READING, reading).await;
         let mut secret = lock(&self.secret);
-        let renewed = said.is_some() && *secret != said;
-        if renewed {
-            *secret = said;
+        if let Ok(Ok(Some(text))) = read {
+            let password = text.trim_end_matches(['\r', '\n']);
+            if !password.is_empty() {
+                *secret = Some(credential.said(password));
+            }
         }
-        renewed
+        secret.clone()
     }
 }
 

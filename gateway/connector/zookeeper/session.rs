@@ -1,7 +1,7 @@
 //! One connection to one server, which is one session: it ends with its connection, and another takes its place.
 //!
-//! ZooKeeper would let a session go on over another connection. Then watches would have to be set anew, and what changed
-//! meanwhile be read: no less work than with a session of its own, and more ways to miss something.
+//! ZooKeeper would let a session go on over another connection. Then watches would have to be set anew, and what
+//! changed meanwhile be read: no less work than with a session of its own, and more ways to miss something.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -39,13 +39,24 @@ const MOST_NAMES: usize = 100_000;
 /// How long a session that nobody uses any more may take to say so.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Dropping it ends the session.
+/// What the server hears when nobody uses a session any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Farewell {
+    /// That it is over.
+    Said,
+    /// Nothing: it goes on until its timeout is over, and with it what was written.
+    None,
+}
+
+/// Dropping it ends the session, or leaves that to the server.
 pub struct Session {
     endpoint: String,
     frames: mpsc::UnboundedSender<Vec<u8>>,
     state: Arc<Mutex<State>>,
     id: i64,
     patience: Duration,
+    /// Whom it was said last to be.
+    said: Mutex<Option<String>>,
     ended: Ended,
 }
 
@@ -88,9 +99,10 @@ impl Session {
         grant: &Grant,
         tls: Option<&tls::Client>,
         secret: Option<&str>,
+        farewell: Farewell,
     ) -> Result<Self, Error> {
         let limit = grant.connect_timeout;
-        let opened = timeout(limit, Self::dial(endpoint, grant, tls)).await;
+        let opened = timeout(limit, Self::dial(endpoint, grant, tls, farewell)).await;
         let session = opened.map_err(|_| Error::Broken(format!("no session within {limit:?}")))??;
         if let Some(secret) = secret {
             session.authenticate(secret).await?;
@@ -98,7 +110,12 @@ impl Session {
         Ok(session)
     }
 
-    async fn dial(endpoint: &str, grant: &Grant, tls: Option<&tls::Client>) -> Result<Self, Error> {
+    async fn dial(
+        endpoint: &str,
+        grant: &Grant,
+        tls: Option<&tls::Client>,
+        farewell: Farewell,
+    ) -> Result<Self, Error> {
         let (host, _) = endpoint.rsplit_once(':').unwrap_or((endpoint, ""));
         let host = host.trim_start_matches('[').trim_end_matches(']');
         // An address of the host that takes the connection.
@@ -112,10 +129,15 @@ impl Session {
                 Box::new(tls.connect(socket, address, name, Protocol::Any).await?)
             }
         };
-        Self::begin(endpoint, grant, stream).await
+        Self::begin(endpoint, grant, stream, farewell).await
     }
 
-    async fn begin(endpoint: &str, grant: &Grant, mut stream: Box<dyn Stream>) -> Result<Self, Error> {
+    async fn begin(
+        endpoint: &str,
+        grant: &Grant,
+        mut stream: Box<dyn Stream>,
+        farewell: Farewell,
+    ) -> Result<Self, Error> {
         let (limit, wanted) = (grant.connect_timeout, grant.session_timeout.as_millis());
         let wanted = i32::try_from(wanted).unwrap_or(i32::MAX);
         stream.write_all(&Body::connect(wanted).framed()).await?;
@@ -130,11 +152,19 @@ impl Session {
         let (state, ended) = (Arc::<Mutex<State>>::default(), Ended::default());
         let (served, over) = (state.clone(), ended.clone());
         tokio::spawn(async move {
-            let error = serve(stream, buffer, to_write, &served, patience).await;
+            let error = serve(stream, buffer, to_write, &served, patience, farewell).await;
             over.set();
             State::end(&served, error);
         });
-        Ok(Self { endpoint: endpoint.to_owned(), frames, state, id: session, patience, ended })
+        Ok(Self {
+            endpoint: endpoint.to_owned(),
+            frames,
+            state,
+            id: session,
+            patience,
+            said: Mutex::default(),
+            ended,
+        })
     }
 
     pub fn endpoint(&self) -> &str {
@@ -144,6 +174,11 @@ impl Session {
     /// What ZooKeeper calls it, and the owner of nodes that go away with it.
     pub fn id(&self) -> i64 {
         self.id
+    }
+
+    /// How long the server keeps it when nothing is heard of it.
+    pub fn timeout(&self) -> Duration {
+        self.patience
     }
 
     /// What is asked next takes another session.
@@ -157,7 +192,13 @@ impl Session {
 
     /// Says who the gateway is, beside whom it was before: ZooKeeper lets a session be several.
     pub async fn authenticate(&self, secret: &str) -> Result<(), Error> {
-        self.send(xid::AUTH, op::AUTH, &Body::auth("digest", secret.as_bytes())).answer().await.map(drop)
+        self.send(xid::AUTH, op::AUTH, &Body::auth("digest", secret.as_bytes())).answer().await?;
+        *lock(&self.said) = Some(secret.to_owned());
+        Ok(())
+    }
+
+    pub fn has_said(&self, secret: &str) -> bool {
+        lock(&self.said).as_deref() == Some(secret)
     }
 
     /// Asks at once; the answers come in the order of the questions.
@@ -328,6 +369,7 @@ async fn serve(
     frames: mpsc::UnboundedReceiver<Vec<u8>>,
     state: &Mutex<State>,
     session_timeout: Duration,
+    farewell: Farewell,
 ) -> Error {
     let (mut reading, writing) = tokio::io::split(stream);
     let silence = session_timeout * 2 / 3;
@@ -342,10 +384,11 @@ async fn serve(
     let mut read = std::pin::pin!(read);
     let written = tokio::select! {
         error = &mut read => return error,
-        written = write(writing, frames, session_timeout / 3) => written,
+        written = write(writing, frames, session_timeout / 3, farewell) => written,
     };
     match written {
         Err(error) => error,
+        Ok(()) if farewell == Farewell::None => Error::Broken("nobody uses the session".into()),
         // The server closes the connection when it has heard it.
         Ok(()) => match timeout(FAREWELL, read).await {
             Ok(error) => error,
@@ -354,17 +397,19 @@ async fn serve(
     }
 }
 
-/// Until nobody uses the session any more, which the server is told then.
+/// Until nobody uses the session any more, which the server is told then if it is to be.
 async fn write(
     mut stream: impl AsyncWrite + Unpin,
     mut frames: mpsc::UnboundedReceiver<Vec<u8>>,
     ping: Duration,
+    farewell: Farewell,
 ) -> Result<(), Error> {
     loop {
         let next = timeout(ping, frames.recv()).await;
         let over = matches!(next, Ok(None));
         let mut bytes = match next {
             Ok(Some(frame)) => frame,
+            Ok(None) if farewell == Farewell::None => return Ok(()),
             Ok(None) => Body::request(0, op::CLOSE, &Body::default()),
             Err(_) => Body::request(xid::PING, op::PING, &Body::default()),
         };
@@ -379,8 +424,8 @@ async fn write(
     }
 }
 
-/// Waits for a frame from a server that is never silent for so long. Dropping the future loses nothing: what was read is
-/// in the buffer.
+/// Waits for a frame from a server that is never silent for so long. Dropping the future loses nothing: what was read
+/// is in the buffer.
 async fn next_frame(
     stream: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,

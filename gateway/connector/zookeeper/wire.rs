@@ -2,15 +2,19 @@
 //!
 //! What is read here was written by whatever answers at the address of a ZooKeeper, and is not believed.
 
-/// The longest frame taken, in bytes. A node has one megabyte at most, unless its server is told otherwise; what is long
-/// is a list of names.
+/// The longest frame taken, in bytes. A node has one megabyte at most, unless its server is told otherwise; what is
+/// long is a list of names.
 pub const LONGEST_FRAME: usize = 64 << 20;
 
 /// What is asked for, as ZooKeeper numbers it.
 pub mod op {
+    pub const CREATE: i32 = 1;
+    pub const DELETE: i32 = 2;
     pub const DATA: i32 = 4;
+    pub const SET_DATA: i32 = 5;
     pub const PING: i32 = 11;
     pub const CHILDREN: i32 = 12;
+    pub const MULTI: i32 = 14;
     pub const REMOVE_WATCHES: i32 = 18;
     pub const AUTH: i32 = 100;
     pub const ADD_WATCH: i32 = 106;
@@ -92,6 +96,16 @@ impl Body {
     /// A new session that ends when nothing is heard for so many milliseconds. A server that cannot write is of no use.
     pub fn connect(timeout_ms: i32) -> Self {
         Self::default().int(0).long(0).int(timeout_ms).long(0).bytes(&[0; 16]).flag(false)
+    }
+
+    /// Several requests, of which all are done or none.
+    pub fn multi(requests: &[(i32, Self)]) -> Self {
+        let mut body = Self::default();
+        for (op, request) in requests {
+            body = body.int(*op).flag(false).int(-1);
+            body.0.extend(&request.0);
+        }
+        body.int(-1).flag(true).int(-1)
     }
 
     /// As it is sent, with its length.
@@ -234,6 +248,20 @@ impl Stat {
         // How long its data is, and how many children there are.
         reader.take(4 + 4)?;
         Ok(Self { mzxid, owner, pzxid: reader.long()? })
+    }
+}
+
+/// What is in a node, and what is known of it.
+pub struct Data {
+    pub bytes: Vec<u8>,
+    pub stat: Stat,
+}
+
+impl Data {
+    pub fn read(bytes: &[u8]) -> Result<Self, WireError> {
+        let mut reader = Reader(bytes);
+        let bytes = reader.bytes()?.to_vec();
+        Ok(Self { bytes, stat: Stat::read(&mut reader)? })
     }
 }
 

@@ -1,20 +1,11 @@
 //! Keeping an announcement alive.
 //!
 //! An instance is one key under one lease. When the lease is lost it is announced anew, under a new one. When an
-//! operator edits the value, say to `state=inactive`, the edit stays: it is written again when the key must be. The
-//! edit of `etcdctl put` also takes the key off its lease, so it would outlive the instance; it is put back on.
+//! operator edits the value, say to `state=inactive`, the edit stays: it is written again when the key must be. An edit
+//! may also take the key off its lease, as that of `etcdctl put` does, so that it would outlive the instance; it is put
+//! back on.
 
-use guest::entries::Entry;
-
-use crate::layout::Settings;
-
-/// What is announced.
-pub struct Instance {
-    pub service: String,
-    pub entry: Entry,
-}
-
-/// etcd, as much of it as is needed here.
+/// A registry whose keys hang on leases, as much of it as is needed here.
 pub trait Registry {
     type Lease;
     type Failure;
@@ -25,18 +16,21 @@ pub trait Registry {
     fn keep_alive(&self, lease: &Self::Lease) -> Result<u32, Self::Failure>;
     fn put(&self, lease: &Self::Lease, key: &str, value: &[u8]) -> Result<(), Self::Failure>;
     /// The value of a key and the lease it hangs on.
-    fn get(&self, key: &str) -> Result<Option<(Vec<u8>, i64)>, Self::Failure>;
+    fn get(&self, lease: &Self::Lease, key: &str) -> Result<Option<(Vec<u8>, i64)>, Self::Failure>;
     fn revoke(&self, lease: &Self::Lease) -> Result<(), Self::Failure>;
 }
 
 /// An instance that is announced, or will be with the next `renew`.
 pub struct Announced<R: Registry> {
-    settings: Settings,
-    instance: Instance,
+    written: Box<Written>,
+    ttl_seconds: u32,
     /// What is or was written, by us or by an operator since.
     value: Option<Vec<u8>>,
     held: Option<Held<R::Lease>>,
 }
+
+/// The key and the value by which clients find the instance, by the id of the lease.
+pub type Written = dyn Fn(i64) -> (String, String);
 
 struct Held<L> {
     id: i64,
@@ -50,8 +44,8 @@ pub struct Step {
 }
 
 impl<R: Registry> Announced<R> {
-    pub fn new(settings: Settings, instance: Instance) -> Announced<R> {
-        Announced { settings, instance, value: None, held: None }
+    pub fn new(ttl_seconds: u32, written: Box<Written>) -> Announced<R> {
+        Announced { written, ttl_seconds, value: None, held: None }
     }
 
     /// Sees to it that the key is there, on a lease that lives.
@@ -74,7 +68,7 @@ impl<R: Registry> Announced<R> {
     }
 
     fn announce(&mut self, registry: &R) -> Result<Step, R::Failure> {
-        let ttl_seconds = self.settings.ttl_seconds;
+        let ttl_seconds = self.ttl_seconds;
         let (id, lease) = registry.grant(ttl_seconds)?;
         let (key, value) = self.written(id);
         if let Err(failure) = registry.put(&lease, &key, &value) {
@@ -90,7 +84,7 @@ impl<R: Registry> Announced<R> {
     fn look_after(&mut self, registry: &R, ttl_seconds: u32) -> Result<Step, R::Failure> {
         let Some(Held { id, lease }) = &self.held else { return Ok(Step { ttl_seconds }) };
         let (key, value) = self.written(*id);
-        match registry.get(&key)? {
+        match registry.get(lease, &key)? {
             None => registry.put(lease, &key, &value)?,
             Some((found, on)) => {
                 if on != *id {
@@ -103,7 +97,7 @@ impl<R: Registry> Announced<R> {
     }
 
     fn written(&self, lease: i64) -> (String, Vec<u8>) {
-        let (key, value) = self.settings.layout.write(&self.instance.service, &self.instance.entry, lease);
+        let (key, value) = (self.written)(lease);
         (key, self.value.clone().unwrap_or_else(|| value.into_bytes()))
     }
 }
@@ -172,7 +166,7 @@ mod tests {
             Ok(())
         }
 
-        fn get(&self, key: &str) -> Result<Option<(Vec<u8>, i64)>, &'static str> {
+        fn get(&self, _: &i64, key: &str) -> Result<Option<(Vec<u8>, i64)>, &'static str> {
             self.up()?;
             Ok(self.keys.borrow().get(key).cloned())
         }
@@ -186,14 +180,12 @@ mod tests {
 
     const KEY: &str = "/b/svc/tcp@a:1";
 
-    fn announced(settings: &str) -> (Announced<Fake>, Fake) {
-        let entry = Entry { weight: 2, ..Entry::plain("a:1") };
-        let instance = Instance { service: "svc".to_owned(), entry };
-        (Announced::new(Settings::read(settings).unwrap(), instance), Fake::default())
+    fn announced(written: impl Fn(i64) -> (String, String) + 'static) -> (Announced<Fake>, Fake) {
+        (Announced::new(30, Box::new(written)), Fake::default())
     }
 
     fn rpcx() -> (Announced<Fake>, Fake) {
-        announced(r#"{"layout":"rpcx","base":"/b"}"#)
+        announced(|_| (KEY.to_owned(), "weight=2".to_owned()))
     }
 
     fn check(etcd: &Fake, key: &str, value: &str, lease: i64) {
@@ -210,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_lost_lease_is_replaced() {
-        let (mut announced, etcd) = announced(r#"{"layout":"go-zero"}"#);
+        let (mut announced, etcd) = announced(|lease| (format!("svc/{lease}"), "a:1".to_owned()));
         announced.renew(&etcd).unwrap();
         check(&etcd, "svc/1", "a:1", 1);
         etcd.expire(1);
