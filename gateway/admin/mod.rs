@@ -6,6 +6,7 @@
 mod answer;
 mod body;
 pub mod client;
+mod door;
 mod guard;
 mod io;
 mod metrics;
@@ -30,16 +31,19 @@ use http::request::Parts as Head;
 use hyper::{
     Method, Request, Response,
     body::Incoming,
-    header::{HeaderValue, VARY},
+    header::{CONNECTION, HeaderValue, VARY},
 };
 use tokio::{net::TcpListener, sync::Semaphore};
 
-pub use self::server::{Listening, start};
 use self::{
     answer::{Body, Rejection, json, with_type},
     guard::Guard,
     path::Resource,
     roster::Client,
+};
+pub use self::{
+    door::Door,
+    server::{Listening, start},
 };
 pub use crate::config::Access;
 use crate::{
@@ -53,6 +57,9 @@ use crate::{
 /// Answers that may be long, and are made at once.
 const LONG_ANSWERS: usize = 2;
 
+/// Why an order is refused that might not outlive the process.
+const UPGRADING: &str = "another process is about to take over, ask it in a moment";
+
 /// What the API shows and changes.
 pub struct Parts {
     pub catalog: Catalog,
@@ -62,6 +69,8 @@ pub struct Parts {
     pub files: Arc<tls::Files>,
     pub metrics: Arc<ProcessMetrics>,
     pub readiness: Readiness,
+    /// Whether clients are taken, on listeners that were [`start`]ed.
+    pub door: Door,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,10 +92,8 @@ pub async fn serve(
     access: Access,
     shutdown: impl Future<Output = ()>,
 ) {
-    let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
-    let guard = Guard::new(access, loopback);
-    let admin = Admin { scope, guard, parts, long_answers: Semaphore::new(LONG_ANSWERS) };
-    server::serve(listener, tls, Arc::new(admin), shutdown).await;
+    let admin = Arc::new(Admin::new(&listener, parts, scope, access));
+    server::serve(&listener, tls, admin, shutdown).await;
 }
 
 /// One listener's view of the API.
@@ -98,6 +105,12 @@ struct Admin {
 }
 
 impl Admin {
+    fn new(listener: &TcpListener, parts: Arc<Parts>, scope: Scope, access: Access) -> Self {
+        let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+        let guard = Guard::new(access, loopback);
+        Self { scope, guard, parts, long_answers: Semaphore::new(LONG_ANSWERS) }
+    }
+
     /// Always answers: what goes wrong becomes a status and a JSON object with `error`.
     async fn answer(
         self: Arc<Self>,
@@ -105,7 +118,13 @@ impl Admin {
         peer: SocketAddr,
         client: &Client,
     ) -> Response<Body> {
-        self.try_answer(request, peer.ip(), client).await.unwrap_or_else(Rejection::into_response)
+        let leaving = self.parts.door.clone();
+        let answer = self.try_answer(request, peer.ip(), client).await;
+        let mut answer = answer.unwrap_or_else(Rejection::into_response);
+        if leaving.is_leaving() {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
 
     async fn try_answer(
@@ -157,6 +176,10 @@ impl Admin {
     ) -> Result<Response<Body>, Rejection> {
         let Parts { catalog, memory, .. } = &*self.parts;
         match resource {
+            // The process that takes over has read what is known of the upstream.
+            Resource::Order(..) if self.parts.door.is_leaving() => {
+                Err(Rejection::Conflict(UPGRADING.to_owned()))
+            }
             Resource::Order(name, verb) => {
                 let upstream = upstreams::find(catalog, &name)?;
                 orders::carry_out(&upstream, verb, &body).await?;

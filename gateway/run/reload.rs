@@ -4,7 +4,7 @@ use std::{future::Future, path::Path, sync::Arc};
 
 use tokio::{signal::unix::Signal, sync::watch};
 
-use super::{ListenError, Listeners, PluginsError, descriptors, uses};
+use super::{ListenError, Listeners, PluginsError, Program, descriptors, uses};
 use crate::{
     backoff::Lasting,
     catalog::{Catalog, Control},
@@ -60,33 +60,44 @@ impl ReloadError {
     }
 }
 
-impl Reload<'_> {
-    /// Follows the file until `stop`, and says what runs then. SIGHUP reads the file, too.
-    pub(super) async fn until(
-        mut self,
-        stop: impl Future<Output = ()>,
-        hangup: Option<Signal>,
-    ) -> Arc<Config> {
-        self.follow(stop, hangup).await;
-        self.running
-    }
+/// What asks for something while the file is followed.
+pub(super) struct Asks {
+    pub program: Program,
+    /// To read the file again; to begin anew if the program is another one.
+    pub hangup: Signal,
+    /// To begin anew.
+    pub upgrade: Signal,
+}
 
-    async fn follow(&mut self, stop: impl Future<Output = ()>, hangup: Option<Signal>) {
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    Stop,
+    Upgrade,
+}
+
+impl Reload<'_> {
+    /// Follows the file until `stop`, or until a new process is asked for.
+    pub(super) async fn follow(&mut self, stop: impl Future<Output = ()>, asks: &mut Asks) -> Next {
         // A file that takes long, or a plugin that does, holds up no stop.
         tokio::select! {
-            () = stop => {}
-            () = self.follow_for_ever(hangup) => {}
+            () = stop => Next::Stop,
+            () = self.until_upgrade(asks) => Next::Upgrade,
         }
     }
 
-    async fn follow_for_ever(&mut self, hangup: Option<Signal>) {
-        let Some((path, mut hangup)) = self.path.zip(hangup) else { return std::future::pending().await };
+    async fn until_upgrade(&mut self, asks: &mut Asks) {
+        let Some(path) = self.path else { return std::future::pending().await };
         let mut news = self.plugins.news();
         let mut feed = file::follow(path, Arc::default());
         loop {
             let content = tokio::select! {
                 content = feed.next() => Some(content),
-                _ = hangup.recv() => None,
+                _ = asks.hangup.recv() => match asks.program.was_exchanged() {
+                    true => return,
+                    false => None,
+                },
+                _ = asks.upgrade.recv() => return,
                 // What was missing may have come.
                 Ok(()) = news.changed(), if self.lacking.is_some() => None,
             };

@@ -81,3 +81,4 @@ mod tls_in;
 mod tls_out;
 mod trials;
 mod trust;
+mod upgrade;
