@@ -8,6 +8,7 @@ mod listeners;
 mod operate;
 mod reload;
 mod remembering;
+mod systemd;
 mod upgrade;
 mod uses;
 
@@ -219,6 +220,9 @@ async fn gateway(
     let own = sockets.clients.own.clone();
     let registry = config.state.join(REGISTRY);
     let succeeds = succession.is_some();
+    if !succeeds {
+        systemd::starting();
+    }
     let text = std::mem::take(&mut estate.registry);
     let opened = blocking(move || match succeeds {
         true => Memory::succeed(registry, own, &text).map_err(SuccessionError::Registry),
@@ -335,6 +339,7 @@ async fn serve(
     };
 
     let reopening = tokio::spawn(reopen_logs(Arc::downgrade(&listeners.access_logs)));
+    let watchdog = tokio::spawn(systemd::watchdog(metrics.clone(), readiness.clone()));
 
     // Until it is time to stop, or a new process serves.
     let (path, mut asks) = match follow {
@@ -352,6 +357,7 @@ async fn serve(
         listeners: &mut listeners,
         serving: &serving,
         metrics,
+        readiness: readiness.clone(),
         lacking: None,
         unreadable: Lasting::default(),
     };
@@ -365,6 +371,7 @@ async fn serve(
             Next::Upgrade => {}
         }
         tracing::info!(program = %asks.program.path().display(), "Starting a new process");
+        systemd::reloading();
         let predecessor = Predecessor {
             program: &asks.program,
             limit: reload.running.upgrade_timeout,
@@ -378,10 +385,14 @@ async fn serve(
         match predecessor.hand_over(signals).await {
             Upgraded::Yes(pid) => {
                 tracing::info!(pid, "A new process serves, clients of this one may finish");
+                systemd::handed_over(pid);
                 say(&format!("upgraded {pid}"));
                 break true;
             }
-            Upgraded::No(error) => tracing::error!(%error, "No new process took over, serving on"),
+            Upgraded::No(error) => {
+                tracing::error!(%error, "No new process took over, serving on");
+                systemd::reloaded(&format!("No new process took over, serving on: {error}"));
+            }
             Upgraded::Stopped => break false,
         }
     };
@@ -395,8 +406,14 @@ async fn serve(
     // Readiness goes first, so that balancers in front have the delay to notice.
     readiness.draining();
     match handed_over {
-        true => leave(config.shutdown, signals, serving, workers).await,
-        false => drain(config.shutdown, signals, serving, workers).await,
+        true => {
+            watchdog.abort();
+            leave(config.shutdown, signals, serving, workers).await;
+        }
+        false => {
+            systemd::stopping(config.shutdown);
+            drain(config.shutdown, signals, serving, workers).await;
+        }
     }
     control.close().await;
     Ok(())
@@ -414,6 +431,7 @@ async fn become_ready(config: Arc<Config>, plugins: Plugins, catalog: Catalog, r
     // Those of a registry whose plugin has just come.
     catalog.first_lists().await;
     readiness.ready();
+    systemd::ready();
     say("ready");
 }
 

@@ -4,7 +4,7 @@ use std::{future::Future, path::Path, sync::Arc};
 
 use tokio::{signal::unix::Signal, sync::watch};
 
-use super::{ListenError, Listeners, PluginsError, Program, descriptors, uses};
+use super::{ListenError, Listeners, PluginsError, Program, descriptors, systemd, uses};
 use crate::{
     backoff::Lasting,
     catalog::{Catalog, Control},
@@ -13,7 +13,7 @@ use crate::{
     plugin::{Cause, Plugins},
     registry::Failure,
     server::{Lineup, Listener},
-    telemetry::{ProcessMetrics, Reload as Outcome},
+    telemetry::{ProcessMetrics, Readiness, Reload as Outcome},
     worker::Serving,
 };
 
@@ -28,6 +28,7 @@ pub(super) struct Reload<'a> {
     /// What the workers follow.
     pub serving: &'a watch::Sender<Serving>,
     pub metrics: Arc<ProcessMetrics>,
+    pub readiness: Readiness,
     /// What is wrong with the plugins of a configuration that was refused for it.
     pub lacking: Option<PluginsError>,
     /// That the file cannot be read.
@@ -93,10 +94,13 @@ impl Reload<'_> {
         loop {
             let content = tokio::select! {
                 content = feed.next() => Some(content),
-                _ = asks.hangup.recv() => match asks.program.was_exchanged() {
-                    true => return,
-                    false => None,
-                },
+                _ = asks.hangup.recv() => {
+                    if asks.program.was_exchanged() {
+                        return;
+                    }
+                    self.reload(path).await;
+                    continue;
+                }
                 _ = asks.upgrade.recv() => return,
                 // What was missing may have come.
                 Ok(()) = news.changed(), if self.lacking.is_some() => None,
@@ -108,14 +112,33 @@ impl Reload<'_> {
                     self.readable();
                     self.take(path).await;
                 }
-                None => self.take(path).await,
+                None => drop(self.take(path).await),
             }
         }
     }
 
-    async fn take(&mut self, path: &Path) {
+    /// Reads the file because somebody asks for it, who is told when that is done.
+    async fn reload(&mut self, path: &Path) {
+        if !self.readiness.is_ready() {
+            return drop(self.take(path).await);
+        }
+        systemd::reloading();
+        let outcome = self.take(path).await;
+        systemd::reloaded(&outcome);
+    }
+
+    /// Says in a line what came of it.
+    async fn take(&mut self, path: &Path) -> String {
         let result = self.read(path).await;
+        let outcome = match &result {
+            Ok(_) => "Serving".to_owned(),
+            Err(error) => {
+                let first = error.lines().into_iter().next().unwrap_or_default();
+                format!("Configuration refused, the running one stays: {first}")
+            }
+        };
         self.report(result);
+        outcome
     }
 
     /// Tried again by the feed, with pauses.

@@ -55,6 +55,7 @@ fn libraries_stay_where_they_belong() {
         ("rustls", &["tls/"]),
         ("tokio_rustls", &["tls/", "net/stream.rs"]),
         ("aws_lc_rs", &["tls/"]),
+        ("sd_notify", &["run/systemd.rs"]),
     ] {
         assert_only_in(library, homes);
     }

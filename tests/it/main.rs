@@ -75,6 +75,7 @@ mod sockets;
 mod source;
 mod standing;
 mod swaps;
+mod systemd;
 mod tcp;
 mod tcp_grant;
 mod tls_in;
