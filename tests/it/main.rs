@@ -60,6 +60,7 @@ mod offering;
 mod operator;
 mod overload;
 mod own_faults;
+mod package;
 mod plugin_files;
 mod plugins;
 mod process;

@@ -106,6 +106,15 @@ impl Gateway {
         gateway
     }
 
+    /// Runs a program that was installed with its configuration.
+    pub fn installed(program: &Path, config: &Path) -> Self {
+        let mut command = Command::new(program);
+        command.arg("run").arg("--config").arg(config);
+        let mut gateway = Self::spawn(command, tempfile::tempdir().unwrap(), &[]);
+        gateway.until_ready();
+        gateway
+    }
+
     /// Waits until a new process has taken over, which is the one that signals go to from then on. Says the id of the
     /// one before.
     pub fn until_upgraded(&mut self) -> u32 {
