@@ -66,7 +66,8 @@ rm -rf "$handout" "$handout.new"
 mkdir -p "$handout.new"
 cp "$built"/witgate{,.debug} "$handout.new"
 rm -rf "$work/with-profile"
-(cd "$handout.new" && sha256sum witgate witgate.debug >SHA256SUMS)
+scripts/package.sh "$handout.new/witgate" "$handout.new"
+(cd "$handout.new" && sha256sum witgate* >SHA256SUMS)
 mv "$handout.new" "$handout"
 "$handout/witgate" --version
 ls -l "$handout"

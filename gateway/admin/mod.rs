@@ -9,6 +9,7 @@ pub mod client;
 mod configuration;
 mod dashboard;
 mod discovery;
+mod door;
 mod feeds;
 mod guard;
 mod io;
@@ -36,11 +37,10 @@ use http::request::Parts as Head;
 use hyper::{
     Method, Request, Response,
     body::Incoming,
-    header::{HeaderValue, VARY},
+    header::{CONNECTION, HeaderValue, VARY},
 };
 use tokio::{net::TcpListener, sync::Semaphore};
 
-pub use self::server::{Listening, start};
 use self::{
     answer::{Body, Rejection, document, events, json, with_json, with_type},
     feeds::Feeds,
@@ -48,6 +48,10 @@ use self::{
     overview::Overview,
     path::Resource,
     roster::Client,
+};
+pub use self::{
+    door::Door,
+    server::{Listening, start},
 };
 pub use crate::config::{Access, Discovery};
 use crate::{
@@ -61,6 +65,9 @@ use crate::{
 /// Answers that may be long, and are made at once.
 const LONG_ANSWERS: usize = 2;
 
+/// Why an order is refused that might not outlive the process.
+const UPGRADING: &str = "another process is about to take over, ask it in a moment";
+
 /// What the API shows and changes.
 pub struct Parts {
     pub catalog: Catalog,
@@ -70,6 +77,8 @@ pub struct Parts {
     pub files: Arc<tls::Files>,
     pub metrics: Arc<ProcessMetrics>,
     pub readiness: Readiness,
+    /// Whether clients are taken, on listeners that were [`start`]ed.
+    pub door: Door,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,21 +100,8 @@ pub async fn serve(
     access: Access,
     shutdown: impl Future<Output = ()>,
 ) {
-    let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
-    let discovery = access.discovery.clone();
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let guard = Guard::new(access, loopback);
-    let admin = Admin {
-        scope,
-        scheme,
-        guard,
-        discovery,
-        parts,
-        long_answers: Semaphore::new(LONG_ANSWERS),
-        overview: Overview::default(),
-        feeds: Arc::default(),
-    };
-    server::serve(listener, tls, Arc::new(admin), shutdown).await;
+    let admin = Arc::new(Admin::new(&listener, tls.is_some(), parts, scope, access));
+    server::serve(&listener, tls, admin, shutdown).await;
 }
 
 /// One listener's view of the API.
@@ -123,6 +119,21 @@ struct Admin {
 }
 
 impl Admin {
+    fn new(listener: &TcpListener, secured: bool, parts: Arc<Parts>, scope: Scope, access: Access) -> Self {
+        let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+        let discovery = access.discovery.clone();
+        Self {
+            scope,
+            scheme: if secured { "https" } else { "http" },
+            guard: Guard::new(access, loopback),
+            discovery,
+            parts,
+            long_answers: Semaphore::new(LONG_ANSWERS),
+            overview: Overview::default(),
+            feeds: Arc::default(),
+        }
+    }
+
     /// Always answers: what goes wrong becomes a status and a JSON object with `error`.
     async fn answer(
         self: Arc<Self>,
@@ -130,7 +141,13 @@ impl Admin {
         peer: SocketAddr,
         client: &Client,
     ) -> Response<Body> {
-        self.try_answer(request, peer.ip(), client).await.unwrap_or_else(Rejection::into_response)
+        let leaving = self.parts.door.clone();
+        let answer = self.try_answer(request, peer.ip(), client).await;
+        let mut answer = answer.unwrap_or_else(Rejection::into_response);
+        if leaving.is_leaving() {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
 
     async fn try_answer(
@@ -192,6 +209,10 @@ impl Admin {
     ) -> Result<Response<Body>, Rejection> {
         let Parts { catalog, memory, .. } = &*self.parts;
         match resource {
+            // The process that takes over has read what is known of the upstream.
+            Resource::Order(..) if self.parts.door.is_leaving() => {
+                Err(Rejection::Conflict(UPGRADING.to_owned()))
+            }
             Resource::Order(name, verb) => {
                 let upstream = upstreams::find(catalog, &name)?;
                 orders::carry_out(&upstream, verb, &body).await?;

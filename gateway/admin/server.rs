@@ -44,8 +44,8 @@ pub struct Listening {
     pub access: Access,
 }
 
-/// Answers on these listeners as long as the process lives, on a thread of its own: health is answered whatever else
-/// keeps the gateway busy.
+/// Answers on these listeners while the door is open, on a thread of its own: health is answered whatever else keeps
+/// the gateway busy.
 pub fn start(listenings: Vec<Listening>, parts: Arc<Parts>) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let serve = async move {
@@ -54,8 +54,13 @@ pub fn start(listenings: Vec<Listening>, parts: Arc<Parts>) -> io::Result<()> {
             let listener = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
             match listener {
                 Ok(listener) => {
-                    let for_ever = std::future::pending();
-                    served.spawn(super::serve(listener, tls, parts.clone(), scope, access, for_ever));
+                    let door = parts.door.clone();
+                    let admin = Admin::new(&listener, tls.is_some(), parts.clone(), scope, access);
+                    let admin = Arc::new(admin);
+                    served.spawn(async move {
+                        door.while_open(|shut| serve(&listener, tls.clone(), admin.clone(), shut.wait()))
+                            .await;
+                    });
                 }
                 Err(error) => tracing::error!(%error, "Admin listener failed"),
             }
@@ -67,7 +72,7 @@ pub fn start(listenings: Vec<Listening>, parts: Arc<Parts>) -> io::Result<()> {
 }
 
 pub(super) async fn serve(
-    listener: TcpListener,
+    listener: &TcpListener,
     tls: Option<Arc<tls::Server>>,
     admin: Arc<Admin>,
     shutdown: impl Future<Output = ()>,
@@ -79,7 +84,7 @@ pub(super) async fn serve(
     let mut errors = AcceptErrors::default();
     loop {
         let (stream, peer) = tokio::select! {
-            accepted = accept(&listener, &mut errors) => accepted,
+            accepted = accept(listener, &mut errors) => accepted,
             () = &mut shutdown => break,
         };
         while connections.try_join_next().is_some() {}
@@ -99,7 +104,6 @@ pub(super) async fn serve(
             closing.subscribe(),
         ));
     }
-    drop(listener);
     closing.send_replace(true);
     admin.feeds.end();
     let ended = async { while connections.join_next().await.is_some() {} };
@@ -132,11 +136,11 @@ async fn connection(
 ) {
     let client = &place.client;
     let stream = tokio::select! {
+        // Who has just come has its first answer, also when the listener closes.
         opened = open(stream, tls, peer) => match opened {
             Some(stream) => stream,
             None => return,
         },
-        () = closed(&mut closing) => return,
         () = client.told_to_leave() => return,
     };
     let service = service_fn(|request| {

@@ -94,6 +94,7 @@ impl Api {
             files: Arc::default(),
             metrics: Arc::new(ProcessMetrics::new(1)),
             readiness: Readiness::default(),
+            door: Door::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -76,6 +76,8 @@ impl<'a> Checker<'a> {
         let dns_servers = self.dns_servers(&top.key("resolver").key("servers"), &file.resolver.servers);
         let plugins = self.plugins(&top.key("plugins"), &file.plugins);
         let shutdown = self.shutdown(&top.key("shutdown"), &file.shutdown);
+        let upgrade = top.key("upgrade").key("timeout_ms");
+        let upgrade_timeout = self.duration_ms(&upgrade, file.upgrade.timeout_ms);
         self.trusts = trusts(&file.registry);
         self.identity = self.identity(&top.key("gateway"), &file.gateway);
         let registries = self.registries(&file.registry);
@@ -89,6 +91,7 @@ impl<'a> Checker<'a> {
             dns_servers,
             plugins: plugins?,
             shutdown,
+            upgrade_timeout,
             registries,
             upstreams,
             routes: order::most_specific_first(requests),

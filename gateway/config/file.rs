@@ -59,6 +59,8 @@ pub(super) struct File {
     pub plugins: Plugins,
     /// How the gateway ends.
     pub shutdown: Shutdown,
+    /// How the gateway hands over to a new process.
+    pub upgrade: Upgrade,
     /// Registries by name. Default: `memory`, the registry inside the gateway, if the file names none.
     pub registry: BTreeMap<String, Registry>,
     /// Upstreams by name.
@@ -102,5 +104,19 @@ pub(super) struct Shutdown {
 impl Default for Shutdown {
     fn default() -> Self {
         Self { delay_ms: 1_000, drain_ms: 30_000 }
+    }
+}
+
+/// How the gateway hands over to a new process.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Upgrade {
+    /// Milliseconds that a new process has to be ready; after that the old one serves on without it. Default: 60000.
+    pub timeout_ms: u64,
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Self { timeout_ms: 60_000 }
     }
 }

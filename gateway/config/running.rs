@@ -40,6 +40,8 @@ pub struct Config {
     pub dns_servers: Vec<SocketAddr>,
     pub plugins: Plugins,
     pub shutdown: Shutdown,
+    /// How long a new process has to be ready.
+    pub upgrade_timeout: Duration,
     pub registries: BTreeMap<String, Arc<Registry>>,
     pub upstreams: BTreeMap<UpstreamName, Arc<Upstream>>,
     /// The most specific first: a request takes the first that matches.
@@ -85,6 +87,7 @@ impl Config {
                 },
             },
             shutdown: Shutdown { delay: Duration::from_secs(1), drain: Duration::from_secs(30) },
+            upgrade_timeout: Duration::from_secs(60),
             registries: BTreeMap::new(),
             upstreams: BTreeMap::new(),
             routes: Vec::new(),

@@ -106,6 +106,11 @@ impl Opened {
         metadata(path)?;
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = fs::File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+        Self::of(file)
+    }
+
+    /// A file that somebody else has opened.
+    pub fn of(file: fs::File) -> Result<Self, ReadError> {
         let metadata = file.metadata()?;
         is_file(&metadata)?;
         Ok(Self { file, metadata })

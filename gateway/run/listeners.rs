@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 use crate::{
     config::{self, Config, ListenerProtocol},
     registry::OwnAddresses,
-    server::{self, Listener},
+    server::{self, Inherited, Listener},
     telemetry::{
         ProcessMetrics,
         access::{AccessLog, AccessLogs},
@@ -29,6 +29,8 @@ pub(super) struct Listeners {
     /// Dropped first: it waits for the last lines, and the listeners write them.
     pub access_logs: Arc<AccessLogs>,
     running: Vec<Listener>,
+    /// Those of the process before, until this one has its own.
+    inherited: Vec<Inherited>,
     pub files: Arc<tls::Files>,
     metrics: Arc<ProcessMetrics>,
     /// Where the gateway listens, these and the admin API.
@@ -42,6 +44,7 @@ impl Listeners {
         let access_logs = Arc::default();
         Self {
             running: Vec::new(),
+            inherited: Vec::new(),
             files,
             metrics,
             access_logs,
@@ -54,23 +57,21 @@ impl Listeners {
     /// changes; one that is new is bound. Nothing is served differently before [`Self::replace`], and dropping what
     /// this returns gives it up.
     pub(super) fn prepare(&self, config: &Config) -> Result<Vec<Listener>, ListenError> {
-        let ours: Vec<SocketAddr> = self.running.iter().map(Listener::address).collect();
-        let mut left: Vec<&Listener> = self.running.iter().collect();
+        let running = self.running.iter().map(Known::Running);
+        let mut left: Vec<Known<'_>> = running.chain(self.inherited.iter().map(Known::Inherited)).collect();
+        let ours: Vec<SocketAddr> = left.iter().map(Known::address).collect();
         // Port 0 may be there several times, and then the name says which is which.
-        let mut take = |is: &dyn Fn(&config::Listener) -> bool| {
-            left.iter().position(|known| is(&known.settings)).map(|place| left.remove(place))
-        };
+        let mut take =
+            |is: &dyn Fn(&Known<'_>) -> bool| left.iter().position(is).map(|place| left.remove(place));
         let wanted = &config.listeners;
-        let mut known: Vec<Option<&Listener>> = wanted
-            .iter()
-            .map(|new| take(&|old| (old.address, &old.name) == (new.address, &new.name)))
-            .collect();
+        let mut known: Vec<Option<Known<'_>>> =
+            wanted.iter().map(|new| take(&|old| old.wanted() == (new.address, &new.name))).collect();
         for (known, new) in known.iter_mut().zip(wanted).filter(|(known, _)| known.is_none()) {
-            *known = take(&|old| old.address == new.address);
+            *known = take(&|old| old.wanted().0 == new.address);
         }
         let prepared = wanted.iter().zip(known).map(|(settings, known)| match known {
-            Some(known) if *known.settings == *settings => Ok(known.clone()),
-            Some(known) => {
+            Some(Known::Running(known)) if *known.settings == *settings => Ok(known.clone()),
+            Some(Known::Running(known)) => {
                 let before = &known.settings;
                 let tls = match (&before.tls, before.protocol) == (&settings.tls, settings.protocol) {
                     true => known.tls.clone(),
@@ -82,9 +83,28 @@ impl Listeners {
                 };
                 Ok(known.with(Arc::new(settings.clone()), tls, &self.metrics).logged(log))
             }
-            None => self.bind(settings, config.workers, &ours),
+            Some(Known::Inherited(inherited)) => {
+                self.made(settings, config.workers, |settings, tls, workers, metrics| {
+                    Listener::inherit(settings, tls, workers, metrics, inherited)
+                })
+            }
+            None => self.made(settings, config.workers, |settings, tls, workers, metrics| {
+                match self.inherited.is_empty() {
+                    true => Listener::bind(settings, tls, workers, metrics, &ours),
+                    false => Listener::bind_quietly(settings, tls, workers, metrics, &ours),
+                }
+            }),
         });
         prepared.collect()
+    }
+
+    /// The first that run: on sockets of the process before, as far as the configuration has their addresses.
+    pub(super) fn begin(&mut self, config: &Config, inherited: Vec<Inherited>) -> Result<(), ListenError> {
+        self.inherited = inherited;
+        let listeners = self.prepare(config)?;
+        self.inherited.clear();
+        self.replace(listeners);
+        Ok(())
     }
 
     /// Those that run from now on. Returns those that are new and those that are gone.
@@ -101,14 +121,20 @@ impl Listeners {
         &self.running
     }
 
-    fn bind(
+    /// A listener that is new in this process.
+    fn made(
         &self,
         settings: &config::Listener,
         workers: usize,
-        ours: &[SocketAddr],
+        make: impl FnOnce(
+            Arc<config::Listener>,
+            Option<Arc<tls::Server>>,
+            usize,
+            &ProcessMetrics,
+        ) -> Result<Listener, server::BindError>,
     ) -> Result<Listener, ListenError> {
         let (tls, log) = (self.open_tls(settings)?, self.open_log(settings, workers)?);
-        Listener::bind(Arc::new(settings.clone()), tls, workers, &self.metrics, ours)
+        make(Arc::new(settings.clone()), tls, workers, &self.metrics)
             .map(|listener| listener.logged(log))
             .map_err(|error| ListenError::Bind { listener: settings.name.clone(), error })
     }
@@ -137,5 +163,28 @@ impl Listeners {
             address: settings.address,
             error: error.to_string(),
         })
+    }
+}
+
+/// Sockets that there are, whose listener may change.
+enum Known<'a> {
+    Running(&'a Listener),
+    Inherited(&'a Inherited),
+}
+
+impl Known<'_> {
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Running(listener) => listener.address(),
+            Self::Inherited(inherited) => inherited.address,
+        }
+    }
+
+    /// Their address as the settings say it, and their name.
+    fn wanted(&self) -> (SocketAddr, &Arc<str>) {
+        match self {
+            Self::Running(listener) => (listener.settings.address, &listener.settings.name),
+            Self::Inherited(inherited) => (inherited.wanted, &inherited.name),
+        }
     }
 }

@@ -7,11 +7,15 @@ mod descriptors;
 mod listeners;
 mod operate;
 mod reload;
+mod remembering;
+mod systemd;
+mod upgrade;
 mod uses;
 
 use std::{
     io::{self, Write as _},
     net::SocketAddr,
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
@@ -19,7 +23,7 @@ use std::{
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{oneshot, watch},
+    sync::watch,
 };
 
 pub use self::{
@@ -27,8 +31,15 @@ pub use self::{
     demo::demo,
     listeners::ListenError,
     operate::{Gateway, OperateError, Operation, operate},
+    upgrade::SuccessionError,
 };
-use self::{listeners::Listeners, reload::Reload, uses::uses};
+use self::{
+    listeners::Listeners,
+    reload::{Next, Reload},
+    remembering::Remembering,
+    upgrade::{Admins, Estate, InheritedAdmin, Predecessor, Program, Succession, Upgraded},
+    uses::uses,
+};
 use crate::{
     admin,
     backoff::Lasting,
@@ -41,7 +52,7 @@ use crate::{
     server::{Lineup, Listener, Workers},
     telemetry::{ProcessMetrics, Readiness, access::AccessLogs, text::shown},
     tls::{self, ServerSettings},
-    upstream::Disk,
+    upstream::{Disk, UpstreamName},
     worker::{self, Serving},
 };
 
@@ -79,6 +90,10 @@ pub enum StartError {
     Folder { folder: PathBuf, source: io::Error },
     #[error(transparent)]
     Plugins(#[from] PluginsError),
+    #[error("cannot find its own program")]
+    Program(#[source] io::Error),
+    #[error("cannot take over from the running process")]
+    Succession(#[from] SuccessionError),
     #[error("stopped before it was done")]
     Stopped,
 }
@@ -112,6 +127,10 @@ struct Sockets {
     admin: Option<AdminSocket>,
     registrations: Option<AdminSocket>,
     clients: Listeners,
+    /// Copies of the first two, for a new process.
+    copies: Admins,
+    /// The numbers of those that the process before had.
+    taken: Vec<usize>,
 }
 
 /// With what ends TLS there.
@@ -138,10 +157,10 @@ fn start(
         // Before anything that takes time: each of these would end the process. Where no file is followed SIGHUP keeps
         // its meaning: the terminal is gone.
         ignore_signals().map_err(StartError::Threads)?;
+        let program = Program::running().map_err(StartError::Program)?;
         let mut signals = Signals::new().map_err(StartError::Threads)?;
-        let followed =
-            |path| Ok::<_, StartError>((path, signal(SignalKind::hangup()).map_err(StartError::Threads)?));
-        let follow = follow.map(followed).transpose()?;
+        let follow =
+            follow.map(|path| Followed::new(path, program)).transpose().map_err(StartError::Threads)?;
         match signals.unless_stopped(blocking(load)).await {
             Some(config) => gateway(Arc::new(config?), follow, join, &mut signals).await,
             None => Ok(()),
@@ -164,62 +183,102 @@ async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -
     }
 }
 
+/// The configuration file, and what has it read again or the gateway begin anew.
+struct Followed<'a> {
+    path: &'a Path,
+    program: Program,
+    hangup: Signal,
+    upgrade: Signal,
+}
+
+impl<'a> Followed<'a> {
+    fn new(path: &'a Path, program: Program) -> io::Result<Self> {
+        let (hangup, upgrade) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined2())?);
+        Ok(Self { path, program, hangup, upgrade })
+    }
+}
+
 async fn gateway(
     config: Arc<Config>,
-    follow: Option<(&Path, Signal)>,
+    follow: Option<Followed<'_>>,
     join: impl FnOnce(Started) -> Result<(), StartError>,
     signals: &mut Signals,
 ) -> Result<(), StartError> {
     descriptors::provide(&config);
+    let succession = Succession::of_this_process()?;
+    let estate = match &succession {
+        Some(succession) => match signals.unless_stopped(succession.estate()).await {
+            Some(estate) => Some(estate?),
+            None => return Ok(()),
+        },
+        None => None,
+    };
     // Then sockets: a port in use is told before anything else happens.
     let metrics = Arc::new(ProcessMetrics::new(config.workers));
-    let sockets = bind(&config, &metrics).await?;
+    let mut estate = estate.unwrap_or_default();
+    let sockets = bind(&config, &metrics, &mut estate).await?;
     let own = sockets.clients.own.clone();
     let registry = config.state.join(REGISTRY);
-    let (memory, warnings) =
-        match signals.unless_stopped(blocking(move || Memory::open_beside(registry, own))).await {
-            Some(opened) => opened,
-            None => return Ok(()),
-        };
+    let succeeds = succession.is_some();
+    if !succeeds {
+        systemd::starting();
+    }
+    let text = std::mem::take(&mut estate.registry);
+    let opened = blocking(move || match succeeds {
+        true => Memory::succeed(registry, own, &text).map_err(SuccessionError::Registry),
+        false => Ok(Memory::open_beside(registry, own)),
+    });
+    let (memory, warnings) = match signals.unless_stopped(opened).await {
+        Some(opened) => opened?,
+        None => return Ok(()),
+    };
     for warning in warnings {
         tracing::warn!(%warning, "Embedded registry not as it was left");
     }
-    let (remember, enough) = oneshot::channel::<()>();
-    let remembering = tokio::spawn({
-        let memory = memory.clone();
-        async move { memory.run(async { enough.await.unwrap_or_default() }).await }
-    });
-    let outcome = serve(config, follow, join, signals, sockets, memory, metrics).await;
-    drop(remember);
-    // A panic there has been reported where it happened.
-    let _ = remembering.await;
+    let mut remembering = Remembering::of(memory);
+    if !succeeds {
+        remembering.start();
+    }
+    let succession = succession.map(|succession| (succession, estate.upstreams));
+    let outcome = serve(config, follow, join, signals, sockets, &mut remembering, metrics, succession).await;
+    remembering.stop().await;
     tracing::info!("Stopped");
     outcome
 }
 
+#[expect(clippy::too_many_arguments, reason = "it is where everything comes together")]
 async fn serve(
     config: Arc<Config>,
-    follow: Option<(&Path, Signal)>,
+    follow: Option<Followed<'_>>,
     join: impl FnOnce(Started) -> Result<(), StartError>,
     signals: &mut Signals,
     sockets: Sockets,
-    memory: Arc<Memory>,
+    remembering: &mut Remembering,
     metrics: Arc<ProcessMetrics>,
+    succession: Option<(Succession, Vec<String>)>,
 ) -> Result<(), StartError> {
-    // The control plane. The admin API first: whoever asks how the start goes is answered while it does.
+    // The control plane. The admin API first: whoever asks how the start goes is answered while it does, by the process
+    // before if there is one.
     let started = announce(&sockets);
-    let Sockets { admin, registrations, clients: mut listeners } = sockets;
+    let Sockets { admin, registrations, clients: mut listeners, copies, taken } = sockets;
     let (own, files) = (listeners.own.clone(), listeners.files.clone());
-    let plugins = Plugins::start(&config, Arc::new(Lent::new(memory.clone())))?;
-    let (catalog, control) = Catalog::start(parts(&config, &plugins, own, files.clone()), config.clone());
+    let disk = disk(&config, &own);
+    if succession.is_some() {
+        disk.give();
+    }
+    let plugins = Plugins::start(&config, Arc::new(Lent::new(remembering.memory.clone())))?;
+    let parts = parts(&config, &plugins, own, files.clone(), disk.clone());
+    let (catalog, control) = Catalog::start(parts, config.clone());
     let readiness = Readiness::default();
+    let door = if succession.is_some() { admin::Door::shut() } else { admin::Door::default() };
     let admin_parts = Arc::new(admin::Parts {
         catalog: catalog.clone(),
         plugins: plugins.clone(),
-        memory,
+        memory: remembering.memory.clone(),
         files,
         metrics: metrics.clone(),
         readiness: readiness.clone(),
+        door: door.clone(),
     });
     serve_admin(&config, admin, registrations, admin_parts)?;
 
@@ -238,37 +297,124 @@ async fn serve(
             return Ok(());
         }
     }
-    let mut lineup = Lineup::of(listeners.running().to_vec());
-    lineup.ending = config.shutdown;
+    // Where another process serves, nobody is served here yet.
+    let first = if succession.is_some() { Vec::new() } else { listeners.running().to_vec() };
+    let lineup = Lineup { ending: config.shutdown, ..Lineup::of(first) };
     let (serving, followed) = watch::channel(Serving { table: catalog.table(), lineup });
     let workers = start_workers(config.workers, &catalog, &metrics, &followed)?;
     join(started)?;
-    let ready =
-        tokio::spawn(become_ready(config.clone(), plugins.clone(), catalog.clone(), readiness.clone()));
+    let ready = match succession {
+        None => Some(tokio::spawn(become_ready(
+            config.clone(),
+            plugins.clone(),
+            catalog.clone(),
+            readiness.clone(),
+        ))),
+        Some((succession, upstreams)) => {
+            let settled = async {
+                let prepared = async {
+                    settle(&config, &plugins, &catalog).await;
+                    have_endpoints(&catalog, &upstreams).await;
+                };
+                succession.unless_gone(prepared).await?;
+                succession.ready(taken).await
+            };
+            let Some(registry) = signals.unless_stopped(settled).await else { return Ok(()) };
+            for warning in remembering.memory.take_over(&registry?).map_err(SuccessionError::Registry)? {
+                tracing::warn!(%warning, "Embedded registry not as it was left");
+            }
+            remembering.start();
+            disk.take_back();
+            serving.send_modify(|serving| serving.lineup.listeners = listeners.running().to_vec());
+            readiness.ready();
+            door.open();
+            say("ready");
+            match succession.serving().await {
+                Ok(()) => tracing::info!("Took over from the process before"),
+                // All that it had is here.
+                Err(error) => tracing::warn!(%error, "Took over from a process that has not heard of it"),
+            }
+            None
+        }
+    };
 
     let reopening = tokio::spawn(reopen_logs(Arc::downgrade(&listeners.access_logs)));
+    let watchdog = tokio::spawn(systemd::watchdog(metrics.clone(), readiness.clone()));
 
-    // Until it is time to stop.
-    let (path, hangup) = follow.unzip();
-    let reload = Reload {
+    // Until it is time to stop, or a new process serves.
+    let (path, mut asks) = match follow {
+        Some(Followed { path, program, hangup, upgrade }) => {
+            (Some(path), Some(reload::Asks { program, hangup, upgrade }))
+        }
+        None => (None, None),
+    };
+    let mut reload = Reload {
         path,
         running: config.clone(),
         control: &control,
         plugins: &plugins,
-        catalog,
+        catalog: catalog.clone(),
         listeners: &mut listeners,
         serving: &serving,
         metrics,
+        readiness: readiness.clone(),
         lacking: None,
         unreadable: Lasting::default(),
     };
-    let config = reload.until(signals.stop(), hangup).await;
-    ready.abort();
+    let handed_over = loop {
+        let Some(asks) = &mut asks else {
+            signals.stop().await;
+            break false;
+        };
+        match reload.follow(signals.stop(), asks).await {
+            Next::Stop => break false,
+            Next::Upgrade => {}
+        }
+        tracing::info!(program = %asks.program.path().display(), "Starting a new process");
+        systemd::reloading();
+        let predecessor = Predecessor {
+            program: &asks.program,
+            limit: reload.running.upgrade_timeout,
+            listeners: reload.listeners,
+            admins: &copies,
+            remembering,
+            disk: &disk,
+            door: &door,
+            catalog: &catalog,
+        };
+        match predecessor.hand_over(signals).await {
+            Upgraded::Yes(pid) => {
+                tracing::info!(pid, "A new process serves, clients of this one may finish");
+                systemd::handed_over(pid);
+                say(&format!("upgraded {pid}"));
+                break true;
+            }
+            Upgraded::No(error) => {
+                tracing::error!(%error, "No new process took over, serving on");
+                systemd::reloaded(&format!("No new process took over, serving on: {error}"));
+            }
+            Upgraded::Stopped => break false,
+        }
+    };
+    let config = reload.running;
+    if let Some(ready) = ready {
+        ready.abort();
+    }
     reopening.abort();
+    drop(copies);
 
     // Readiness goes first, so that balancers in front have the delay to notice.
     readiness.draining();
-    drain(config.shutdown, signals, serving, workers).await;
+    match handed_over {
+        true => {
+            watchdog.abort();
+            leave(config.shutdown, signals, serving, workers).await;
+        }
+        false => {
+            systemd::stopping(config.shutdown);
+            drain(config.shutdown, signals, serving, workers).await;
+        }
+    }
     control.close().await;
     Ok(())
 }
@@ -277,20 +423,46 @@ async fn serve(
 /// compiled, and all workers have their balancers of it, the native round robin picks, which breaks the affinity of
 /// clients. Some time later it is better than nothing.
 async fn become_ready(config: Arc<Config>, plugins: Plugins, catalog: Catalog, readiness: Readiness) {
-    let settled = async {
-        plugins.settled(uses(&config, None)).await;
-        while !catalog.table().upstreams.values().all(|upstream| upstream.has_tried_selector()) {
-            tokio::time::sleep(LOOK_FOR_BALANCERS).await;
-        }
-    };
-    if tokio::time::timeout(FIRST_PLUGINS, settled).await.is_err() {
+    let settled = tokio::time::timeout(FIRST_PLUGINS, balanced(&config, &plugins, &catalog));
+    if settled.await.is_err() {
         tracing::warn!(waited = ?FIRST_PLUGINS,
             "Plugins are still being compiled, or balancers made of them, going on without them");
     }
     // Those of a registry whose plugin has just come.
     catalog.first_lists().await;
     readiness.ready();
+    systemd::ready();
     say("ready");
+}
+
+/// Waits until it picks as it was configured to.
+async fn balanced(config: &Config, plugins: &Plugins, catalog: &Catalog) {
+    plugins.settled(uses(config, None)).await;
+    while !catalog.table().upstreams.values().all(|upstream| upstream.has_tried_selector()) {
+        tokio::time::sleep(LOOK_FOR_BALANCERS).await;
+    }
+}
+
+/// Waits until it is as ready as it can be: with another process that serves there is no reason to hurry.
+async fn settle(config: &Config, plugins: &Plugins, catalog: &Catalog) {
+    balanced(config, plugins, catalog).await;
+    catalog.first_lists().await;
+}
+
+/// Waits until those of these upstreams that are configured have endpoints.
+async fn have_endpoints(catalog: &Catalog, upstreams: &[String]) {
+    let table = catalog.table();
+    for upstream in upstreams.iter().filter_map(|name| table.upstreams.get(&UpstreamName::new(name.as_str())))
+    {
+        let mut told = false;
+        while upstream.reader.snapshot().is_empty() {
+            if !std::mem::replace(&mut told, true) {
+                tracing::info!(upstream = %upstream.config.name,
+                    "The running process has endpoints of it, and this one none yet");
+            }
+            tokio::time::sleep(LOOK_FOR_BALANCERS).await;
+        }
+    }
 }
 
 fn start_workers(
@@ -328,35 +500,88 @@ async fn drain(
     }
 }
 
-async fn bind(config: &Config, metrics: &Arc<ProcessMetrics>) -> Result<Sockets, StartError> {
+/// Lets clients finish where a new process has taken over.
+async fn leave(
+    shutdown: config::Shutdown,
+    signals: &mut Signals,
+    serving: watch::Sender<Serving>,
+    workers: Workers,
+) {
+    serving.send_modify(|serving| serving.lineup.hand_over(shutdown.drain));
+    drop(serving);
+    let ended = tokio::task::spawn_blocking(move || workers.join());
+    let asked_twice = async {
+        // The first may be for both processes.
+        signals.stop().await;
+        signals.stop().await;
+    };
+    tokio::select! {
+        _ = ended => {}
+        () = asked_twice => tracing::warn!("Asked again, not waiting for open connections"),
+    }
+}
+
+/// Binds what the process before does not have.
+async fn bind(
+    config: &Config,
+    metrics: &Arc<ProcessMetrics>,
+    estate: &mut Estate,
+) -> Result<Sockets, StartError> {
     let files = Arc::<tls::Files>::default();
     let config::Admin { address, registrations, tls, .. } = &config.admin;
+    let (mut copies, mut taken) = (Admins::default(), Vec::new());
     let admin = match *address {
-        Some(address) => Some(bind_admin(address, tls.as_ref(), &files).await?),
+        Some(address) => {
+            let inherited = take_admin(&mut estate.admin, address, &mut taken);
+            let (socket, copy) = bind_admin(address, tls.as_ref(), &files, inherited).await?;
+            copies.admin = Some((address, copy));
+            Some(socket)
+        }
         None => None,
     };
     let registrations = match registrations {
-        Some(own) => Some(bind_admin(own.address, own.tls.as_ref(), &files).await?),
+        Some(own) => {
+            let inherited = take_admin(&mut estate.registrations, own.address, &mut taken);
+            let (socket, copy) = bind_admin(own.address, own.tls.as_ref(), &files, inherited).await?;
+            copies.registrations = Some((own.address, copy));
+            Some(socket)
+        }
         None => None,
     };
     let admins = [&admin, &registrations].into_iter().flatten();
     let admins = admins.filter_map(|(listener, _)| listener.local_addr().ok()).collect();
     let mut clients = Listeners::new(files, metrics.clone(), admins);
-    let listeners = clients.prepare(config)?;
-    clients.replace(listeners);
-    Ok(Sockets { admin, registrations, clients })
+    clients.begin(config, std::mem::take(&mut estate.listeners))?;
+    taken.extend(upgrade::taken(clients.running()));
+    Ok(Sockets { admin, registrations, clients, copies, taken })
+}
+
+/// The socket of the process before at this address.
+fn take_admin(
+    of: &mut Option<InheritedAdmin>,
+    address: SocketAddr,
+    taken: &mut Vec<usize>,
+) -> Option<std::net::TcpListener> {
+    let inherited = of.take_if(|inherited| inherited.address == address)?;
+    taken.push(inherited.number);
+    Some(inherited.socket)
 }
 
 async fn bind_admin(
     address: SocketAddr,
     tls: Option<&ServerSettings>,
     files: &tls::Files,
-) -> Result<AdminSocket, StartError> {
+    inherited: Option<std::net::TcpListener>,
+) -> Result<(AdminSocket, OwnedFd), StartError> {
     let tls = open_tls(address, tls, tls::Protocol::Http1, files)?;
-    match tokio::net::TcpListener::bind(address).await {
-        Ok(listener) => Ok((listener, tls)),
-        Err(error) => Err(StartError::Admin { address, error }),
-    }
+    let failed = |error| StartError::Admin { address, error };
+    let listener = match inherited {
+        Some(listener) => tokio::net::TcpListener::from_std(listener),
+        None => tokio::net::TcpListener::bind(address).await,
+    };
+    let listener = listener.map_err(failed)?;
+    let copy = listener.as_fd().try_clone_to_owned().map_err(failed)?;
+    Ok(((listener, tls), copy))
 }
 
 /// What ends TLS at an address. The files were right a moment ago, when the configuration was read.
@@ -398,17 +623,26 @@ async fn check_settings(
     if fatal.is_empty() { Ok(()) } else { Err(PluginsError::new(&fatal)) }
 }
 
-fn parts(config: &Config, plugins: &Plugins, own: OwnAddresses, tls: Arc<tls::Files>) -> catalog::Parts {
+/// Where the last good lists are.
+fn disk(config: &Config, own: &OwnAddresses) -> Disk {
+    let own = own.clone();
+    Disk::refusing(&config.state, move |address| own.contains(address))
+}
+
+fn parts(
+    config: &Config,
+    plugins: &Plugins,
+    own: OwnAddresses,
+    tls: Arc<tls::Files>,
+    disk: Disk,
+) -> catalog::Parts {
     let (selectors, registries) = (plugins.clone(), plugins.clone());
     catalog::Parts {
         selector: Box::new(move |name| selectors.selector(name)),
         registry: Box::new(move |registry| registries.registry(registry)),
         checks: Box::new(check::start),
         tls,
-        disk: Disk::refusing(&config.state, {
-            let own = own.clone();
-            move |address| own.contains(address)
-        }),
+        disk,
         intake: Intake { resolver: Resolver::new(), own },
         workers: config.workers,
     }
@@ -462,8 +696,8 @@ async fn reopen_logs(logs: Weak<AccessLogs>) {
     }
 }
 
-/// SIGUSR2 does nothing, and SIGUSR1 nothing before there are logs. Scripts of other servers send them, and their default is
-/// to end the process.
+/// SIGUSR1 does nothing before there are logs, and SIGUSR2 nothing where no file is followed. Their default is to end
+/// the process.
 fn ignore_signals() -> io::Result<()> {
     for kind in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
         // Who takes a signal once takes it for the life of the process.

@@ -4,7 +4,7 @@ use std::{future::Future, path::Path, sync::Arc};
 
 use tokio::{signal::unix::Signal, sync::watch};
 
-use super::{ListenError, Listeners, PluginsError, descriptors, uses};
+use super::{ListenError, Listeners, PluginsError, Program, descriptors, systemd, uses};
 use crate::{
     backoff::Lasting,
     catalog::{Catalog, Control},
@@ -13,7 +13,7 @@ use crate::{
     plugin::{Cause, Plugins},
     registry::Failure,
     server::{Lineup, Listener},
-    telemetry::{ProcessMetrics, Reload as Outcome},
+    telemetry::{ProcessMetrics, Readiness, Reload as Outcome},
     worker::Serving,
 };
 
@@ -28,6 +28,7 @@ pub(super) struct Reload<'a> {
     /// What the workers follow.
     pub serving: &'a watch::Sender<Serving>,
     pub metrics: Arc<ProcessMetrics>,
+    pub readiness: Readiness,
     /// What is wrong with the plugins of a configuration that was refused for it.
     pub lacking: Option<PluginsError>,
     /// That the file cannot be read.
@@ -60,34 +61,48 @@ impl ReloadError {
     }
 }
 
-impl Reload<'_> {
-    /// Follows the file until `stop`, and says what runs then. SIGHUP reads the file, too.
-    pub(super) async fn until(
-        mut self,
-        stop: impl Future<Output = ()>,
-        hangup: Option<Signal>,
-    ) -> Arc<Config> {
-        self.follow(stop, hangup).await;
-        self.running
-    }
+/// What asks for something while the file is followed.
+pub(super) struct Asks {
+    pub program: Program,
+    /// To read the file again; to begin anew if the program is another one.
+    pub hangup: Signal,
+    /// To begin anew.
+    pub upgrade: Signal,
+}
 
-    async fn follow(&mut self, stop: impl Future<Output = ()>, hangup: Option<Signal>) {
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    Stop,
+    Upgrade,
+}
+
+impl Reload<'_> {
+    /// Follows the file until `stop`, or until a new process is asked for.
+    pub(super) async fn follow(&mut self, stop: impl Future<Output = ()>, asks: &mut Asks) -> Next {
         // A file that takes long, or a plugin that does, holds up no stop.
         tokio::select! {
-            () = stop => {}
-            () = self.follow_for_ever(hangup) => {}
+            () = stop => Next::Stop,
+            () = self.until_upgrade(asks) => Next::Upgrade,
         }
     }
 
-    async fn follow_for_ever(&mut self, hangup: Option<Signal>) {
-        let Some((path, mut hangup)) = self.path.zip(hangup) else { return std::future::pending().await };
+    async fn until_upgrade(&mut self, asks: &mut Asks) {
+        let Some(path) = self.path else { return std::future::pending().await };
         self.metrics.configured.follow(path.to_owned());
         let mut news = self.plugins.news();
         let mut feed = file::follow(path, Arc::default());
         loop {
             let content = tokio::select! {
                 content = feed.next() => Some(content),
-                _ = hangup.recv() => None,
+                _ = asks.hangup.recv() => {
+                    if asks.program.was_exchanged() {
+                        return;
+                    }
+                    self.reload(path).await;
+                    continue;
+                }
+                _ = asks.upgrade.recv() => return,
                 // What was missing may have come.
                 Ok(()) = news.changed(), if self.lacking.is_some() => None,
             };
@@ -98,14 +113,33 @@ impl Reload<'_> {
                     self.readable();
                     self.take(path).await;
                 }
-                None => self.take(path).await,
+                None => drop(self.take(path).await),
             }
         }
     }
 
-    async fn take(&mut self, path: &Path) {
+    /// Reads the file because somebody asks for it, who is told when that is done.
+    async fn reload(&mut self, path: &Path) {
+        if !self.readiness.is_ready() {
+            return drop(self.take(path).await);
+        }
+        systemd::reloading();
+        let outcome = self.take(path).await;
+        systemd::reloaded(&outcome);
+    }
+
+    /// Says in a line what came of it.
+    async fn take(&mut self, path: &Path) -> String {
         let result = self.read(path).await;
+        let outcome = match &result {
+            Ok(_) => "Serving".to_owned(),
+            Err(error) => {
+                let first = error.lines().into_iter().next().unwrap_or_default();
+                format!("Configuration refused, the running one stays: {first}")
+            }
+        };
         self.report(result);
+        outcome
     }
 
     /// Tried again by the feed, with pauses.

@@ -37,9 +37,10 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut errors = AcceptErrors::default();
-    let (worker, mut handed) = spread::Worker::open(open.spread.clone(), open.worker);
+    let (worker, mut handed) = spread::Worker::open(open.spread(), open.worker);
+    let mut gone = pin!(served.reached(|ending| ending.gone));
     let mut nobody_comes = pin!(served.reached(|ending| ending.nobody_comes));
-    let mut closing = false;
+    let (mut leaving, mut closing) = (false, false);
     loop {
         let capacity = served.listener().capacity().clone();
         let (socket, peer) = tokio::select! {
@@ -54,6 +55,15 @@ where
                 // Nobody can hand over any more, and this was the last.
                 None => return,
             },
+            () = &mut gone, if !leaving => {
+                leaving = true;
+                // Who waits in the queue waits for the other process that accepts there.
+                if open.is_handed_over() {
+                    closing = true;
+                    handed.close();
+                }
+                continue;
+            }
             accepted = open.socket.accept() => match accepted {
                 Ok((socket, peer)) => {
                     errors.accepted();

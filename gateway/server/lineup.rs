@@ -26,4 +26,11 @@ impl Lineup {
         self.listeners.clear();
         self.ending = Shutdown { delay: Duration::ZERO, drain };
     }
+
+    /// The same where another process serves new clients. Nobody has to hurry then: a connection that is idle stays
+    /// until its next answer has said that it closes.
+    pub fn hand_over(&mut self, drain: Duration) {
+        self.listeners.clear();
+        self.ending = Shutdown { delay: drain, drain };
+    }
 }

@@ -3,7 +3,11 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    sync::{Arc, Mutex, PoisonError},
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
@@ -62,13 +66,58 @@ pub struct Listener {
 #[derive(Debug)]
 struct Bound {
     address: SocketAddr,
-    /// By worker, until it takes its own.
-    sockets: Box<[Mutex<Option<TcpListener>>]>,
+    /// By worker.
+    sockets: Box<[WorkerSocket]>,
     /// `max_connections` counts for the listener.
     capacity: Arc<Capacity>,
     spread: Arc<Spread>,
     /// Each worker that accepts holds a receiver.
     accepting: watch::Sender<()>,
+}
+
+/// The socket of one worker.
+#[derive(Debug, Default)]
+struct WorkerSocket {
+    /// Until the worker takes it.
+    untaken: Mutex<Option<TcpListener>>,
+    /// The same once more, while the worker accepts: what may be passed to another process.
+    copy: Mutex<Option<OwnedFd>>,
+    /// What it had in the process that it came from.
+    inherited: Option<usize>,
+    /// Another process accepts there.
+    handed_over: AtomicBool,
+}
+
+impl WorkerSocket {
+    fn new(socket: TcpListener) -> Self {
+        Self { untaken: Mutex::new(Some(socket)), ..Self::default() }
+    }
+
+    fn copy(&self) -> Option<OwnedFd> {
+        let untaken = held(&self.untaken);
+        let copy = held(&self.copy);
+        let socket = untaken.as_ref().map(|socket| socket.as_fd());
+        socket.or(copy.as_ref().map(|copy| copy.as_fd()))?.try_clone_to_owned().ok()
+    }
+}
+
+/// The sockets of a listener of another process, which accepts there, too.
+#[derive(Debug)]
+pub struct Inherited {
+    pub name: Arc<str>,
+    /// As its settings say; port 0 has become one in `address`.
+    pub wanted: SocketAddr,
+    pub address: SocketAddr,
+    /// Each with the number by which that process knows it.
+    pub sockets: Vec<(usize, TcpListener)>,
+}
+
+/// When connections begin to wait in the queues of sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listens {
+    AtOnce,
+    /// When the workers take them. Nobody is in the queue of a process that comes to nothing.
+    WithWorkers,
 }
 
 impl Listener {
@@ -84,23 +133,85 @@ impl Listener {
         metrics: &ProcessMetrics,
         ours: &[SocketAddr],
     ) -> Result<Self, BindError> {
-        let counters = metrics.listener(&settings.name);
+        Self::bind_to(settings, tls, workers, metrics, ours, Listens::AtOnce)
+    }
+
+    /// The same, but nobody can connect before the workers take their sockets.
+    pub fn bind_quietly(
+        settings: Arc<config::Listener>,
+        tls: Option<Arc<tls::Server>>,
+        workers: usize,
+        metrics: &ProcessMetrics,
+        ours: &[SocketAddr],
+    ) -> Result<Self, BindError> {
+        Self::bind_to(settings, tls, workers, metrics, ours, Listens::WithWorkers)
+    }
+
+    fn bind_to(
+        settings: Arc<config::Listener>,
+        tls: Option<Arc<tls::Server>>,
+        workers: usize,
+        metrics: &ProcessMetrics,
+        ours: &[SocketAddr],
+        listens: Listens,
+    ) -> Result<Self, BindError> {
         let wanted = settings.address;
         let address = match ours.iter().any(|our| overlap(wanted, *our)) {
             true => wanted,
             false => probe(wanted).map_err(|error| BindError::new(wanted, error))?,
         };
-        let workers = workers.max(1);
-        let open = |_| open(address).map(|socket| Mutex::new(Some(socket)));
-        let sockets: io::Result<_> = (0..workers).map(open).collect();
+        let open = |_| open(address, listens).map(WorkerSocket::new);
+        let sockets: io::Result<_> = (0..workers.max(1)).map(open).collect();
+        Ok(Self::of(
+            settings,
+            tls,
+            metrics,
+            address,
+            sockets.map_err(|error| BindError::new(address, error))?,
+        ))
+    }
+
+    /// The same on sockets of another process, as many as there are workers for; further ones are bound beside them.
+    pub fn inherit(
+        settings: Arc<config::Listener>,
+        tls: Option<Arc<tls::Server>>,
+        workers: usize,
+        metrics: &ProcessMetrics,
+        inherited: &Inherited,
+    ) -> Result<Self, BindError> {
+        let address = inherited.address;
+        let socket = |worker: usize| match inherited.sockets.get(worker) {
+            Some((number, socket)) => {
+                Ok(WorkerSocket { inherited: Some(*number), ..WorkerSocket::new(socket.try_clone()?) })
+            }
+            None => open(address, Listens::WithWorkers).map(WorkerSocket::new),
+        };
+        let sockets: io::Result<_> = (0..workers.max(1)).map(socket).collect();
+        Ok(Self::of(
+            settings,
+            tls,
+            metrics,
+            address,
+            sockets.map_err(|error| BindError::new(address, error))?,
+        ))
+    }
+
+    fn of(
+        settings: Arc<config::Listener>,
+        tls: Option<Arc<tls::Server>>,
+        metrics: &ProcessMetrics,
+        address: SocketAddr,
+        sockets: Box<[WorkerSocket]>,
+    ) -> Self {
+        let counters = metrics.listener(&settings.name);
         let bound = Bound {
             address,
-            sockets: sockets.map_err(|error| BindError::new(address, error))?,
             capacity: Arc::new(Capacity::new(settings.max_connections)),
-            spread: Arc::new(Spread::new(workers)),
+            spread: Arc::new(Spread::new(sockets.len())),
             accepting: watch::Sender::new(()),
+            sockets,
         };
-        Ok(Self { settings, tls, access_log: None, counters, bound: Arc::new(bound) })
+        Self { settings, tls, access_log: None, counters, bound: Arc::new(bound) }
     }
 
     /// The same sockets with other settings, for clients that come from then on.
@@ -135,6 +246,26 @@ impl Listener {
         self.bound.accepting.closed().await;
     }
 
+    /// What another process needs to accept here, too: workers, each with a copy of its socket. None for a listener
+    /// that is gone.
+    pub fn copies(&self) -> impl Iterator<Item = (usize, OwnedFd)> {
+        let sockets = self.bound.sockets.iter().enumerate();
+        sockets.filter_map(|(worker, socket)| Some((worker, socket.copy()?)))
+    }
+
+    /// Another process accepts on the socket of this worker: when the listener goes it is let go at once, with the
+    /// clients that wait in its queue.
+    pub fn hand_over(&self, worker: usize) {
+        if let Some(socket) = self.bound.sockets.get(worker) {
+            socket.handed_over.store(true, Relaxed);
+        }
+    }
+
+    /// The numbers of the sockets that were another process'.
+    pub fn inherited(&self) -> impl Iterator<Item = usize> {
+        self.bound.sockets.iter().filter_map(|socket| socket.inherited)
+    }
+
     pub(super) fn capacity(&self) -> &Arc<Capacity> {
         &self.bound.capacity
     }
@@ -142,30 +273,60 @@ impl Listener {
     /// A worker's socket, in the calling worker's runtime. None: it has been taken.
     pub(super) fn open(&self, worker: usize) -> Option<io::Result<Open>> {
         let accepting = self.bound.accepting.subscribe();
-        let socket = tokio::net::TcpListener::from_std(self.take(worker)?);
-        let spread = self.bound.spread.clone();
-        Some(socket.map(|socket| Open { socket, worker, spread, _accepting: accepting }))
+        let socket = self.take(worker)?;
+        *held(&self.bound.sockets[worker].copy) = socket.as_fd().try_clone_to_owned().ok();
+        // One that listens already goes on as it did.
+        let listening = SockRef::from(&socket).listen(BACKLOG);
+        let socket = listening.and_then(|()| tokio::net::TcpListener::from_std(socket));
+        let bound = self.bound.clone();
+        Some(socket.map(|socket| Open { socket, worker, bound, _accepting: accepting }))
     }
 
     fn take(&self, worker: usize) -> Option<TcpListener> {
-        self.bound.sockets.get(worker)?.lock().unwrap_or_else(PoisonError::into_inner).take()
+        held(&self.bound.sockets.get(worker)?.untaken).take()
     }
+}
+
+/// A lock is held for a line that leaves nothing half done.
+fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One worker's socket of a listener, in that worker's runtime.
 pub(super) struct Open {
     pub socket: tokio::net::TcpListener,
     pub worker: usize,
-    pub spread: Arc<Spread>,
+    bound: Arc<Bound>,
     _accepting: watch::Receiver<()>,
 }
 
+impl Drop for Open {
+    fn drop(&mut self) {
+        // A copy would keep the socket open.
+        *held(&self.bound.sockets[self.worker].copy) = None;
+    }
+}
+
 impl Open {
+    pub(super) fn spread(&self) -> Arc<Spread> {
+        self.bound.spread.clone()
+    }
+
+    /// Whether another process accepts here.
+    pub(super) fn is_handed_over(&self) -> bool {
+        self.bound.sockets[self.worker].handed_over.load(Relaxed)
+    }
+
     /// From now on nobody begins to connect, and whoever has begun ends up in the queue. Without this, those would be
     /// reset who come between the last `accept` and the end of the socket.
     ///
     /// The packet with which a client begins is lost, so that it tries again, and is refused once the socket is closed.
+    ///
+    /// Where another process accepts nobody is turned away.
     pub(super) fn refuse_new(&self) {
+        if self.is_handed_over() {
+            return;
+        }
         // The flags of the TCP header: SYN without ACK is dropped, everything else passes.
         let filter = [
             SockFilter::new(LOAD_BYTE, 0, 0, 13),
@@ -198,7 +359,7 @@ fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
     bound.as_socket().ok_or_else(|| io::Error::other("bound to something that is no IP address"))
 }
 
-fn open(address: SocketAddr) -> io::Result<TcpListener> {
+fn open(address: SocketAddr, listens: Listens) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -206,7 +367,9 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     only_v6(&socket, address)?;
     net::prepare(&socket)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    if listens == Listens::AtOnce {
+        socket.listen(BACKLOG)?;
+    }
     Ok(socket.into())
 }
 
@@ -223,12 +386,79 @@ mod tests {
 
     use super::*;
 
+    fn settings() -> Arc<config::Listener> {
+        let text = "[[listener]]\naddress = '127.0.0.1:0'\n";
+        let config = config::parse(text, std::path::Path::new("witgate.toml")).unwrap();
+        Arc::new(config.listeners[0].clone())
+    }
+
+    fn listener(workers: usize) -> Listener {
+        Listener::bind(settings(), None, workers, &ProcessMetrics::new(workers), &[]).unwrap()
+    }
+
+    /// As another process has it that was given all sockets, with this many workers.
+    fn successor(of: &Listener, workers: usize) -> Listener {
+        let socket = |(worker, copy): (usize, OwnedFd)| (10 + worker, TcpListener::from(copy));
+        let inherited = Inherited {
+            name: of.settings.name.clone(),
+            wanted: of.settings.address,
+            address: of.address(),
+            sockets: of.copies().map(socket).collect(),
+        };
+        Listener::inherit(settings(), None, workers, &ProcessMetrics::new(workers), &inherited).unwrap()
+    }
+
+    #[tokio::test]
+    async fn another_process_accepts_whoever_waits_in_a_queue_and_the_old_socket_ends_without_a_reset() {
+        let old = listener(1);
+        let client = TcpStream::connect(old.address()).await.unwrap();
+        let old_socket = old.open(0).unwrap().unwrap();
+        let new = successor(&old, 1);
+        assert_eq!(new.inherited().collect::<Vec<_>>(), [10]);
+        old.hand_over(0);
+        assert!(old_socket.is_handed_over());
+        // It turns nobody away.
+        old_socket.refuse_new();
+        drop(old_socket);
+        assert_eq!(old.copies().count(), 0, "a listener that is gone holds no socket");
+        let later = TcpStream::connect(new.address()).await.unwrap();
+        let new_socket = new.open(0).unwrap().unwrap();
+        for client in [client, later] {
+            let (_, peer) = new_socket.socket.accept().await.unwrap();
+            assert_eq!(peer, client.local_addr().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_with_more_workers_listens_on_what_it_adds_when_they_take_it() {
+        let old = listener(1);
+        let new = successor(&old, 3);
+        let number = |of: &Listener| of.inherited().collect::<Vec<_>>();
+        assert_eq!((number(&new), new.copies().count()), (vec![10], 3));
+        let old_socket = old.open(0).unwrap().unwrap();
+        // Whoever connects is in the one queue that there is.
+        for _ in 0..32 {
+            let client = TcpStream::connect(old.address()).await.unwrap();
+            let (_, peer) =
+                timeout(Duration::from_secs(10), old_socket.socket.accept()).await.unwrap().unwrap();
+            assert_eq!(peer, client.local_addr().unwrap());
+        }
+        drop(old_socket);
+        let sockets = [0, 1, 2].map(|worker| new.open(worker).unwrap().unwrap());
+        let client = TcpStream::connect(new.address()).await.unwrap();
+        let accepted = tokio::select! {
+            accepted = sockets[0].socket.accept() => accepted,
+            accepted = sockets[1].socket.accept() => accepted,
+            accepted = sockets[2].socket.accept() => accepted,
+        };
+        assert_eq!(accepted.unwrap().1, client.local_addr().unwrap());
+        assert_eq!(successor(&new, 2).inherited().collect::<Vec<_>>(), [10, 11]);
+    }
+
     #[tokio::test]
     async fn nobody_begins_to_connect_to_a_socket_that_refuses_and_whoever_did_is_accepted() {
-        let address = probe("127.0.0.1:0".parse().unwrap()).unwrap();
-        let socket = tokio::net::TcpListener::from_std(open(address).unwrap()).unwrap();
-        let (_accepting, accepting) = watch::channel(());
-        let open = Open { socket, worker: 0, spread: Arc::new(Spread::new(1)), _accepting: accepting };
+        let open = listener(1).open(0).unwrap().unwrap();
+        let address = open.bound.address;
         let before = TcpStream::connect(address).await.unwrap();
         open.refuse_new();
         // Without an answer it would be tried again after a second.

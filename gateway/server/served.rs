@@ -40,7 +40,7 @@ pub(super) struct Served {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ending {
     /// No more clients may begin to connect, and answers say that their connection closes.
-    gone: Instant,
+    pub gone: Instant,
     /// Whoever has begun to connect is in the queue.
     pub nobody_comes: Instant,
     /// Whoever still waits there is reset.

@@ -84,6 +84,19 @@ impl ProcessMetrics {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).insert(index, runtime);
     }
 
+    /// Waits until every worker has come round to something new, as it does between requests. Says whether none has
+    /// ended.
+    pub async fn workers_answer(&self) -> bool {
+        let ask = |runtime: &Handle| runtime.spawn(async {});
+        let asked: Vec<_> =
+            self.workers.lock().unwrap_or_else(PoisonError::into_inner).values().map(ask).collect();
+        let mut all = true;
+        for answer in asked {
+            all &= answer.await.is_ok();
+        }
+        all
+    }
+
     /// The tasks of each worker, by its number.
     pub fn tasks(&self) -> Vec<(usize, u64)> {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -317,6 +330,46 @@ mod tests {
         assert_eq!(metrics.listeners().len(), 1);
         drop(connection);
         assert_eq!(metrics.listeners(), []);
+    }
+
+    /// Threads with a runtime each, as workers have them, that end when they are told to.
+    fn worker(metrics: &ProcessMetrics, index: usize) -> (Handle, tokio::sync::oneshot::Sender<()>) {
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let (begun, runtime) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            begun.send(runtime.handle().clone()).unwrap();
+            runtime.block_on(async { ended.await.unwrap_or_default() });
+        });
+        let runtime = runtime.recv().unwrap();
+        metrics.worker(index, runtime.clone());
+        (runtime, end)
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_is_stuck_does_not_answer_and_one_that_has_ended_is_told() {
+        let metrics = ProcessMetrics::new(2);
+        let (_, end) = worker(&metrics, 0);
+        let (other, _end) = worker(&metrics, 1);
+        assert!(metrics.workers_answer().await);
+        let (go_on, stuck) = std::sync::mpsc::channel::<()>();
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        other.spawn(async move {
+            begun.send(()).unwrap();
+            // As a loop in native code: nothing else runs on that thread.
+            let _ = stuck.recv();
+        });
+        has_begun.await.unwrap();
+        let answer = metrics.workers_answer();
+        tokio::pin!(answer);
+        let early = tokio::time::timeout(std::time::Duration::from_millis(200), &mut answer).await;
+        assert!(early.is_err(), "it answers although a worker is stuck");
+        drop(go_on);
+        assert!(answer.await);
+        drop(end);
+        while metrics.workers_answer().await {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[test]

@@ -28,6 +28,10 @@ impl Readiness {
         self.0.load(Relaxed) == READY
     }
 
+    pub fn is_draining(&self) -> bool {
+        self.0.load(Relaxed) == DRAINING
+    }
+
     /// The word for the API: `starting`, `ready` or `draining`.
     pub fn as_str(&self) -> &'static str {
         match self.0.load(Relaxed) {

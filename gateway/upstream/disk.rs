@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
 };
@@ -67,12 +67,23 @@ pub struct Disk(Arc<Folder>);
 struct Folder {
     path: PathBuf,
     refused: Refused,
-    /// The right to write, once it was had. It ends with the process or the last clone.
-    lock: Mutex<Option<FileLock>>,
+    /// Read while something is written, so that it is not given away meanwhile.
+    right: RwLock<Right>,
     /// The names of the files that are there.
     present: Mutex<HashSet<String>>,
     /// The files that have owners.
     owned: Mutex<HashMap<String, Arc<Owned>>>,
+}
+
+/// The right to write.
+#[derive(Debug)]
+enum Right {
+    /// Nothing was written yet.
+    Free,
+    /// It ends with the process, or with the last clone of its folder.
+    Had(#[expect(dead_code, reason = "the right is had as long as this is there")] FileLock),
+    /// Another process writes.
+    Given,
 }
 
 /// Says of an address that it is not read back.
@@ -112,7 +123,7 @@ pub struct SavedList {
 pub enum Written {
     /// It is on the disk.
     Yes,
-    /// Nothing was written: another owner has taken the list.
+    /// Nothing was written: another owner has taken the list, or another process the folder.
     NotOurs,
 }
 
@@ -131,7 +142,7 @@ impl Disk {
         Self(Arc::new(Folder {
             path,
             refused: Refused(Box::new(refused)),
-            lock: Mutex::default(),
+            right: RwLock::new(Right::Free),
             present: Mutex::new(present),
             owned: Mutex::default(),
         }))
@@ -140,6 +151,17 @@ impl Disk {
     /// Whether there is a list of an upstream, as far as this gateway knows. Does not touch the disk.
     pub fn has(&self, upstream: &UpstreamName) -> bool {
         held(&self.0.present).contains(&file_name(upstream))
+    }
+
+    /// Leaves writing to another process: when this returns nothing is being written, and nothing is until
+    /// [`take_back`](Self::take_back). Blocks on the disk.
+    pub fn give(&self) {
+        *self.0.right.write().unwrap_or_else(PoisonError::into_inner) = Right::Given;
+    }
+
+    /// Writes again, as soon as no other process does.
+    pub fn take_back(&self) {
+        *self.0.right.write().unwrap_or_else(PoisonError::into_inner) = Right::Free;
     }
 
     /// Takes the list of an upstream for a new owner. Earlier owners write nothing from now on.
@@ -163,7 +185,7 @@ impl SavedList {
         let path = self.path();
         let io = |what, error| DiskError::Io { what, path: path.clone(), error };
         fs::create_dir_all(&self.folder.path).map_err(|error| io("make the folder of", error))?;
-        self.folder.lock()?;
+        let Some(_right) = self.folder.right()? else { return Ok(Written::NotOurs) };
         let list = saved.write().map_err(|error| io("encode", io::Error::other(error)))?;
         let (version, checksum) = (VERSION.into(), checksum(list.get().as_bytes()));
         let file = File { version, checksum, upstream: self.upstream.to_string(), list };
@@ -192,7 +214,10 @@ impl SavedList {
     /// Forgets the list of an upstream that is no more, unless another owner has taken it. Blocks on the disk.
     pub fn remove(&self) {
         let _writing = held(&self.owned.writing);
-        if self.is_there() && self.is_ours() && self.folder.lock().is_ok() {
+        if self.is_there()
+            && self.is_ours()
+            && let Ok(Some(_right)) = self.folder.right()
+        {
             // A file that cannot be removed is no harm: it is only read when the name is used again.
             let _ = fs::remove_file(self.path());
             held(&self.folder.present).remove(&self.file);
@@ -236,19 +261,25 @@ impl Drop for SavedList {
 }
 
 impl Folder {
-    /// Gets the right to write, if no other gateway has it.
-    fn lock(&self) -> Result<(), DiskError> {
-        let mut lock = held(&self.lock);
-        if lock.is_some() {
-            return Ok(());
+    /// Gets the right to write, if no other gateway has it, for as long as this is held. None: it was given away.
+    fn right(&self) -> Result<Option<RwLockReadGuard<'_, Right>>, DiskError> {
+        let right = self.right.read().unwrap_or_else(PoisonError::into_inner);
+        match *right {
+            Right::Had(_) => return Ok(Some(right)),
+            Right::Given => return Ok(None),
+            Right::Free => drop(right),
         }
-        let path = self.path.join("lock");
-        let io = |error| DiskError::Io { what: "lock", path: path.clone(), error };
-        match FileLock::take(&path).map_err(io)? {
-            Some(taken) => *lock = Some(taken),
-            None => return Err(DiskError::Held(self.path.clone())),
+        let mut right = self.right.write().unwrap_or_else(PoisonError::into_inner);
+        if let Right::Free = *right {
+            let path = self.path.join("lock");
+            let io = |error| DiskError::Io { what: "lock", path: path.clone(), error };
+            match FileLock::take(&path).map_err(io)? {
+                Some(taken) => *right = Right::Had(taken),
+                None => return Err(DiskError::Held(self.path.clone())),
+            }
         }
-        Ok(())
+        let is_given = matches!(*right, Right::Given);
+        Ok((!is_given).then(|| RwLockWriteGuard::downgrade(right)))
     }
 }
 
@@ -449,6 +480,26 @@ mod tests {
         drop(first);
         second.save(&nothing()).unwrap();
         assert_eq!(second.load().unwrap(), Some(nothing()));
+    }
+
+    #[test]
+    fn a_directory_that_was_given_away_is_written_by_who_got_it_until_it_is_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = UpstreamName::new("orders");
+        let (first, second) = (Disk::new(folder.path()), Disk::new(folder.path()));
+        let (old, new) = (first.take(&name), second.take(&name));
+        second.give();
+        assert_eq!(old.save(&nothing()).unwrap(), Written::Yes);
+        assert_eq!(new.save(&saved()).unwrap(), Written::NotOurs);
+        first.give();
+        second.take_back();
+        assert_eq!(new.save(&saved()).unwrap(), Written::Yes);
+        assert_eq!(old.save(&nothing()).unwrap(), Written::NotOurs);
+        old.remove();
+        assert_eq!(old.load().unwrap(), Some(saved()));
+        second.give();
+        first.take_back();
+        assert_eq!(old.save(&nothing()).unwrap(), Written::Yes);
     }
 
     #[test]

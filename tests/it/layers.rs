@@ -55,6 +55,7 @@ fn libraries_stay_where_they_belong() {
         ("rustls", &["tls/"]),
         ("tokio_rustls", &["tls/", "net/stream.rs"]),
         ("aws_lc_rs", &["tls/"]),
+        ("sd_notify", &["run/systemd.rs"]),
     ] {
         assert_only_in(library, homes);
     }
@@ -82,6 +83,8 @@ fn formats_are_read_only_by_their_owners() {
         "upstream/saved/file.rs",
         // The embedded registry: its file, and what services send.
         "connector/memory/",
+        // What two processes of the gateway say to each other.
+        "run/upgrade/",
         // Bodies of requests to the admin API.
         "admin/",
     ];

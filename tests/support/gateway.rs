@@ -22,6 +22,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A gateway process. Killed when dropped.
 pub struct Gateway {
     process: Child,
+    /// Those that have taken over, each from the one before.
+    successors: Vec<Orphan>,
     folder: tempfile::TempDir,
     /// Locked only so that tests can share the gateway.
     said: Mutex<Receiver<String>>,
@@ -50,7 +52,7 @@ impl Gateway {
         Self::write_config(folder.path(), text);
         let config = folder.path().join("witgate.toml").display().to_string();
         let mut gateway = Self::launch(folder, &["run", "--config", &config]);
-        gateway.until_said(|line| line.starts_with("listening http"));
+        let _ = gateway.until_said(|line| line.starts_with("listening http"));
         gateway
     }
 
@@ -95,6 +97,33 @@ impl Gateway {
         gateway
     }
 
+    /// Starts a gateway in `folder` by a path that leads to it.
+    pub fn start_as(program: &Path, folder: tempfile::TempDir, text: &str) -> Self {
+        Self::write_config(folder.path(), text);
+        let config = folder.path().join("witgate.toml").display().to_string();
+        let mut gateway = Self::spawn(Command::new(program), folder, &["run", "--config", &config]);
+        gateway.until_ready();
+        gateway
+    }
+
+    /// Runs a program that was installed with its configuration.
+    pub fn installed(program: &Path, config: &Path) -> Self {
+        let mut command = Command::new(program);
+        command.arg("run").arg("--config").arg(config);
+        let mut gateway = Self::spawn(command, tempfile::tempdir().unwrap(), &[]);
+        gateway.until_ready();
+        gateway
+    }
+
+    /// Waits until a new process has taken over, which is the one that signals go to from then on. Says the id of the
+    /// one before.
+    pub fn until_upgraded(&mut self) -> u32 {
+        let before = self.pid();
+        let line = self.until_said(|line| line.starts_with("upgraded "));
+        self.successors.push(Orphan::new(line["upgraded ".len()..].parse().unwrap()));
+        before
+    }
+
     fn launch(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
         Self::spawn(Command::new(env!("CARGO_BIN_EXE_witgate")), folder, arguments)
     }
@@ -121,6 +150,7 @@ impl Gateway {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
         Self {
             process,
+            successors: vec![],
             folder,
             said: Mutex::new(said),
             log,
@@ -131,10 +161,10 @@ impl Gateway {
     }
 
     pub fn until_ready(&mut self) {
-        self.until_said(|line| line == "ready");
+        let _ = self.until_said(|line| line == "ready");
     }
 
-    fn until_said(&mut self, wanted: impl Fn(&str) -> bool) {
+    fn until_said(&mut self, wanted: impl Fn(&str) -> bool) -> String {
         loop {
             let Ok(line) = self.said.lock().unwrap().recv_timeout(PATIENCE) else {
                 panic!("the gateway did not become ready; its log:\n{}", self.log());
@@ -148,7 +178,7 @@ impl Gateway {
                 _ => {}
             }
             if wanted(&line) {
-                return;
+                return line;
             }
         }
     }
@@ -203,7 +233,7 @@ impl Gateway {
     }
 
     pub fn pid(&self) -> u32 {
-        self.process.id()
+        self.successors.last().map_or(self.process.id(), |successor| successor.pid)
     }
 
     /// Resident memory in bytes.
@@ -292,11 +322,41 @@ impl Gateway {
 
     /// Kills it without a warning and starts it again in the same folder.
     pub async fn restart(mut self) -> Self {
+        let pid = self.pid();
         self.signal("KILL");
-        self.exit().await;
+        until("it has ended", || async { has_ended(pid) }).await;
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
         Self::run(folder)
     }
+}
+
+/// A process that is no child of the test. Killed when this is dropped, and when the test is killed.
+struct Orphan {
+    pid: u32,
+    /// Kills it when its standard input ends.
+    watcher: Child,
+}
+
+impl Orphan {
+    fn new(pid: u32) -> Self {
+        let mut watcher = Command::new("sh");
+        watcher.args(["-c", "read _; kill -KILL $0 2>/dev/null", &pid.to_string()]);
+        Self { pid, watcher: watcher.stdin(Stdio::piped()).spawn().unwrap() }
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        // One that has ended meanwhile is no mistake.
+        drop(self.watcher.stdin.take());
+        let _ = self.watcher.wait();
+    }
+}
+
+/// Whether there is no such process any more. One that nobody has waited for has ended, too.
+pub fn has_ended(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, fields)| fields.trim_start().starts_with(['Z', 'X']))
 }
 
 impl Drop for Gateway {

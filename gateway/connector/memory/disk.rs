@@ -93,7 +93,13 @@ impl Writer {
         (writer, found)
     }
 
-    fn new(path: PathBuf) -> Self {
+    /// Leaves the file to another process. What is written later is written as if this one had just begun.
+    pub fn release(&mut self) {
+        *self = Self::new(std::mem::take(&mut self.path));
+    }
+
+    /// One that has read nothing, and tries for the right to write when it first writes.
+    pub fn new(path: PathBuf) -> Self {
         let (lock, file) = (None, None);
         Self { path, lock, others: false, file, length: 0, fresh: 0, damaged: false, unforced: false }
     }
@@ -116,10 +122,7 @@ impl Writer {
     /// when this returns.
     pub fn replace(&mut self, all: &[Change]) -> Result<(), DiskError> {
         self.file = None;
-        let mut text = Vec::new();
-        records::begin(&mut text)
-            .and_then(|()| all.iter().try_for_each(|change| records::write(change, &mut text)))
-            .map_err(|error| self.io("encode", error.into()))?;
+        let text = records::text(all).map_err(|error| self.io("encode", error.into()))?;
         if std::mem::take(&mut self.damaged) {
             // Somebody may want to see what was lost. Without that copy the registry works as well.
             let _ = fs::copy(&self.path, self.path.with_extension("json.damaged"));

@@ -120,6 +120,45 @@ impl Memory {
         (memory, warnings)
     }
 
+    /// A registry that another process still has, as it said in [`text`](Self::text). It is not to be run before
+    /// [`take_over`](Self::take_over): instances tell the other one that they are there.
+    pub fn succeed(
+        path: PathBuf,
+        own: OwnAddresses,
+        text: &[u8],
+    ) -> Result<(Arc<Self>, Vec<String>), String> {
+        let memory = Self::new(Some(Arc::new(Mutex::new(Writer::new(path)))), own);
+        let warnings = memory.restore(records::read(text)?.registrations);
+        Ok((memory, warnings))
+    }
+
+    /// Everything that is registered, for the process that takes over.
+    pub async fn text(&self) -> Result<Vec<u8>, String> {
+        let all = self.all().await;
+        records::text(&all).map_err(|error| error.to_string())
+    }
+
+    /// Lets another process write the file. Not while this one [runs](Self::run); it may run again later.
+    pub async fn release(&self) {
+        // Without a file there is nothing to leave.
+        let _ = self
+            .blocking(|writer| {
+                writer.release();
+                Ok(())
+            })
+            .await;
+    }
+
+    /// Becomes what another process says it was in the end, each instance with its whole TTL. The file is this
+    /// process' from now on. Tells what cannot be taken over.
+    pub fn take_over(&self, text: &[u8]) -> Result<Vec<String>, String> {
+        let (fine, mut warnings) = self.fine(records::read(text)?.registrations);
+        if let Err(rejected) = self.state().turn_into(fine, Instant::now()) {
+            warnings.push(format!("left out the rest: {rejected}"));
+        }
+        Ok(warnings)
+    }
+
     /// A registry that keeps nothing.
     pub fn unkept() -> Arc<Self> {
         Self::new(None, OwnAddresses::default())
@@ -315,19 +354,24 @@ impl Memory {
 
     /// Tells what of it cannot be restored.
     fn restore(&self, saved: Registrations) -> Vec<String> {
+        let (fine, mut warnings) = self.fine(saved);
+        if let Err(rejected) = self.state().restore(fine, Instant::now()) {
+            warnings.push(format!("left out the rest: {rejected}"));
+        }
+        warnings
+    }
+
+    /// Without what nobody may register, and what that is.
+    fn fine(&self, mut saved: Registrations) -> (Registrations, Vec<String>) {
         let mut warnings = Vec::new();
-        let mut fine = saved;
-        fine.retain(|(service, id), registration| match check(service, id, registration, &self.own) {
+        saved.retain(|(service, id), registration| match check(service, id, registration, &self.own) {
             Ok(()) => true,
             Err(rejected) => {
                 warnings.push(format!("left out {id:?} of {service:?}: {rejected}"));
                 false
             }
         });
-        if let Err(rejected) = self.state().restore(fine, Instant::now()) {
-            warnings.push(format!("left out the rest: {rejected}"));
-        }
-        warnings
+        (saved, warnings)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -418,6 +462,10 @@ mod tests {
         fn start(path: &Path) -> Self {
             let (memory, warnings) = Memory::open(path);
             assert_eq!(warnings, Vec::<String>::new());
+            Self::of(memory)
+        }
+
+        fn of(memory: Arc<Memory>) -> Self {
             let (stop, stopped) = oneshot::channel();
             let running = memory.clone();
             let task = tokio::spawn(async move {
@@ -677,6 +725,55 @@ mod tests {
         assert_eq!(ids(&second.memory), ["a", "b", "late"]);
         second.stop().await;
         assert_eq!(ids(&Memory::open(&path).0), ["a", "b", "late"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_process_takes_over_all_that_changed_while_it_started_and_may_fail_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.json");
+        let first = Running::start(&path);
+        let succeed = |text: &[u8]| {
+            let (memory, warnings) = Memory::succeed(path.clone(), OwnAddresses::default(), text).unwrap();
+            assert_eq!(warnings, Vec::<String>::new());
+            memory
+        };
+        for id in ["goes", "moves", "stays"] {
+            saved(&first.memory, id, registration("a:1", 30)).await;
+        }
+        let second = succeed(&first.memory.text().await.unwrap());
+        let mut feed = second.follow("orders").unwrap();
+        assert!(matches!(feed.next().await, Content::All(all) if all.len() == 3));
+        // It says nothing of who tells the other one that it is there.
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        for (id, address) in [("moves", "a:2"), ("stays", "a:1"), ("comes", "a:3")] {
+            saved(&first.memory, id, registration(address, 30)).await;
+        }
+        first.memory.remove("orders", "goes");
+        let memory = first.memory.clone();
+        first.stop().await;
+        memory.release().await;
+        let text = memory.text().await.unwrap();
+        assert_eq!(second.take_over(&text), Ok(vec![]));
+        let expected = vec![
+            wit::Change::Remove("goes".into()),
+            wit::Change::Put(endpoint("comes", "a:3")),
+            wit::Change::Put(endpoint("moves", "a:2")),
+        ];
+        assert_eq!(feed.next().await, Content::Changes(expected));
+        let left = second.instances("orders").into_iter().map(|of| of.expires_in_seconds).collect::<Vec<_>>();
+        assert_eq!(left, [Some(30); 3], "each has its whole time");
+        let second = Running::of(second);
+        saved(&second.memory, "new", registration("a:4", 30)).await;
+        assert_eq!(ids(&Memory::open(&path).0), ["comes", "moves", "new", "stays"]);
+        let second_memory = second.memory.clone();
+        second.stop().await;
+        second_memory.release().await;
+
+        // The other one, had it been in vain.
+        let first = Running::of(memory);
+        saved(&first.memory, "again", registration("a:5", 30)).await;
+        assert_eq!(ids(&Memory::open(&path).0), ["again", "comes", "moves", "stays"]);
+        first.stop().await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -74,7 +74,7 @@ struct Line<'a> {
 }
 
 /// Writes the first line.
-pub(super) fn begin(text: &mut Vec<u8>) -> serde_json::Result<()> {
+fn begin(text: &mut Vec<u8>) -> serde_json::Result<()> {
     serde_json::to_writer(&mut *text, &Head { version: VERSION })?;
     text.push(b'\n');
     Ok(())
@@ -92,6 +92,14 @@ pub(super) fn write(change: &Change, text: &mut Vec<u8>) -> serde_json::Result<(
     serde_json::to_writer(&mut *text, &Line { sum: &sum(change.get().as_bytes()), change: &change })?;
     text.push(b'\n');
     Ok(())
+}
+
+/// Everything, from the first line on.
+pub(super) fn text(all: &[Change]) -> serde_json::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    begin(&mut text)?;
+    all.iter().try_for_each(|change| write(change, &mut text))?;
+    Ok(text)
 }
 
 /// Reads what was written, by this version or an older one. The error says why nothing of it can be used.

@@ -125,6 +125,23 @@ impl State {
         Ok(())
     }
 
+    /// Becomes exactly this: what is not in it leaves, and what is has its whole time. All of it is to be saved.
+    pub fn turn_into(&mut self, all: Registrations, now: Instant) -> Result<(), Rejected> {
+        let names = self
+            .services
+            .iter()
+            .flat_map(|(service, instances)| instances.keys().map(move |id| (service.clone(), id.clone())));
+        let gone: Vec<_> = names.filter(|name| !all.contains_key(name)).collect();
+        for (service, id) in gone {
+            self.remove(&service, &id);
+        }
+        self.unsaved.everything();
+        for ((service, id), registration) in all {
+            self.put(&service, &id, (*registration).clone(), now)?;
+        }
+        Ok(())
+    }
+
     /// Whether there is room for so much more.
     fn room(&self, instances: usize, bytes: usize) -> Result<(), Rejected> {
         match (self.count + instances <= MOST_INSTANCES, self.bytes + bytes <= MOST_BYTES) {
@@ -314,6 +331,13 @@ impl Held {
 }
 
 impl Unsaved {
+    /// Whatever changed, all of it has to be saved.
+    fn everything(&mut self) {
+        self.latest += 1;
+        self.changes.clear();
+        (self.bytes, self.too_many) = (0, true);
+    }
+
     /// The number of the change.
     fn note(&mut self, bytes: usize, change: Change) -> u64 {
         self.latest += 1;
