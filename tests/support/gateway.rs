@@ -90,8 +90,8 @@ impl Gateway {
     pub fn start_by(program: &[&str], folder: tempfile::TempDir, text: &str) -> Self {
         Self::write_config(folder.path(), text);
         let config = folder.path().join("witgate.toml").display().to_string();
-        let mut command = Command::new(program[0]);
-        command.args(&program[1..]).arg(env!("CARGO_BIN_EXE_witgate"));
+        let mut command = bound_to_test();
+        command.args(program).arg(env!("CARGO_BIN_EXE_witgate"));
         let mut gateway = Self::spawn(command, folder, &["run", "--config", &config]);
         gateway.until_ready();
         gateway
@@ -101,15 +101,17 @@ impl Gateway {
     pub fn start_as(program: &Path, folder: tempfile::TempDir, text: &str) -> Self {
         Self::write_config(folder.path(), text);
         let config = folder.path().join("witgate.toml").display().to_string();
-        let mut gateway = Self::spawn(Command::new(program), folder, &["run", "--config", &config]);
+        let mut command = bound_to_test();
+        command.arg(program);
+        let mut gateway = Self::spawn(command, folder, &["run", "--config", &config]);
         gateway.until_ready();
         gateway
     }
 
     /// Runs a program that was installed with its configuration.
     pub fn installed(program: &Path, config: &Path) -> Self {
-        let mut command = Command::new(program);
-        command.arg("run").arg("--config").arg(config);
+        let mut command = bound_to_test();
+        command.arg(program).arg("run").arg("--config").arg(config);
         let mut gateway = Self::spawn(command, tempfile::tempdir().unwrap(), &[]);
         gateway.until_ready();
         gateway
@@ -125,7 +127,9 @@ impl Gateway {
     }
 
     fn launch(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
-        Self::spawn(Command::new(env!("CARGO_BIN_EXE_witgate")), folder, arguments)
+        let mut command = bound_to_test();
+        command.arg(env!("CARGO_BIN_EXE_witgate"));
+        Self::spawn(command, folder, arguments)
     }
 
     fn spawn(mut command: Command, folder: tempfile::TempDir, arguments: &[&str]) -> Self {
@@ -367,6 +371,13 @@ impl Drop for Gateway {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Becomes the program that is to follow, which ends with the test, also when the test is killed.
+fn bound_to_test() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]);
+    command
 }
 
 /// The end of a configuration: everything goes to this endpoint. Settings of the route may follow.
