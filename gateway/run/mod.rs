@@ -4,10 +4,14 @@ mod checked;
 mod demo;
 mod describe;
 mod descriptors;
+mod leave;
 mod listeners;
 mod operate;
+mod ready;
 mod reload;
 mod remembering;
+mod signals;
+mod sockets;
 mod systemd;
 mod upgrade;
 mod uses;
@@ -15,9 +19,8 @@ mod uses;
 use std::{
     io::{self, Write as _},
     net::SocketAddr,
-    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Weak},
+    sync::Arc,
     time::Duration,
 };
 
@@ -37,7 +40,9 @@ use self::{
     listeners::Listeners,
     reload::{Next, Reload},
     remembering::Remembering,
-    upgrade::{Admins, Estate, InheritedAdmin, Predecessor, Program, Succession, Upgraded},
+    signals::Signals,
+    sockets::{Sockets, Started},
+    upgrade::{Predecessor, Program, Succession, Upgraded},
     uses::uses,
 };
 use crate::{
@@ -49,21 +54,15 @@ use crate::{
     connector::{Lent, Memory},
     plugin::{Cause, EngineError, Plugins, Problem},
     registry::{Intake, OwnAddresses, Resolver},
-    server::{Lineup, Listener, Workers},
-    telemetry::{ProcessMetrics, Readiness, access::AccessLogs, text::shown},
-    tls::{self, ServerSettings},
-    upstream::{Disk, UpstreamName},
+    server::{Lineup, Workers},
+    telemetry::{ProcessMetrics, Readiness, text::shown},
+    tls,
+    upstream::Disk,
     worker::{self, Serving},
 };
 
 /// Threads of the control plane. Nothing that runs there is on the way of a request.
 const CONTROL_THREADS: usize = 2;
-
-/// How long a gateway that has just started may wait for plugins, and for balancers of them, before it is ready.
-const FIRST_PLUGINS: Duration = Duration::from_secs(60);
-
-/// How often it is looked whether the workers have the balancers that they begin with.
-const LOOK_FOR_BALANCERS: Duration = Duration::from_millis(20);
 
 /// How long what still runs at the end may take.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
@@ -122,26 +121,6 @@ pub fn run(path: &Path) -> Result<(), StartError> {
     start(move || config::load(&own), Some(path), |_| Ok(()))
 }
 
-/// The gateway with everything bound and nothing running yet.
-struct Sockets {
-    admin: Option<AdminSocket>,
-    registrations: Option<AdminSocket>,
-    clients: Listeners,
-    /// Copies of the first two, for a new process.
-    copies: Admins,
-    /// The numbers of those that the process before had.
-    taken: Vec<usize>,
-}
-
-/// With what ends TLS there.
-type AdminSocket = (tokio::net::TcpListener, Option<Arc<tls::Server>>);
-
-/// What somebody who joins the gateway at its start may know.
-pub(crate) struct Started {
-    pub admin: Option<SocketAddr>,
-    pub listeners: Vec<SocketAddr>,
-}
-
 fn start(
     load: impl FnOnce() -> Result<Config, config::Problems> + Send + 'static,
     follow: Option<&Path>,
@@ -156,7 +135,7 @@ fn start(
     let outcome = runtime.block_on(async {
         // Before anything that takes time: each of these would end the process. Where no file is followed SIGHUP keeps
         // its meaning: the terminal is gone.
-        ignore_signals().map_err(StartError::Threads)?;
+        signals::ignore().map_err(StartError::Threads)?;
         let program = Program::running().map_err(StartError::Program)?;
         let mut signals = Signals::new().map_err(StartError::Threads)?;
         let follow =
@@ -216,7 +195,7 @@ async fn gateway(
     // Then sockets: a port in use is told before anything else happens.
     let metrics = Arc::new(ProcessMetrics::new(config.workers));
     let mut estate = estate.unwrap_or_default();
-    let sockets = bind(&config, &metrics, &mut estate).await?;
+    let sockets = sockets::bind(&config, &metrics, &mut estate).await?;
     let own = sockets.clients.own.clone();
     let registry = config.state.join(REGISTRY);
     let succeeds = succession.is_some();
@@ -259,7 +238,7 @@ async fn serve(
 ) -> Result<(), StartError> {
     // The control plane. The admin API first: whoever asks how the start goes is answered while it does, by the process
     // before if there is one.
-    let started = announce(&sockets);
+    let started = sockets::announce(&sockets);
     let Sockets { admin, registrations, clients: mut listeners, copies, taken } = sockets;
     let (own, files) = (listeners.own.clone(), listeners.files.clone());
     let disk = disk(&config, &own);
@@ -280,7 +259,7 @@ async fn serve(
         readiness: readiness.clone(),
         door: door.clone(),
     });
-    serve_admin(&config, admin, registrations, admin_parts)?;
+    sockets::serve_admin(&config, admin, registrations, admin_parts)?;
 
     // The data plane, once every upstream has its first list or had its chance.
     let prepared = signals.unless_stopped(async {
@@ -303,8 +282,8 @@ async fn serve(
     let (serving, followed) = watch::channel(Serving { table: catalog.table(), lineup });
     let workers = start_workers(config.workers, &catalog, &metrics, &followed)?;
     join(started)?;
-    let ready = match succession {
-        None => Some(tokio::spawn(become_ready(
+    let becoming_ready = match succession {
+        None => Some(tokio::spawn(ready::become_ready(
             config.clone(),
             plugins.clone(),
             catalog.clone(),
@@ -313,8 +292,8 @@ async fn serve(
         Some((succession, upstreams)) => {
             let settled = async {
                 let prepared = async {
-                    settle(&config, &plugins, &catalog).await;
-                    have_endpoints(&catalog, &upstreams).await;
+                    ready::settle(&config, &plugins, &catalog).await;
+                    ready::have_endpoints(&catalog, &upstreams).await;
                 };
                 succession.unless_gone(prepared).await?;
                 succession.ready(taken).await
@@ -338,7 +317,7 @@ async fn serve(
         }
     };
 
-    let reopening = tokio::spawn(reopen_logs(Arc::downgrade(&listeners.access_logs)));
+    let reopening = tokio::spawn(signals::reopen_logs(Arc::downgrade(&listeners.access_logs)));
     let watchdog = tokio::spawn(systemd::watchdog(metrics.clone(), readiness.clone()));
 
     // Until it is time to stop, or a new process serves.
@@ -361,44 +340,11 @@ async fn serve(
         lacking: None,
         unreadable: Lasting::default(),
     };
-    let handed_over = loop {
-        let Some(asks) = &mut asks else {
-            signals.stop().await;
-            break false;
-        };
-        match reload.follow(signals.stop(), asks).await {
-            Next::Stop => break false,
-            Next::Upgrade => {}
-        }
-        tracing::info!(program = %asks.program.path().display(), "Starting a new process");
-        systemd::reloading();
-        let predecessor = Predecessor {
-            program: &asks.program,
-            limit: reload.running.upgrade_timeout,
-            listeners: reload.listeners,
-            admins: &copies,
-            remembering,
-            disk: &disk,
-            door: &door,
-            catalog: &catalog,
-        };
-        match predecessor.hand_over(signals).await {
-            Upgraded::Yes(pid) => {
-                tracing::info!(pid, "A new process serves, clients of this one may finish");
-                systemd::handed_over(pid);
-                say(&format!("upgraded {pid}"));
-                break true;
-            }
-            Upgraded::No(error) => {
-                tracing::error!(%error, "No new process took over, serving on");
-                systemd::reloaded(&format!("No new process took over, serving on: {error}"));
-            }
-            Upgraded::Stopped => break false,
-        }
-    };
+    let given = upgrade::Given { remembering, admins: &copies, disk: &disk, door: &door };
+    let handed_over = until_left(&mut reload, asks.as_mut(), given, signals).await;
     let config = reload.running;
-    if let Some(ready) = ready {
-        ready.abort();
+    if let Some(becoming_ready) = becoming_ready {
+        becoming_ready.abort();
     }
     reopening.abort();
     drop(copies);
@@ -408,59 +354,54 @@ async fn serve(
     match handed_over {
         true => {
             watchdog.abort();
-            leave(config.shutdown, signals, serving, workers).await;
+            leave::to_successor(config.shutdown, signals, serving, workers).await;
         }
         false => {
             systemd::stopping(config.shutdown);
-            drain(config.shutdown, signals, serving, workers).await;
+            leave::drain(config.shutdown, signals, serving, workers).await;
         }
     }
     control.close().await;
     Ok(())
 }
 
-/// Says that the gateway is ready once it picks as it was configured to: until a file that it needs for that is
-/// compiled, and all workers have their balancers of it, the native round robin picks, which breaks the affinity of
-/// clients. Some time later it is better than nothing.
-async fn become_ready(config: Arc<Config>, plugins: Plugins, catalog: Catalog, readiness: Readiness) {
-    let settled = tokio::time::timeout(FIRST_PLUGINS, balanced(&config, &plugins, &catalog));
-    if settled.await.is_err() {
-        tracing::warn!(waited = ?FIRST_PLUGINS,
-            "Plugins are still being compiled, or balancers made of them, going on without them");
-    }
-    // Those of a registry whose plugin has just come.
-    catalog.first_lists().await;
-    readiness.ready();
-    systemd::ready();
-    say("ready");
-}
-
-/// Waits until it picks as it was configured to.
-async fn balanced(config: &Config, plugins: &Plugins, catalog: &Catalog) {
-    plugins.settled(uses(config, None)).await;
-    while !catalog.table().upstreams.values().all(|upstream| upstream.has_tried_selector()) {
-        tokio::time::sleep(LOOK_FOR_BALANCERS).await;
-    }
-}
-
-/// Waits until it is as ready as it can be: with another process that serves there is no reason to hurry.
-async fn settle(config: &Config, plugins: &Plugins, catalog: &Catalog) {
-    balanced(config, plugins, catalog).await;
-    catalog.first_lists().await;
-}
-
-/// Waits until those of these upstreams that are configured have endpoints.
-async fn have_endpoints(catalog: &Catalog, upstreams: &[String]) {
-    let table = catalog.table();
-    for upstream in upstreams.iter().filter_map(|name| table.upstreams.get(&UpstreamName::new(name.as_str())))
-    {
-        let mut told = false;
-        while upstream.reader.snapshot().is_empty() {
-            if !std::mem::replace(&mut told, true) {
-                tracing::info!(upstream = %upstream.config.name,
-                    "The running process has endpoints of it, and this one none yet");
+/// Follows the configuration file until it is time to stop, or, which it says, until a new process serves.
+async fn until_left(
+    reload: &mut Reload<'_>,
+    asks: Option<&mut reload::Asks>,
+    mut given: upgrade::Given<'_>,
+    signals: &mut Signals,
+) -> bool {
+    let Some(asks) = asks else {
+        signals.stop().await;
+        return false;
+    };
+    loop {
+        match reload.follow(signals.stop(), asks).await {
+            Next::Stop => return false,
+            Next::Upgrade => {}
+        }
+        tracing::info!(program = %asks.program.path().display(), "Starting a new process");
+        systemd::reloading();
+        let predecessor = Predecessor {
+            program: &asks.program,
+            limit: reload.running.upgrade_timeout,
+            listeners: reload.listeners,
+            catalog: &reload.catalog,
+            given: &mut given,
+        };
+        match predecessor.hand_over(signals).await {
+            Upgraded::Yes(pid) => {
+                tracing::info!(pid, "A new process serves, clients of this one may finish");
+                systemd::handed_over(pid);
+                say(&format!("upgraded {pid}"));
+                return true;
             }
-            tokio::time::sleep(LOOK_FOR_BALANCERS).await;
+            Upgraded::No(error) => {
+                tracing::error!(%error, "No new process took over, serving on");
+                systemd::reloaded(&format!("No new process took over, serving on: {error}"));
+            }
+            Upgraded::Stopped => return false,
         }
     }
 }
@@ -474,126 +415,6 @@ fn start_workers(
     let (catalog, metrics, serving) = (catalog.clone(), metrics.clone(), serving.clone());
     let run = move |index, ()| worker::run(index, serving.clone(), catalog.clone(), metrics.clone());
     Workers::start(vec![(); workers], run).map_err(StartError::Threads)
-}
-
-/// Waits the delay, closes the listeners, and waits until the workers have ended or somebody asks again.
-async fn drain(
-    shutdown: config::Shutdown,
-    signals: &mut Signals,
-    serving: watch::Sender<Serving>,
-    workers: Workers,
-) {
-    let config::Shutdown { delay, drain } = shutdown;
-    tracing::info!(?delay, ?drain, "Shutting down");
-    serving.send_modify(|serving| serving.lineup.leaving = true);
-    tokio::select! {
-        () = tokio::time::sleep(delay) => {}
-        () = signals.stop() => {}
-    }
-    serving.send_modify(|serving| serving.lineup.close(drain));
-    // Nothing else will come.
-    drop(serving);
-    let ended = tokio::task::spawn_blocking(move || workers.join());
-    tokio::select! {
-        _ = ended => {}
-        () = signals.stop() => tracing::warn!("Asked again, not waiting for open connections"),
-    }
-}
-
-/// Lets clients finish where a new process has taken over.
-async fn leave(
-    shutdown: config::Shutdown,
-    signals: &mut Signals,
-    serving: watch::Sender<Serving>,
-    workers: Workers,
-) {
-    serving.send_modify(|serving| serving.lineup.hand_over(shutdown.drain));
-    drop(serving);
-    let ended = tokio::task::spawn_blocking(move || workers.join());
-    let asked_twice = async {
-        // The first may be for both processes.
-        signals.stop().await;
-        signals.stop().await;
-    };
-    tokio::select! {
-        _ = ended => {}
-        () = asked_twice => tracing::warn!("Asked again, not waiting for open connections"),
-    }
-}
-
-/// Binds what the process before does not have.
-async fn bind(
-    config: &Config,
-    metrics: &Arc<ProcessMetrics>,
-    estate: &mut Estate,
-) -> Result<Sockets, StartError> {
-    let files = Arc::<tls::Files>::default();
-    let config::Admin { address, registrations, tls, .. } = &config.admin;
-    let (mut copies, mut taken) = (Admins::default(), Vec::new());
-    let admin = match *address {
-        Some(address) => {
-            let inherited = take_admin(&mut estate.admin, address, &mut taken);
-            let (socket, copy) = bind_admin(address, tls.as_ref(), &files, inherited).await?;
-            copies.admin = Some((address, copy));
-            Some(socket)
-        }
-        None => None,
-    };
-    let registrations = match registrations {
-        Some(own) => {
-            let inherited = take_admin(&mut estate.registrations, own.address, &mut taken);
-            let (socket, copy) = bind_admin(own.address, own.tls.as_ref(), &files, inherited).await?;
-            copies.registrations = Some((own.address, copy));
-            Some(socket)
-        }
-        None => None,
-    };
-    let admins = [&admin, &registrations].into_iter().flatten();
-    let admins = admins.filter_map(|(listener, _)| listener.local_addr().ok()).collect();
-    let mut clients = Listeners::new(files, metrics.clone(), admins);
-    clients.begin(config, std::mem::take(&mut estate.listeners))?;
-    taken.extend(upgrade::taken(clients.running()));
-    Ok(Sockets { admin, registrations, clients, copies, taken })
-}
-
-/// The socket of the process before at this address.
-fn take_admin(
-    of: &mut Option<InheritedAdmin>,
-    address: SocketAddr,
-    taken: &mut Vec<usize>,
-) -> Option<std::net::TcpListener> {
-    let inherited = of.take_if(|inherited| inherited.address == address)?;
-    taken.push(inherited.number);
-    Some(inherited.socket)
-}
-
-async fn bind_admin(
-    address: SocketAddr,
-    tls: Option<&ServerSettings>,
-    files: &tls::Files,
-    inherited: Option<std::net::TcpListener>,
-) -> Result<(AdminSocket, OwnedFd), StartError> {
-    let tls = open_tls(address, tls, tls::Protocol::Http1, files)?;
-    let failed = |error| StartError::Admin { address, error };
-    let listener = match inherited {
-        Some(listener) => tokio::net::TcpListener::from_std(listener),
-        None => tokio::net::TcpListener::bind(address).await,
-    };
-    let listener = listener.map_err(failed)?;
-    let copy = listener.as_fd().try_clone_to_owned().map_err(failed)?;
-    Ok(((listener, tls), copy))
-}
-
-/// What ends TLS at an address. The files were right a moment ago, when the configuration was read.
-fn open_tls(
-    address: SocketAddr,
-    settings: Option<&ServerSettings>,
-    protocol: tls::Protocol,
-    files: &tls::Files,
-) -> Result<Option<Arc<tls::Server>>, StartError> {
-    let open = |settings| tls::Server::open(settings, protocol, files).map(Arc::new);
-    let failed = |error: tls::FileError| StartError::Tls { address, reason: error.to_string() };
-    settings.map(open).transpose().map_err(failed)
 }
 
 /// Asks every plugin about the settings it is to be used with, as far as they are others than those in force. What is
@@ -645,91 +466,6 @@ fn parts(
         disk,
         intake: Intake { resolver: Resolver::new(), own },
         workers: config.workers,
-    }
-}
-
-/// The admin API answers as long as the process lives, so that draining can be watched.
-fn serve_admin(
-    config: &Config,
-    admin: Option<AdminSocket>,
-    registrations: Option<AdminSocket>,
-    parts: Arc<admin::Parts>,
-) -> Result<(), StartError> {
-    let registrations = registrations.zip(config.admin.registrations.as_ref());
-    let listeners = [
-        admin.map(|listener| (listener, admin::Scope::Everything, &config.admin.access)),
-        registrations.map(|(listener, own)| (listener, admin::Scope::Registrations, &own.access)),
-    ];
-    let listening = |((listener, tls), scope, access): (AdminSocket, _, &config::Access)| {
-        Ok(admin::Listening { listener: listener.into_std()?, tls, scope, access: access.clone() })
-    };
-    let listenings: io::Result<Vec<_>> = listeners.into_iter().flatten().map(listening).collect();
-    listenings.and_then(|listenings| admin::start(listenings, parts)).map_err(StartError::Threads)
-}
-
-/// Says on standard output where the gateway listens; port 0 has become a real one by now.
-fn announce(sockets: &Sockets) -> Started {
-    let address = |(listener, _): &AdminSocket| listener.local_addr().ok();
-    let admin = sockets.admin.as_ref().and_then(address);
-    if let Some(address) = admin {
-        say(&format!("listening admin {address}"));
-    }
-    if let Some(address) = sockets.registrations.as_ref().and_then(address) {
-        say(&format!("listening registrations {address}"));
-    }
-    let running = sockets.clients.running().iter();
-    let listeners = running.inspect(|listener| say_listening(listener)).map(Listener::address);
-    Started { admin, listeners: listeners.collect() }
-}
-
-fn say_listening(listener: &Listener) {
-    say(&format!("listening {} {}", listener.settings.protocol.as_str(), listener.address()));
-}
-
-/// Opens access logs anew with each SIGUSR1, as whoever has moved them away asks for.
-async fn reopen_logs(logs: Weak<AccessLogs>) {
-    let Ok(mut asked) = signal(SignalKind::user_defined1()) else { return };
-    while asked.recv().await.is_some() {
-        if let Some(logs) = logs.upgrade() {
-            logs.reopen();
-        }
-    }
-}
-
-/// SIGUSR1 does nothing before there are logs, and SIGUSR2 nothing where no file is followed. Their default is to end
-/// the process.
-fn ignore_signals() -> io::Result<()> {
-    for kind in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
-        // Who takes a signal once takes it for the life of the process.
-        drop(signal(kind)?);
-    }
-    Ok(())
-}
-
-/// What asks the process to stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// What comes of `phase`; none if it is time to stop before.
-    async fn unless_stopped<T>(&mut self, phase: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            done = phase => Some(done),
-            () = self.stop() => None,
-        }
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
 

@@ -198,7 +198,7 @@ impl Reload<'_> {
         }
         for listener in &new {
             tracing::info!(listener = %listener.settings.name, address = %listener.address(), "Listener added");
-            super::say_listening(listener);
+            super::sockets::say_listening(listener);
         }
         for listener in &gone {
             tracing::info!(listener = %listener.settings.name, address = %listener.address(), "Listener removed");

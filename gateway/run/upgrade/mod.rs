@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use self::successor::SuccessionError;
 pub(super) use self::{
     candidate::UpgradeError,
-    predecessor::{Admins, Predecessor, Upgraded},
+    predecessor::{Admins, Given, Predecessor, Upgraded},
     program::Program,
     successor::{Estate, InheritedAdmin, Succession, taken},
 };

@@ -14,16 +14,21 @@ use crate::{
     upstream::Disk,
 };
 
-/// What of a running gateway passes to a new process.
-pub(crate) struct Predecessor<'a> {
+/// A running gateway that is to be followed by a new process.
+pub(crate) struct Predecessor<'a, 'b> {
     pub program: &'a Program,
     pub limit: Duration,
     pub listeners: &'a Listeners,
-    pub admins: &'a Admins,
+    pub catalog: &'a Catalog,
+    pub given: &'a mut Given<'b>,
+}
+
+/// What one process alone may have, and so passes to the new one at once.
+pub(crate) struct Given<'a> {
     pub remembering: &'a mut Remembering,
+    pub admins: &'a Admins,
     pub disk: &'a Disk,
     pub door: &'a Door,
-    pub catalog: &'a Catalog,
 }
 
 /// Copies of the sockets of the admin API, with their addresses as the configuration says them.
@@ -45,13 +50,13 @@ pub(crate) enum Upgraded {
     Stopped,
 }
 
-impl Predecessor<'_> {
+impl Predecessor<'_, '_> {
     /// Starts the program anew and hands over to it. Whatever goes wrong, it is as if nothing had been.
     ///
     /// Must not be dropped on the way.
     pub(crate) async fn hand_over(mut self, signals: &mut Signals) -> Upgraded {
         // Whoever keeps a connection to the admin API learns that it will close.
-        self.door.leave();
+        self.given.door.leave();
         let outcome = match signals.unless_stopped(self.start()).await {
             Some(Ok((candidate, owners, taken))) => match self.give(candidate).await {
                 Ok(id) => {
@@ -63,13 +68,13 @@ impl Predecessor<'_> {
             Some(Err(error)) => Upgraded::No(error),
             None => Upgraded::Stopped,
         };
-        self.door.open();
+        self.given.door.open();
         outcome
     }
 
     /// A new process that could take over, whose the sockets are that it was given, and which of them it takes.
     async fn start(&self) -> Result<(Candidate, Vec<Owner>, Vec<usize>), UpgradeError> {
-        let registry = self.remembering.memory.text().await.map_err(UpgradeError::Registry)?;
+        let registry = self.given.remembering.memory.text().await.map_err(UpgradeError::Registry)?;
         let table = self.catalog.table();
         let served = table.upstreams.iter().filter(|(_, upstream)| !upstream.reader.snapshot().is_empty());
         let upstreams = served.map(|(name, _)| name.to_string()).collect();
@@ -83,7 +88,7 @@ impl Predecessor<'_> {
     fn sockets(&self) -> Vec<(Owner, (SocketOf, OwnedFd))> {
         // One that cannot be copied closes here like that of a listener that is removed.
         let copy = |socket: &OwnedFd| socket.try_clone().ok();
-        let Admins { admin, registrations } = self.admins;
+        let Admins { admin, registrations } = self.given.admins;
         let admin =
             admin.iter().filter_map(|(address, socket)| Some((SocketOf::Admin(*address), copy(socket)?)));
         let registrations = registrations
@@ -103,12 +108,12 @@ impl Predecessor<'_> {
 
     /// Leaves everything that one process alone may have to the new one. When that does not accept then, takes it back.
     async fn give(&mut self, mut candidate: Candidate) -> Result<u32, UpgradeError> {
-        self.door.close().await;
-        self.remembering.stop().await;
-        self.remembering.memory.release().await;
-        let disk = self.disk.clone();
+        self.given.door.close().await;
+        self.given.remembering.stop().await;
+        self.given.remembering.memory.release().await;
+        let disk = self.given.disk.clone();
         blocking(move || disk.give()).await;
-        let given = match self.remembering.memory.text().await {
+        let given = match self.given.remembering.memory.text().await {
             Ok(text) => candidate.take_over(&text).await,
             Err(error) => Err(UpgradeError::Registry(error)),
         };
@@ -116,8 +121,8 @@ impl Predecessor<'_> {
         // It ends here if it has not taken over, and with it what it had.
         drop(candidate);
         if given.is_err() {
-            self.disk.take_back();
-            self.remembering.start();
+            self.given.disk.take_back();
+            self.given.remembering.start();
         }
         given.map(|()| id)
     }
@@ -129,6 +134,6 @@ impl Predecessor<'_> {
                 listener.hand_over(*worker);
             }
         }
-        self.door.remove().await;
+        self.given.door.remove().await;
     }
 }
