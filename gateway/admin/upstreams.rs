@@ -16,7 +16,7 @@ use crate::{
     resilience::{Gate, MOST_IN_FLIGHT},
     selector::Progress,
     telemetry::{rfc3339, text::shown},
-    upstream::{self, Addresses, SourceName, UpstreamName},
+    upstream::{self, Addresses, UpstreamName},
 };
 
 /// Addresses named per reserve; the rest is only counted.
@@ -219,8 +219,8 @@ struct Worker {
 }
 
 #[derive(Serialize)]
-struct Generation {
-    generation: u64,
+pub(super) struct Generation {
+    pub generation: u64,
     at: String,
     /// Null, like the service, where the operator ordered it.
     registry: Option<String>,
@@ -355,14 +355,13 @@ fn worker(progress: &Progress, upstream: &Upstream) -> Worker {
 
 fn detail(upstream: &Upstream, found: bool, now: SystemTime) -> Detail {
     let (snapshot, status) = (upstream.reader.snapshot(), upstream.status());
-    let names: Vec<_> = status.sources.iter().map(|source| source.name.clone()).collect();
     Detail {
         summary: summary(upstream, found, now),
         standing: None,
         endpoints: snapshot.iter().map(|member| endpoint(member)).collect(),
         ejected: status.ejected.iter().map(ejected).collect(),
         standby: status.standby.iter().map(standby).collect(),
-        history: status.history.iter().rev().map(|entry| generation(entry, &names)).collect(),
+        history: history(&status).collect(),
     }
 }
 
@@ -416,9 +415,14 @@ fn endpoint(member: &upstream::Member) -> Endpoint {
     }
 }
 
-fn generation(entry: &upstream::Entry, sources: &[SourceName]) -> Generation {
+/// The changes of a list, the latest first.
+pub(super) fn history(status: &upstream::Status) -> impl Iterator<Item = Generation> {
+    status.history.iter().rev().map(|entry| generation(entry, status))
+}
+
+fn generation(entry: &upstream::Entry, status: &upstream::Status) -> Generation {
     // The sources of an upstream never change while it runs.
-    let source = entry.source.and_then(|source| sources.get(source));
+    let source = entry.source.and_then(|source| status.sources.get(source)).map(|source| &source.name);
     let rolled_back_to = match entry.cause {
         upstream::Cause::RolledBack { to } => Some(to),
         _ => None,

@@ -7,6 +7,7 @@ use crate::support::{
     etcd::{Etcd, Version},
     gateway::{Gateway, until},
     guest::guest,
+    traffic::Traffic,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,7 +54,9 @@ async fn the_first_screen_follows_a_registry_that_is_killed_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_dies_is_shown_with_its_cause_and_since_when() {
-    let gateway = Gateway::start(&memory("orders"));
+    // In turns, so that each has its share however slow the machine is.
+    let turns = memory("orders").replace("[[route]]", "selector = \"round-robin\"\n[[route]]");
+    let gateway = Gateway::start(&turns);
     let mut backends = Backend::several(3).await;
     for (number, backend) in backends.iter().enumerate() {
         gateway.register("orders", &format!("b{number}"), backend.address).await;
@@ -64,7 +67,7 @@ async fn an_endpoint_that_dies_is_shown_with_its_cause_and_since_when() {
     open(&browser, &gateway, "#/services/orders").await;
     let dying = backends[0].address.to_string();
     browser.until(&says(&dying, "no request yet")).await;
-    send(&gateway, "/orders", 60).await;
+    let traffic = Traffic::start(gateway.address(), "/orders", 2);
     browser.until(&says(&dying, "serves")).await;
     let share = format!("parseFloat({}.querySelector('.picks .number').innerText) > 10", row(&dying));
     browser.until(&share).await;
@@ -72,7 +75,6 @@ async fn an_endpoint_that_dies_is_shown_with_its_cause_and_since_when() {
 
     drop(backends.remove(0));
     until("it is taken out", || async {
-        send(&gateway, "/orders", 10).await;
         gateway.api("/api/v1/upstreams/orders").await["ejected_count"] == 1
     })
     .await;
@@ -80,11 +82,11 @@ async fn an_endpoint_that_dies_is_shown_with_its_cause_and_since_when() {
         .until(&format!("/taken out: .* connections?\\s+for \\d+ s/.test({}?.innerText ?? '')", row(&dying)))
         .await;
     browser.until("document.querySelector('.verdict').innerText.includes('1 endpoint taken out')").await;
-    send(&gateway, "/orders", 60).await;
     pictures(&browser, "service").await;
     open(&browser, &gateway, "").await;
     browser.until(&says("orders", "2 / 3")).await;
     browser.until(&says("orders", "1 endpoint taken out")).await;
+    traffic.stop().await.none_failed();
     // The link leads there, by the keyboard, too.
     browser.eval("document.querySelector('tbody a').focus()").await;
     browser.press("Enter").await;

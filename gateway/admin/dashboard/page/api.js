@@ -66,6 +66,12 @@ function showForm(why) {
   const dialog = document.getElementById("dialog");
   const field = h("input", { type: "password", id: "token", autocomplete: "off", spellcheck: "false", required: true });
   return new Promise((resolve) => {
+    function closed() {
+      // The event comes later than what it tells of: it may be of what the dialog showed before.
+      if (dialog.open) return;
+      dialog.removeEventListener("close", closed);
+      resolve(dialog.returnValue);
+    }
     const form = h(
       "form",
       {
@@ -92,7 +98,7 @@ function showForm(why) {
     if (dialog.open) dialog.close("");
     dialog.replaceChildren(form);
     dialog.returnValue = "";
-    dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true });
+    dialog.addEventListener("close", closed);
     dialog.showModal();
   });
 }

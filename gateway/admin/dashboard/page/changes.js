@@ -4,6 +4,9 @@ import { h, keyed, renew } from "./dom.js";
 import { clock, many } from "./format.js";
 import { mark, since } from "./state.js";
 
+/** Addresses of each kind in a line. */
+const NAMED = 3;
+
 const CAUSES = {
   restored: "from disk",
   health: "because endpoints stopped answering, or answer again",
@@ -67,7 +70,7 @@ export function changes() {
 
 function line(of) {
   const believed = of.held.count > 0 || !of.applied ? "degraded" : "ok";
-  const addresses = ["added", "updated", "removed", "held"].flatMap((kind) => named(of[kind]));
+  const addresses = ["added", "updated", "removed", "held"].flatMap((kind) => named(of[kind], NAMED));
   return [
     h("span", { class: "when", title: clock(of.at) }, since(of.at), " ago"),
     h(
