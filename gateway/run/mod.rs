@@ -6,6 +6,7 @@ mod describe;
 mod descriptors;
 mod listeners;
 mod operate;
+mod register;
 mod reload;
 mod remembering;
 mod systemd;
@@ -31,6 +32,7 @@ pub use self::{
     demo::demo,
     listeners::ListenError,
     operate::{Gateway, OperateError, Operation, operate},
+    register::{Register, RegisterError, register},
     upgrade::SuccessionError,
 };
 use self::{
