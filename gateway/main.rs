@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, Subcommand, builder::NonEmptyStringValueParser};
+use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 use witgate::{
     config,
     registry::HostPort,
@@ -80,12 +80,14 @@ enum Command {
         /// Where the service takes connections, as others reach it.
         #[arg(long, value_name = "HOST:PORT")]
         address: HostPort,
-        /// The registry, by its name in the configuration file.
+        /// The registry, by its name in the configuration file. Default: the one inside the gateway at `--admin`.
         #[arg(long, value_name = "NAME")]
-        registry: String,
+        registry: Option<String>,
         /// The configuration file. Nothing in it is needed but the table of the registry.
         #[arg(long, short, default_value = "witgate.toml", value_name = "FILE")]
         config: PathBuf,
+        #[command(flatten)]
+        gateway: GatewayFlags,
         /// Its share of requests beside others of the service. 0: no new ones.
         #[arg(long, default_value_t = 1, value_name = "N")]
         weight: u32,
@@ -104,21 +106,8 @@ enum Command {
     },
     /// See and steer the upstreams of a running gateway.
     Upstream {
-        /// Where its admin API listens; with TLS, https://HOST:PORT.
-        #[arg(long, global = true, default_value = "127.0.0.1:9901", value_name = "ADDR")]
-        admin: String,
-        /// With TLS: the certificates (PEM) of the authorities that are believed. Default: those of the system.
-        #[arg(long, global = true, value_name = "FILE")]
-        ca_file: Option<PathBuf>,
-        /// With TLS: a certificate (PEM) to show, if it asks for one.
-        #[arg(long, global = true, value_name = "FILE", requires = "key_file")]
-        cert_file: Option<PathBuf>,
-        /// The key (PEM) of that certificate.
-        #[arg(long, global = true, value_name = "FILE", requires = "cert_file")]
-        key_file: Option<PathBuf>,
-        /// A file with the token that it asks for.
-        #[arg(long, global = true, value_name = "FILE")]
-        token_file: Option<PathBuf>,
+        #[command(flatten)]
+        gateway: GatewayFlags,
         #[command(subcommand)]
         operation: Operation,
     },
@@ -126,8 +115,38 @@ enum Command {
     Schema,
 }
 
+/// Which running gateway is meant.
+#[derive(Args)]
+struct GatewayFlags {
+    /// Where its admin API listens; with TLS, https://HOST:PORT.
+    #[arg(long, global = true, default_value = "127.0.0.1:9901", value_name = "ADDR")]
+    admin: String,
+    /// With TLS: the certificates (PEM) of the authorities that are believed. Default: those of the system.
+    #[arg(long, global = true, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// With TLS: a certificate (PEM) to show, if it asks for one.
+    #[arg(long, global = true, value_name = "FILE", requires = "key_file")]
+    cert_file: Option<PathBuf>,
+    /// The key (PEM) of that certificate.
+    #[arg(long, global = true, value_name = "FILE", requires = "cert_file")]
+    key_file: Option<PathBuf>,
+    /// A file with the token that it asks for.
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl From<GatewayFlags> for run::Gateway {
+    fn from(flags: GatewayFlags) -> Self {
+        let GatewayFlags { admin, ca_file, cert_file, key_file, token_file } = flags;
+        let pair = cert_file.zip(key_file);
+        let certificate = pair.map(|(certificate, key)| tls::PairFiles { certificate, key });
+        Self { admin, ca_file, certificate, token_file }
+    }
+}
+
 const REGISTER_EXAMPLES: &str = "\
 Examples:
+  witgate register --service orders --address 127.0.0.1:9000 -- ./orders --port 9000
   witgate register --registry etcd --service user.rpc --address 10.0.0.5:8080 -- ./user-rpc -f user.yaml
   witgate register --registry etcd --service orders --address 10.0.0.5:9000 --weight 2 --label zone=a";
 
@@ -207,39 +226,30 @@ fn main() -> ExitCode {
             address,
             registry,
             config,
+            gateway,
             weight,
             labels,
             wait_secs,
             stop_delay_ms,
             command,
         } => {
+            let registry = match registry {
+                Some(name) => run::Where::Configured { config, name },
+                None => run::Where::Embedded(gateway.into()),
+            };
             let wait = Duration::from_secs(wait_secs.into());
             let stop_delay = Duration::from_millis(stop_delay_ms.into());
-            let what = run::Register {
-                service,
-                address,
-                weight,
-                labels,
-                config,
-                registry,
-                wait,
-                stop_delay,
-                command,
-            };
+            let what =
+                run::Register { service, address, weight, labels, registry, wait, stop_delay, command };
             serve(flags.log_format, flags.log.as_deref(), || run::register(what).map(ExitCode::from))
         }
-        Command::Upstream { admin, ca_file, cert_file, key_file, token_file, operation } => {
-            let pair = cert_file.zip(key_file);
-            let certificate = pair.map(|(certificate, key)| tls::PairFiles { certificate, key });
-            let gateway = run::Gateway { admin, ca_file, certificate, token_file };
-            match run::operate(gateway, &operation.into()) {
-                Ok(text) => {
-                    say(text.trim_end());
-                    ExitCode::SUCCESS
-                }
-                Err(error) => fail(&error, shown(&error)),
+        Command::Upstream { gateway, operation } => match run::operate(gateway.into(), &operation.into()) {
+            Ok(text) => {
+                say(text.trim_end());
+                ExitCode::SUCCESS
             }
-        }
+            Err(error) => fail(&error, shown(&error)),
+        },
         Command::Schema => {
             say(&config::schema());
             ExitCode::SUCCESS

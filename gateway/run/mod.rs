@@ -32,7 +32,7 @@ pub use self::{
     demo::demo,
     listeners::ListenError,
     operate::{Gateway, OperateError, Operation, operate},
-    register::{Register, RegisterError, register},
+    register::{Register, RegisterError, Where, register},
     upgrade::SuccessionError,
 };
 use self::{

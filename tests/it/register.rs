@@ -1,19 +1,24 @@
 //! `witgate register`: a service is announced beside its command, and withdrawn before that is stopped.
 
 use std::{
-    io::Read as _,
+    io::{BufRead as _, BufReader},
     net::SocketAddr,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
     time::Instant,
 };
 
 use etcd_client::{Client, GetOptions};
+use serde_json::{Value, json};
 use tempfile::TempDir;
+use witgate::connector::zookeeper;
 
 use crate::support::{
     backend::Backend,
     etcd::{Etcd, free_port},
     gateway::{Gateway, PATIENCE, bound_to_test, until},
+    zookeeper::ZooKeeper,
 };
 
 /// What a command does until it is told otherwise. `$F` is a folder in which it says so, and in which the test does.
@@ -28,6 +33,9 @@ exit 9"#;
 /// A process of `witgate register`. Killed when dropped, and with it its command.
 struct Registering {
     process: Child,
+    /// What it has said on standard error, and who listens to that.
+    said: Arc<Mutex<String>>,
+    listener: Option<JoinHandle<()>>,
     folder: TempDir,
 }
 
@@ -42,8 +50,17 @@ impl Registering {
             command.args(["--", "setpriv", "--pdeathsig", "KILL", "sh", "-c", script]);
         }
         command.current_dir(folder.path()).env("F", folder.path());
-        let process = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        Self { process, folder }
+        let mut process = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let said = Arc::new(Mutex::new(String::new()));
+        let (lines, heard) = (BufReader::new(process.stderr.take().unwrap()).lines(), said.clone());
+        let listener = std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let mut heard = heard.lock().unwrap();
+                heard.push_str(&line);
+                heard.push('\n');
+            }
+        });
+        Self { process, said, listener: Some(listener), folder }
     }
 
     fn signal(&self, name: &str) {
@@ -70,14 +87,21 @@ impl Registering {
         std::fs::write(self.folder.path().join("go"), "").unwrap();
     }
 
+    /// Waits until this has been said, and says all that was.
+    async fn told(&self, text: &str) -> String {
+        until(&format!("it says {text:?}"), async || self.said.lock().unwrap().contains(text)).await;
+        self.said.lock().unwrap().clone()
+    }
+
     /// Waits for the end: the exit code, and what was said on standard error.
     async fn exit(&mut self) -> (Option<i32>, String) {
         let began = Instant::now();
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {
-                let mut said = String::new();
-                self.process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-                return (status.code(), said);
+                if let Some(listener) = self.listener.take() {
+                    listener.join().unwrap();
+                }
+                return (status.code(), self.said.lock().unwrap().clone());
             }
             assert!(began.elapsed() < PATIENCE, "it does not end");
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -205,11 +229,11 @@ async fn signals_that_ask_for_no_end_are_handed_on_at_once() {
 async fn a_service_that_never_takes_connections_is_told_and_its_command_ended() {
     let (etcd, mut client, _backend, _) = etcd_and_backend().await;
     let address = format!("127.0.0.1:{}", free_port());
-    let flags = flags(&address, &["--wait-secs", "1"]);
+    let flags = flags(&address, &["--wait-secs", "3"]);
     let mut registering = Registering::start(&in_etcd(&etcd), &flags, Some(WAITS));
     let (code, said) = registering.exit().await;
     assert_eq!((code, &*registering.signals()), (Some(1), "TERM\n"), "{said}");
-    assert!(said.contains(&format!("nothing takes connections at {address}, after 1s")), "{said}");
+    assert!(said.contains(&format!("nothing takes connections at {address}, after 3s")), "{said}");
     assert!(said.contains("refused"), "{said}");
     assert!(announced(&mut client).await.is_empty());
 }
@@ -264,6 +288,13 @@ async fn what_is_wrong_is_told_before_the_command_runs() {
         (fixed, of("other"), &address, 1, &["\"other\"", "witgate.toml", "\"main\""]),
         (&no_base, of("main"), &address, 1, &["registry main", "base"]),
         (&no_plugin, of("main"), &address, 1, &["registry main", "none-such"]),
+        (
+            "[registry.main]\nplugin = 'memory'\nmemory = true\n",
+            of("main"),
+            &address,
+            1,
+            &["\"main\"", "--admin"],
+        ),
         ("[registry.main\n", of("main"), &address, 1, &["witgate.toml:1"]),
     ] {
         let flags = [flags, vec![address]].concat();
@@ -283,7 +314,6 @@ async fn a_registry_in_which_nothing_can_be_announced_ends_the_command() {
     let address = backend.address.to_string();
     let config = "[registry.main]\nplugin = 'static'\nsettings = { endpoints = [] }\n";
     let mut registering = Registering::start(config, &flags(&address, &[]), Some(WAITS));
-    registering.command().await;
     let (code, said) = registering.exit().await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("\"orders\"") && said.contains("\"static\" cannot announce"), "{said}");
@@ -297,4 +327,89 @@ async fn a_command_that_does_not_start_is_named() {
     let (code, said) = registering.exit().await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("/no/such/program") && said.contains("No such file"), "{said}");
+}
+
+/// With a route for the service `orders` in the registry inside it, in which only who has the token may write.
+const EMBEDDED: &str = "[admin.registrations]
+address = '127.0.0.1:0'
+token_file = 'token'
+
+[upstream.orders]
+service = 'orders'
+registry = 'memory'
+
+[[route]]
+upstream = 'orders'
+";
+
+fn gateway_with_token() -> Gateway {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("token"), "secret\n").unwrap();
+    Gateway::start_in(folder, EMBEDDED)
+}
+
+async fn instances(gateway: &Gateway) -> Vec<Value> {
+    let service = gateway.api("/api/v1/services/orders").await;
+    service["instances"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn without_a_registry_it_is_announced_inside_a_gateway() {
+    let gateway = gateway_with_token();
+    let backend = Backend::start("beside").await;
+    let (address, admin) = (backend.address.to_string(), gateway.registrations.unwrap().to_string());
+    let token = gateway.folder().join("token").display().to_string();
+    let flags = ["--service", "orders", "--address", &address, "--admin", &admin, "--token-file", &token];
+    let more = ["--weight", "3", "--label", "zone=a", "--label", "tag=x", "--label", "tag=y"];
+    let mut registering = Registering::start("", &[&flags[..], &more].concat(), Some(WAITS));
+
+    until("the gateway sends requests to it", async || gateway.get("/").await.text() == "beside").await;
+    let found = instances(&gateway).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((&found[0]["address"], &found[0]["weight"]), (&json!(address), &json!(3)));
+    assert_eq!(found[0]["labels"], json!({ "zone": "a", "tag": ["x", "y"] }));
+    assert_ne!(found[0]["ttl_seconds"], json!(0), "it would stay for ever");
+
+    gateway.withdraw("orders", &address).await;
+    until("the next heartbeat registers it again", async || instances(&gateway).await.len() == 1).await;
+
+    registering.command().await;
+    registering.signal("TERM");
+    let (code, said) = registering.exit().await;
+    assert_eq!(code, Some(7), "{said}");
+    assert!(instances(&gateway).await.is_empty(), "{said}");
+}
+
+#[tokio::test]
+async fn a_gateway_that_refuses_the_token_is_told_and_the_command_goes_on() {
+    let gateway = gateway_with_token();
+    let backend = Backend::start("beside").await;
+    let (address, admin) = (backend.address.to_string(), gateway.registrations.unwrap().to_string());
+    let token = gateway.folder().join("wrong").display().to_string();
+    std::fs::write(&token, "guessed").unwrap();
+    let flags = ["--service", "orders", "--address", &address, "--admin", &admin, "--token-file", &token];
+    let mut registering = Registering::start("", &flags, Some(WAITS));
+    registering.command().await;
+    let told = registering.told("Announcement failed, trying again").await;
+    assert!(told.contains("refused the credentials") && told.contains(&admin), "{told}");
+    registering.go();
+    assert_eq!(registering.exit().await.0, Some(9));
+    assert!(instances(&gateway).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_announced_in_zookeeper_goes_with_the_command() {
+    let (zookeeper, backend) = (ZooKeeper::start().await, Backend::start("beside").await);
+    let looks = zookeeper::Client::new("test".into(), zookeeper.direct(), None).open(30).await.unwrap();
+    let address = backend.address.to_string();
+    let node = format!("/services/orders/{address}");
+    let config = zookeeper.registry("{ layout = 'json', base = '/services' }");
+    let mut registering = Registering::start(&config, &flags(&address, &[]), Some(WAITS));
+    until("it is announced", async || looks.get(&node).await.unwrap().is_some()).await;
+    assert_ne!(looks.get(&node).await.unwrap().unwrap().stat.owner, 0, "it would stay for ever");
+    registering.command().await;
+    registering.go();
+    let (code, said) = registering.exit().await;
+    assert_eq!(code, Some(9), "{said}");
+    assert!(looks.get(&node).await.unwrap().is_none(), "{said}");
 }

@@ -1,19 +1,32 @@
 //! `witgate register`: announces a service beside its command, or until it is stopped.
 
 mod command;
+mod embedded;
 mod port;
 
-use std::{ffi::OsString, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::sleep;
 
-use self::command::{Command, Event};
-use super::{LAST_MOMENT, PluginsError, StartError, blocking, checked::is_own};
+use self::{
+    command::{Command, Event},
+    embedded::Embedded,
+};
+use super::{
+    Gateway, LAST_MOMENT, OperateError, PluginsError, StartError, blocking, checked::is_own, operate,
+};
 use crate::{
+    admin::client::Client,
     config,
     connector::{Lent, Memory},
-    plugin::{Announcement, Plugins, Registration, RegistryUse, Standing, Uses},
-    registry::{Failure, HostPort},
+    plugin::{Announcement, Plugins, RegistryUse, Uses},
+    registry::{Failure, HostPort, Registration, Standing},
     telemetry::text::shown,
 };
 
@@ -25,9 +38,7 @@ pub struct Register {
     /// 0: no new requests.
     pub weight: u32,
     pub labels: Vec<(String, String)>,
-    pub config: PathBuf,
-    /// One of `config`.
-    pub registry: String,
+    pub registry: Where,
     /// How long the service may take until it takes connections.
     pub wait: Duration,
     /// Between the withdrawal and the signal that stops the command: what those who send requests have to hear of it.
@@ -36,19 +47,34 @@ pub struct Register {
     pub command: Vec<OsString>,
 }
 
+/// A registry in which something is announced.
+#[derive(Debug, Clone)]
+pub enum Where {
+    /// The one inside a running gateway.
+    Embedded(Gateway),
+    /// One of a configuration file.
+    Configured { config: PathBuf, name: String },
+}
+
 /// Why a service was not announced.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error(transparent)]
+    Gateway(#[from] OperateError),
     #[error("there is no registry {registry:?} in {file}, only {known}")]
     NoRegistry { registry: String, file: String, known: String },
+    #[error(
+        "the registry {registry:?} is inside a gateway: leave --registry out, and name that gateway by --admin"
+    )]
+    Inside { registry: String },
     #[error("cannot start the command {command:?}")]
     Command { command: OsString, source: io::Error },
     #[error("nothing takes connections at {address}, after {wait:?}")]
     NoAnswer { address: HostPort, wait: Duration, source: io::Error },
-    #[error("{service:?} at {address} cannot be announced in the registry {registry:?}: {}", shown(failure.text()))]
-    Refused { service: String, address: HostPort, registry: String, failure: Failure },
+    #[error("{service:?} at {address} cannot be announced in {registry}: {}", shown(failure.text()))]
+    Refused { service: String, address: HostPort, registry: Arc<str>, failure: Failure },
 }
 
 /// Announces until the command ends or a signal asks for the end, withdraws, and says the exit code.
@@ -71,7 +97,7 @@ impl Register {
     async fn run(self) -> Result<u8, RegisterError> {
         let mut command = Command::none().map_err(StartError::Threads)?;
         // What is wrong there is told before the command runs.
-        let (plugins, registry) = tokio::select! {
+        let announcer = tokio::select! {
             ready = self.prepare() => ready?,
             _ = command.next() => return Err(StartError::Stopped.into()),
         };
@@ -91,40 +117,25 @@ impl Register {
             command.end().await;
             return Err(RegisterError::NoAnswer { address: self.address, wait: self.wait, source });
         }
-        let registration = plugins.announce(&registry, self.announcement());
-        match self.until_end(&mut command, &registration).await {
+        let (registry, registration) = announcer.announce(self.announcement());
+        match self.until_end(&mut command, &registry, &registration).await {
             Ok(event) => Ok(self.leave(command, registration, event).await),
             Err(failure) => {
                 command.end().await;
-                let Self { service, address, registry, .. } = self;
+                let Self { service, address, .. } = self;
                 Err(RegisterError::Refused { service, address, registry, failure })
             }
         }
     }
 
-    /// The registry, with a plugin that takes its settings.
-    async fn prepare(&self) -> Result<(Plugins, Arc<config::Registry>), RegisterError> {
-        let path = self.config.clone();
-        let loaded =
-            blocking(move || config::load_registries(&path).map(|config| (is_own(&config.state), config)));
-        let (keep_code, config) = loaded.await.map_err(StartError::from)?;
-        let Some(registry) = config.registries.get(&self.registry).cloned() else {
-            let known: Vec<_> = config.registries.keys().map(|name| format!("{name:?}")).collect();
-            let (registry, file) = (self.registry.clone(), self.config.display().to_string());
-            return Err(RegisterError::NoRegistry { registry, file, known: known.join(", ") });
-        };
-        let lent = Arc::new(Lent::new(Memory::unkept()));
-        let plugins = Plugins::start_with(&config, lent, keep_code).map_err(StartError::from)?;
-        let one = RegistryUse { registry: registry.name.clone(), settings: registry.settings.clone() };
-        let registries = [(registry.plugin.clone(), vec![one])].into();
-        let uses = Uses { registries, ..Uses::default() };
-        plugins.settled(uses.clone()).await;
-        let problems = plugins.check(uses.clone()).await;
-        if !problems.is_empty() {
-            return Err(StartError::from(PluginsError::new(&problems)).into());
+    async fn prepare(&self) -> Result<Announcer, RegisterError> {
+        match &self.registry {
+            Where::Embedded(gateway) => {
+                let registry = format!("the gateway at {}", gateway.admin).into();
+                Ok(Announcer::Embedded(registry, operate::client(gateway.clone())?))
+            }
+            Where::Configured { config, name } => configured(config, name).await,
         }
-        plugins.set_uses(uses).await;
-        Ok((plugins, registry))
     }
 
     fn announcement(&self) -> Announcement {
@@ -137,14 +148,18 @@ impl Register {
     }
 
     /// Waits until the announcement is to end. Fails if it is one that the registry never takes.
-    async fn until_end(&self, command: &mut Command, registration: &Registration) -> Result<Event, Failure> {
+    async fn until_end(
+        &self,
+        command: &mut Command,
+        registry: &str,
+        registration: &Registration,
+    ) -> Result<Event, Failure> {
         let (mut standing, mut announced) = (registration.standing(), false);
         loop {
             match &*standing.borrow_and_update() {
                 Standing::Announced if !announced => {
                     announced = true;
-                    let (service, registry) = (&self.service, &self.registry);
-                    tracing::info!(service, address = %self.address, registry, "Announced");
+                    tracing::info!(service = self.service, address = %self.address, registry, "Announced");
                 }
                 Standing::Failing(failure @ Failure::Invalid(_)) if !announced => {
                     return Err(failure.clone());
@@ -191,4 +206,54 @@ impl Register {
         }
         code
     }
+}
+
+/// What announces in a registry. Plugins are followed for as long as it lives.
+enum Announcer {
+    Embedded(Arc<str>, Client),
+    Plugin(Arc<config::Registry>, Plugins),
+}
+
+impl Announcer {
+    /// Begins, and says where that is.
+    fn announce(&self, announcement: Announcement) -> (Arc<str>, Registration) {
+        match self {
+            Self::Embedded(registry, client) => {
+                let embedded = Embedded::new(client.clone(), &announcement);
+                let registration = Registration::start(registry.clone(), announcement.service, embedded);
+                (registry.clone(), registration)
+            }
+            Self::Plugin(registry, plugins) => {
+                (registry.name.clone(), plugins.announce(registry, announcement))
+            }
+        }
+    }
+}
+
+/// A registry of a configuration file, with a plugin that takes its settings.
+async fn configured(file: &Path, name: &str) -> Result<Announcer, RegisterError> {
+    let path = file.to_owned();
+    let loaded =
+        blocking(move || config::load_registries(&path).map(|config| (is_own(&config.state), config)));
+    let (keep_code, config) = loaded.await.map_err(StartError::from)?;
+    let Some(registry) = config.registries.get(name).cloned() else {
+        let known: Vec<_> = config.registries.keys().map(|name| format!("{name:?}")).collect();
+        let (registry, file) = (name.to_owned(), file.display().to_string());
+        return Err(RegisterError::NoRegistry { registry, file, known: known.join(", ") });
+    };
+    if registry.grants.memory.is_some() {
+        return Err(RegisterError::Inside { registry: name.to_owned() });
+    }
+    let lent = Arc::new(Lent::new(Memory::unkept()));
+    let plugins = Plugins::start_with(&config, lent, keep_code).map_err(StartError::from)?;
+    let one = RegistryUse { registry: registry.name.clone(), settings: registry.settings.clone() };
+    let registries = [(registry.plugin.clone(), vec![one])].into();
+    let uses = Uses { registries, ..Uses::default() };
+    plugins.settled(uses.clone()).await;
+    let problems = plugins.check(uses.clone()).await;
+    if !problems.is_empty() {
+        return Err(StartError::from(PluginsError::new(&problems)).into());
+    }
+    plugins.set_uses(uses).await;
+    Ok(Announcer::Plugin(registry, plugins))
 }
