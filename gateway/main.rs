@@ -1,16 +1,20 @@
 //! The command line: flags, the process, its exit code.
 
 use std::{
+    ffi::OsString,
     fmt::Display,
     io::{self, Write as _},
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 use witgate::{
-    config, run,
+    config,
+    registry::HostPort,
+    run,
     telemetry::{
         log,
         text::{Shown, shown, shown_lines},
@@ -63,28 +67,95 @@ enum Command {
         #[arg(long, default_value = "plugins", value_name = "DIR")]
         plugins: PathBuf,
     },
+    /// Announce a service in a registry, beside its command or until this is stopped.
+    ///
+    /// Waits until the address takes connections, announces it, and keeps the announcement alive. When COMMAND ends,
+    /// or a signal asks for the end, it is withdrawn; only then is the signal handed on to COMMAND. The exit code is
+    /// that of COMMAND, or 128 and the number of the signal that ended it.
+    #[command(after_help = REGISTER_EXAMPLES)]
+    Register {
+        /// The name of the service.
+        #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+        service: String,
+        /// Where the service takes connections, as others reach it.
+        #[arg(long, value_name = "HOST:PORT")]
+        address: HostPort,
+        /// The registry, by its name in the configuration file. Default: the one inside the gateway at `--admin`.
+        #[arg(long, value_name = "NAME")]
+        registry: Option<String>,
+        /// The configuration file. Nothing in it is needed but the table of the registry.
+        #[arg(long, short, default_value = "witgate.toml", value_name = "FILE")]
+        config: PathBuf,
+        #[command(flatten)]
+        gateway: GatewayFlags,
+        /// Its share of requests beside others of the service. 0: no new ones.
+        #[arg(long, default_value_t = 1, value_name = "N")]
+        weight: u32,
+        /// A label of the instance. May be given several times.
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+        labels: Vec<(String, String)>,
+        /// How long the address may take until it takes connections. After that COMMAND is ended.
+        #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+        wait_secs: u32,
+        /// How long COMMAND goes on after the withdrawal, so that whoever sends requests has heard of it.
+        #[arg(long, default_value_t = 1_000, value_name = "MILLISECONDS")]
+        stop_delay_ms: u32,
+        /// The command that serves, with its arguments.
+        #[arg(last = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
     /// See and steer the upstreams of a running gateway.
     Upstream {
-        /// Where its admin API listens; with TLS, https://HOST:PORT.
-        #[arg(long, global = true, default_value = "127.0.0.1:9901", value_name = "ADDR")]
-        admin: String,
-        /// With TLS: the certificates (PEM) of the authorities that are believed. Default: those of the system.
-        #[arg(long, global = true, value_name = "FILE")]
-        ca_file: Option<PathBuf>,
-        /// With TLS: a certificate (PEM) to show, if it asks for one.
-        #[arg(long, global = true, value_name = "FILE", requires = "key_file")]
-        cert_file: Option<PathBuf>,
-        /// The key (PEM) of that certificate.
-        #[arg(long, global = true, value_name = "FILE", requires = "cert_file")]
-        key_file: Option<PathBuf>,
-        /// A file with the token that it asks for.
-        #[arg(long, global = true, value_name = "FILE")]
-        token_file: Option<PathBuf>,
+        #[command(flatten)]
+        gateway: GatewayFlags,
         #[command(subcommand)]
         operation: Operation,
     },
     /// Print the JSON schema of the configuration file, for editors.
     Schema,
+}
+
+/// Which running gateway is meant.
+#[derive(Args)]
+struct GatewayFlags {
+    /// Where its admin API listens; with TLS, https://HOST:PORT.
+    #[arg(long, global = true, default_value = "127.0.0.1:9901", value_name = "ADDR")]
+    admin: String,
+    /// With TLS: the certificates (PEM) of the authorities that are believed. Default: those of the system.
+    #[arg(long, global = true, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// With TLS: a certificate (PEM) to show, if it asks for one.
+    #[arg(long, global = true, value_name = "FILE", requires = "key_file")]
+    cert_file: Option<PathBuf>,
+    /// The key (PEM) of that certificate.
+    #[arg(long, global = true, value_name = "FILE", requires = "cert_file")]
+    key_file: Option<PathBuf>,
+    /// A file with the token that it asks for.
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl From<GatewayFlags> for run::Gateway {
+    fn from(flags: GatewayFlags) -> Self {
+        let GatewayFlags { admin, ca_file, cert_file, key_file, token_file } = flags;
+        let pair = cert_file.zip(key_file);
+        let certificate = pair.map(|(certificate, key)| tls::PairFiles { certificate, key });
+        Self { admin, ca_file, certificate, token_file }
+    }
+}
+
+const REGISTER_EXAMPLES: &str = "\
+Examples:
+  witgate register --service orders --address 127.0.0.1:9000 -- ./orders --port 9000
+  witgate register --registry etcd --service user.rpc --address 10.0.0.5:8080 -- ./user-rpc -f user.yaml
+  witgate register --registry etcd --service orders --address 10.0.0.5:9000 --weight 2 --label zone=a";
+
+/// Reads `KEY=VALUE`.
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
 }
 
 #[derive(Subcommand)]
@@ -139,25 +210,46 @@ impl From<Operation> for run::Operation {
 fn main() -> ExitCode {
     let flags = Flags::parse();
     match flags.command {
-        Command::Run { config } => serve(flags.log_format, flags.log.as_deref(), || run::run(&config)),
+        Command::Run { config } => {
+            serve(flags.log_format, flags.log.as_deref(), || run::run(&config).map(|()| ExitCode::SUCCESS))
+        }
         Command::Demo { listen, admin, plugins } => {
             // People read the demo's own words; what goes wrong is told beside them.
             let filter = flags.log.as_deref().unwrap_or("warn");
-            serve(flags.log_format, Some(filter), || run::demo(listen, admin, &plugins))
+            serve(flags.log_format, Some(filter), || {
+                run::demo(listen, admin, &plugins).map(|()| ExitCode::SUCCESS)
+            })
         }
         Command::Check { file } => check(&file),
-        Command::Upstream { admin, ca_file, cert_file, key_file, token_file, operation } => {
-            let pair = cert_file.zip(key_file);
-            let certificate = pair.map(|(certificate, key)| tls::PairFiles { certificate, key });
-            let gateway = run::Gateway { admin, ca_file, certificate, token_file };
-            match run::operate(gateway, &operation.into()) {
-                Ok(text) => {
-                    say(text.trim_end());
-                    ExitCode::SUCCESS
-                }
-                Err(error) => fail(&error, shown(&error)),
-            }
+        Command::Register {
+            service,
+            address,
+            registry,
+            config,
+            gateway,
+            weight,
+            labels,
+            wait_secs,
+            stop_delay_ms,
+            command,
+        } => {
+            let registry = match registry {
+                Some(name) => run::Where::Configured { config, name },
+                None => run::Where::Embedded(gateway.into()),
+            };
+            let wait = Duration::from_secs(wait_secs.into());
+            let stop_delay = Duration::from_millis(stop_delay_ms.into());
+            let what =
+                run::Register { service, address, weight, labels, registry, wait, stop_delay, command };
+            serve(flags.log_format, flags.log.as_deref(), || run::register(what).map(ExitCode::from))
         }
+        Command::Upstream { gateway, operation } => match run::operate(gateway.into(), &operation.into()) {
+            Ok(text) => {
+                say(text.trim_end());
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error, shown(&error)),
+        },
         Command::Schema => {
             say(&config::schema());
             ExitCode::SUCCESS
@@ -165,17 +257,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(
+fn serve<E: std::error::Error>(
     format: log::Format,
     filter: Option<&str>,
-    run: impl FnOnce() -> Result<(), run::StartError>,
+    run: impl FnOnce() -> Result<ExitCode, E>,
 ) -> ExitCode {
     let _flushed_at_the_end = match log::start(format, filter) {
         Ok(guard) => guard,
         Err(error) => return fail(&error, shown(&error)),
     };
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => fail(&error, shown_lines(&error)),
     }
 }

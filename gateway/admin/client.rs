@@ -41,6 +41,7 @@ pub enum AskError {
 }
 
 /// The admin API at `host:port`.
+#[derive(Clone)]
 pub struct Client {
     pub address: String,
     /// None: without TLS.
@@ -55,6 +56,14 @@ impl Client {
 
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, AskError> {
         self.ask(Method::POST, path, Some(body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value, AskError> {
+        self.ask(Method::PUT, path, Some(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Result<Value, AskError> {
+        self.ask(Method::DELETE, path, None).await
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, AskError> {
@@ -94,6 +103,9 @@ impl Client {
         let status = response.status();
         let body = Limited::new(response.into_body(), LONGEST).collect().await;
         let body = body.map_err(|error| odd(error.to_string()))?.to_bytes();
+        if status == StatusCode::NO_CONTENT {
+            return Ok(Value::Null);
+        }
         let value: Value = serde_json::from_slice(&body).map_err(|_| odd(format!("status {status}")))?;
         if status.is_success() {
             return Ok(value);

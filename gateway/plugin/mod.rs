@@ -38,14 +38,14 @@ pub use self::{
     engine::EngineError,
     faults::LastFault,
     load::{Digest, Kind, LoadError},
-    registrar::{Announcement, Registration, Standing},
+    registrar::Announcement,
     uses::{Cause, Problem, RegistryUse, SelectorUse, Uses},
 };
-use self::{names::Names, registry::WasmRegistry, supervisor::Command};
+use self::{names::Names, registrar::WasmRegistrar, registry::WasmRegistry, supervisor::Command};
 use crate::{
     config::{self, Config},
     connector::Lent,
-    registry::Registry,
+    registry::{Registration, Registry},
 };
 
 /// All plugins of the process. Cheap to clone; the thread behind it ends with the last clone.
@@ -84,7 +84,9 @@ impl Plugins {
     /// Announces an instance in a registry until that is withdrawn or dropped. Must be called on a runtime.
     pub fn announce(&self, registry: &Arc<config::Registry>, announcement: Announcement) -> Registration {
         let current = self.registry_plugin(&registry.plugin);
-        Registration::start(registry.clone(), self.lent.clone(), current, announcement)
+        let service = announcement.service.clone();
+        let registrar = WasmRegistrar::new(registry.clone(), self.lent.clone(), current, announcement);
+        Registration::start(registry.name.clone(), service, registrar)
     }
 
     /// Says what plugins are used for from now on: a new version is tested with it. Waits until every shipped plugin

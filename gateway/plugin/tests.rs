@@ -7,7 +7,7 @@ use crate::{
     bindings::wit,
     config::RegistryLimits,
     connector::{Grants, Lent, Memory, etcd, memory},
-    registry::Failure,
+    registry::{Failure, Standing},
     selector::{PickRequest, Place},
     upstream::{Change, Endpoint, Facts, Offer, Publisher, Reader, UpstreamName, Weight},
 };

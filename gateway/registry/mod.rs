@@ -1,5 +1,6 @@
-//! Where endpoints come from: the seam where Wasm plugins and test fakes meet, and the task that drives it.
+//! Where endpoints come from: the seam where Wasm plugins and test fakes meet, and the tasks that drive it.
 
+mod announce;
 mod check;
 mod claims;
 mod own;
@@ -8,6 +9,7 @@ mod resolve;
 mod usable;
 mod watch;
 
+pub use announce::{Registrar, Registration, Standing};
 pub use check::{AddressError, HostPort};
 pub use claims::Intake;
 pub use own::OwnAddresses;

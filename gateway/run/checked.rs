@@ -71,7 +71,7 @@ async fn problems(path: PathBuf) -> Result<(Config, Vec<Problem>, Option<String>
 }
 
 /// Whether a folder is there and belongs to whoever runs this.
-fn is_own(folder: &Path) -> bool {
+pub(super) fn is_own(folder: &Path) -> bool {
     let user = rustix::process::geteuid().as_raw();
     std::fs::metadata(folder).is_ok_and(|folder| folder.is_dir() && folder.uid() == user)
 }

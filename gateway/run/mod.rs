@@ -8,6 +8,7 @@ mod leave;
 mod listeners;
 mod operate;
 mod ready;
+mod register;
 mod reload;
 mod remembering;
 mod signals;
@@ -34,6 +35,7 @@ pub use self::{
     demo::demo,
     listeners::ListenError,
     operate::{Gateway, OperateError, Operation, operate},
+    register::{Register, RegisterError, Where, register},
     upgrade::SuccessionError,
 };
 use self::{

@@ -15,7 +15,8 @@ use crate::{
 };
 
 /// What is encoded in a segment of a path.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b'-').remove(b'@').remove(b'~');
+pub(super) const SEGMENT: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b'-').remove(b'@').remove(b'~');
 
 /// What is wanted of the upstreams of a running gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,14 +56,17 @@ pub enum OperateError {
 
 /// Does it, and says what came of it.
 pub fn operate(gateway: Gateway, operation: &Operation) -> Result<String, OperateError> {
-    let (address, policy) = policy(&gateway)?;
-    let token = gateway.token_file.map(token).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(StartError::Threads)?;
-    runtime.block_on(async {
-        let tls = policy.map(|policy| tls::Files::default().client(&policy));
-        Ok(carry_out(&Client { address, tls, token }, operation).await?)
-    })
+    runtime.block_on(async { Ok(carry_out(&client(gateway)?, operation).await?) })
+}
+
+/// Asks that gateway. Must be called on a runtime.
+pub(super) fn client(gateway: Gateway) -> Result<Client, OperateError> {
+    let (address, policy) = policy(&gateway)?;
+    let token = gateway.token_file.map(token).transpose()?;
+    let tls = policy.map(|policy| tls::Files::default().client(&policy));
+    Ok(Client { address, tls, token })
 }
 
 /// The address of a gateway, and how it is spoken to if that is TLS.

@@ -70,6 +70,7 @@ mod plugins;
 mod process;
 mod prometheus;
 mod proxy_protocol;
+mod register;
 mod registrars;
 mod registrars_zookeeper;
 mod resolving;

@@ -16,8 +16,8 @@ use witgate::{
         memory::{Grant, Registration as Registered},
     },
     document::Secret,
-    plugin::{Announcement, Plugins, Registration, Standing, Uses},
-    registry::Failure,
+    plugin::{Announcement, Plugins, Uses},
+    registry::{Failure, Registration, Standing},
 };
 
 use crate::support::{

@@ -8,8 +8,7 @@ use witgate::{
         Grants,
         zookeeper::{Client, Presence},
     },
-    plugin::Standing,
-    registry::Failure,
+    registry::{Failure, Standing},
 };
 
 use crate::{

@@ -374,7 +374,7 @@ impl Drop for Gateway {
 }
 
 /// Becomes the program that is to follow, which ends with the test, also when the test is killed.
-fn bound_to_test() -> Command {
+pub fn bound_to_test() -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]);
     command

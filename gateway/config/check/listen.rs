@@ -17,12 +17,17 @@ use crate::{
 const OFF: &str = "off";
 
 impl Checker<'_> {
-    pub(super) fn listeners(&mut self, listeners: &[file::Listener]) -> Vec<Listener> {
+    /// What serves nobody is a mistake.
+    pub(in crate::config) fn has_a_listener(&mut self, listeners: &[file::Listener]) {
         let way = Way::default().key("listener");
         if listeners.is_empty() && !self.mentions(&way) {
             let hint = "write [[listener]] and address = \"0.0.0.0:8080\"";
             self.wrong(&way, "there is no listener, so no request could arrive").hint(hint);
         }
+    }
+
+    pub(super) fn listeners(&mut self, listeners: &[file::Listener]) -> Vec<Listener> {
+        let way = Way::default().key("listener");
         self.distinct_names(&way, listeners);
         let places = listeners.iter().enumerate();
         places.filter_map(|(index, listener)| self.listener(&way.index(index), listener)).collect()

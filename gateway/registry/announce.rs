@@ -1,0 +1,168 @@
+//! The task that keeps one instance announced: it owns the timer, and announces again what was lost.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time,
+};
+
+use super::{BoxFuture, Failure};
+use crate::backoff::{Backoff, Lasting};
+
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Whoever asks to be called again at once is not.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a withdrawal may take. What is not withdrawn ends with its lease.
+const WITHDRAWAL: Duration = Duration::from_secs(5);
+
+/// A registry in which one instance is announced.
+pub trait Registrar: Send + 'static {
+    /// Announces the instance. What was announced before is forgotten.
+    fn register(&mut self) -> BoxFuture<'_, Result<(), Failure>>;
+
+    /// Keeps it announced, and says when to do so again. After [`Failure::Plugin`] it is to be registered anew.
+    fn renew(&mut self) -> BoxFuture<'_, Result<Duration, Failure>>;
+
+    fn withdraw(&mut self) -> BoxFuture<'_, Result<(), Failure>>;
+
+    /// Waits until another version of what is behind this is in force than the one that registered last.
+    fn changed(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// How an announcement fares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Not announced yet.
+    Starting,
+    Announced,
+    /// Tried again after a pause.
+    Failing(Failure),
+}
+
+/// An instance that is announced for as long as this lives. Dropping it withdraws nothing.
+pub struct Registration {
+    standing: watch::Receiver<Standing>,
+    withdraw: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Registration {
+    /// The names are for the log. Must be called on a runtime.
+    pub fn start(registry: Arc<str>, service: String, registrar: impl Registrar) -> Self {
+        let (tell, standing) = watch::channel(Standing::Starting);
+        let (withdraw, withdrawn) = oneshot::channel();
+        let announcer = Announcer { registry, service, registrar, tell, failing: Lasting::default() };
+        let task = tokio::spawn(announcer.run(withdrawn));
+        Self { standing, withdraw, task }
+    }
+
+    /// Tells how the announcement fares, now and whenever that changes.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
+    }
+
+    /// Takes the announcement back. Waits for the registry, a few seconds at most.
+    pub async fn withdraw(mut self) {
+        let (unused, _) = oneshot::channel();
+        // The task is gone only if it panicked, and that has been reported.
+        let _ = std::mem::replace(&mut self.withdraw, unused).send(());
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Announcer<R> {
+    registry: Arc<str>,
+    service: String,
+    registrar: R,
+    tell: watch::Sender<Standing>,
+    failing: Lasting,
+}
+
+impl<R: Registrar> Announcer<R> {
+    async fn run(mut self, mut withdrawn: oneshot::Receiver<()>) {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            let failure = match self.announce(&mut backoff, &mut withdrawn).await {
+                Ok(()) => return,
+                Err(failure) => failure,
+            };
+            self.failed(failure);
+            tokio::select! {
+                () = time::sleep(backoff.pause()) => {}
+                // Another version may be the cure.
+                () = self.registrar.changed() => backoff.reset(),
+                _ = &mut withdrawn => return,
+            }
+        }
+    }
+
+    /// Announces, and keeps the announcement alive until it is withdrawn or has to be made anew.
+    async fn announce(
+        &mut self,
+        backoff: &mut Backoff,
+        withdrawn: &mut oneshot::Receiver<()>,
+    ) -> Result<(), Failure> {
+        self.registrar.register().await?;
+        loop {
+            let pause = match self.registrar.renew().await {
+                Ok(next) => {
+                    backoff.works();
+                    self.announced();
+                    next.max(SHORTEST_INTERVAL)
+                }
+                Err(failure @ Failure::Plugin(_)) => return Err(failure),
+                Err(failure) => {
+                    self.failed(failure);
+                    backoff.pause()
+                }
+            };
+            tokio::select! {
+                () = time::sleep(pause) => {}
+                _ = &mut *withdrawn => {
+                    self.withdraw().await;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn withdraw(&mut self) {
+        let withdrawal = time::timeout(WITHDRAWAL, self.registrar.withdraw()).await;
+        let (registry, service) = (&self.registry, &self.service);
+        match withdrawal {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%registry, service, %error, "Withdrawal failed"),
+            Err(_) => tracing::warn!(%registry, service, "Withdrawal took too long"),
+        }
+    }
+
+    fn announced(&mut self) {
+        let (registry, service) = (&self.registry, &self.service);
+        if let Some(lasted) = self.failing.over() {
+            tracing::info!(%registry, service, for_seconds = lasted.for_seconds, "Announced again");
+        }
+        self.tell.send_replace(Standing::Announced);
+    }
+
+    fn failed(&mut self, failure: Failure) {
+        let (registry, service) = (&self.registry, &self.service);
+        if let Some(lasts) = self.failing.met(&failure.to_string()) {
+            tracing::warn!(%registry, service, error = %failure, for_seconds = lasts.for_seconds,
+                times = lasts.times, "Announcement failed, trying again");
+        }
+        self.tell.send_replace(Standing::Failing(failure));
+    }
+}
