@@ -167,7 +167,7 @@ async fn requests_stay_in_the_zone_of_the_gateway_while_it_can_take_them() {
     let gateway = start(&config("[gateway]\nzone = \"a\"", zone_aware), &list);
     until_requests_go_to(&gateway, &["near-0", "near-1"]).await;
     let shown_standby = shown(&gateway).await["standby"].clone();
-    let waits = |backend: &Backend| json!({ "address": backend.address, "state": "ready", "priority": 0, "zone": "b", "reason": "zone" });
+    let waits = |backend: &Backend| json!({ "address": backend.address, "source": 0, "state": "ready", "priority": 0, "zone": "b", "reason": "zone" });
     let waiting: BTreeSet<String> = shown_standby.as_array().unwrap().iter().map(Value::to_string).collect();
     assert_eq!(waiting, far.iter().map(|backend| waits(backend).to_string()).collect());
     assert_eq!(far.iter().map(Backend::requests).sum::<usize>(), 0);

@@ -73,7 +73,7 @@ async fn what_drains_gets_new_requests_only_while_nobody_is_ready() {
     let gateway = start(&[instance(&old, "ready", 0), instance(&new, "ready", 0)]);
     until_requests_go_to(&gateway, &["new", "old"]).await;
     tell(&gateway, &[instance(&old, "draining", 0), instance(&new, "ready", 0)]);
-    let standby = json!([{ "address": old.address, "state": "draining", "priority": 0, "zone": null, "reason": "rank" }]);
+    let standby = json!([{ "address": old.address, "source": 0, "state": "draining", "priority": 0, "zone": null, "reason": "rank" }]);
     until_shown(&gateway, "standby", &standby).await;
     assert_eq!(orders(&gateway).await["standby_count"], 1);
     until_requests_go_to(&gateway, &["new"]).await;
@@ -105,8 +105,13 @@ async fn what_its_registry_calls_unwell_is_out_as_after_a_failed_check() {
     let gateway = start(&as_is(["ready", "ready", "ready"]));
     until_requests_go_to(&gateway, &["a", "b", "c"]).await;
     tell(&gateway, &as_is(["ready", "unwell", "ready"]));
-    let out = json!([{ "address": all[1].address, "reason": "unwell" }]);
-    until_shown(&gateway, "ejected", &out).await;
+    until("it is shown", || async {
+        let shown = orders(&gateway).await["ejected"].clone();
+        let of = |out: &Value| (out["address"].clone(), out["reason"].clone());
+        let out: Vec<_> = shown.as_array().unwrap().iter().map(of).collect();
+        out == [(json!(all[1].address), json!("unwell"))]
+    })
+    .await;
     until_requests_go_to(&gateway, &["a", "c"]).await;
 
     // A restarted gateway knows it, whether there is a registry or not.
