@@ -1,9 +1,14 @@
 //! How the gateway ends: clients finish what they have begun.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 use super::signals::Signals;
-use crate::{config, server::Workers, worker::Serving};
+use crate::{config, server::Workers, telemetry::ProcessMetrics, worker::Serving};
+
+/// How long it is waited until workers have heard that they are to leave.
+const HEARD: Duration = Duration::from_secs(1);
 
 /// Waits the delay, closes the listeners, and waits until the workers have ended or somebody asks again.
 pub(super) async fn drain(
@@ -29,14 +34,20 @@ pub(super) async fn drain(
     }
 }
 
-/// Lets clients finish where a new process has taken over.
-pub(super) async fn to_successor(
+/// Has the workers let their clients finish where a new process has taken over: when this returns each has heard of it, and
+/// says with every answer that its connection closes. One that is busy for longer hears of it later.
+pub(super) async fn hand_over(
     shutdown: config::Shutdown,
-    signals: &mut Signals,
-    serving: watch::Sender<Serving>,
-    workers: Workers,
+    serving: &watch::Sender<Serving>,
+    metrics: &ProcessMetrics,
 ) {
     serving.send_modify(|serving| serving.lineup.hand_over(shutdown.drain));
+    let _ = tokio::time::timeout(HEARD, metrics.workers_answer()).await;
+}
+
+/// Waits until the workers have ended after [`hand_over`], or somebody asks twice.
+pub(super) async fn to_successor(signals: &mut Signals, serving: watch::Sender<Serving>, workers: Workers) {
+    // Nothing else will come.
     drop(serving);
     let ended = tokio::task::spawn_blocking(move || workers.join());
     let asked_twice = async {

@@ -356,7 +356,7 @@ async fn serve(
     match handed_over {
         true => {
             watchdog.abort();
-            leave::to_successor(config.shutdown, signals, serving, workers).await;
+            leave::to_successor(signals, serving, workers).await;
         }
         false => {
             systemd::stopping(config.shutdown);
@@ -396,6 +396,7 @@ async fn until_left(
             Upgraded::Yes(pid) => {
                 tracing::info!(pid, "A new process serves, clients of this one may finish");
                 systemd::handed_over(pid);
+                leave::hand_over(reload.running.shutdown, reload.serving, &reload.metrics).await;
                 say(&format!("upgraded {pid}"));
                 return true;
             }

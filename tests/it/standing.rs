@@ -107,9 +107,9 @@ async fn what_its_registry_calls_unwell_is_out_as_after_a_failed_check() {
     tell(&gateway, &as_is(["ready", "unwell", "ready"]));
     until("it is shown", || async {
         let shown = orders(&gateway).await["ejected"].clone();
-        let of = |out: &Value| (out["address"].clone(), out["reason"].clone());
-        let out: Vec<_> = shown.as_array().unwrap().iter().map(of).collect();
-        out == [(json!(all[1].address), json!("unwell"))]
+        let since = shown[0]["since"].clone();
+        let out = json!({ "address": all[1].address, "source": 0, "weight": 1, "zone": null, "reason": "unwell", "since": since });
+        shown == json!([out]) && since.is_string()
     })
     .await;
     until_requests_go_to(&gateway, &["a", "c"]).await;
