@@ -133,7 +133,8 @@ mod tests {
         bindings::{
             registry::witgate::{
                 dns::dns as wit_dns, etcd::etcd as wit_etcd, file::file as wit_file, http::http as wit_http,
-                memory::memory as wit_memory, tcp::tcp as wit_tcp, zookeeper::zookeeper as wit_zookeeper,
+                mdns::mdns as wit_mdns, memory::memory as wit_memory, tcp::tcp as wit_tcp,
+                zookeeper::zookeeper as wit_zookeeper,
             },
             wit,
         },
@@ -176,6 +177,10 @@ mod tests {
             (
                 denied(wit_dns::Host::services_of(&mut none, "a".into()).await),
                 r#"dns = { servers = ["IP:53"] }"#,
+            ),
+            (
+                denied(wit_mdns::Host::follow(&mut none, "_http._tcp".into(), vec![String::new()]).await),
+                r#"mdns = { interfaces = ["eth0"] }"#,
             ),
             (
                 denied(wit_dns::Host::addresses_of(&mut none, "a".into()).await),

@@ -21,6 +21,7 @@ pub mod etcd;
 pub mod file;
 mod host;
 pub mod http;
+pub mod mdns;
 pub mod memory;
 mod refused;
 mod sessions;
@@ -62,6 +63,8 @@ macro_rules! each_connector {
             file
             /// Lends the plugin HTTP to some URLs. Default: none.
             http
+            /// Lends the plugin multicast DNS on some links. Default: none.
+            mdns
             /// Lends the plugin the registry inside the gateway. Default: false.
             memory
             /// Lends the plugin TCP to some addresses. Default: none.

@@ -158,7 +158,8 @@ pub fn unescape(text: &str) -> Option<String> {
     )
 }
 
-fn escape(text: &str) -> String {
+/// Text as Go escapes it for a query.
+pub fn escape(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {

@@ -8,6 +8,7 @@ use guest::{
     rpcx,
 };
 use libfuzzer_sys::fuzz_target;
+use witgate::connector::mdns::wire as messages;
 
 use crate::{
     claims::{Claims, Delta},
@@ -40,6 +41,10 @@ mod discovery;
 #[expect(dead_code, reason = "the plugin uses more of it")]
 #[path = "../../plugins/dns/records.rs"]
 mod records;
+
+#[expect(dead_code, reason = "the plugin uses more of it")]
+#[path = "../../plugins/mdns/instance.rs"]
+mod instance;
 
 /// Every layout of etcd, with all that changes how it reads.
 const LAYOUTS: [&str; 5] = [
@@ -74,6 +79,7 @@ fuzz_target!(|data: &[u8]| {
     frames(value);
     service_discovery(value);
     dns(value);
+    mdns(value);
     if let Ok(text) = str::from_utf8(value) {
         list(text);
         metadata(text);
@@ -156,6 +162,34 @@ fn dns(bytes: &[u8]) {
     let list = records::of_services(services.collect());
     assert!(list.iter().is_sorted_by(|(one, _), (other, _)| one < other));
     assert!(list.iter().all(|(_, entry)| entry.weight > 0));
+}
+
+/// Whatever packet comes, what is read of it is written as it was, and what its texts say is an instance or none.
+fn mdns(packet: &[u8]) {
+    let Some(message) = messages::Message::read(packet) else { return };
+    let texts = message.facts.iter().filter_map(|fact| match &fact.data {
+        messages::Data::Texts(texts) => Some(texts.iter().map(|text| text.to_vec()).collect()),
+        _ => None,
+    });
+    for texts in texts {
+        let found = instance::Instance {
+            name: "orders".to_owned(),
+            host: "web.local".to_owned(),
+            addresses: vec!["10.0.0.1".to_owned()],
+            port: 80,
+            priority: 0,
+            weight: 0,
+            texts,
+        };
+        let read = instance::of_dns_sd(&found, &Default::default(), instance::Family::Any);
+        assert!(read.is_some_and(|entry| entry.address == "10.0.0.1:80"));
+        instance::of_rpcx(&found, "Arith", &rpcx::Wanted::new(None, None));
+    }
+    let again: Vec<_> =
+        message.clone().write().iter().filter_map(|packet| messages::Message::read(packet)).collect();
+    let facts =
+        |message: &messages::Message| message.facts.len() + message.more.len() + message.proposed.len();
+    assert_eq!(again.iter().map(facts).sum::<usize>(), facts(&message));
 }
 
 /// A list written by hand has addresses only, and an id for each.
