@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The real servers that tests run against: etcd 3.4 and 3.5, Consul 1.8, ZooKeeper 3.8 and 3.9, Redis 7, bind, dnsmasq
-# and Prometheus as Debian ships them, unpacked under target/servers, and services and clients of go-zero and rpcx, built
-# from tests/peers as target/peers/go-zero and target/peers/rpcx. Their Go is the machine's or, where it has none that is
-# new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY says. With names only these: rpcx,
-# go-zero, or clients, which the proxy benchmark has in benches/proxy/clients.
+# The real servers that tests run against: etcd 3.4 and 3.5, Consul 1.8, ZooKeeper 3.8 and 3.9, Redis 7, bind, dnsmasq,
+# avahi and Prometheus as Debian ships them, unpacked under target/servers, and services and clients of go-zero and rpcx,
+# built from tests/peers as target/peers/go-zero and target/peers/rpcx. Their Go is the machine's or, where it has none
+# that is new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY says. With names only these:
+# rpcx, go-zero, or clients, which the proxy benchmark has in benches/proxy/clients.
 # Touches neither the machine's packages nor its sources, needs no root, and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -82,6 +82,11 @@ if [ $# = 0 ]; then
     libjson-c5 libk5crypto3 libkeyutils1 libkrb5-3 libkrb5support0 liblmdb0 libmaxminddb0 libmd0 libmnl0 \
     libnetfilter-conntrack3 libnettle8 libnfnetlink0 libnftables1 libnftnl11 libnghttp2-14 libprotobuf-c1 libunistring2 \
     libuv1 libxml2 libxtables12
+  # And those of avahi, with the bus that its tools ask it over.
+  LD_LIBRARY_PATH=$SERVERS/avahi/usr/lib/$(uname -m)-linux-gnu:$SERVERS/avahi/lib/$(uname -m)-linux-gnu \
+    unpack bookworm avahi "usr/sbin/avahi-daemon --version" avahi-daemon avahi-utils dbus-daemon libapparmor1 libaudit1 \
+    libavahi-client3 libavahi-common-data libavahi-common3 libavahi-core7 libcap-ng0 libcap2 libdaemon0 libdbus-1-3 \
+    libexpat1 libgcrypt20 libgdbm6 libgpg-error0 liblz4-1 liblzma5 libpcre2-8-0 libselinux1 libsystemd0 libzstd1
   set -- go-zero rpcx
 fi
 for name in "$@"; do

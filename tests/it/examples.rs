@@ -10,6 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
+    avahi::Avahi,
     backend::Backend,
     bind::Dnsmasq,
     certs::{Certs, Pair},
@@ -147,6 +148,20 @@ async fn the_dns_example_routes_to_the_first_priority_and_to_addresses() {
     });
     let gateway = Gateway::run(folder);
     for (path, name) in [("/orders/1", "b0"), ("/svc/orders/1", "b0"), ("/host/one/1", "b1")] {
+        until(path, || async { gateway.get(path).await.text() == name }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mdns_example_routes_by_names_of_instances_and_by_types() {
+    let avahi = Avahi::start("").await;
+    let backends = [Backend::everywhere("b0").await, Backend::everywhere("b1").await];
+    avahi.serve("_http._tcp", "orders on one", backends[0].address.port(), &["zone=a"]);
+    avahi.serve("_billing._tcp", "one", backends[1].address.port(), &[]);
+    let folder = example("mdns");
+    edit(folder.path(), |text| text.replace("eth0", &avahi.network.cable()));
+    let gateway = Gateway::run(folder);
+    for (path, name) in [("/orders/1", "b0"), ("/type/billing/1", "b1")] {
         until(path, || async { gateway.get(path).await.text() == name }).await;
     }
 }

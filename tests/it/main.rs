@@ -59,6 +59,7 @@ mod layers;
 mod leaving;
 mod leftovers;
 mod listeners;
+mod mdns;
 mod names;
 mod offering;
 mod operator;

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use witgate::connector::zookeeper;
 
 use crate::support::{
+    avahi::Avahi,
     backend::Backend,
     etcd::{Etcd, free_port},
     gateway::{Gateway, PATIENCE, bound_to_test, until},
@@ -412,4 +413,47 @@ async fn what_is_announced_in_zookeeper_goes_with_the_command() {
     let (code, said) = registering.exit().await;
     assert_eq!(code, Some(9), "{said}");
     assert!(looks.get(&node).await.unwrap().is_none(), "{said}");
+}
+
+#[tokio::test]
+async fn what_is_announced_by_mdns_is_found_by_avahi_until_it_is_withdrawn() {
+    let (avahi, backend) = (Avahi::start("").await, Backend::everywhere("beside").await);
+    let (near, port) = (avahi.network.near(), backend.address.port());
+    let place = near.to_string().replace('.', "-");
+    let config =
+        avahi.registry("{ type = '_http._tcp', instance = '{service} on *', txt = { env = 'test' } }");
+    let address = format!("{near}:{port}");
+    let mut registering =
+        Registering::start(&config, &flags(&address, &["--label", "zone=a", "--weight", "2"]), Some(WAITS));
+    registering.command().await;
+    let found = |avahi: &Avahi| avahi.browse("_http._tcp").join("\n");
+    until("avahi finds it", async || !found(&avahi).is_empty()).await;
+    let text = found(&avahi);
+    assert!(text.contains(&format!("on\\032{place}-{port} witgate-{place}.local {near} {port}")), "{text}");
+    assert!(["\"zone=a\"", "\"weight=2\"", "\"env=test\""].iter().all(|part| text.contains(part)), "{text}");
+
+    // Another one of the same name gets a number, and both are found by a gateway.
+    let config = avahi.registry("{ type = '_http._tcp' }");
+    let _first = Registering::start(&config, &flags(&address, &[]), None);
+    until("the first is there", async || found(&avahi).lines().count() == 2).await;
+    let other = Backend::everywhere("other").await;
+    let address = format!("{near}:{}", other.address.port());
+    let _second = Registering::start(&config, &flags(&address, &[]), None);
+    until("both are there", async || {
+        let text = found(&avahi);
+        text.lines().count() == 3 && text.contains("orders\\032\\0402\\041")
+    })
+    .await;
+    let gateway = Gateway::start(&format!(
+        "{config}\n[upstream.orders]\nservice = \"orders\"\nregistry = \"main\"\n\n[[route]]\npath = \"/\"\nupstream = \"orders\"\n"
+    ));
+    until("a gateway finds both", async || {
+        gateway.get("/").await;
+        backend.requests() > 0 && other.requests() > 0
+    })
+    .await;
+
+    registering.go();
+    assert_eq!(registering.exit().await.0, Some(9));
+    until("it is gone", async || !found(&avahi).contains("on\\032")).await;
 }

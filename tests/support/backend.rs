@@ -39,6 +39,11 @@ impl Backend {
         Self::at(name, "0.0.0.0:0").await
     }
 
+    /// The same with IPv6.
+    pub async fn everywhere_v6(name: &str) -> Self {
+        Self::at(name, "[::]:0").await
+    }
+
     async fn at(name: &str, address: &str) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();

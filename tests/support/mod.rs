@@ -1,6 +1,7 @@
 //! What tests stand on.
 #![allow(dead_code, reason = "two suites stand on it, and each uses its part")]
 
+pub mod avahi;
 pub mod backend;
 pub mod bind;
 pub mod browser;

@@ -11,6 +11,7 @@ use std::{
 /// A namespace that is reached over a cable. Both are gone when this is dropped, with all that runs in it cut off.
 pub struct Network {
     name: String,
+    near: Ipv4Addr,
     address: Ipv4Addr,
 }
 
@@ -42,7 +43,7 @@ impl Network {
         let (near, address) = (Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2));
         let (outer, inner) = (format!("{name}o"), format!("{name}i"));
         ip(&["netns", "add", &name]);
-        let network = Self { name, address };
+        let network = Self { name, near, address };
         ip(&["link", "add", &outer, "type", "veth", "peer", "name", &inner, "netns", &network.name]);
         ip(&["addr", "add", &format!("{near}/30"), "dev", &outer]);
         ip(&["link", "set", &outer, "up"]);
@@ -55,6 +56,31 @@ impl Network {
     /// Where the namespace is reached from outside.
     pub fn address(&self) -> Ipv4Addr {
         self.address
+    }
+
+    /// The interface outside that the cable is plugged into.
+    pub fn cable(&self) -> String {
+        format!("{}o", self.name)
+    }
+
+    /// Its address.
+    pub fn near(&self) -> Ipv4Addr {
+        self.near
+    }
+
+    /// The interface at the other end.
+    pub fn inner_cable(&self) -> String {
+        format!("{}i", self.name)
+    }
+
+    /// Plugs the cable out, or in again.
+    pub fn plug(&self, plugged: bool) {
+        ip(&["-n", &self.name, "link", "set", &self.inner_cable(), if plugged { "up" } else { "down" }]);
+    }
+
+    /// Makes all addresses of a block this machine's own, until the network is gone.
+    pub fn own(&self, block: &str) {
+        ip(&["route", "add", "local", block, "dev", &self.cable()]);
     }
 
     /// A program that will run inside.

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     marker::PhantomData,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::Instant,
@@ -22,11 +22,16 @@ pub trait Peer {
     /// What a client says of its calls.
     type Report: Clone + Default + fmt::Debug + Send + serde::de::DeserializeOwned + 'static;
 
-    /// The program as a server or client. It ends with its standard input, and so with the test, however that ends.
-    fn command(role: &str) -> Command {
+    /// Where the program is.
+    fn program() -> PathBuf {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers").join(Self::PROGRAM);
         assert!(program.exists(), "no {}: `./dev servers` builds it", program.display());
-        let mut command = Command::new(program);
+        program
+    }
+
+    /// The program as a server or client. It ends with its standard input, and so with the test, however that ends.
+    fn command(role: &str) -> Command {
+        let mut command = Command::new(Self::program());
         command.args([role, "-with-stdin"]).stdin(Stdio::piped());
         command
     }

@@ -121,7 +121,13 @@ async fn read(socket: Arc<UdpSocket>, index: u32, at: Interfaced, heard: mpsc::S
         };
         // Only neighbours may speak, and those who respond do so from the port (RFC 6762, 11 and 6).
         let is_response = buffer.get(2).is_some_and(|flags| flags & 0x80 != 0);
-        if !at.reaches(from.ip()) || (is_response && from.port() != PORT) {
+        // A link-local address may be on any link, and Linux gives what comes on one to all who have joined the group of
+        // IPv6 on another.
+        let elsewhere = match from {
+            SocketAddr::V6(from) => from.ip().is_unicast_link_local() && from.scope_id() != index,
+            SocketAddr::V4(_) => false,
+        };
+        if elsewhere || !at.reaches(from.ip()) || (is_response && from.port() != PORT) {
             continue;
         }
         if heard.send((index, buffer[..length].to_vec())).await.is_err() {
@@ -161,6 +167,8 @@ fn shared(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
+    // Linux would give a packet of a group to only one of those who share the port in this way.
+    #[cfg(not(target_os = "linux"))]
     socket.set_reuse_port(true)?;
     Ok(socket)
 }

@@ -102,7 +102,8 @@ impl Client {
                 "an announcement has a name, a port, a time to live, and {MOST_TEXT} bytes of text at most"
             )));
         }
-        let texts: Texts = texts.into_iter().map(Vec::into_boxed_slice).collect();
+        let said = texts.into_iter().filter(|text| !text.is_empty());
+        let texts: Texts = said.map(Vec::into_boxed_slice).collect();
         let announcement = Announcement { kind, name, ip, port, texts, ttl };
         let engine = self.engine()?;
         let (reply, begun) = oneshot::channel();

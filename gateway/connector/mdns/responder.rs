@@ -442,6 +442,22 @@ mod tests {
         assert_eq!(second.name(id), Some(&name("orders")));
     }
 
+    /// What a link brings back of what was said there.
+    #[tokio::test(start_paused = true)]
+    async fn what_it_says_itself_is_no_conflict() {
+        let (mut responder, now) = (Responder::default(), Instant::now());
+        let id =
+            responder.announce(Announcement { texts: [].into(), ..announcement("orders", 80) }, now).unwrap();
+        while let Some(due) = responder.next_due() {
+            for Saying { message, .. } in responder.due(due) {
+                for packet in message.write() {
+                    responder.hear(&Message::read(&packet).unwrap(), |_| true, due);
+                }
+            }
+        }
+        assert_eq!(responder.name(id), Some(&name("orders")));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn questions_are_answered_on_the_links_of_the_address_unless_the_answer_is_known() {
         let (mut responder, id, now) = announced(80);

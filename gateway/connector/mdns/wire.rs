@@ -86,7 +86,10 @@ impl Data {
             RData::SRV(SRV { priority, weight, port, target, .. }) => {
                 Self::Service(Service { priority, weight, port, host: whole(target) })
             }
-            RData::TXT(texts) => Self::Texts(texts.txt_data.into_iter().collect()),
+            // A string that is empty says nothing; one stands where there are none.
+            RData::TXT(texts) => {
+                Self::Texts(texts.txt_data.into_iter().filter(|text| !text.is_empty()).collect())
+            }
             RData::A(A(ip)) => Self::Address(ip.into()),
             RData::AAAA(AAAA(ip)) => Self::Address(ip.into()),
             _ => return None,

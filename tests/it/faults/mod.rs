@@ -8,6 +8,7 @@ mod dns;
 mod etcd;
 mod flapping;
 mod gateway;
+mod mdns;
 mod network;
 mod plugin;
 mod zookeeper;

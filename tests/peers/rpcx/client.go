@@ -23,6 +23,7 @@ var serializers = map[string]protocol.SerializeType{"json": protocol.JSON, "msgp
 func call(args []string) {
 	flags := flag.NewFlagSet("client", flag.ExitOnError)
 	gateway := flags.String("gateway", "127.0.0.1:8973", "HOST:PORT of the gateway, the only one that it knows")
+	mdns := flags.Bool("mdns", false, "find the service by multicast DNS, and know no gateway")
 	service := flags.String("service", "Test", "the service path")
 	method := flags.String("method", "Echo", "the method; Note is called without waiting for an answer")
 	serialize := flags.String("serialize", "msgpack", "json or msgpack")
@@ -50,7 +51,13 @@ func call(args []string) {
 		// It closes the connection when one is not answered, and its calls fail.
 		option.Heartbeat, option.HeartbeatInterval, option.MaxWaitForHeartbeat = true, *heartbeat, 10*time.Second
 	}
-	discovery, err := rpcx.NewPeer2PeerDiscovery("tcp@"+*gateway, "")
+	var discovery rpcx.ServiceDiscovery
+	var err error
+	if *mdns {
+		discovery, err = rpcx.NewMDNSDiscovery(*service, 3*time.Second, time.Minute, "")
+	} else {
+		discovery, err = rpcx.NewPeer2PeerDiscovery("tcp@"+*gateway, "")
+	}
 	if err != nil {
 		log.Fatal(err)
 	}

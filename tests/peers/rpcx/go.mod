@@ -3,6 +3,7 @@ module witgate/tests/peers/rpcx
 go 1.24.0
 
 require (
+	github.com/grandcat/zeroconf v1.0.0
 	github.com/smallnest/rpcx v1.9.1
 	go.etcd.io/etcd/client/v3 v3.5.21
 )
@@ -27,7 +28,6 @@ require (
 	github.com/golang/snappy v0.0.4 // indirect
 	github.com/google/pprof v0.0.0-20250128161936-077ca0a936bf // indirect
 	github.com/google/uuid v1.6.0 // indirect
-	github.com/grandcat/zeroconf v1.0.0 // indirect
 	github.com/hashicorp/errwrap v1.1.0 // indirect
 	github.com/hashicorp/go-multierror v1.1.1 // indirect
 	github.com/hashicorp/golang-lru v1.0.2 // indirect

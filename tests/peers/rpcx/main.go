@@ -1,6 +1,6 @@
 // A service of rpcx, and clients of one, for the tests of the gateway, for examples/rpcx and for the proxy benchmark.
-// The service registers itself in etcd as rpcx-etcd writes it; the clients know one address and nothing else
-// (Peer2Peer).
+// The service registers itself in etcd as rpcx-etcd writes it, or by multicast DNS; the clients know one address and
+// nothing else (Peer2Peer), or find the service by multicast DNS.
 package main
 
 import (

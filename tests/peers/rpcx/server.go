@@ -2,16 +2,21 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"log"
+	"net"
+	"net/url"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/grandcat/zeroconf"
 	"github.com/smallnest/rpcx/protocol"
 	"github.com/smallnest/rpcx/server"
 	etcd "go.etcd.io/etcd/client/v3"
@@ -27,6 +32,7 @@ func serve(args []string) {
 	listen := flags.String("listen", "127.0.0.1:8972", "HOST:PORT, where it listens and what it registers")
 	services := flags.String("service", "Test", "the service path, or several with commas between them")
 	endpoints := flags.String("etcd", "", "the address of etcd; empty: it registers nowhere")
+	mdns := flags.Bool("mdns", false, "announce it by multicast DNS")
 	base := flags.String("base", "/rpcx", "the path below which services are in etcd")
 	meta := flags.String("meta", "", "metadata of the instance, as weight=3&group=a")
 	token := flags.String("token", "", "the only token that calls may have; empty: none is asked for")
@@ -53,6 +59,9 @@ func serve(args []string) {
 	leave := func() {}
 	if *endpoints != "" {
 		leave = register(*endpoints, *base, *listen, *meta, paths)
+	}
+	if *mdns {
+		leave = announce(*listen, *meta, paths)
 	}
 
 	told := make(chan os.Signal, 1)
@@ -104,4 +113,38 @@ func register(endpoint, base, listen, meta string, paths []string) func() {
 		}
 	}()
 	return func() { _, _ = client.Revoke(ctx, granted.ID) }
+}
+
+// announce says what the plugin of rpcx for multicast DNS does, by the same library, and says how to leave.
+func announce(listen, meta string, paths []string) func() {
+	type offered struct {
+		Service        string `json:"service,omitempty"`
+		Meta           string `json:"meta,omitempty"`
+		ServiceAddress string `json:"service_address,omitempty"`
+	}
+	var all []offered
+	for _, path := range paths {
+		all = append(all, offered{path, meta, "tcp@" + listen})
+	}
+	text, err := json.Marshal(all)
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		log.Fatal(err)
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		log.Fatal(err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		log.Fatal(err)
+	}
+	said, err := zeroconf.Register(host, "_rpcxservices", "local.", number, []string{url.QueryEscape(string(text))}, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return said.Shutdown
 }
