@@ -1,5 +1,5 @@
-//! A real avahi for one test, on a link of its own: a cable between this machine and a namespace. Gone when the value is
-//! dropped. Beside it, somebody on the same link who says whatever a test wants.
+//! A real avahi for one test, on a link of its own: a cable between this machine and a namespace. Gone when the value
+//! is dropped. Beside it, somebody on the same link who says whatever a test wants.
 
 use std::{
     env,
@@ -50,8 +50,8 @@ fn folder() -> PathBuf {
 }
 
 impl Avahi {
-    /// With no instances. `hosts` are lines of `/etc/hosts` that it knows beside `near.local`, which is this machine. Where
-    /// they have IPv6, it speaks that, and IPv4 otherwise.
+    /// With no instances. `hosts` are lines of `/etc/hosts` that it knows beside `near.local`, which is this machine.
+    /// Where they have IPv6, it speaks that, and IPv4 otherwise.
     pub async fn start(hosts: &str) -> Self {
         let (network, folder) = (Network::new(), tempfile::tempdir().unwrap());
         let etc = folder.path().join("etc");

@@ -73,7 +73,8 @@ pub struct Link {
 }
 
 impl Link {
-    /// Listens on an interface. What is heard goes to `heard`; while nobody takes it, the kernel keeps what it has room for.
+    /// Listens on an interface. What is heard goes to `heard`; while nobody takes it, the kernel keeps what it has
+    /// room for.
     pub fn open(index: u32, at: Interfaced, heard: &mpsc::Sender<Heard>) -> io::Result<Self> {
         let mut sockets = Vec::new();
         let mut failed = None;
@@ -121,8 +122,8 @@ async fn read(socket: Arc<UdpSocket>, index: u32, at: Interfaced, heard: mpsc::S
         };
         // Only neighbours may speak, and those who respond do so from the port (RFC 6762, 11 and 6).
         let is_response = buffer.get(2).is_some_and(|flags| flags & 0x80 != 0);
-        // A link-local address may be on any link, and Linux gives what comes on one to all who have joined the group of
-        // IPv6 on another.
+        // A link-local address may be on any link, and Linux gives what comes on one to all who have joined the group
+        // of IPv6 on another.
         let elsewhere = match from {
             SocketAddr::V6(from) => from.ip().is_unicast_link_local() && from.scope_id() != index,
             SocketAddr::V4(_) => false,
