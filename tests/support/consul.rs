@@ -197,7 +197,7 @@ impl Consul {
         false
     }
 
-    fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.http_port).into()
     }
 

@@ -26,6 +26,7 @@ pub mod origin;
 pub mod peer;
 pub mod prometheus;
 pub mod redis;
+pub mod registering;
 pub mod relay;
 pub mod rpcx;
 pub mod secret;
