@@ -121,6 +121,9 @@ impl Client {
         match failure {
             Failure::Denied(text) => Failure::Denied(format!("{text}: {path}")),
             Failure::Invalid(text) => Failure::Invalid(format!("{text}: {path}")),
+            Failure::Unavailable(text) if matches!(error, Error::Code(_)) => {
+                Failure::Unavailable(format!("{text}: {path}"))
+            }
             failure => failure,
         }
     }

@@ -6,7 +6,7 @@ use super::{
     Client, Session,
     error::{Error, code},
     session::{Farewell, Reply},
-    wire::{Body, Data, op},
+    wire::{Body, Data, Reader, op},
 };
 use crate::registry::Failure;
 
@@ -75,7 +75,11 @@ impl Presence {
                         .map(drop);
                 }
                 let writes = [(op::DELETE, Body::default().text(path).int(-1)), (op::CREATE, node)];
-                self.ask(op::MULTI, &Body::multi(&writes)).await.map(drop)
+                let Reply(results) = self.ask(op::MULTI, &Body::multi(&writes)).await?;
+                match Reader(&results).first_error()? {
+                    0 => Ok(()),
+                    code => Err(Error::Code(code)),
+                }
             }
             made => made.map(drop),
         }

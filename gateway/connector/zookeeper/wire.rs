@@ -33,6 +33,9 @@ const ANY_WATCH: i32 = 3;
 /// Of a node and of everything below it, again and again.
 const RECURSIVE_WATCH: i32 = 1;
 
+/// The kind of a result in an answer to [`Body::multi`] that is an error.
+const NOT_DONE: i32 = -1;
+
 /// Why bytes are not what they should be.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
@@ -160,6 +163,23 @@ impl<'b> Reader<'b> {
 
     pub fn text(&mut self) -> Result<&'b str, WireError> {
         str::from_utf8(self.bytes()?).map_err(|_| WireError::NoText)
+    }
+
+    /// The answer to [`Body::multi`]: why nothing was done, 0 if all was. Where nothing was done, there is an error for
+    /// each request: 0 for those before the one at fault, and that it was not tried for those behind it.
+    pub fn first_error(&mut self) -> Result<i32, WireError> {
+        loop {
+            let kind = self.int()?;
+            let over = self.take(1)? != [0];
+            self.int()?;
+            if over || kind != NOT_DONE {
+                return Ok(0);
+            }
+            match self.int()? {
+                0 => {}
+                code => return Ok(code),
+            }
+        }
     }
 
     /// Each name has a length, so that no more of them are made room for than are there.
@@ -304,6 +324,18 @@ mod tests {
         fn stat(&mut self) -> Result<Stat, WireError> {
             Stat::read(self)
         }
+    }
+
+    #[test]
+    fn of_several_requests_the_first_error_counts() {
+        let error = |body: Body, code| body.int(-1).flag(false).int(code).int(code);
+        let end = |body: Body| body.int(-1).flag(true).int(-1).0;
+        let first_error = |bytes: Vec<u8>| Reader(&bytes).first_error();
+        assert_eq!(first_error(end(Body::default().int(op::DELETE).flag(false).int(0))), Ok(0));
+        assert_eq!(first_error(end(Body::default())), Ok(0));
+        let failed = error(error(error(Body::default(), 0), -111), -2);
+        assert_eq!(first_error(end(failed.clone())), Ok(-111));
+        assert_eq!(first_error(failed.0[..20].to_vec()), Err(WireError::Short));
     }
 
     #[test]
