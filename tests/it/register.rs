@@ -3,15 +3,17 @@
 use std::{
     io::{BufRead as _, BufReader},
     net::SocketAddr,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use etcd_client::{Client, GetOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use witgate::connector::zookeeper;
 
 use crate::support::{
@@ -104,7 +106,7 @@ impl Registering {
                 return (status.code(), self.said.lock().unwrap().clone());
             }
             assert!(began.elapsed() < PATIENCE, "it does not end");
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
@@ -118,6 +120,20 @@ impl Drop for Registering {
 
 fn kill(name: &str, process: &str) {
     assert!(Command::new("kill").args([&format!("-{name}"), process]).status().unwrap().success());
+}
+
+/// An etcd that takes a connection and says nothing, and its configuration. Nobody gives up on it soon.
+async fn silent_etcd() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let config = format!(
+        "[registry.main]
+plugin = 'etcd'
+etcd = {{ endpoints = ['{endpoint}'], connect_timeout_ms = 60000 }}
+settings = {{ layout = 'json', prefix = '/services/' }}
+"
+    );
+    (listener, config)
 }
 
 fn in_etcd(etcd: &Etcd) -> String {
@@ -213,6 +229,56 @@ async fn what_is_announced_beside_a_command_is_withdrawn_when_that_ends() {
 }
 
 #[tokio::test]
+async fn a_registry_that_hangs_holds_up_the_end_for_five_seconds_at_most() {
+    let backend = Backend::start("beside").await;
+    let address = backend.address.to_string();
+    let (silent, config) = silent_etcd().await;
+    let flags = flags(&address, &["--stop-delay-ms", "0"]);
+    let mut registering = Registering::start(&config, &flags, Some(WAITS));
+    registering.command().await;
+    let _connection = silent.accept().await.unwrap();
+    let asked = Instant::now();
+    registering.signal("TERM");
+    let (code, said) = registering.exit().await;
+    assert_eq!((code, &*registering.signals()), (Some(7), "TERM\n"), "{said}");
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}: {said}", asked.elapsed());
+    assert!(said.contains("Withdrawal took too long") && !said.contains("Withdrawn"), "{said}");
+}
+
+#[tokio::test]
+async fn who_asks_again_does_not_wait_for_a_registry_that_hangs() {
+    let backend = Backend::start("beside").await;
+    let address = backend.address.to_string();
+    // What is sent, and the exit code. In the last case there is no command.
+    for (signals, expected) in
+        [(&["TERM", "INT", "QUIT"][..], 130), (&["", "TERM"], 9), (&["TERM", "INT"], 0)]
+    {
+        let (silent, config) = silent_etcd().await;
+        let script = (expected != 0).then_some(WAITS);
+        let mut registering = Registering::start(&config, &flags(&address, &[]), script);
+        let _connection = silent.accept().await.unwrap();
+        let command = match script {
+            Some(_) => Some(registering.command().await),
+            None => None,
+        };
+        let [sent @ .., last] = signals else { unreachable!() };
+        for signal in sent {
+            match *signal {
+                "" => registering.go(),
+                signal => registering.signal(signal),
+            }
+        }
+        if let Some(command) = command {
+            until("the command has ended", async || !Path::new("/proc").join(&command).exists()).await;
+        }
+        registering.signal(last);
+        let (code, said) = registering.exit().await;
+        assert_eq!(code, Some(expected), "{signals:?}: {said}");
+        assert!(!said.contains("Withdrawal took too long"), "{signals:?}: {said}");
+    }
+}
+
+#[tokio::test]
 async fn signals_that_ask_for_no_end_are_handed_on_at_once() {
     let (etcd, mut client, _backend, address) = etcd_and_backend().await;
     let registering = Registering::start(&in_etcd(&etcd), &flags(&address, &[]), Some(WAITS));
@@ -246,7 +312,7 @@ async fn nothing_is_announced_before_the_service_takes_connections() {
     let mut registering = Registering::start(&in_etcd(&etcd), &flags(&text, &[]), Some(WAITS));
     registering.command().await;
     assert!(announced(&mut client).await.is_empty());
-    let _listening = tokio::net::TcpListener::bind(address).await.unwrap();
+    let _listening = TcpListener::bind(address).await.unwrap();
     until_announced(&client, 1).await;
 
     // A command that ends before is no service at all.
