@@ -12,6 +12,7 @@ pub mod code {
     pub const NO_AUTH: i32 = -102;
     pub const NODE_EXISTS: i32 = -110;
     pub const NOT_EMPTY: i32 = -111;
+    pub const SESSION_EXPIRED: i32 = -112;
     pub const AUTH_FAILED: i32 = -115;
 }
 
@@ -36,7 +37,10 @@ pub enum Error {
 
 impl From<WireError> for Error {
     fn from(error: WireError) -> Self {
-        Self::NoZooKeeper(error.to_string())
+        match error {
+            WireError::Many(_) => Self::TooLong,
+            error => Self::NoZooKeeper(error.to_string()),
+        }
     }
 }
 
@@ -93,6 +97,7 @@ mod tests {
             (Error::Broken("reset".into()), "unavailable", true),
             (Error::NotBelieved("alert".into()), "denied", true),
             (WireError::Length(7).into(), "other", true),
+            (WireError::Many(7).into(), "invalid", false),
             (Error::Code(code::AUTH_FAILED), "denied", true),
             (Error::Code(code::NO_AUTH), "denied", false),
             (Error::Code(code::BAD_ARGUMENTS), "invalid", false),

@@ -6,6 +6,9 @@
 /// long is a list of names.
 pub const LONGEST_FRAME: usize = 64 << 20;
 
+/// The names taken of one list. Each costs more here than the four bytes that it may have on the way.
+const MOST_TEXTS: usize = 1_000_000;
+
 /// What is asked for, as ZooKeeper numbers it.
 pub mod op {
     pub const CREATE: i32 = 1;
@@ -45,6 +48,8 @@ pub enum WireError {
     Short,
     #[error("text that is not UTF-8")]
     NoText,
+    #[error("a list of {0} names, of which {MOST_TEXTS} are taken")]
+    Many(usize),
 }
 
 /// Bytes to be sent.
@@ -185,6 +190,9 @@ impl<'b> Reader<'b> {
     /// Each name has a length, so that no more of them are made room for than are there.
     pub fn texts(&mut self) -> Result<Vec<String>, WireError> {
         let count = usize::try_from(self.int()?).unwrap_or(0);
+        if count > MOST_TEXTS {
+            return Err(WireError::Many(count));
+        }
         let mut texts = Vec::with_capacity(count.min(self.0.len() / 4));
         for _ in 0..count {
             texts.push(self.text()?.to_owned());
@@ -315,7 +323,8 @@ mod tests {
         assert_eq!(Reader(&[0, 0, 0, 9, 1]).bytes(), Err(WireError::Short));
         assert_eq!(Reader(&[0xff; 4]).bytes(), Ok(&[][..]), "none is as good as empty");
         assert_eq!(Reader(&[0, 0, 0, 1, 0xff]).text(), Err(WireError::NoText));
-        assert_eq!(Reader(&[0x7f, 0xff, 0xff, 0xff, 0, 0]).texts(), Err(WireError::Short));
+        assert_eq!(Reader(&[0, 0x0f, 0x42, 0x40, 0, 0]).texts(), Err(WireError::Short));
+        assert_eq!(Reader(&[0, 0x0f, 0x42, 0x41, 0, 0]).texts(), Err(WireError::Many(MOST_TEXTS + 1)));
         assert_eq!(Reader(&[0; 67]).stat(), Err(WireError::Short));
         assert_eq!(Reader(&[0; 68]).stat(), Ok(Stat { mzxid: 0, owner: 0, pzxid: 0 }));
     }
