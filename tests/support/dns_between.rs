@@ -29,6 +29,8 @@ pub enum Spoiled {
     Instead(&'static str),
     /// It has this code, and no records.
     Code(u8),
+    /// The same, for questions of this kind.
+    CodeFor(u16, u8),
     /// It has no records, and points to other servers.
     Referral,
     /// Over UDP it says that there is more than fits, and over TCP nothing is said at all.
@@ -166,6 +168,10 @@ fn spoil(answer: Vec<u8>, spoiled: Spoiled) -> Vec<u8> {
         Spoiled::Cut => answer[..answer.len() / 2].to_vec(),
         Spoiled::Instead(text) => text.into(),
         Spoiled::Code(code) => bare(&answer, 0, code),
+        Spoiled::CodeFor(kind, code) => {
+            let (_, end) = name(&answer).unwrap();
+            if answer[end..end + 2] == kind.to_be_bytes() { bare(&answer, 0, code) } else { answer }
+        }
         Spoiled::Truncated => bare(&answer, 0x02, 0),
         Spoiled::Referral => {
             let mut answer = bare(&answer, 0, 0);
