@@ -4,7 +4,7 @@
 //! another, and one that has just started may know nothing.
 
 use guest::entries::Entry;
-use guest::http::Failure;
+use guest::http::{Failure, texts, together};
 
 /// What one node came to.
 #[derive(Debug)]
@@ -61,32 +61,9 @@ impl Nodes {
                     "{url} knows no instance, and not all nodes could be asked: {why}"
                 )))
             }
-            (None, None) => Err(together(failures)),
+            (None, None) => Err(together(&failures)),
         }
     }
-}
-
-/// One failure for all: what the operator can mend comes first.
-fn together(failures: Vec<Failure>) -> Failure {
-    let all = texts(&failures);
-    let is = |kind: fn(&Failure) -> bool| failures.iter().any(kind);
-    if is(|failure| matches!(failure, Failure::Denied(_))) {
-        Failure::Denied(all)
-    } else if is(|failure| matches!(failure, Failure::Invalid(_))) {
-        Failure::Invalid(all)
-    } else {
-        Failure::Unavailable(all)
-    }
-}
-
-fn texts(failures: &[Failure]) -> String {
-    let texts = failures.iter().map(|failure| match failure {
-        Failure::Unavailable(text)
-        | Failure::Denied(text)
-        | Failure::Invalid(text)
-        | Failure::Other(text) => text.as_str(),
-    });
-    texts.collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]

@@ -72,6 +72,7 @@ mod prometheus;
 mod proxy_protocol;
 mod register;
 mod registrars;
+mod registrars_consul;
 mod registrars_zookeeper;
 mod resolving;
 mod rpcx;

@@ -24,7 +24,7 @@ use crate::support::{
 };
 
 /// What a command does until it is told otherwise. `$F` is a folder in which it says so, and in which the test does.
-const WAITS: &str = r#"
+pub(crate) const WAITS: &str = r#"
 trap 'echo TERM >> $F/signals; exit 7' TERM
 trap 'echo HUP >> $F/signals' HUP
 trap 'echo USR1 >> $F/signals' USR1
@@ -33,7 +33,7 @@ until [ -e $F/go ]; do sleep 0.02; done
 exit 9"#;
 
 /// A process of `witgate register`. Killed when dropped, and with it its command.
-struct Registering {
+pub(crate) struct Registering {
     process: Child,
     /// What it has said on standard error, and who listens to that.
     said: Arc<Mutex<String>>,
@@ -43,7 +43,7 @@ struct Registering {
 
 impl Registering {
     /// With a configuration and flags, and a script as command if there is one.
-    fn start(config: &str, flags: &[&str], script: Option<&str>) -> Self {
+    pub(crate) fn start(config: &str, flags: &[&str], script: Option<&str>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("witgate.toml"), config).unwrap();
         let mut command = bound_to_test();
@@ -65,18 +65,18 @@ impl Registering {
         Self { process, said, listener: Some(listener), folder }
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         kill(name, &self.process.id().to_string());
     }
 
     /// The command's process, when it runs.
-    async fn command(&self) -> String {
+    pub(crate) async fn command(&self) -> String {
         until("the command runs", async || self.folder.path().join("pid").exists()).await;
         self.read("pid").trim().to_owned()
     }
 
     /// The signals that the command got.
-    fn signals(&self) -> String {
+    pub(crate) fn signals(&self) -> String {
         self.read("signals")
     }
 
@@ -85,18 +85,18 @@ impl Registering {
     }
 
     /// Has the command end by itself.
-    fn go(&self) {
+    pub(crate) fn go(&self) {
         std::fs::write(self.folder.path().join("go"), "").unwrap();
     }
 
     /// Waits until this has been said, and says all that was.
-    async fn told(&self, text: &str) -> String {
+    pub(crate) async fn told(&self, text: &str) -> String {
         until(&format!("it says {text:?}"), async || self.said.lock().unwrap().contains(text)).await;
         self.said.lock().unwrap().clone()
     }
 
     /// Waits for the end: the exit code, and what was said on standard error.
-    async fn exit(&mut self) -> (Option<i32>, String) {
+    pub(crate) async fn exit(&mut self) -> (Option<i32>, String) {
         let began = Instant::now();
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {
@@ -148,7 +148,7 @@ settings = {{ layout = 'json', prefix = '/services/', ttl_seconds = 9 }}
 }
 
 /// The flags for the service `orders` at an address, without those that a test adds.
-fn flags<'f>(address: &'f str, more: &[&'f str]) -> Vec<&'f str> {
+pub(crate) fn flags<'f>(address: &'f str, more: &[&'f str]) -> Vec<&'f str> {
     [&["--registry", "main", "--service", "orders", "--address", address], more].concat()
 }
 
