@@ -66,6 +66,22 @@ impl Nodes {
     }
 }
 
+/// Tells each node. It is enough when one has heard it.
+pub fn tell_one(urls: &[String], tell: impl Fn(&str) -> Result<(), Failure>) -> Result<(), Failure> {
+    let failures = failures(urls, tell);
+    if failures.len() < urls.len() { Ok(()) } else { Err(together(&failures)) }
+}
+
+/// The same, where all must have heard it.
+pub fn tell_all(urls: &[String], tell: impl Fn(&str) -> Result<(), Failure>) -> Result<(), Failure> {
+    let failures = failures(urls, tell);
+    if failures.is_empty() { Ok(()) } else { Err(together(&failures)) }
+}
+
+fn failures(urls: &[String], tell: impl Fn(&str) -> Result<(), Failure>) -> Vec<Failure> {
+    urls.iter().filter_map(|url| tell(url).err()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +146,27 @@ mod tests {
             assert_eq!(heard(&mut nodes(&urls, 0)).0, expected);
         }
         assert_eq!(heard(&mut nodes(&[], 0)).0, "unavailable: ");
+    }
+
+    #[test]
+    fn every_node_is_told_and_one_or_all_must_have_heard() {
+        for (gone, one, all) in [(&[][..], true, true), (&["a"], true, false), (&["a", "b"], false, false)] {
+            let urls = ["a", "b"].map(str::to_owned);
+            let told = std::cell::RefCell::new(Vec::new());
+            let tell = |url: &str| {
+                told.borrow_mut().push(url.to_owned());
+                match gone.contains(&url) {
+                    true => Err(Failure::Unavailable(format!("{url} is gone"))),
+                    false => Ok(()),
+                }
+            };
+            assert_eq!(
+                (tell_one(&urls, tell).is_ok(), tell_all(&urls, tell).is_ok()),
+                (one, all),
+                "{gone:?}"
+            );
+            assert_eq!(*told.borrow(), ["a", "b", "a", "b"]);
+        }
     }
 
     #[test]
