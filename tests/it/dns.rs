@@ -128,6 +128,31 @@ async fn a_family_that_nobody_answers_for_keeps_its_addresses_also_when_everythi
     }
 }
 
+/// Each of them is answered soon enough for itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn aliases_that_lead_to_an_answer_take_no_longer_than_one() {
+    let (bind, backend) = (Bind::start().await, Backend::start("one").await);
+    let mut lines = Bind::lines("b0", backend.address, "1 1", 1);
+    let names = ["alias", "b", "c", "d", "e", "f", "g", "orders"];
+    lines.extend(names.windows(2).map(|two| format!("add {}.test. 1 CNAME {}.test.", two[0], two[1])));
+    bind.update(&lines);
+    let registry = bind.registry(IMPATIENT);
+    let gateway =
+        Gateway::start(&format!("{registry}\n[upstream.orders]\nservice = \"alias\"\nregistry = \"main\"\n"));
+    endpoints(&gateway, 1).await;
+    bind.between().does(Spoiled::Late(Duration::from_millis(800)));
+    until("it is too late", || async {
+        let failure = &source(&gateway).await["failure"];
+        failure["kind"] == "unavailable"
+            && failure["error"]
+                .as_str()
+                .is_some_and(|error| error.contains("alias.test: no answer within 5s"))
+    })
+    .await;
+    bind.between().does(Spoiled::No);
+    becomes(&gateway, "live").await;
+}
+
 /// What is no answer freezes the list, and says why.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_answer_changes_nothing() {

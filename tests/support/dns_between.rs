@@ -31,6 +31,8 @@ pub enum Spoiled {
     Code(u8),
     /// The same, for questions of this kind.
     CodeFor(u16, u8),
+    /// It comes so much later.
+    Late(Duration),
     /// It has no records, and points to other servers.
     Referral,
     /// Over UDP it says that there is more than fits, and over TCP nothing is said at all.
@@ -70,6 +72,9 @@ impl DnsBetween {
                     let Some((to, query)) = Plan::take(&plan, query) else { return };
                     if let Some(answer) = by_udp(to, &query).await {
                         let spoiled = plan.lock().unwrap().spoiled;
+                        if let Spoiled::Late(late) = spoiled {
+                            tokio::time::sleep(late).await;
+                        }
                         let _ = udp.send_to(&spoil(answer, spoiled), client).await;
                     }
                 });
@@ -164,7 +169,7 @@ async fn by_tcp(to: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
 
 fn spoil(answer: Vec<u8>, spoiled: Spoiled) -> Vec<u8> {
     match spoiled {
-        Spoiled::No => answer,
+        Spoiled::No | Spoiled::Late(_) => answer,
         Spoiled::Cut => answer[..answer.len() / 2].to_vec(),
         Spoiled::Instead(text) => text.into(),
         Spoiled::Code(code) => bare(&answer, 0, code),
