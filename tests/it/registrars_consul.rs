@@ -9,7 +9,7 @@ use crate::{
     register::{Registering, WAITS, flags},
     support::{
         backend::Backend,
-        consul::Consul,
+        consul::{self, Consul},
         fault_table::Registry as _,
         gateway::{Gateway, until},
     },
@@ -128,6 +128,28 @@ async fn an_agent_that_was_restarted_is_told_again_whether_it_has_forgotten_or_n
     let (code, said) = registering.exit().await;
     assert_eq!(code, Some(9), "{said}");
     assert!(health(&consul).await.is_empty(), "{said}");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_gone_is_replaced_by_another() {
+    let mut servers = Consul::three().await;
+    let backend = Backend::start("beside").await;
+    let address = backend.address.to_string();
+    let urls = [0, 1].map(|number: usize| format!("http://{}", servers[number].between().address));
+    let config = consul::registry(&format!("{{ urls = {urls:?} }}"), SERVICE);
+    let mut registering = Registering::start(&config, &flags(&address, &[]), Some(WAITS));
+    let passes_at = async |looks: &Consul, node: &str| {
+        let found = looks.get("/v1/health/service/orders?passing").await;
+        found.as_array().is_some_and(|found| found.iter().any(|one| one["Node"]["Node"] == node))
+    };
+    until("the first has it", async || passes_at(&servers[2], "n1").await).await;
+    servers[0].kill9();
+    until("the next has it", async || passes_at(&servers[2], "n2").await).await;
+    registering.command().await;
+    registering.go();
+    let (code, said) = registering.exit().await;
+    assert_eq!(code, Some(9), "{said}");
+    until("it is withdrawn there", async || !passes_at(&servers[2], "n2").await).await;
 }
 
 #[tokio::test]
