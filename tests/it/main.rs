@@ -72,6 +72,8 @@ mod prometheus;
 mod proxy_protocol;
 mod register;
 mod registrars;
+mod registrars_consul;
+mod registrars_discovery;
 mod registrars_zookeeper;
 mod resolving;
 mod rpcx;

@@ -1,9 +1,14 @@
 //! `witgate register`: a service is announced beside its command, and withdrawn before that is stopped.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use etcd_client::{Client, GetOptions};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use witgate::connector::zookeeper;
 
 use crate::support::{
@@ -15,13 +20,27 @@ use crate::support::{
 };
 
 /// What a command does until it is told otherwise. `$F` is a folder in which it says so, and in which the test does.
-const WAITS: &str = r#"
+pub(crate) const WAITS: &str = r#"
 trap 'echo TERM >> $F/signals; exit 7' TERM
 trap 'echo HUP >> $F/signals' HUP
 trap 'echo USR1 >> $F/signals' USR1
 echo $$ > $F/pid.part; mv $F/pid.part $F/pid
 until [ -e $F/go ]; do sleep 0.02; done
 exit 9"#;
+
+/// An etcd that takes a connection and says nothing, and its configuration. Nobody gives up on it soon.
+async fn silent_etcd() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let config = format!(
+        "[registry.main]
+plugin = 'etcd'
+etcd = {{ endpoints = ['{endpoint}'], connect_timeout_ms = 60000 }}
+settings = {{ layout = 'json', prefix = '/services/' }}
+"
+    );
+    (listener, config)
+}
 
 fn in_etcd(etcd: &Etcd) -> String {
     format!(
@@ -35,7 +54,7 @@ settings = {{ layout = 'json', prefix = '/services/', ttl_seconds = 9 }}
 }
 
 /// The flags for the service `orders` at an address, without those that a test adds.
-fn flags<'f>(address: &'f str, more: &[&'f str]) -> Vec<&'f str> {
+pub(crate) fn flags<'f>(address: &'f str, more: &[&'f str]) -> Vec<&'f str> {
     [&["--registry", "main", "--service", "orders", "--address", address], more].concat()
 }
 
@@ -116,6 +135,56 @@ async fn what_is_announced_beside_a_command_is_withdrawn_when_that_ends() {
 }
 
 #[tokio::test]
+async fn a_registry_that_hangs_holds_up_the_end_for_five_seconds_at_most() {
+    let backend = Backend::start("beside").await;
+    let address = backend.address.to_string();
+    let (silent, config) = silent_etcd().await;
+    let flags = flags(&address, &["--stop-delay-ms", "0"]);
+    let mut registering = Registering::start(&config, &flags, Some(WAITS));
+    registering.command().await;
+    let _connection = silent.accept().await.unwrap();
+    let asked = Instant::now();
+    registering.signal("TERM");
+    let (code, said) = registering.exit().await;
+    assert_eq!((code, &*registering.signals()), (Some(7), "TERM\n"), "{said}");
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}: {said}", asked.elapsed());
+    assert!(said.contains("Withdrawal took too long") && !said.contains("Withdrawn"), "{said}");
+}
+
+#[tokio::test]
+async fn who_asks_again_does_not_wait_for_a_registry_that_hangs() {
+    let backend = Backend::start("beside").await;
+    let address = backend.address.to_string();
+    // What is sent, and the exit code. In the last case there is no command.
+    for (signals, expected) in
+        [(&["TERM", "INT", "QUIT"][..], 130), (&["", "TERM"], 9), (&["TERM", "INT"], 0)]
+    {
+        let (silent, config) = silent_etcd().await;
+        let script = (expected != 0).then_some(WAITS);
+        let mut registering = Registering::start(&config, &flags(&address, &[]), script);
+        let _connection = silent.accept().await.unwrap();
+        let command = match script {
+            Some(_) => Some(registering.command().await),
+            None => None,
+        };
+        let [sent @ .., last] = signals else { unreachable!() };
+        for signal in sent {
+            match *signal {
+                "" => registering.go(),
+                signal => registering.signal(signal),
+            }
+        }
+        if let Some(command) = command {
+            until("the command has ended", async || !Path::new("/proc").join(&command).exists()).await;
+        }
+        registering.signal(last);
+        let (code, said) = registering.exit().await;
+        assert_eq!(code, Some(expected), "{signals:?}: {said}");
+        assert!(!said.contains("Withdrawal took too long"), "{signals:?}: {said}");
+    }
+}
+
+#[tokio::test]
 async fn signals_that_ask_for_no_end_are_handed_on_at_once() {
     let (etcd, mut client, _backend, address) = etcd_and_backend().await;
     let registering = Registering::start(&in_etcd(&etcd), &flags(&address, &[]), Some(WAITS));
@@ -149,7 +218,7 @@ async fn nothing_is_announced_before_the_service_takes_connections() {
     let mut registering = Registering::start(&in_etcd(&etcd), &flags(&text, &[]), Some(WAITS));
     registering.command().await;
     assert!(announced(&mut client).await.is_empty());
-    let _listening = tokio::net::TcpListener::bind(address).await.unwrap();
+    let _listening = TcpListener::bind(address).await.unwrap();
     until_announced(&client, 1).await;
 
     // A command that ends before is no service at all.

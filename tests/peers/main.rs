@@ -50,6 +50,7 @@ fn cases() -> impl IntoIterator<Item = Case> {
         "Spring Cloud", "ZooKeeper", Found, spring::found(spring::Registry::ZooKeeper);
         "Spring Cloud", "ZooKeeper", Finds, spring::finds(spring::Registry::ZooKeeper);
         "Spring Cloud", "Consul", Found, spring::found(spring::Registry::Consul);
+        "Spring Cloud", "Consul", Finds, spring::finds(spring::Registry::Consul);
         "Dubbo by interface, triple", "ZooKeeper", Found, dubbo::found("interface", "tri");
         "Dubbo by interface, dubbo", "ZooKeeper", Found, dubbo::found("interface", "dubbo");
         "Dubbo by application, triple", "ZooKeeper", Found, dubbo::found("application", "tri");

@@ -69,6 +69,11 @@ impl Registering {
         std::fs::write(self.folder.path().join("go"), "").unwrap();
     }
 
+    /// What it has said on standard error.
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
     /// Waits until this has been said, and says all that was.
     pub async fn told(&self, text: &str) -> String {
         until(&format!("it says {text:?}"), async || self.said.lock().unwrap().contains(text)).await;
