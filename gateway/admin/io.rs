@@ -40,8 +40,7 @@ impl Io {
             Poll::Ready(Ok(bytes)) => {
                 self.client.read(bytes);
                 self.progress = self.progress.saturating_add(bytes);
-                // What is left of a wait must not shorten that of the next answer.
-                if self.progress >= LEAST_PROGRESS || self.client.has_read() {
+                if self.progress >= LEAST_PROGRESS {
                     self.stalled = None;
                 }
                 Poll::Ready(Ok(bytes))
@@ -94,10 +93,79 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if let Poll::Ready(Ok(())) = flushed {
+            // It has taken all there was: what is left of a wait must not shorten the next one.
+            self.stalled = None;
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{
+            Mutex,
+            atomic::{AtomicUsize, Ordering::Relaxed},
+        },
+    };
+
+    use bytes::Bytes;
+    use hyper::{server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::admin::{answer::events, feeds::Feeds, path::Resource, roster::Roster};
+
+    /// Bytes of each document, and of what the wire holds.
+    const DOCUMENT: usize = 64 * 1024;
+    const WIRE: usize = 1024;
+
+    /// Reads so many bytes a second of a feed; says after how many seconds it ended, of `most`.
+    async fn read_feed(speed: usize, most: u32) -> Option<u32> {
+        let (mut client, stream) = duplex(WIRE);
+        let feeds = Arc::new(Feeds::default());
+        let made = Arc::new(AtomicUsize::new(0));
+        let make = move || {
+            let digit = b'0' + u8::try_from(made.fetch_add(1, Relaxed) % 10).unwrap();
+            std::future::ready(Some(Bytes::from(vec![digit; DOCUMENT])))
+        };
+        let place = feeds.enter().unwrap();
+        let feed = Mutex::new(Some(feeds.start(Resource::Overview, place, &"0".into(), make)));
+        let service = service_fn(move |_| {
+            let feed = feed.lock().unwrap().take().unwrap();
+            async move { Ok::<_, Infallible>(events(feed)) }
+        });
+        let place = Arc::new(Roster::default()).enter().unwrap();
+        let io = TokioIo::new(Io::new(Box::new(stream), place.client.clone()));
+        tokio::spawn(async move { http1::Builder::new().serve_connection(io, service).await });
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        for second in 0..most {
+            let mut left = speed;
+            while left > 0 {
+                let mut buffer = vec![0; left];
+                let count = client.read(&mut buffer).await.unwrap();
+                if count == 0 {
+                    return Some(second);
+                }
+                left -= count;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        None
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_viewer_that_takes_little_of_a_feed_is_left_and_one_that_keeps_up_is_not() {
+        let ended = read_feed(LEAST_PROGRESS / 20, 60).await;
+        assert!(ended.is_some_and(|seconds| seconds <= 15), "{ended:?}");
+        assert_eq!(read_feed(2 * DOCUMENT, 60).await, None);
     }
 }

@@ -124,11 +124,6 @@ impl Client {
         self.unread.store(left, Relaxed);
     }
 
-    /// Whether it has read its answer, but for the little that a head is long.
-    pub(super) fn has_read(&self) -> bool {
-        self.unread.load(Relaxed) == 0
-    }
-
     /// Waits until it has to leave.
     pub(super) async fn told_to_leave(&self) {
         self.leave.notified().await;
