@@ -29,8 +29,8 @@ use super::Parts;
 use crate::{
     catalog::Upstream,
     plugin::{Plugins, State as PluginState},
-    telemetry::{rfc3339, text::shown},
-    upstream::Status,
+    telemetry::{UpstreamMetrics, rfc3339, text::shown},
+    upstream::{Status, UpstreamName},
 };
 
 /// Services told of; the rest, which is the best of them, is counted.
@@ -67,7 +67,7 @@ impl Overview {
     pub(super) fn of(&self, parts: &Parts, upstream: &Upstream) -> Service {
         let (now, wall) = (Instant::now(), SystemTime::now());
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.sample(super::upstreams::running(&parts.catalog).iter(), now);
+        rates.sample(super::upstreams::running(&parts.catalog).iter().map(counted), now);
         services::service(upstream, &upstream.status(), rates.of(upstream.name()).as_ref(), (now, wall))
     }
 
@@ -76,7 +76,7 @@ impl Overview {
         let upstreams = services::with_status(super::upstreams::running(&parts.catalog));
         let mut services: Vec<Service> = {
             let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-            rates.sample(upstreams.iter().map(|(upstream, _)| upstream), now);
+            rates.sample(upstreams.iter().map(|(upstream, _)| counted(upstream)), now);
             let row = |(upstream, status): &(Arc<Upstream>, Arc<Status>)| {
                 let lately = rates.of(upstream.name());
                 services::service(upstream, status, lately.as_ref(), (now, wall))
@@ -105,6 +105,11 @@ impl Overview {
             changes: changes::last(&upstreams),
         }
     }
+}
+
+/// What counts for an upstream.
+fn counted(upstream: &Arc<Upstream>) -> (&UpstreamName, &Arc<UpstreamMetrics>) {
+    (upstream.name(), &upstream.metrics)
 }
 
 /// What is wrong with plugins.

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{catalog::Upstream, telemetry::UpstreamCounts, upstream::UpstreamName};
+use crate::{
+    telemetry::{UpstreamCounts, UpstreamMetrics},
+    upstream::UpstreamName,
+};
 
 /// The time that rates are about.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
@@ -25,7 +28,13 @@ pub(super) struct Rates {
 
 struct Sample {
     at: Instant,
-    counts: HashMap<UpstreamName, UpstreamCounts>,
+    counts: HashMap<UpstreamName, Counted>,
+}
+
+/// What was counted, and by what: an upstream that is built anew under its name counts from zero.
+struct Counted {
+    metrics: Arc<UpstreamMetrics>,
+    counts: UpstreamCounts,
 }
 
 /// What one upstream did within the window.
@@ -42,7 +51,11 @@ pub(super) struct Lately {
 
 impl Rates {
     /// Takes in what is counted now, unless it has done so a moment ago.
-    pub(super) fn sample<'a>(&mut self, upstreams: impl Iterator<Item = &'a Arc<Upstream>>, now: Instant) {
+    pub(super) fn sample<'a>(
+        &mut self,
+        upstreams: impl Iterator<Item = (&'a UpstreamName, &'a Arc<UpstreamMetrics>)>,
+        now: Instant,
+    ) {
         let ago = self.samples.back().map(|last| now.saturating_duration_since(last.at));
         if ago.is_some_and(|ago| ago < PACE) {
             return;
@@ -50,8 +63,10 @@ impl Rates {
         if ago.is_some_and(|ago| ago > FORGET) {
             self.samples.clear();
         }
-        let counts = |of: &Arc<Upstream>| (of.name().clone(), of.metrics.counts());
-        self.samples.push_back(Sample { at: now, counts: upstreams.map(counts).collect() });
+        let counted = |(name, metrics): (&UpstreamName, &Arc<UpstreamMetrics>)| {
+            (name.clone(), Counted { metrics: metrics.clone(), counts: metrics.counts() })
+        };
+        self.samples.push_back(Sample { at: now, counts: upstreams.map(counted).collect() });
         let is_old = |sample: &Sample| now.saturating_duration_since(sample.at) >= WINDOW;
         while self.samples.get(1).is_some_and(is_old) {
             self.samples.pop_front();
@@ -62,10 +77,13 @@ impl Rates {
     pub(super) fn of(&self, name: &UpstreamName) -> Option<Lately> {
         let last = self.samples.back()?;
         let now = last.counts.get(name)?;
-        let (first, before) =
-            self.samples.iter().find_map(|sample| Some((sample.at, sample.counts.get(name)?)))?;
-        let time = last.at.saturating_duration_since(first);
-        (!time.is_zero()).then(|| lately(before, now, time))
+        let of_the_same = |sample: &'_ Sample| {
+            sample.counts.get(name).is_some_and(|before| Arc::ptr_eq(&before.metrics, &now.metrics))
+        };
+        let first = self.samples.iter().find(|sample| of_the_same(sample))?;
+        let before = first.counts.get(name)?;
+        let time = last.at.saturating_duration_since(first.at);
+        (!time.is_zero()).then(|| lately(&before.counts, &now.counts, time))
     }
 }
 
@@ -87,7 +105,7 @@ fn lately(before: &UpstreamCounts, now: &UpstreamCounts, time: Duration) -> Late
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{Fault, UpstreamMetrics};
+    use crate::telemetry::Fault;
 
     #[test]
     fn rates_are_about_what_came_between() {
@@ -106,5 +124,26 @@ mod tests {
         assert!(lately.p99 <= Some(Duration::from_millis(3)), "{lately:?}");
         let nothing = super::lately(&before, &before, Duration::from_secs(1));
         assert_eq!((nothing.requests, nothing.success, nothing.p50), (0.0, None, None));
+    }
+
+    #[test]
+    fn an_upstream_that_is_built_anew_is_not_compared_with_the_one_before() {
+        let (mut rates, name) = (Rates::default(), UpstreamName::new("orders"));
+        let (old, new) = (Arc::new(UpstreamMetrics::new(1)), Arc::new(UpstreamMetrics::new(1)));
+        let answer = |metrics: &UpstreamMetrics, times: u64, took: u64| {
+            (0..times).for_each(|_| metrics.answered(0, 200, Duration::from_millis(took)));
+        };
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        answer(&old, 100, 2);
+        rates.sample([(&name, &old)].into_iter(), at(0));
+        answer(&new, 10, 2);
+        rates.sample([(&name, &new)].into_iter(), at(1));
+        assert_eq!(rates.of(&name), None, "of the new one nothing is known yet");
+        answer(&new, 30, 2_000);
+        rates.sample([(&name, &new)].into_iter(), at(3));
+        let lately = rates.of(&name).unwrap();
+        assert_eq!((lately.requests, lately.success), (15.0, Some(1.0)));
+        assert!(lately.p50 > Some(Duration::from_secs(1)), "{lately:?}");
     }
 }
