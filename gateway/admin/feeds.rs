@@ -40,6 +40,8 @@ const MOST_MISSED: u32 = 10;
 /// What is followed, and by whom.
 pub(super) struct Feeds {
     places: Arc<Semaphore>,
+    /// The listener serves nobody, and a feed that began now would keep it from ending.
+    closed: AtomicBool,
     followed: Mutex<HashMap<Resource, Followed>>,
     /// One for each document that is followed.
     tasks: Mutex<JoinSet<()>>,
@@ -72,6 +74,7 @@ impl Default for Feeds {
     fn default() -> Self {
         Self {
             places: Arc::new(Semaphore::new(MOST_VIEWERS)),
+            closed: AtomicBool::new(false),
             followed: Mutex::default(),
             tasks: Mutex::default(),
         }
@@ -79,8 +82,16 @@ impl Default for Feeds {
 }
 
 impl Feeds {
+    /// The listener serves, again or for the first time.
+    pub(super) fn open(&self) {
+        self.closed.store(false, Relaxed);
+    }
+
     /// A place, if one is left.
     pub(super) fn enter(&self) -> Option<Place> {
+        if self.closed.load(Relaxed) {
+            return None;
+        }
         self.places.clone().try_acquire_owned().ok().map(Place)
     }
 
@@ -93,20 +104,24 @@ impl Feeds {
     }
 
     /// Begins to follow: `first` is the document as it is, and `make` makes it again, or says that it is no more.
+    /// None where all were ended meanwhile.
     pub(super) fn start<F>(
         self: &Arc<Self>,
         resource: Resource,
         place: Place,
         first: &Bytes,
         make: impl Fn() -> F + Send + 'static,
-    ) -> Feed
+    ) -> Option<Feed>
     where
         F: Future<Output = Option<Bytes>> + Send + 'static,
     {
         let mut all = self.followed();
+        if self.closed.load(Relaxed) {
+            return None;
+        }
         // Another one may have been faster.
         if let Some(followed) = all.get_mut(&resource) {
-            return followed.add(place);
+            return Some(followed.add(place));
         }
         let mut followed = Followed { latest: event(first), viewers: Vec::new() };
         let feed = followed.add(place);
@@ -114,13 +129,15 @@ impl Feeds {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(repeat(Arc::downgrade(self), resource, make));
-        feed
+        Some(feed)
     }
 
-    /// Ends all of them.
+    /// Ends all of them, and lets none begin until [`Self::open`].
     pub(super) fn end(&self) {
+        let mut all = self.followed();
+        self.closed.store(true, Relaxed);
+        all.clear();
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
-        self.followed().clear();
     }
 
     /// Tells the viewers, if there is something to tell; says whether any are left.
@@ -240,7 +257,7 @@ mod tests {
 
     fn follow(feeds: &Arc<Feeds>, made: &Arc<AtomicU32>) -> Feed {
         let place = feeds.enter().unwrap();
-        feeds.start(Resource::Upstreams, place, &"first\n".into(), counting(made))
+        feeds.start(Resource::Upstreams, place, &"first\n".into(), counting(made)).unwrap()
     }
 
     async fn next(feed: &mut Feed) -> Option<String> {
@@ -280,7 +297,7 @@ mod tests {
             std::future::ready(Some(Bytes::from("same\n")))
         };
         let place = feeds.enter().unwrap();
-        let mut feed = feeds.start(Resource::Upstreams, place, &"same\n".into(), same);
+        let mut feed = feeds.start(Resource::Upstreams, place, &"same\n".into(), same).unwrap();
         for _ in 0..3 {
             assert_eq!(next(&mut feed).await.unwrap(), "data: same\n\n");
         }
@@ -306,12 +323,26 @@ mod tests {
         drop(places);
         let gone = || std::future::ready(None);
         let place = feeds.enter().unwrap();
-        let mut feed = feeds.start(Resource::Plugins, place, &"first\n".into(), gone);
+        let mut feed = feeds.start(Resource::Plugins, place, &"first\n".into(), gone).unwrap();
         assert!(next(&mut feed).await.is_some());
         assert_eq!(next(&mut feed).await, None, "there is no such document any more");
         let mut feed = follow(&feeds, &Arc::default());
         assert!(next(&mut feed).await.is_some());
         feeds.end();
         assert_eq!(next(&mut feed).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn none_begins_while_the_listener_serves_nobody() {
+        let feeds = Arc::new(Feeds::default());
+        let _other = follow(&feeds, &Arc::default());
+        // Its document was being made when the listener closed.
+        let place = feeds.enter().unwrap();
+        feeds.end();
+        assert!(feeds.enter().is_none());
+        let made = Arc::default();
+        assert!(feeds.start(Resource::Upstreams, place, &"first\n".into(), counting(&made)).is_none());
+        feeds.open();
+        assert!(next(&mut follow(&feeds, &made)).await.is_some());
     }
 }

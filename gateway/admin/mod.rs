@@ -265,7 +265,7 @@ impl Admin {
             let (admin, wanted) = (admin.upgrade(), wanted.clone());
             async move { admin?.make(wanted).await.ok() }
         };
-        Ok(events(self.feeds.start(resource, place, &first, make)))
+        self.feeds.start(resource, place, &first, make).map(events).ok_or(Rejection::Busy)
     }
 
     async fn make(self: Arc<Self>, resource: Resource) -> Result<Bytes, Rejection> {
