@@ -14,7 +14,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 /// Connections at once.
-const MOST_CONNECTIONS: usize = 256;
+pub(super) const MOST_CONNECTIONS: usize = 256;
 
 /// Connections beyond, while all of the others wait for our answer. They are asked about health and nothing else.
 const FOR_HEALTH: usize = 32;
@@ -122,6 +122,13 @@ impl Client {
     pub(super) fn read(&self, bytes: usize) {
         let left = self.unread.load(Relaxed).saturating_sub(bytes);
         self.unread.store(left, Relaxed);
+    }
+
+    /// It has taken all that it was sent. Where more follows by and by, it does not owe since the beginning.
+    pub(super) fn has_read(&self) {
+        if let Some(since) = &mut *self.owes() {
+            *since = Instant::now();
+        }
     }
 
     /// Waits until it has to leave.
