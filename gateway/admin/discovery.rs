@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::Response;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::answer::{self, Body};
 use crate::{
@@ -70,7 +69,18 @@ struct Question {
 struct Answer {
     code: u16,
     message: String,
-    data: Value,
+    data: Data,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Data {
+    /// An empty text.
+    Nothing(&'static str),
+    List {
+        instances: Vec<Shown>,
+        latest_timestamp: u64,
+    },
 }
 
 /// Why a call is not answered with what it asks for.
@@ -97,13 +107,21 @@ pub(super) async fn answer(
     url: &str,
     body: &[u8],
 ) -> Response<Body> {
-    let (code, message, data) = match try_answer(memory, discovery, call, url, body).await {
+    told(try_answer(memory, discovery, call, url, body).await)
+}
+
+/// Answers a fetch, which may be long: not on the thread that answers about health.
+pub(super) fn fetch(memory: &Memory, discovery: &Discovery, body: &[u8]) -> Response<Body> {
+    told(Question::read(discovery, Call::Fetch, body).and_then(|question| fetched(memory, &question)))
+}
+
+fn told(outcome: Result<Data, Refused>) -> Response<Body> {
+    let nothing = || Data::Nothing("");
+    let (code, message, data) = match outcome {
         Ok(data) => (200, String::new(), data),
-        Err(Refused::NotFound) => {
-            (404, "code: 404, error info: not found".to_owned(), Value::String(String::new()))
-        }
-        Err(Refused::Wrong(why)) => (400, why, Value::String(String::new())),
-        Err(Refused::Failed(why)) => (500, why, Value::String(String::new())),
+        Err(Refused::NotFound) => (404, "code: 404, error info: not found".to_owned(), nothing()),
+        Err(Refused::Wrong(why)) => (400, why, nothing()),
+        Err(Refused::Failed(why)) => (500, why, nothing()),
     };
     answer::json(&Answer { code, message, data })
 }
@@ -114,24 +132,15 @@ async fn try_answer(
     call: Call,
     url: &str,
     body: &[u8],
-) -> Result<Value, Refused> {
-    let question: Question =
-        serde_json::from_slice(body).map_err(|error| Refused::Wrong(format!("body: {error}")))?;
-    let Question { env, appid, hostname, .. } = &question;
-    if *env != discovery.env {
-        return match call {
-            Call::Register => {
-                Err(Refused::Wrong(format!("env {env:?} is not served here, {:?} is", discovery.env)))
-            }
-            _ => Err(Refused::NotFound),
-        };
-    }
+) -> Result<Data, Refused> {
+    let question = Question::read(discovery, call, body)?;
+    let Question { appid, hostname, .. } = &question;
     match call {
         Call::Register => {
             let done = memory.put(appid, hostname, question.registration()?)?;
             // It is in force either way, and this API has no word for what would be lost with the process.
             let _ = memory.saved(done.change).await;
-            Ok(Value::String(String::new()))
+            Ok(Data::Nothing(""))
         }
         Call::Renew => found(memory.renew(appid, hostname)),
         Call::Cancel => {
@@ -139,11 +148,7 @@ async fn try_answer(
             let _ = memory.saved(change).await;
             found(removed)
         }
-        Call::Fetch => {
-            let all = memory.instances(appid).into_iter().map(|instance| shown(&question, instance));
-            let wanted = all.filter(|one| one.status & question.status != 0);
-            list(wanted.collect())
-        }
+        Call::Fetch => fetched(memory, &question),
         Call::Nodes => {
             let hostname = url.split_once("://").map_or(url, |(_, host)| host).to_owned();
             let addrs = vec![url.to_owned()];
@@ -152,18 +157,36 @@ async fn try_answer(
     }
 }
 
-fn found(found: bool) -> Result<Value, Refused> {
-    if found { Ok(Value::String(String::new())) } else { Err(Refused::NotFound) }
+fn fetched(memory: &Memory, question: &Question) -> Result<Data, Refused> {
+    let all = memory.instances(&question.appid).into_iter().map(|instance| shown(question, instance));
+    list(all.filter(|one| one.status & question.status != 0).collect())
 }
 
-fn list(instances: Vec<Shown>) -> Result<Value, Refused> {
+fn found(found: bool) -> Result<Data, Refused> {
+    if found { Ok(Data::Nothing("")) } else { Err(Refused::NotFound) }
+}
+
+fn list(instances: Vec<Shown>) -> Result<Data, Refused> {
     let Some(latest) = instances.iter().map(|one| one.latest_timestamp).max() else {
         return Err(Refused::NotFound);
     };
-    Ok(json!({ "instances": instances, "latest_timestamp": latest }))
+    Ok(Data::List { instances, latest_timestamp: latest })
 }
 
 impl Question {
+    fn read(discovery: &Discovery, call: Call, body: &[u8]) -> Result<Self, Refused> {
+        let question: Self =
+            serde_json::from_slice(body).map_err(|error| Refused::Wrong(format!("body: {error}")))?;
+        let env = &question.env;
+        match call {
+            _ if *env == discovery.env => Ok(question),
+            Call::Register => {
+                Err(Refused::Wrong(format!("env {env:?} is not served here, {:?} is", discovery.env)))
+            }
+            _ => Err(Refused::NotFound),
+        }
+    }
+
     /// What stands in the embedded registry. The first address is where requests go; all are kept for who fetches.
     fn registration(&self) -> Result<Registration, Refused> {
         let weight = match self.status {

@@ -109,7 +109,7 @@ impl Guard {
 }
 
 /// The header that says that a proxy passed the request on.
-fn of_proxy(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn of_proxy(headers: &HeaderMap) -> Option<&str> {
     let tells = |name: &&hyper::header::HeaderName| {
         let text = name.as_str();
         **name == FORWARDED || **name == VIA || text.starts_with("x-forwarded") || text == "x-real-ip"

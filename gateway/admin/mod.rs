@@ -43,6 +43,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 use self::{
     answer::{Body, Rejection, document, events, json, with_json, with_type},
+    discovery::Call,
     feeds::Feeds,
     guard::Guard,
     overview::Overview,
@@ -188,7 +189,8 @@ impl Admin {
             let discovery = self.discovery.as_ref().filter(|_| self.scope == Scope::Registrations);
             let discovery = discovery.ok_or_else(|| Rejection::NoResource(path.to_owned()))?;
             self.guard.check_sender(head, peer)?;
-            if !discovery.needs_no_token(peer) {
+            // Through a proxy comes who is somewhere else.
+            if !discovery.needs_no_token(peer) || guard::of_proxy(&head.headers).is_some() {
                 self.guard.check_token(head, call.changes())?;
             }
             return Ok(resource);
@@ -202,12 +204,13 @@ impl Admin {
     }
 
     async fn change(
-        &self,
+        self: Arc<Self>,
         resource: Resource,
         head: &Head,
         body: Bytes,
     ) -> Result<Response<Body>, Rejection> {
-        let Parts { catalog, memory, .. } = &*self.parts;
+        let parts = self.parts.clone();
+        let Parts { catalog, memory, .. } = &*parts;
         match resource {
             // The process that takes over has read what is known of the upstream.
             Resource::Order(..) if self.parts.door.is_leaving() => {
@@ -217,6 +220,13 @@ impl Admin {
                 let upstream = upstreams::find(catalog, &name)?;
                 orders::carry_out(&upstream, verb, &body).await?;
                 upstreams::one(catalog, &name).map(|upstream| json(&upstream))
+            }
+            Resource::Discovery(Call::Fetch) => {
+                let fetch = move |admin: &Self| {
+                    let discovery = admin.discovery.as_ref().ok_or(Rejection::Failed)?;
+                    Ok(discovery::fetch(&admin.parts.memory, discovery, &body))
+                };
+                self.beside(fetch).await
             }
             Resource::Discovery(call) => {
                 let Some(discovery) = &self.discovery else { return Err(Rejection::Failed) };

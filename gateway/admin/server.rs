@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime,
-    sync::watch,
+    sync::{Notify, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -144,8 +144,10 @@ async fn connection(
         },
         () = client.told_to_leave() => return,
     };
+    let begun = Notify::new();
     let service = service_fn(|request| {
         let (admin, roster) = (&admin, &roster);
+        begun.notify_one();
         async move {
             let answer = match client.asked() {
                 true => admin.clone().answer(request, peer, client).await,
@@ -165,8 +167,14 @@ async fn connection(
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = closed(&mut closing) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            // Who has said nothing yet would be closed without an answer, whatever is on its way.
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = begun.notified() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
         }
         () = client.told_to_leave() => {
             tracing::debug!(listener = "admin", client = %peer, "Connection closed to make room");

@@ -742,3 +742,21 @@ async fn after_shutdown_idle_connections_end_and_new_ones_are_refused() {
     idle.read_to_end(&mut rest).await.unwrap();
     assert!(TcpStream::connect(api.address).await.is_err());
 }
+
+#[tokio::test]
+async fn who_has_connected_before_a_shutdown_and_speaks_after_it_has_an_answer() {
+    const ASKS: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut api = Api::open().await;
+    let mut silent = TcpStream::connect(api.address).await.unwrap();
+    // It comes after the other, and is closed as soon as connections hear of the shutdown.
+    let mut idle = TcpStream::connect(api.address).await.unwrap();
+    idle.write_all(ASKS).await.unwrap();
+    assert_eq!(idle.read_u8().await.unwrap(), b'H');
+    api.stop.take().unwrap().send(()).unwrap();
+    timeout(Duration::from_secs(10), idle.read_to_end(&mut Vec::new())).await.unwrap().unwrap();
+    silent.write_all(ASKS).await.unwrap();
+    let mut answer = String::new();
+    timeout(Duration::from_secs(10), silent.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+    timeout(Duration::from_secs(10), &mut api.served).await.unwrap().unwrap();
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::signals::Signals;
-use crate::{config, server::Workers, telemetry::ProcessMetrics, worker::Serving};
+use crate::{config, server::Workers, worker::Serving};
 
 /// How long it is waited until workers have heard that they are to leave.
 const HEARD: Duration = Duration::from_secs(1);
@@ -36,13 +36,12 @@ pub(super) async fn drain(
 
 /// Has the workers let their clients finish where a new process has taken over: when this returns each has heard of it, and
 /// says with every answer that its connection closes. One that is busy for longer hears of it later.
-pub(super) async fn hand_over(
-    shutdown: config::Shutdown,
-    serving: &watch::Sender<Serving>,
-    metrics: &ProcessMetrics,
-) {
-    serving.send_modify(|serving| serving.lineup.hand_over(shutdown.drain));
-    let _ = tokio::time::timeout(HEARD, metrics.workers_answer()).await;
+pub(super) async fn hand_over(shutdown: config::Shutdown, serving: &watch::Sender<Serving>, workers: usize) {
+    let mut heard = None;
+    serving.send_modify(|serving| heard = Some(serving.lineup.hand_over(shutdown.drain)));
+    let Some(heard) = heard else { return };
+    let all = heard.acquire_many(u32::try_from(workers).unwrap_or(u32::MAX));
+    let _ = tokio::time::timeout(HEARD, all).await;
 }
 
 /// Waits until the workers have ended after [`hand_over`], or somebody asks twice.

@@ -307,14 +307,15 @@ async fn serve(
             remembering.start();
             disk.take_back();
             serving.send_modify(|serving| serving.lineup.listeners = listeners.running().to_vec());
-            readiness.ready();
-            door.open();
-            say("ready");
+            // Said first: until then the other one may take back everything, and what were registered here be lost.
             match succession.serving().await {
                 Ok(()) => tracing::info!("Took over from the process before"),
                 // All that it had is here.
                 Err(error) => tracing::warn!(%error, "Took over from a process that has not heard of it"),
             }
+            readiness.ready();
+            door.open();
+            say("ready");
             None
         }
     };
@@ -383,8 +384,10 @@ async fn until_left(
             Next::Stop => return false,
             Next::Upgrade => {}
         }
-        tracing::info!(program = %asks.program.path().display(), "Starting a new process");
-        systemd::reloading();
+        let was_ready = reload.readiness.is_ready();
+        if was_ready {
+            systemd::reloading();
+        }
         let predecessor = Predecessor {
             program: &asks.program,
             limit: reload.running.upgrade_timeout,
@@ -396,13 +399,16 @@ async fn until_left(
             Upgraded::Yes(pid) => {
                 tracing::info!(pid, "A new process serves, clients of this one may finish");
                 systemd::handed_over(pid);
-                leave::hand_over(reload.running.shutdown, reload.serving, &reload.metrics).await;
+                let config::Config { shutdown, workers, .. } = *reload.running;
+                leave::hand_over(shutdown, reload.serving, workers).await;
                 say(&format!("upgraded {pid}"));
                 return true;
             }
             Upgraded::No(error) => {
                 tracing::error!(%error, "No new process took over, serving on");
-                systemd::reloaded(&format!("No new process took over, serving on: {error}"));
+                if was_ready {
+                    systemd::reloaded(&format!("No new process took over, serving on: {error}"));
+                }
             }
             Upgraded::Stopped => return false,
         }

@@ -68,6 +68,8 @@ pub(super) async fn bind(
         }
         None => None,
     };
+    // What nobody here listens on closes: clients would connect, and wait for ever.
+    (estate.admin, estate.registrations) = (None, None);
     let admins = [&admin, &registrations].into_iter().flatten();
     let admins = admins.filter_map(|(listener, _)| listener.local_addr().ok()).collect();
     let mut clients = Listeners::new(files, metrics.clone(), admins);

@@ -38,7 +38,9 @@ pub(super) fn reloaded(outcome: &str) {
 
 /// Another process is the one that counts.
 pub(super) fn handed_over(pid: u32) {
-    tell(&[NotifyState::MainPid(pid), NotifyState::Ready, NotifyState::Status("Serving")]);
+    // A sign of life, too: the other one begins to give them half of the time later.
+    let served = NotifyState::Status("Serving");
+    tell(&[NotifyState::Watchdog, NotifyState::MainPid(pid), NotifyState::Ready, served]);
 }
 
 /// It ends, which may take that long.

@@ -1,6 +1,8 @@
 //! What is to be served, from whoever decides to all workers: one value, which each worker follows.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
 
 use super::Listener;
 use crate::config::Shutdown;
@@ -13,12 +15,16 @@ pub struct Lineup {
     pub leaving: bool,
     /// How long the connections of a listener that is gone may do what.
     pub ending: Shutdown,
+    /// Where another process serves new clients: has a permit from each worker that has heard of it, whose answers say
+    /// from then on that their connections close.
+    pub heard: Option<Arc<Semaphore>>,
 }
 
 impl Lineup {
     /// What was bound, with no time for what is taken away.
     pub fn of(listeners: Vec<Listener>) -> Self {
-        Self { listeners, leaving: false, ending: Shutdown { delay: Duration::ZERO, drain: Duration::ZERO } }
+        let ending = Shutdown { delay: Duration::ZERO, drain: Duration::ZERO };
+        Self { listeners, leaving: false, ending, heard: None }
     }
 
     /// Every listener goes; connections may finish what they are doing for so long.
@@ -28,9 +34,10 @@ impl Lineup {
     }
 
     /// The same where another process serves new clients. Nobody has to hurry then: a connection that is idle stays
-    /// until its next answer has said that it closes.
-    pub fn hand_over(&mut self, drain: Duration) {
+    /// until its next answer has said that it closes. Returns what has a permit from each worker that has heard of it.
+    pub fn hand_over(&mut self, drain: Duration) -> Arc<Semaphore> {
         self.listeners.clear();
         self.ending = Shutdown { delay: drain, drain };
+        self.heard.get_or_insert_with(|| Arc::new(Semaphore::new(0))).clone()
     }
 }

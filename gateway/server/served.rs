@@ -52,13 +52,15 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    fn from(gone: Instant, times: Shutdown) -> Self {
+    fn from(gone: Instant, times: Shutdown, handed_over: bool) -> Self {
         let after = |time: Duration| gone + time.min(times.drain);
         let finish = times.delay.max(HANDSHAKE);
+        // The queue is another process' then, and who waits here has left it.
+        let queue = if handed_over { times.drain } else { finish.min(QUEUE) };
         Self {
             gone,
             nobody_comes: after(HANDSHAKE),
-            queue: after(finish.min(QUEUE)),
+            queue: after(queue),
             finish: after(finish),
             end: after(times.drain),
         }
@@ -91,9 +93,12 @@ impl Served {
         self.listener.replace(listener.clone());
     }
 
-    /// It is gone. May be said again, with less time.
-    pub(super) fn end(&self, times: Shutdown) {
-        let new = Ending::from(Instant::now(), times);
+    /// It is gone; `handed_over` if another process serves who comes now. May be said again, with less time.
+    pub(super) fn end(&self, times: Shutdown, handed_over: bool) {
+        if !self.ends() {
+            self.order(Order::Leave);
+        }
+        let new = Ending::from(Instant::now(), times, handed_over);
         self.ending.send_modify(|ending| *ending = Some(ending.map_or(new, |ending| ending.or(new))));
     }
 
@@ -140,7 +145,6 @@ impl Served {
         }));
         self.reached(|ending| ending.gone).await;
         refuse_new();
-        self.order(Order::Leave);
         tokio::select! {
             _ = accepting.join_next() => {}
             () = self.reached(|ending| ending.queue) => accepting.shutdown().await,

@@ -150,7 +150,7 @@ impl Server {
         for served in &known {
             match lineup.listeners.iter().find(|listener| served.is(listener)) {
                 Some(listener) => served.change(listener),
-                None => served.end(lineup.ending),
+                None => served.end(lineup.ending, lineup.heard.is_some()),
             }
         }
         for listener in &lineup.listeners {
@@ -160,6 +160,9 @@ impl Server {
         }
         if lineup.leaving {
             served.iter().filter_map(Weak::upgrade).for_each(|served| served.order(Order::Leave));
+        }
+        if let Some(heard) = &lineup.heard {
+            heard.add_permits(1);
         }
     }
 
@@ -182,7 +185,7 @@ impl Server {
     pub fn close(&self) {
         let at_once = Shutdown { delay: Duration::ZERO, drain: Duration::ZERO };
         for served in self.served.borrow().iter().filter_map(Weak::upgrade).filter(|served| !served.ends()) {
-            served.end(at_once);
+            served.end(at_once, false);
         }
         self.closed.notify_one();
     }

@@ -59,7 +59,9 @@ impl Manager {
         let [command] = &settings("ExecStart")[..] else { panic!("one command") };
         assert_eq!(command, "/usr/bin/witgate run --config /etc/witgate/witgate.toml");
         let socket = format!("NOTIFY_SOCKET={}", self.folder.path().join("notify").display());
-        let program = ["env", &socket, "WATCHDOG_USEC=1000000"];
+        // As systemd does, which means this one process.
+        let itself = "WATCHDOG_PID=$$ exec \"$0\" \"$@\"";
+        let program = ["env", &socket, "WATCHDOG_USEC=1000000", "sh", "-c", itself];
         Gateway::start_by(&program, tempfile::tempdir().unwrap(), ROUTE)
     }
 

@@ -434,6 +434,24 @@ async fn other_workers_and_listeners_refuse_and_reset_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_address_of_the_admin_api_that_the_new_process_does_without_is_closed() {
+    let (mut gateway, _backend) = gateway().await;
+    let keeping = Traffic::mixed(gateway.address(), "/", 2);
+    let (path, left) = (gateway.folder().join("witgate.toml"), gateway.admin);
+    let text = fs::read_to_string(&path).unwrap();
+    let text = text.replacen("address = \"127.0.0.1:0\"", "address = \"127.0.0.2:0\"", 1);
+    fs::write(path.with_extension("tmp"), text).unwrap();
+    fs::rename(path.with_extension("tmp"), &path).unwrap();
+    gateway.signal("USR2");
+    let before = gateway.until_upgraded();
+    until("the old process has ended", || async { has_ended(before) }).await;
+    let refused = TcpStream::connect(left).await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    keeping.more(50).await;
+    keeping.stop().await.none_failed();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_stops_the_gateway_stops_the_new_process_that_is_not_ready_yet() {
     let (mut gateway, program) = exchangeable(ROUTE);
     let _backend = serving(&gateway).await;

@@ -57,6 +57,7 @@ impl Predecessor<'_, '_> {
     pub(crate) async fn hand_over(mut self, signals: &mut Signals) -> Upgraded {
         // Whoever keeps a connection to the admin API learns that it will close.
         self.given.door.leave();
+        tracing::info!(program = %self.program.path().display(), "Starting a new process");
         let outcome = match signals.unless_stopped(self.start()).await {
             Some(Ok((candidate, owners, taken))) => match self.give(candidate).await {
                 Ok(id) => {
@@ -113,15 +114,21 @@ impl Predecessor<'_, '_> {
         self.given.remembering.memory.release().await;
         let disk = self.given.disk.clone();
         blocking(move || disk.give()).await;
-        let given = match self.given.remembering.memory.text().await {
-            Ok(text) => candidate.take_over(&text).await,
-            Err(error) => Err(UpgradeError::Registry(error)),
+        let memory = self.given.remembering.memory.clone();
+        let text = memory.text().await;
+        let given = match &text {
+            Ok(text) => candidate.take_over(text).await,
+            Err(error) => Err(UpgradeError::Registry(error.clone())),
         };
         let id = candidate.id();
         // It ends here if it has not taken over, and with it what it had.
         drop(candidate);
         if given.is_err() {
             self.given.disk.take_back();
+            // Heartbeats have waited meanwhile: each instance has its whole time again, as it would have there.
+            for warning in text.and_then(|text| memory.take_over(&text)).unwrap_or_else(|error| vec![error]) {
+                tracing::warn!(%warning, "Embedded registry not as it was left");
+            }
             self.given.remembering.start();
         }
         given.map(|()| id)

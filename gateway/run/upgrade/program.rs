@@ -4,7 +4,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs, io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -28,7 +28,7 @@ impl Program {
         // A link stays one: it may lead to another version next time.
         let path = match candidates(&name).find(is_it) {
             Some(path) => path,
-            None => env::current_exe()?,
+            None => without_mark(env::current_exe()?),
         };
         Ok(Self { path, arguments: arguments.collect() })
     }
@@ -49,6 +49,12 @@ impl Program {
         command.args(&self.arguments);
         command
     }
+}
+
+/// The kernel marks the path of a file that was replaced since; the new one is there.
+fn without_mark(path: PathBuf) -> PathBuf {
+    let there = path.as_os_str().as_bytes().strip_suffix(b" (deleted)");
+    there.map(|there| OsStr::from_bytes(there).into()).unwrap_or(path)
 }
 
 /// Where a shell would have found a program of this name.
@@ -79,6 +85,12 @@ mod tests {
         assert!(program.was_exchanged());
         program.path = "/no/such/program".into();
         assert!(!program.was_exchanged());
+    }
+
+    #[test]
+    fn a_program_that_was_replaced_is_where_the_new_one_is() {
+        assert_eq!(without_mark("/usr/bin/witgate (deleted)".into()), Path::new("/usr/bin/witgate"));
+        assert_eq!(without_mark("/usr/bin/witgate".into()), Path::new("/usr/bin/witgate"));
     }
 
     #[test]
