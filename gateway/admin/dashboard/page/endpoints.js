@@ -59,6 +59,9 @@ export function endpoints() {
   return {
     element: h("div", {}, rows.element, hint),
     update(upstream) {
+      // Who has counted less than before counts anew: another process, or an endpoint that was gone for long.
+      const fell = (of) => seen.some((sample) => sample.requests.get(of.address) > of.requests);
+      if (upstream.endpoints.some(fell)) seen.length = 0;
       seen.push({
         at: performance.now(),
         requests: new Map(upstream.endpoints.map((of) => [of.address, of.requests])),
@@ -75,16 +78,21 @@ export function endpoints() {
 
 function rowsOf(upstream, seen) {
   const out = new Map(upstream.ejected.map((of) => [of.address, of]));
-  const time = (seen.at(-1).at - seen[0].at) / 1000;
-  const came = (of) => Math.max(0, of.requests - (seen[0].requests.get(of.address) ?? of.requests));
-  const all = upstream.endpoints.reduce((sum, of) => sum + came(of), 0);
+  /** Requests a second since it was seen first, within what is kept; null until it was seen twice. */
+  const rateOf = (of) => {
+    const first = seen.find((sample) => sample.requests.has(of.address));
+    const time = (seen.at(-1).at - first.at) / 1000;
+    return time > 0 ? (of.requests - first.requests.get(of.address)) / time : null;
+  };
+  const rates = new Map(upstream.endpoints.map((of) => [of.address, rateOf(of)]));
+  const all = [...rates.values()].reduce((sum, rate) => sum + rate, 0);
   const weights = upstream.endpoints.reduce((sum, of) => sum + of.effective_weight, 0);
   const offered = upstream.endpoints.map((of) => ({
     ...of,
     standing: standing(of, out.get(of.address)),
-    rate: time > 0 ? came(of) / time : null,
+    rate: rates.get(of.address),
     picks: {
-      share: all > 0 ? round(came(of) / all) : null,
+      share: all > 0 ? round(rates.get(of.address) / all) : null,
       expected: weights > 0 ? round(of.effective_weight / weights) : 0,
     },
   }));

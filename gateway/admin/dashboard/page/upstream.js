@@ -112,7 +112,7 @@ function makeSource(source) {
       h("strong", {}, source.registry),
       h("span", { class: "kind" }, source.service),
     ),
-    h("p", {}, origins[source.origin]()),
+    h("p", {}, origins[source.origin]?.() ?? source.origin),
     h("p", { class: "hint" }, many(source.instances, "instance"), source.stale ? " · older than max_stale_secs" : null),
     failure ? h("p", { class: "reason" }, `${failure.kind}: ${failure.error}`) : null,
     reserve.count > 0
