@@ -270,8 +270,9 @@ impl Admin {
             Err(place) => place,
         };
         let first = self.clone().make(resource.clone()).await?;
-        let (admin, wanted) = (Arc::downgrade(&self), resource.clone());
+        let (admin, wanted, watch) = (Arc::downgrade(&self), resource.clone(), self.overview.watch());
         let make = move || {
+            let _ = &watch;
             let (admin, wanted) = (admin.upgrade(), wanted.clone());
             async move { admin?.make(wanted).await.ok() }
         };
