@@ -11,7 +11,7 @@ export function upstream(name) {
   const standing = h("p", { class: "verdict", role: "status" });
   const facts = h("dl", { class: "facts" });
   const sources = h("ul", { class: "registries" });
-  const list = endpoints();
+  const list = endpoints(name);
   const orders = orderButtons(name);
   const past = timeline(name);
   const element = h(
