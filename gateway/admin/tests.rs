@@ -467,7 +467,7 @@ async fn shipped_plugins_are_shown_before_anything_uses_them() {
     let found = plugins["plugins"].as_array().unwrap().iter().find(|plugin| plugin["name"] == "p2c-ewma");
     let expected = json!({
         "name": "p2c-ewma", "kind": null, "origin": null, "file": null, "digest": null, "loaded_at": null,
-        "compile_ms": null, "upstreams": 2, "registries": [],
+        "compile_ms": null, "pick_ns": null, "memory": null, "upstreams": 2, "registries": [],
         "version": 0, "state": "unused", "trial_error": null, "faults": 0, "last_fault": null, "refusals": 0,
         "last_refusal": null,
     });
