@@ -118,7 +118,7 @@ async fn shares_of_endpoints_are_right_where_one_is_new_and_where_counting_begin
                  time += 1000;
                  const one = ([address, requests]) => ({ address, requests, effective_weight: 1, weight: 1,
                    state: 'ready', consecutive_failures: 0, success: 1, source: 0 });
-                 list.update({ ejected: [], standby: [], sources: [], unused_count: 0,
+                 list.update({ draining: [], ejected: [], standby: [], sources: [], unused_count: 0,
                    endpoints: Object.entries(counts).map(one) });
                  return [...list.element.querySelectorAll('tbody tr')].map((row) =>
                    [row.querySelector('.picks .number').textContent, row.cells[6].textContent].join(' '));

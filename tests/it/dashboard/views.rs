@@ -71,7 +71,9 @@ async fn an_endpoint_that_dies_is_shown_with_its_cause_and_since_when() {
     browser.until(&says(&dying, "serves")).await;
     let share = format!("parseFloat({}.querySelector('.picks .number').innerText) > 10", row(&dying));
     browser.until(&share).await;
-    browser.until(&format!("Number({}.lastElementChild.innerText) > 0", row(&dying))).await;
+    browser
+        .until(&format!("Number({}.querySelector('[data-head=Connections]').innerText) > 0", row(&dying)))
+        .await;
 
     drop(backends.remove(0));
     until("it is taken out", || async {
