@@ -374,6 +374,22 @@ async fn a_drain_stays_over_changes_of_the_list_and_orders() {
     assert_eq!(ports(&owner), [1, 2, 3, 4]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_drains_no_more_starts_slowly() {
+    let slow_start = Some(Duration::from_secs(60));
+    let policies = offering(OfferPolicy { slow_start, ..OfferPolicy::default() });
+    let mut owner = Owner::new(Plan { policies: policies.subscribe(), ..plan(&["a"], None) });
+    owner.take(news(0, 1..=4));
+    tokio::time::advance(Duration::from_secs(100)).await;
+    owner.look();
+    owner.obey(drain([1])).unwrap();
+    owner.refresh();
+    assert_eq!((owner.status.borrow().starting, ports(&owner)), (0, vec![2, 3, 4]));
+    owner.obey(undrain([1])).unwrap();
+    owner.refresh();
+    assert_eq!((owner.status.borrow().starting, ports(&owner)), (1, vec![1, 2, 3, 4]));
+}
+
 #[tokio::test]
 async fn a_drain_in_a_subset_is_replaced_and_concerns_the_whole_list() {
     let policies =

@@ -117,7 +117,7 @@ function rowsOf(upstream, seen) {
   const drained = (of) => draining.get(of.address);
   const absent = upstream.ejected
     .filter((of) => !known.has(of.address))
-    .map((of) => ({ ...drained(of), ...of, standing: standing(of, of), picks: null, rate: null }));
+    .map((of) => ({ ...drained(of), ...of, standing: standing(of, of, drained(of)), picks: null, rate: null }));
   const waiting = upstream.standby.map((of) => ({
     ...of,
     ...drained(of),
@@ -149,7 +149,10 @@ function drains(of, why) {
 
 /** How an endpoint stands, why, and since when. */
 function standing(of, out, draining) {
-  if (out) return { state: "failing", text: `taken out: ${REASONS[out.reason] ?? out.reason}`, since: out.since };
+  if (out) {
+    const too = draining ? ", and drains by order" : "";
+    return { state: "failing", text: `taken out: ${REASONS[out.reason] ?? out.reason}${too}`, since: out.since };
+  }
   if (draining) return { ...drains(draining, "and serves: no other is well"), state: "degraded" };
   if (of.requests === 0) return { state: "unknown", text: "no request yet" };
   const parts = [
