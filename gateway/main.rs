@@ -150,6 +150,13 @@ Examples:
   witgate register --registry etcd --service user.rpc --address 10.0.0.5:8080 -- ./user-rpc -f user.yaml
   witgate register --registry etcd --service orders --address 10.0.0.5:9000 --weight 2 --label zone=a";
 
+const DRAIN_EXAMPLES: &str = "\
+Examples:
+  witgate upstream drain orders 10.0.0.5:9000
+  witgate upstream drain orders 10.0.0.5:9000 10.0.0.5:9001
+  witgate upstream show orders
+  witgate upstream undrain orders 10.0.0.5:9000 10.0.0.5:9001";
+
 /// Reads `KEY=VALUE`.
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -184,6 +191,25 @@ enum Operation {
         #[arg(value_name = "GENERATION")]
         generation: u64,
     },
+    /// Let endpoints drain, over restarts and changes of the list: no new requests while any other endpoint is well.
+    ///
+    /// Requests under way end. The endpoints go on to be in the list, and are checked. An address that leaves the list and
+    /// comes back drains still, until `undrain`.
+    #[command(after_help = DRAIN_EXAMPLES)]
+    Drain {
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// As `witgate upstream show` names it.
+        #[arg(value_name = "ADDRESS", required = true)]
+        addresses: Vec<SocketAddr>,
+    },
+    /// Let endpoints that drain get requests again.
+    Undrain {
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[arg(value_name = "ADDRESS", required = true)]
+        addresses: Vec<SocketAddr>,
+    },
     /// Believe the removals that are held back.
     Accept {
         #[arg(value_name = "NAME")]
@@ -203,6 +229,8 @@ impl From<Operation> for run::Operation {
             Operation::Unpin { name } => Self::Unpin { name },
             Operation::Rollback { name, generation } => Self::Rollback { name, generation },
             Operation::Accept { name, source } => Self::Accept { name, source },
+            Operation::Drain { name, addresses } => Self::Drain { name, addresses },
+            Operation::Undrain { name, addresses } => Self::Undrain { name, addresses },
         }
     }
 }

@@ -147,6 +147,7 @@ fn lists(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
     series(exposition, &names::STANDBY, standby);
     let figure =
         |of: fn(&Status) -> usize| statuses.iter().map(move |(name, status)| ([*name], of(status) as u64));
+    series(exposition, &names::DRAINING, figure(|status| status.draining.len()));
     series(exposition, &names::SLOW_START, figure(|status| status.starting));
     series(exposition, &names::UNUSED, figure(|status| status.unused));
     let local = statuses.iter().filter_map(|(name, status)| Some(([*name], status.local?)));

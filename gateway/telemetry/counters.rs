@@ -289,7 +289,7 @@ impl Latencies {
 
     /// Those that came after `before`, which is an earlier count of the same.
     pub fn since(&self, before: &Self) -> Self {
-        let buckets = std::array::from_fn(|at| self.buckets[at].wrapping_sub(before.buckets[at]));
+        let buckets = std::array::from_fn(|at| self.buckets[at].saturating_sub(before.buckets[at]));
         Self { buckets, sum: self.sum.saturating_sub(before.sum) }
     }
 

@@ -82,6 +82,8 @@ metrics! {
         "Endpoints that failed and get no requests for now, by reason";
     STANDBY = Gauge "witgate_standby_endpoints" ["upstream"]
         "Endpoints that are well and get no requests while those before them do";
+    DRAINING = Gauge "witgate_draining_endpoints" ["upstream"]
+        "Endpoints that an operator lets drain";
     SLOW_START = Gauge "witgate_slow_start_endpoints" ["upstream"]
         "Endpoints that do not have all of their weight yet";
     UNUSED = Gauge "witgate_unused_endpoints" ["upstream"]
