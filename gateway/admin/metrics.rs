@@ -18,6 +18,7 @@ use crate::{
         Abuse, Carried, Exposition, FAILURES, FAULTS, Format, HandshakeFailure, ProxyRefusal, Refused,
         UpstreamCounts, Value, access, log,
         names::{self, Metric},
+        trace::{self, Loss},
     },
     upstream::{Reason, SourceStatus, Status},
 };
@@ -255,6 +256,9 @@ fn process(exposition: &mut Exposition, parts: &Parts) {
     series(exposition, &names::RELOADS, metrics.reloads().map(|(result, n)| ([result.as_str()], n)));
     series(exposition, &names::LOG_LINES_LOST, [([], log::lost())]);
     series(exposition, &names::ACCESS_LOG_LINES_LOST, [([], access::lost())]);
+    let (exported, lost) = trace::counts();
+    one(exposition, &names::SPANS_EXPORTED, exported);
+    series(exposition, &names::SPANS_LOST, Loss::ALL.map(|why| [why.as_str()]).into_iter().zip(lost));
     one(exposition, &names::READY, u64::from(readiness.is_ready()));
     series(exposition, &names::BUILD_INFO, [([env!("CARGO_PKG_VERSION")], 1u64)]);
 }

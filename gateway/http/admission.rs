@@ -83,6 +83,10 @@ pub(super) fn admit(routed: &mut Routed, target: &Target) -> Verdict {
     if let Some(entry) = &mut routed.record.entry {
         entry.upstream = Some(target.upstream.name().clone());
     }
+    if let Some(trace) = &mut routed.record.trace {
+        trace.upstream = Some(target.upstream.name().clone());
+        trace.secured = target.upstream.tls.is_some();
+    }
     if routed.manner.max_body.is_some_and(|most| routed.body.size_hint().lower() > most) {
         return Verdict::Refused(RequestError::BodyTooLarge);
     }

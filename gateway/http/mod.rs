@@ -24,6 +24,7 @@ mod seen;
 mod service;
 mod set_aside;
 mod spare;
+mod traced;
 mod tries;
 mod tunnel;
 mod upload;

@@ -257,6 +257,13 @@ impl Passing {
                     }
                 }
                 if self.is_call
+                    && let Some(trace) = &mut self.record.trace
+                    && let Some(Ok(frame)) = &frame
+                    && let Some(status) = frame.trailers_ref().and_then(grpc::status)
+                {
+                    trace.grpc_status = Some(status);
+                }
+                if self.is_call
                     && let Some(Ok(frame)) = &frame
                     && let Some(failed) = frame.trailers_ref().and_then(grpc::failed)
                 {

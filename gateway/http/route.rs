@@ -44,6 +44,8 @@ pub(super) enum Leads<T> {
 /// A request's route.
 pub(super) struct RouteMatch<'a, T> {
     pub name: &'a Arc<str>,
+    /// What its path begins with.
+    pub path: &'a Arc<str>,
     pub leads: &'a Leads<T>,
     pub rate: Option<&'a RateLimit>,
     pub manner: Manner,
@@ -109,7 +111,9 @@ impl<T> Routes<T> {
         scheme: impl Fn() -> Scheme,
     ) -> Option<RouteMatch<'_, T>> {
         let route = self.0.iter().find(|route| route.matches(listener, head, asked, &scheme))?;
-        let Route { name, timeouts, retries, repeatable, heads, max_body, cors, rate, leads, .. } = route;
+        let Route {
+            name, matches, timeouts, retries, repeatable, heads, max_body, cors, rate, leads, ..
+        } = route;
         let manner = Manner {
             strip: route.strip(asked.path()),
             timeouts: *timeouts,
@@ -119,7 +123,7 @@ impl<T> Routes<T> {
             max_body: *max_body,
             cors: cors.clone(),
         };
-        Some(RouteMatch { name, leads, rate: rate.as_ref(), manner })
+        Some(RouteMatch { name, path: &matches.path, leads, rate: rate.as_ref(), manner })
     }
 }
 

@@ -24,6 +24,7 @@ mod readiness;
 mod record;
 mod time;
 pub mod text;
+pub mod trace;
 
 pub use configured::{Configured, RefusedFile};
 pub use counters::{Carried, FAILURES, FAULTS, Latencies, Refused, UpstreamCounts, UpstreamMetrics};

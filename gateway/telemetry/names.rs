@@ -162,6 +162,10 @@ metrics! {
         "Log lines dropped because nobody read them fast enough";
     ACCESS_LOG_LINES_LOST = Counter "witgate_access_log_lines_lost_total" []
         "Lines of access logs that were lost: their output is too slow, or gone";
+    SPANS_EXPORTED = Counter "witgate_spans_exported_total" []
+        "Spans of traces that a collector has taken";
+    SPANS_LOST = Counter "witgate_spans_lost_total" ["reason"]
+        "Spans that no collector has taken, by why that was";
     READY = Gauge "witgate_ready" []
         "1 while the gateway wants traffic";
     BUILD_INFO = Gauge "witgate_build_info" ["version"]

@@ -8,7 +8,7 @@ use std::{
 
 use http::HeaderValue;
 
-use super::{UpstreamMetrics, access::Entry};
+use super::{UpstreamMetrics, access::Entry, trace::Trace};
 
 /// Whose failure something was. Each failure is exactly one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub struct Record {
     pub entry: Option<Box<Entry>>,
     /// Its id, if requests have one.
     pub request_id: Option<Box<HeaderValue>>,
+    /// What is recorded of it, if it is traced.
+    pub trace: Option<Box<Trace>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +64,7 @@ enum End {
 
 impl Record {
     pub fn new(started: Instant, account: Rc<Account>) -> Self {
-        Self { started, account, answer: None, end: End::Open, entry: None, request_id: None }
+        Self { started, account, answer: None, end: End::Open, entry: None, request_id: None, trace: None }
     }
 
     /// The head of the answer is known.
@@ -107,6 +109,9 @@ impl Drop for Record {
         if let Some(entry) = &mut self.entry {
             entry.request_id = self.request_id.take().map(|id| *id);
             entry.finish(self.answer.map(|(status, _)| status), cut);
+        }
+        if let Some(trace) = self.trace.take() {
+            trace.finish(self.answer.map(|(status, _)| status), cut);
         }
     }
 }

@@ -37,7 +37,7 @@ pub enum Kind {
 
 /// A credential in use. Tokens are exchanged while the gateway runs, so the file is read now and then; one that cannot
 /// be read leaves the secret that there was.
-pub(super) struct Current {
+pub(crate) struct Current {
     credential: Credential,
     read: Mutex<Read>,
 }
