@@ -1,6 +1,7 @@
 //! `/metrics`: reads the counters where they are, when somebody asks.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -31,6 +32,7 @@ pub(super) fn text(parts: &Parts, format: Format) -> String {
     let mut exposition = Exposition::new(format);
     let upstreams = upstreams(parts);
     requests(&mut exposition, &upstreams);
+    times(&mut exposition, parts, &upstreams);
     overload(&mut exposition, &upstreams);
     rates(&mut exposition, parts);
     lists(&mut exposition, &upstreams);
@@ -95,6 +97,18 @@ fn requests(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
     let mut durations = exposition.family(&names::REQUEST_DURATION);
     for (name, counts) in &counts {
         durations.histogram([name], &counts.latencies);
+    }
+}
+
+/// Only what there was: most routes have few methods and classes.
+fn times(exposition: &mut Exposition, parts: &Parts, upstreams: &[Arc<Upstream>]) {
+    let shown: BTreeSet<_> = upstreams.iter().map(|upstream| upstream.name()).collect();
+    let mut durations = exposition.family(&names::SERVER_DURATION);
+    let all = parts.metrics.times.all();
+    for (route, upstream, times) in all.iter().filter(|(_, upstream, _)| shown.contains(upstream)) {
+        for (method, class, latencies) in times.counts() {
+            durations.histogram([&**route, upstream.as_str(), method.as_str(), CLASSES[class]], &latencies);
+        }
     }
 }
 

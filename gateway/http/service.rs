@@ -39,7 +39,7 @@ use crate::{
     net::Proxied,
     server::{Arrival, ConnInfo, Listener, Refusal},
     syntax::target::HostAndPath,
-    telemetry::{Record, access::AccessLog, trace::Tracer},
+    telemetry::{KnownMethod, Record, access::AccessLog, trace::Tracer},
 };
 
 /// Whoever is at the other end of one connection.
@@ -130,6 +130,7 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
                 let trusted = peer.sender.is_trusted();
                 record.request_id = Some(request_id::assign(request.headers_mut(), trusted));
             }
+            record.method = KnownMethod::of(request.method());
             request.into_parts()
         }
         Err(refusal) => return unrouted(peer, record, &refusal.into(), &None, false),
