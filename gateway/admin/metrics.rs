@@ -1,6 +1,7 @@
 //! `/metrics`: reads the counters where they are, when somebody asks.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -18,6 +19,7 @@ use crate::{
         Abuse, Carried, Exposition, FAILURES, FAULTS, Format, HandshakeFailure, ProxyRefusal, Refused,
         UpstreamCounts, Value, access, log,
         names::{self, Metric},
+        trace::{self, Loss},
     },
     upstream::{Reason, SourceStatus, Status},
 };
@@ -30,6 +32,7 @@ pub(super) fn text(parts: &Parts, format: Format) -> String {
     let mut exposition = Exposition::new(format);
     let upstreams = upstreams(parts);
     requests(&mut exposition, &upstreams);
+    times(&mut exposition, parts, &upstreams);
     overload(&mut exposition, &upstreams);
     rates(&mut exposition, parts);
     lists(&mut exposition, &upstreams);
@@ -94,6 +97,18 @@ fn requests(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
     let mut durations = exposition.family(&names::REQUEST_DURATION);
     for (name, counts) in &counts {
         durations.histogram([name], &counts.latencies);
+    }
+}
+
+/// Only what there was: most routes have few methods and classes.
+fn times(exposition: &mut Exposition, parts: &Parts, upstreams: &[Arc<Upstream>]) {
+    let shown: BTreeSet<_> = upstreams.iter().map(|upstream| upstream.name()).collect();
+    let mut durations = exposition.family(&names::SERVER_DURATION);
+    let all = parts.metrics.times.all();
+    for (route, upstream, times) in all.iter().filter(|(_, upstream, _)| shown.contains(upstream)) {
+        for (method, class, latencies) in times.counts() {
+            durations.histogram([&**route, upstream.as_str(), method.as_str(), CLASSES[class]], &latencies);
+        }
     }
 }
 
@@ -256,6 +271,9 @@ fn process(exposition: &mut Exposition, parts: &Parts) {
     series(exposition, &names::RELOADS, metrics.reloads().map(|(result, n)| ([result.as_str()], n)));
     series(exposition, &names::LOG_LINES_LOST, [([], log::lost())]);
     series(exposition, &names::ACCESS_LOG_LINES_LOST, [([], access::lost())]);
+    let (exported, lost) = trace::counts();
+    one(exposition, &names::SPANS_EXPORTED, exported);
+    series(exposition, &names::SPANS_LOST, Loss::ALL.map(|why| [why.as_str()]).into_iter().zip(lost));
     one(exposition, &names::READY, u64::from(readiness.is_ready()));
     series(exposition, &names::BUILD_INFO, [([env!("CARGO_PKG_VERSION")], 1u64)]);
 }

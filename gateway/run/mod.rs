@@ -364,6 +364,7 @@ async fn serve(
             leave::drain(config.shutdown, signals, serving, workers).await;
         }
     }
+    listeners.exporters.close().await;
     control.close().await;
     Ok(())
 }

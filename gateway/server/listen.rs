@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::{capacity::Capacity, spread::Spread};
 use crate::{
     config, net,
-    telemetry::{ListenerCounters, ProcessMetrics, access::AccessLog},
+    telemetry::{ListenerCounters, ProcessMetrics, access::AccessLog, trace::Tracer},
     tls,
 };
 
@@ -58,6 +58,8 @@ pub struct Listener {
     pub tls: Option<Arc<tls::Server>>,
     /// None: what comes by it is not logged.
     pub access_log: Option<Arc<AccessLog>>,
+    /// None: requests are not traced.
+    pub tracer: Option<Arc<Tracer>>,
     pub(super) counters: Arc<ListenerCounters>,
     bound: Arc<Bound>,
 }
@@ -211,7 +213,7 @@ impl Listener {
             accepting: watch::Sender::new(()),
             sockets,
         };
-        Self { settings, tls, access_log: None, counters, bound: Arc::new(bound) }
+        Self { settings, tls, access_log: None, tracer: None, counters, bound: Arc::new(bound) }
     }
 
     /// The same sockets with other settings, for clients that come from then on.
@@ -222,12 +224,17 @@ impl Listener {
         metrics: &ProcessMetrics,
     ) -> Self {
         let counters = metrics.listener(&settings.name);
-        Self { settings, tls, access_log: None, counters, bound: self.bound.clone() }
+        Self { settings, tls, access_log: None, tracer: None, counters, bound: self.bound.clone() }
     }
 
     /// The same with a log.
     pub fn logged(self, access_log: Option<Arc<AccessLog>>) -> Self {
         Self { access_log, ..self }
+    }
+
+    /// The same with traces.
+    pub fn traced(self, tracer: Option<Arc<Tracer>>) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Where it really listens; differs from the settings when those say port 0.

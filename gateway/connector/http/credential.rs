@@ -25,7 +25,7 @@ pub enum Kind {
 }
 
 /// A credential in use.
-pub(super) struct Current {
+pub(crate) struct Current {
     kind: Kind,
     secret: Arc<FreshSecret>,
 }
