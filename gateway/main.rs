@@ -5,12 +5,15 @@ use std::{
     fmt::Display,
     io::{self, Write as _},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser},
+};
 use witgate::{
     config,
     registry::HostPort,
@@ -49,6 +52,26 @@ enum Command {
         /// The configuration file.
         #[arg(long, short, default_value = "witgate.toml", value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Write a first configuration, with comments, for a registry. A file that is there is never overwritten.
+    #[command(after_help = INIT_EXAMPLES)]
+    Init {
+        /// Where services are found; `memory` is the registry inside the gateway.
+        #[arg(value_name = "REGISTRY", value_parser = registry_kind())]
+        registry: &'static run::RegistryKind,
+        /// Where the registry is: HOST:PORT, for consul and discovery also a URL; for `file` the path of the file.
+        /// May be given several times. Default: where it usually is on this machine.
+        #[arg(long = "address", value_name = "ADDR")]
+        addresses: Vec<String>,
+        /// Where clients reach the gateway.
+        #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+        listen: SocketAddr,
+        /// Where the admin API and the dashboard listen.
+        #[arg(long, default_value = "127.0.0.1:9901", value_name = "ADDR")]
+        admin: SocketAddr,
+        /// The file that is written. `-` is standard output.
+        #[arg(long, short, default_value = "witgate.toml", value_name = "FILE")]
+        output: PathBuf,
     },
     /// Say what a configuration file would run, or all its mistakes.
     Check {
@@ -150,6 +173,21 @@ Examples:
   witgate register --registry etcd --service user.rpc --address 10.0.0.5:8080 -- ./user-rpc -f user.yaml
   witgate register --registry etcd --service orders --address 10.0.0.5:9000 --weight 2 --label zone=a";
 
+const INIT_EXAMPLES: &str = "\
+Examples:
+  witgate init etcd
+  witgate init etcd --address 10.0.0.1:2379 --address 10.0.0.2:2379 --listen 0.0.0.0:8080
+  witgate init consul --address https://consul.internal:8501 --output gateway.toml
+  witgate init file --address /etc/witgate/services.json --output -";
+
+/// A registry that `witgate init` knows, by its name.
+fn registry_kind() -> impl TypedValueParser<Value = &'static run::RegistryKind> {
+    let names = PossibleValuesParser::new(run::REGISTRIES.iter().map(|kind| kind.name));
+    names.try_map(|name| {
+        run::REGISTRIES.iter().find(|kind| kind.name == name).ok_or("there is no such registry")
+    })
+}
+
 /// Reads `KEY=VALUE`.
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -220,6 +258,9 @@ fn main() -> ExitCode {
                 run::demo(listen, admin, &plugins).map(|()| ExitCode::SUCCESS)
             })
         }
+        Command::Init { registry, addresses, listen, admin, output } => {
+            init(&run::Init { registry, addresses, listen, admin }, &output)
+        }
         Command::Check { file } => check(&file),
         Command::Register {
             service,
@@ -272,7 +313,27 @@ fn serve<E: std::error::Error>(
     }
 }
 
-fn check(file: &std::path::Path) -> ExitCode {
+fn init(what: &run::Init, output: &Path) -> ExitCode {
+    let to_stdout = output == "-";
+    let written = run::init(what, output).and_then(|text| match to_stdout {
+        true => {
+            say(text.trim_end());
+            Ok(())
+        }
+        false => run::write_configuration(&text, output),
+    });
+    match written {
+        Ok(()) if to_stdout => ExitCode::SUCCESS,
+        Ok(()) => {
+            let file = shown(output.display());
+            say(&format!("wrote {file}\nnext: witgate check {file}, then witgate run --config {file}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error, shown_lines(&error)),
+    }
+}
+
+fn check(file: &Path) -> ExitCode {
     match run::check(file) {
         Ok(text) => {
             say(text.trim_end());

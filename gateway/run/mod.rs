@@ -4,6 +4,7 @@ mod checked;
 mod demo;
 mod describe;
 mod descriptors;
+mod init;
 mod leave;
 mod listeners;
 mod operate;
@@ -33,6 +34,7 @@ use tokio::{
 pub use self::{
     checked::check,
     demo::demo,
+    init::{Init, InitError, KINDS as REGISTRIES, Kind as RegistryKind, init, write as write_configuration},
     listeners::ListenError,
     operate::{Gateway, OperateError, Operation, operate},
     register::{Register, RegisterError, Where, register},

@@ -55,6 +55,7 @@ mod http_target;
 mod http_tries;
 mod http_upgrade;
 mod http_waits;
+mod init;
 mod layers;
 mod leaving;
 mod leftovers;
