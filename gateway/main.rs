@@ -78,6 +78,17 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Look at a configuration and at this machine, and say what will hurt: files, ports, memory, clocks, certificates,
+    /// plugins, and whether the registries can be read.
+    ///
+    /// Changes nothing, and listens nowhere. Ask as the user who runs the gateway. The exit code is 1 if something will
+    /// not work.
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor {
+        /// The configuration file.
+        #[arg(default_value = "witgate.toml", value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Try it: three sample backends, the embedded registry and the gateway in one process.
     Demo {
         /// Where clients reach the gateway.
@@ -180,6 +191,11 @@ Examples:
   witgate init consul --address https://consul.internal:8501 --output gateway.toml
   witgate init file --address /etc/witgate/services.json --output -";
 
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  witgate doctor
+  sudo -u witgate witgate doctor /etc/witgate/witgate.toml";
+
 /// A registry that `witgate init` knows, by its name.
 fn registry_kind() -> impl TypedValueParser<Value = &'static run::RegistryKind> {
     let names = PossibleValuesParser::new(run::REGISTRIES.iter().map(|kind| kind.name));
@@ -262,6 +278,7 @@ fn main() -> ExitCode {
             init(&run::Init { registry, addresses, listen, admin }, &output)
         }
         Command::Check { file } => check(&file),
+        Command::Doctor { file } => doctor(&file),
         Command::Register {
             service,
             address,
@@ -338,6 +355,16 @@ fn check(file: &Path) -> ExitCode {
         Ok(text) => {
             say(text.trim_end());
             ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error, shown_lines(&error)),
+    }
+}
+
+fn doctor(file: &Path) -> ExitCode {
+    match run::doctor(file) {
+        Ok(run::Examination { text, has_errors }) => {
+            say(text.trim_end());
+            if has_errors { ExitCode::FAILURE } else { ExitCode::SUCCESS }
         }
         Err(error) => fail(&error, shown_lines(&error)),
     }

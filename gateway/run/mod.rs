@@ -4,6 +4,7 @@ mod checked;
 mod demo;
 mod describe;
 mod descriptors;
+mod doctor;
 mod init;
 mod leave;
 mod listeners;
@@ -34,6 +35,7 @@ use tokio::{
 pub use self::{
     checked::check,
     demo::demo,
+    doctor::{Examination, doctor},
     init::{Init, InitError, KINDS as REGISTRIES, Kind as RegistryKind, init, write as write_configuration},
     listeners::ListenError,
     operate::{Gateway, OperateError, Operation, operate},

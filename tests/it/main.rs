@@ -21,6 +21,7 @@ mod dashboard;
 mod discovery;
 mod dns;
 mod docs;
+mod doctor;
 mod etcd;
 mod examples;
 mod faults;
