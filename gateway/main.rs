@@ -48,6 +48,7 @@ struct Flags {
 #[derive(Subcommand)]
 enum Command {
     /// Run the gateway. The configuration file is followed: a valid change takes effect without a restart.
+    #[command(after_help = RUN_EXAMPLES)]
     Run {
         /// The configuration file.
         #[arg(long, short, default_value = "witgate.toml", value_name = "FILE")]
@@ -74,6 +75,7 @@ enum Command {
         output: PathBuf,
     },
     /// Say what a configuration file would run, or all its mistakes.
+    #[command(after_help = CHECK_EXAMPLES)]
     Check {
         #[arg(value_name = "FILE")]
         file: PathBuf,
@@ -90,6 +92,7 @@ enum Command {
         file: PathBuf,
     },
     /// Try it: three sample backends, the embedded registry and the gateway in one process.
+    #[command(after_help = DEMO_EXAMPLES)]
     Demo {
         /// Where clients reach the gateway.
         #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
@@ -139,13 +142,26 @@ enum Command {
         command: Vec<OsString>,
     },
     /// See and steer the upstreams of a running gateway.
+    #[command(after_help = UPSTREAM_EXAMPLES)]
     Upstream {
         #[command(flatten)]
         gateway: GatewayFlags,
         #[command(subcommand)]
         operation: Operation,
     },
+    /// Watch how a running gateway stands: the first screen of its dashboard, in this terminal.
+    ///
+    /// It is drawn anew every second, and ends with `q` or Ctrl-C. Where standard output is no terminal, it is said once.
+    #[command(after_help = TOP_EXAMPLES)]
+    Top {
+        #[command(flatten)]
+        gateway: GatewayFlags,
+        /// Say it once, as text, and end.
+        #[arg(long)]
+        once: bool,
+    },
     /// Print the JSON schema of the configuration file, for editors.
+    #[command(after_help = SCHEMA_EXAMPLES)]
     Schema,
 }
 
@@ -191,10 +207,43 @@ Examples:
   witgate init consul --address https://consul.internal:8501 --output gateway.toml
   witgate init file --address /etc/witgate/services.json --output -";
 
+const RUN_EXAMPLES: &str = "\
+Examples:
+  witgate run
+  witgate run --config /etc/witgate/witgate.toml --log-format json
+  witgate run --log info,witgate::registry=debug";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  witgate check witgate.toml
+  witgate check new.toml && mv new.toml witgate.toml";
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  witgate demo
+  witgate demo --listen 127.0.0.1:8000 --admin 127.0.0.1:9000";
+
+const UPSTREAM_EXAMPLES: &str = "\
+Examples:
+  witgate upstream list
+  witgate upstream show orders
+  witgate upstream accept orders --source etcd
+  witgate upstream rollback orders 41 --admin https://gateway.internal:9901 --token-file admin.token";
+
+const SCHEMA_EXAMPLES: &str = "\
+Examples:
+  witgate schema > witgate.schema.json";
+
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
   witgate doctor
   sudo -u witgate witgate doctor /etc/witgate/witgate.toml";
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  witgate top
+  witgate top --admin https://gateway.internal:9901 --ca-file ca.pem --token-file read.token
+  witgate top --once | head -1";
 
 /// A registry that `witgate init` knows, by its name.
 fn registry_kind() -> impl TypedValueParser<Value = &'static run::RegistryKind> {
@@ -304,6 +353,13 @@ fn main() -> ExitCode {
         Command::Upstream { gateway, operation } => match run::operate(gateway.into(), &operation.into()) {
             Ok(text) => {
                 say(text.trim_end());
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error, shown(&error)),
+        },
+        Command::Top { gateway, once } => match run::top(gateway.into(), once) {
+            Ok(said) => {
+                said.iter().for_each(|text| say(text.trim_end()));
                 ExitCode::SUCCESS
             }
             Err(error) => fail(&error, shown(&error)),

@@ -16,6 +16,7 @@ mod remembering;
 mod signals;
 mod sockets;
 mod systemd;
+mod top;
 mod upgrade;
 mod uses;
 
@@ -40,6 +41,7 @@ pub use self::{
     listeners::ListenError,
     operate::{Gateway, OperateError, Operation, operate},
     register::{Register, RegisterError, Where, register},
+    top::{TopError, top},
     upgrade::SuccessionError,
 };
 use self::{
@@ -83,7 +85,7 @@ pub enum StartError {
     Config(#[from] config::Problems),
     #[error(transparent)]
     Listen(#[from] ListenError),
-    #[error("cannot listen on {address} for the admin API: {error}")]
+    #[error("cannot listen on {address}, the `address` of [admin]: {error}")]
     Admin { address: SocketAddr, error: io::Error },
     #[error("no TLS at {address}: {reason}")]
     Tls { address: SocketAddr, reason: String },

@@ -90,6 +90,7 @@ mod tcp;
 mod tcp_grant;
 mod tls_in;
 mod tls_out;
+mod top;
 mod trials;
 mod trust;
 mod upgrade;

@@ -25,6 +25,7 @@ pub mod network;
 pub mod origin;
 pub mod peer;
 pub mod prometheus;
+pub mod pty;
 pub mod redis;
 pub mod relay;
 pub mod rpcx;
