@@ -10,8 +10,8 @@ use crate::{
     files::{self, DOCUMENT},
 };
 
-/// About what a connection holds, with its place in the kernel, while it is idle or has little on its way. One that moves
-/// large bodies holds more.
+/// About what a connection holds, with its place in the kernel, while it is idle or has little on its way. One that
+/// moves large bodies holds more.
 const PLAIN: u64 = 24 << 10;
 const WITH_TLS: u64 = 64 << 10;
 

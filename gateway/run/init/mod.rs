@@ -1,7 +1,7 @@
 //! `witgate init`: a first configuration, with comments, for a registry.
 //!
-//! Its parts are files beside this one. `@WORD@` in them is filled in; a line that begins with `#` and no space is a setting
-//! that its reader may make by taking the `#` away.
+//! Its parts are files beside this one. `@WORD@` in them is filled in; a line that begins with `#` and no space is a
+//! setting that its reader may make by taking the `#` away.
 
 use std::{
     fs,

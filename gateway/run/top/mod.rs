@@ -50,8 +50,8 @@ impl From<StartError> for TopError {
     }
 }
 
-/// Shows how a gateway stands, until `q`, Ctrl-C or a signal ends it; with `once`, or where standard output is no terminal,
-/// says it once and gives back the text.
+/// Shows how a gateway stands, until `q`, Ctrl-C or a signal ends it; with `once`, or where standard output is no
+/// terminal, says it once and gives back the text.
 pub fn top(gateway: Gateway, once: bool) -> Result<Option<String>, TopError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(StartError::Threads)?;
