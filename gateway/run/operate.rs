@@ -46,7 +46,7 @@ pub struct Gateway {
 /// Why it was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum OperateError {
-    #[error("cannot read the token in {file}")]
+    #[error("cannot read the token in {file}, which --token-file names")]
     Token { file: PathBuf, source: ReadError },
     #[error("no TLS: {0}")]
     Tls(String),

@@ -32,9 +32,9 @@ const RETURN: u16 = 0x06;
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    #[error("{0} is in use by another process")]
+    #[error("{0} is in use by another process (`witgate doctor` says by which)")]
     InUse(SocketAddr),
-    #[error("may not listen on {0}")]
+    #[error("may not listen on {0}: that needs CAP_NET_BIND_SERVICE, or a port above 1023")]
     Denied(SocketAddr),
     #[error("cannot listen on {address}: {error}")]
     Other { address: SocketAddr, error: io::Error },

@@ -27,6 +27,7 @@ pub mod origin;
 pub mod otlp;
 pub mod peer;
 pub mod prometheus;
+pub mod pty;
 pub mod redis;
 pub mod registering;
 pub mod relay;
