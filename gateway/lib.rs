@@ -19,6 +19,7 @@ pub mod config;
 pub mod selector;
 pub mod catalog;
 pub mod client;
+pub mod otlp;
 pub mod check;
 pub mod plugin;
 pub mod dispatch;

@@ -5,12 +5,15 @@ use std::{
     fmt::Display,
     io::{self, Write as _},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser},
+};
 use witgate::{
     config,
     registry::HostPort,
@@ -45,17 +48,51 @@ struct Flags {
 #[derive(Subcommand)]
 enum Command {
     /// Run the gateway. The configuration file is followed: a valid change takes effect without a restart.
+    #[command(after_help = RUN_EXAMPLES)]
     Run {
         /// The configuration file.
         #[arg(long, short, default_value = "witgate.toml", value_name = "FILE")]
         config: PathBuf,
     },
+    /// Write a first configuration, with comments, for a registry. A file that is there is never overwritten.
+    #[command(after_help = INIT_EXAMPLES)]
+    Init {
+        /// Where services are found; `memory` is the registry inside the gateway.
+        #[arg(value_name = "REGISTRY", value_parser = registry_kind())]
+        registry: &'static run::RegistryKind,
+        /// Where the registry is: HOST:PORT, for consul and discovery also a URL; for `file` the path of the file.
+        /// May be given several times. Default: where it usually is on this machine.
+        #[arg(long = "address", value_name = "ADDR")]
+        addresses: Vec<String>,
+        /// Where clients reach the gateway.
+        #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+        listen: SocketAddr,
+        /// Where the admin API and the dashboard listen.
+        #[arg(long, default_value = "127.0.0.1:9901", value_name = "ADDR")]
+        admin: SocketAddr,
+        /// The file that is written. `-` is standard output.
+        #[arg(long, short, default_value = "witgate.toml", value_name = "FILE")]
+        output: PathBuf,
+    },
     /// Say what a configuration file would run, or all its mistakes.
+    #[command(after_help = CHECK_EXAMPLES)]
     Check {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Look at a configuration and at this machine, and say what will hurt: files, ports, memory, clocks, certificates,
+    /// plugins, and whether the registries can be read.
+    ///
+    /// Changes nothing, and listens nowhere. Ask as the user who runs the gateway. The exit code is 1 if something will
+    /// not work.
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor {
+        /// The configuration file.
+        #[arg(default_value = "witgate.toml", value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Try it: three sample backends, the embedded registry and the gateway in one process.
+    #[command(after_help = DEMO_EXAMPLES)]
     Demo {
         /// Where clients reach the gateway.
         #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
@@ -105,13 +142,26 @@ enum Command {
         command: Vec<OsString>,
     },
     /// See and steer the upstreams of a running gateway.
+    #[command(after_help = UPSTREAM_EXAMPLES)]
     Upstream {
         #[command(flatten)]
         gateway: GatewayFlags,
         #[command(subcommand)]
         operation: Operation,
     },
+    /// Watch how a running gateway stands: the first screen of its dashboard, in this terminal.
+    ///
+    /// It is drawn anew every second, and ends with `q` or Ctrl-C. Where standard output is no terminal, it is said once.
+    #[command(after_help = TOP_EXAMPLES)]
+    Top {
+        #[command(flatten)]
+        gateway: GatewayFlags,
+        /// Say it once, as text, and end.
+        #[arg(long)]
+        once: bool,
+    },
     /// Print the JSON schema of the configuration file, for editors.
+    #[command(after_help = SCHEMA_EXAMPLES)]
     Schema,
 }
 
@@ -150,6 +200,66 @@ Examples:
   witgate register --registry etcd --service user.rpc --address 10.0.0.5:8080 -- ./user-rpc -f user.yaml
   witgate register --registry etcd --service orders --address 10.0.0.5:9000 --weight 2 --label zone=a";
 
+const DRAIN_EXAMPLES: &str = "\
+Examples:
+  witgate upstream drain orders 10.0.0.5:9000
+  witgate upstream drain orders 10.0.0.5:9000 10.0.0.5:9001
+  witgate upstream show orders
+  witgate upstream undrain orders 10.0.0.5:9000 10.0.0.5:9001";
+
+const INIT_EXAMPLES: &str = "\
+Examples:
+  witgate init etcd
+  witgate init etcd --address 10.0.0.1:2379 --address 10.0.0.2:2379 --listen 0.0.0.0:8080
+  witgate init consul --address https://consul.internal:8501 --output gateway.toml
+  witgate init file --address /etc/witgate/services.json --output -";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  witgate run
+  witgate run --config /etc/witgate/witgate.toml --log-format json
+  witgate run --log info,witgate::registry=debug";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  witgate check witgate.toml
+  witgate check new.toml && mv new.toml witgate.toml";
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  witgate demo
+  witgate demo --listen 127.0.0.1:8000 --admin 127.0.0.1:9000";
+
+const UPSTREAM_EXAMPLES: &str = "\
+Examples:
+  witgate upstream list
+  witgate upstream show orders
+  witgate upstream accept orders --source etcd
+  witgate upstream rollback orders 41 --admin https://gateway.internal:9901 --token-file admin.token";
+
+const SCHEMA_EXAMPLES: &str = "\
+Examples:
+  witgate schema > witgate.schema.json";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  witgate doctor
+  sudo -u witgate witgate doctor /etc/witgate/witgate.toml";
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  witgate top
+  witgate top --admin https://gateway.internal:9901 --ca-file ca.pem --token-file read.token
+  witgate top --once | head -1";
+
+/// A registry that `witgate init` knows, by its name.
+fn registry_kind() -> impl TypedValueParser<Value = &'static run::RegistryKind> {
+    let names = PossibleValuesParser::new(run::REGISTRIES.iter().map(|kind| kind.name));
+    names.try_map(|name| {
+        run::REGISTRIES.iter().find(|kind| kind.name == name).ok_or("there is no such registry")
+    })
+}
+
 /// Reads `KEY=VALUE`.
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -184,6 +294,25 @@ enum Operation {
         #[arg(value_name = "GENERATION")]
         generation: u64,
     },
+    /// Let endpoints drain, over restarts and changes of the list: no new requests while any other endpoint is well.
+    ///
+    /// Requests under way end. The endpoints go on to be in the list, and are checked. An address that leaves the list and
+    /// comes back drains still, until `undrain`.
+    #[command(after_help = DRAIN_EXAMPLES)]
+    Drain {
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// As `witgate upstream show` names it.
+        #[arg(value_name = "ADDRESS", required = true)]
+        addresses: Vec<SocketAddr>,
+    },
+    /// Let endpoints that drain get requests again.
+    Undrain {
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[arg(value_name = "ADDRESS", required = true)]
+        addresses: Vec<SocketAddr>,
+    },
     /// Believe the removals that are held back.
     Accept {
         #[arg(value_name = "NAME")]
@@ -203,6 +332,8 @@ impl From<Operation> for run::Operation {
             Operation::Unpin { name } => Self::Unpin { name },
             Operation::Rollback { name, generation } => Self::Rollback { name, generation },
             Operation::Accept { name, source } => Self::Accept { name, source },
+            Operation::Drain { name, addresses } => Self::Drain { name, addresses },
+            Operation::Undrain { name, addresses } => Self::Undrain { name, addresses },
         }
     }
 }
@@ -220,7 +351,11 @@ fn main() -> ExitCode {
                 run::demo(listen, admin, &plugins).map(|()| ExitCode::SUCCESS)
             })
         }
+        Command::Init { registry, addresses, listen, admin, output } => {
+            init(&run::Init { registry, addresses, listen, admin }, &output)
+        }
         Command::Check { file } => check(&file),
+        Command::Doctor { file } => doctor(&file),
         Command::Register {
             service,
             address,
@@ -250,6 +385,13 @@ fn main() -> ExitCode {
             }
             Err(error) => fail(&error, shown(&error)),
         },
+        Command::Top { gateway, once } => match run::top(gateway.into(), once) {
+            Ok(said) => {
+                said.iter().for_each(|text| say(text.trim_end()));
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error, shown(&error)),
+        },
         Command::Schema => {
             say(&config::schema());
             ExitCode::SUCCESS
@@ -272,11 +414,41 @@ fn serve<E: std::error::Error>(
     }
 }
 
-fn check(file: &std::path::Path) -> ExitCode {
+fn init(what: &run::Init, output: &Path) -> ExitCode {
+    let to_stdout = output == "-";
+    let written = run::init(what, output).and_then(|text| match to_stdout {
+        true => {
+            say(text.trim_end());
+            Ok(())
+        }
+        false => run::write_configuration(&text, output),
+    });
+    match written {
+        Ok(()) if to_stdout => ExitCode::SUCCESS,
+        Ok(()) => {
+            let file = shown(output.display());
+            say(&format!("wrote {file}\nnext: witgate check {file}, then witgate run --config {file}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error, shown_lines(&error)),
+    }
+}
+
+fn check(file: &Path) -> ExitCode {
     match run::check(file) {
         Ok(text) => {
             say(text.trim_end());
             ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error, shown_lines(&error)),
+    }
+}
+
+fn doctor(file: &Path) -> ExitCode {
+    match run::doctor(file) {
+        Ok(run::Examination { text, has_errors }) => {
+            say(text.trim_end());
+            if has_errors { ExitCode::FAILURE } else { ExitCode::SUCCESS }
         }
         Err(error) => fail(&error, shown_lines(&error)),
     }

@@ -3,7 +3,8 @@
 # avahi and Prometheus as Debian ships them, unpacked under target/servers, and services and clients of go-zero and rpcx,
 # built from tests/peers as target/peers/go-zero and target/peers/rpcx. Their Go is the machine's or, where it has none
 # that is new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY says. With names only these:
-# rpcx, go-zero, or clients, which the proxy benchmark has in benches/proxy/clients.
+# rpcx, go-zero, spring and dubbo, which Maven builds for ./dev peers, or clients, which the proxy benchmark has in
+# benches/proxy/clients.
 # Touches neither the machine's packages nor its sources, needs no root, and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -62,6 +63,22 @@ peer() {
   mv "$program.new" "$program"
 }
 
+# java_peer NAME: the same for one in Java, with everything that it needs in target/peers/NAME/lib.
+java_peer() {
+  local source=tests/peers/$1 folder=$PWD/target/peers/$1
+  [ -e "$folder" ] && [ -z "$(find "$source" -newer "$folder" -print -quit)" ] && return
+  command -v mvn >/dev/null && command -v javac >/dev/null ||
+    fail "target/peers/$1 is built with Maven: install Debian's maven and default-jdk-headless"
+  say "Building target/peers/$1, a minute the first time"
+  rm -rf "$folder.new"
+  mvn -q -B -f "$source" -Doutput="$folder.new/build" package dependency:copy-dependencies \
+    -DincludeScope=runtime -DoutputDirectory="$folder.new/lib" ||
+    fail "the peers of the tests are not built; what they need comes from the repositories that Maven is told of"
+  mv "$folder.new/build/$1-1.jar" "$folder.new/lib"
+  rm -rf "$folder.new/build" "$folder"
+  mv "$folder.new" "$folder"
+}
+
 if [ $# = 0 ]; then
   unpack bookworm etcd34 "usr/bin/etcd --version" etcd-server etcd-client
   unpack bullseye consul "usr/bin/consul version" consul
@@ -92,7 +109,8 @@ fi
 for name in "$@"; do
   case $name in
     go-zero | rpcx) peer "$name" ;;
+    spring | dubbo) java_peer "$name" ;;
     clients) peer clients benches/proxy/clients ;;
-    *) fail "scripts/servers.sh takes rpcx, go-zero and clients, not \"$name\"" ;;
+    *) fail "scripts/servers.sh takes rpcx, go-zero, spring, dubbo and clients, not \"$name\"" ;;
   esac
 done

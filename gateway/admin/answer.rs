@@ -49,6 +49,8 @@ pub(super) enum Rejection {
     WrongToken,
     #[error("a page of {0:?} may not change anything here")]
     ForeignOrigin(String),
+    #[error("a page of {0} may not follow anything here")]
+    ForeignViewer(String),
     #[error(
         "host {0:?} is not this gateway: use its address, or localhost, or name the host in the configuration"
     )]
@@ -72,7 +74,9 @@ impl Rejection {
             Self::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::NoToken(_) | Self::WrongToken => StatusCode::UNAUTHORIZED,
-            Self::ForeignOrigin(_) | Self::ThroughProxy { .. } => StatusCode::FORBIDDEN,
+            Self::ForeignOrigin(_) | Self::ForeignViewer(_) | Self::ThroughProxy { .. } => {
+                StatusCode::FORBIDDEN
+            }
             Self::ForeignHost(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::NotSaved(_) | Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,

@@ -28,12 +28,12 @@ const LONGEST: usize = 64 << 20;
 /// Why there is no answer that says yes.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    #[error("no gateway answers at {address}")]
+    #[error("no gateway answers at {address}, which is what --admin says")]
     Unreachable { address: String, source: io::Error },
     #[error("no TLS with {address}")]
     Tls { address: String, source: HandshakeError },
-    #[error("the gateway at {address} did not answer within {PATIENCE:?}")]
-    TooSlow { address: String },
+    #[error("the gateway at {address} did not answer within {within:?}")]
+    TooSlow { address: String, within: Duration },
     #[error("{address} did not answer like a gateway: {reason}")]
     NotAGateway { address: String, reason: String },
     #[error("{error}")]
@@ -69,7 +69,7 @@ impl Client {
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, AskError> {
         let address = || self.address.clone();
         let asked = timeout(PATIENCE, self.exchange(method, path, body)).await;
-        asked.map_err(|_| AskError::TooSlow { address: address() })?
+        asked.map_err(|_| AskError::TooSlow { address: address(), within: PATIENCE })?
     }
 
     async fn connect(&self) -> Result<Box<dyn Wire>, AskError> {
@@ -111,6 +111,10 @@ impl Client {
             return Ok(value);
         }
         let error = value["error"].as_str().map_or_else(|| format!("status {status}"), str::to_owned);
+        let error = match status {
+            StatusCode::UNAUTHORIZED => format!("{error}: name a file with it by --token-file"),
+            _ => error,
+        };
         Err(AskError::Refused { status, error })
     }
 }

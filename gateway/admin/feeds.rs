@@ -7,7 +7,10 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -37,6 +40,8 @@ const MOST_MISSED: u32 = 10;
 /// What is followed, and by whom.
 pub(super) struct Feeds {
     places: Arc<Semaphore>,
+    /// The listener serves nobody, and a feed that began now would keep it from ending.
+    closed: AtomicBool,
     followed: Mutex<HashMap<Resource, Followed>>,
     /// One for each document that is followed.
     tasks: Mutex<JoinSet<()>>,
@@ -51,11 +56,14 @@ struct Viewer {
     events: mpsc::Sender<Bytes>,
     /// Events that it had no room for since it took the last one.
     missed: u32,
+    left: Arc<AtomicBool>,
 }
 
 /// The body of an answer that goes on. Dropping it gives up the place.
 pub(super) struct Feed {
     events: mpsc::Receiver<Bytes>,
+    /// It has taken nothing for too long, and gets nothing more.
+    left: Arc<AtomicBool>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -66,6 +74,7 @@ impl Default for Feeds {
     fn default() -> Self {
         Self {
             places: Arc::new(Semaphore::new(MOST_VIEWERS)),
+            closed: AtomicBool::new(false),
             followed: Mutex::default(),
             tasks: Mutex::default(),
         }
@@ -73,8 +82,16 @@ impl Default for Feeds {
 }
 
 impl Feeds {
+    /// The listener serves, again or for the first time.
+    pub(super) fn open(&self) {
+        self.closed.store(false, Relaxed);
+    }
+
     /// A place, if one is left.
     pub(super) fn enter(&self) -> Option<Place> {
+        if self.closed.load(Relaxed) {
+            return None;
+        }
         self.places.clone().try_acquire_owned().ok().map(Place)
     }
 
@@ -87,20 +104,24 @@ impl Feeds {
     }
 
     /// Begins to follow: `first` is the document as it is, and `make` makes it again, or says that it is no more.
+    /// None where all were ended meanwhile.
     pub(super) fn start<F>(
         self: &Arc<Self>,
         resource: Resource,
         place: Place,
         first: &Bytes,
         make: impl Fn() -> F + Send + 'static,
-    ) -> Feed
+    ) -> Option<Feed>
     where
         F: Future<Output = Option<Bytes>> + Send + 'static,
     {
         let mut all = self.followed();
+        if self.closed.load(Relaxed) {
+            return None;
+        }
         // Another one may have been faster.
         if let Some(followed) = all.get_mut(&resource) {
-            return followed.add(place);
+            return Some(followed.add(place));
         }
         let mut followed = Followed { latest: event(first), viewers: Vec::new() };
         let feed = followed.add(place);
@@ -108,13 +129,15 @@ impl Feeds {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(repeat(Arc::downgrade(self), resource, make));
-        feed
+        Some(feed)
     }
 
-    /// Ends all of them.
+    /// Ends all of them, and lets none begin until [`Self::open`].
     pub(super) fn end(&self) {
+        let mut all = self.followed();
+        self.closed.store(true, Relaxed);
+        all.clear();
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
-        self.followed().clear();
     }
 
     /// Tells the viewers, if there is something to tell; says whether any are left.
@@ -143,8 +166,9 @@ impl Followed {
         let (events, taken) = mpsc::channel(2);
         // There is room for the first.
         let _ = events.try_send(self.latest.clone());
-        self.viewers.push(Viewer { events, missed: 0 });
-        Feed { events: taken, _place: place.0 }
+        let left = Arc::new(AtomicBool::new(false));
+        self.viewers.push(Viewer { events, missed: 0, left: left.clone() });
+        Feed { events: taken, left, _place: place.0 }
     }
 
     fn tell(&mut self, event: Bytes) {
@@ -155,7 +179,9 @@ impl Followed {
             }
             Err(mpsc::error::TrySendError::Full(_)) => {
                 viewer.missed += 1;
-                viewer.missed < MOST_MISSED
+                let stays = viewer.missed < MOST_MISSED;
+                viewer.left.store(!stays, Relaxed);
+                stays
             }
             Err(mpsc::error::TrySendError::Closed(_)) => false,
         });
@@ -203,13 +229,17 @@ impl hyper::body::Body for Feed {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        // What waits for it would hold its place for as long as it takes to read that.
+        if self.left.load(Relaxed) {
+            return Poll::Ready(None);
+        }
         self.events.poll_recv(cx).map(|event| event.map(|event| Ok(Frame::data(event))))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    use std::sync::atomic::AtomicU32;
 
     use http_body_util::BodyExt;
     use tokio::time::advance;
@@ -227,7 +257,7 @@ mod tests {
 
     fn follow(feeds: &Arc<Feeds>, made: &Arc<AtomicU32>) -> Feed {
         let place = feeds.enter().unwrap();
-        feeds.start(Resource::Upstreams, place, &"first\n".into(), counting(made))
+        feeds.start(Resource::Upstreams, place, &"first\n".into(), counting(made)).unwrap()
     }
 
     async fn next(feed: &mut Feed) -> Option<String> {
@@ -267,7 +297,7 @@ mod tests {
             std::future::ready(Some(Bytes::from("same\n")))
         };
         let place = feeds.enter().unwrap();
-        let mut feed = feeds.start(Resource::Upstreams, place, &"same\n".into(), same);
+        let mut feed = feeds.start(Resource::Upstreams, place, &"same\n".into(), same).unwrap();
         for _ in 0..3 {
             assert_eq!(next(&mut feed).await.unwrap(), "data: same\n\n");
         }
@@ -281,11 +311,7 @@ mod tests {
         for _ in 0..MOST_MISSED + 5 {
             next(&mut quick).await.unwrap();
         }
-        let mut taken = 0;
-        while next(&mut slow).await.is_some() {
-            taken += 1;
-        }
-        assert_eq!(taken, 2, "what had been sent before");
+        assert_eq!(next(&mut slow).await, None, "not even what waited for it");
         assert!(next(&mut quick).await.is_some());
     }
 
@@ -297,12 +323,26 @@ mod tests {
         drop(places);
         let gone = || std::future::ready(None);
         let place = feeds.enter().unwrap();
-        let mut feed = feeds.start(Resource::Plugins, place, &"first\n".into(), gone);
+        let mut feed = feeds.start(Resource::Plugins, place, &"first\n".into(), gone).unwrap();
         assert!(next(&mut feed).await.is_some());
         assert_eq!(next(&mut feed).await, None, "there is no such document any more");
         let mut feed = follow(&feeds, &Arc::default());
         assert!(next(&mut feed).await.is_some());
         feeds.end();
         assert_eq!(next(&mut feed).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn none_begins_while_the_listener_serves_nobody() {
+        let feeds = Arc::new(Feeds::default());
+        let _other = follow(&feeds, &Arc::default());
+        // Its document was being made when the listener closed.
+        let place = feeds.enter().unwrap();
+        feeds.end();
+        assert!(feeds.enter().is_none());
+        let made = Arc::default();
+        assert!(feeds.start(Resource::Upstreams, place, &"first\n".into(), counting(&made)).is_none());
+        feeds.open();
+        assert!(next(&mut follow(&feeds, &made)).await.is_some());
     }
 }

@@ -76,8 +76,11 @@ impl Guard {
     /// where a request comes from; other clients do not.
     pub(super) fn check_follow(&self, head: &Head) -> Result<(), Rejection> {
         match head.headers.get("sec-fetch-site").map(|site| site.as_bytes()) {
-            None | Some(b"same-origin" | b"none") => check_origin(head),
-            Some(site) => Err(Rejection::ForeignOrigin(String::from_utf8_lossy(site).into_owned())),
+            None | Some(b"same-origin" | b"none") => match foreign_origin(head)? {
+                Some(origin) => Err(Rejection::ForeignViewer(format!("{origin:?}"))),
+                None => Ok(()),
+            },
+            Some(_) => Err(Rejection::ForeignViewer("another origin".into())),
         }
     }
 
@@ -104,7 +107,10 @@ impl Guard {
         {
             return Err(Rejection::ThroughProxy { header: header.to_owned(), peer });
         }
-        check_origin(head)
+        match foreign_origin(head)? {
+            Some(origin) => Err(Rejection::ForeignOrigin(origin)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -147,8 +153,9 @@ fn name(host: &str) -> Option<&str> {
     (is_port && !name.is_empty()).then_some(name)
 }
 
-/// Browsers send `Origin` with every change that a page makes; other clients do not.
-fn check_origin(head: &Head) -> Result<(), Rejection> {
+/// The page of somebody else that sends this. Browsers send `Origin` with every change that a page makes; other clients
+/// do not.
+fn foreign_origin(head: &Head) -> Result<Option<String>, Rejection> {
     let host = host(head)?;
     for origin in head.headers.get_all(ORIGIN) {
         let origin = String::from_utf8_lossy(origin.as_bytes());
@@ -157,10 +164,10 @@ fn check_origin(head: &Head) -> Result<(), Rejection> {
             .zip(host)
             .is_some_and(|((_, authority), host)| authority.eq_ignore_ascii_case(host));
         if !own {
-            return Err(Rejection::ForeignOrigin(origin.into_owned()));
+            return Ok(Some(origin.into_owned()));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn check_token(
@@ -265,9 +272,16 @@ mod tests {
     #[test]
     fn a_page_of_another_origin_follows_nothing() {
         let guard = tokens(None, None);
-        let check = |name: &str, value: &str| {
-            guard.check_follow(&with(&[("host", "127.0.0.1:9901"), (name, value)])).is_ok()
+        let told = |name: &str, value: &str| {
+            guard
+                .check_follow(&with(&[("host", "127.0.0.1:9901"), (name, value)]))
+                .map_err(|of| of.to_string())
         };
+        let check = |name: &str, value: &str| told(name, value).is_ok();
+        let refused = "a page of another origin may not follow anything here";
+        assert_eq!(told("sec-fetch-site", "cross-site"), Err(refused.into()));
+        let refused = "a page of \"https://example.com\" may not follow anything here";
+        assert_eq!(told("origin", "https://example.com"), Err(refused.into()));
         assert!(check("sec-fetch-site", "same-origin") && check("sec-fetch-site", "none"));
         assert!(!check("sec-fetch-site", "cross-site") && !check("sec-fetch-site", "same-site"));
         assert!(check("origin", "http://127.0.0.1:9901") && !check("origin", "http://127.0.0.1:8080"));

@@ -1,6 +1,7 @@
 //! `/metrics`: reads the counters where they are, when somebody asks.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -18,6 +19,7 @@ use crate::{
         Abuse, Carried, Exposition, FAILURES, FAULTS, Format, HandshakeFailure, ProxyRefusal, Refused,
         UpstreamCounts, Value, access, log,
         names::{self, Metric},
+        trace::{self, Loss},
     },
     upstream::{Reason, SourceStatus, Status},
 };
@@ -30,6 +32,7 @@ pub(super) fn text(parts: &Parts, format: Format) -> String {
     let mut exposition = Exposition::new(format);
     let upstreams = upstreams(parts);
     requests(&mut exposition, &upstreams);
+    times(&mut exposition, parts, &upstreams);
     overload(&mut exposition, &upstreams);
     rates(&mut exposition, parts);
     lists(&mut exposition, &upstreams);
@@ -97,6 +100,18 @@ fn requests(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
     }
 }
 
+/// Only what there was: most routes have few methods and classes.
+fn times(exposition: &mut Exposition, parts: &Parts, upstreams: &[Arc<Upstream>]) {
+    let shown: BTreeSet<_> = upstreams.iter().map(|upstream| upstream.name()).collect();
+    let mut durations = exposition.family(&names::SERVER_DURATION);
+    let all = parts.metrics.times.all();
+    for (route, upstream, times) in all.iter().filter(|(_, upstream, _)| shown.contains(upstream)) {
+        for (method, class, latencies) in times.counts() {
+            durations.histogram([&**route, upstream.as_str(), method.as_str(), CLASSES[class]], &latencies);
+        }
+    }
+}
+
 /// What upstreams are spared.
 fn overload(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
     let now = Instant::now();
@@ -147,6 +162,7 @@ fn lists(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
     series(exposition, &names::STANDBY, standby);
     let figure =
         |of: fn(&Status) -> usize| statuses.iter().map(move |(name, status)| ([*name], of(status) as u64));
+    series(exposition, &names::DRAINING, figure(|status| status.draining.len()));
     series(exposition, &names::SLOW_START, figure(|status| status.starting));
     series(exposition, &names::UNUSED, figure(|status| status.unused));
     let local = statuses.iter().filter_map(|(name, status)| Some(([*name], status.local?)));
@@ -255,6 +271,9 @@ fn process(exposition: &mut Exposition, parts: &Parts) {
     series(exposition, &names::RELOADS, metrics.reloads().map(|(result, n)| ([result.as_str()], n)));
     series(exposition, &names::LOG_LINES_LOST, [([], log::lost())]);
     series(exposition, &names::ACCESS_LOG_LINES_LOST, [([], access::lost())]);
+    let (exported, lost) = trace::counts();
+    one(exposition, &names::SPANS_EXPORTED, exported);
+    series(exposition, &names::SPANS_LOST, Loss::ALL.map(|why| [why.as_str()]).into_iter().zip(lost));
     one(exposition, &names::READY, u64::from(readiness.is_ready()));
     series(exposition, &names::BUILD_INFO, [([env!("CARGO_PKG_VERSION")], 1u64)]);
 }

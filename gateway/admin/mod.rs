@@ -270,12 +270,13 @@ impl Admin {
             Err(place) => place,
         };
         let first = self.clone().make(resource.clone()).await?;
-        let (admin, wanted) = (Arc::downgrade(&self), resource.clone());
+        let (admin, wanted, watch) = (Arc::downgrade(&self), resource.clone(), self.overview.watch());
         let make = move || {
+            let _ = &watch;
             let (admin, wanted) = (admin.upgrade(), wanted.clone());
             async move { admin?.make(wanted).await.ok() }
         };
-        Ok(events(self.feeds.start(resource, place, &first, make)))
+        self.feeds.start(resource, place, &first, make).map(events).ok_or(Rejection::Busy)
     }
 
     async fn make(self: Arc<Self>, resource: Resource) -> Result<Bytes, Rejection> {

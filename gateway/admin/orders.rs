@@ -1,4 +1,6 @@
-//! What the operator orders of an upstream: pin, unpin, roll back, accept.
+//! What the operator orders of an upstream: pin, unpin, roll back, accept, drain, undrain.
+
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use serde::Deserialize;
 
@@ -15,6 +17,8 @@ pub(super) enum Verb {
     Unpin,
     Rollback,
     Accept,
+    Drain,
+    Undrain,
 }
 
 impl Verb {
@@ -24,6 +28,8 @@ impl Verb {
             "unpin" => Self::Unpin,
             "rollback" => Self::Rollback,
             "accept" => Self::Accept,
+            "drain" => Self::Drain,
+            "undrain" => Self::Undrain,
             _ => return None,
         })
     }
@@ -47,6 +53,28 @@ struct Accept {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Endpoints {
+    addresses: Vec<String>,
+}
+
+impl Endpoints {
+    fn read(body: &[u8]) -> Result<BTreeSet<SocketAddr>, Rejection> {
+        let Self { addresses } = body::read(body)?;
+        if addresses.is_empty() {
+            return Err(Rejection::Invalid("addresses names no endpoint".into()));
+        }
+        let one = |(number, text): (usize, &String)| {
+            let no_address = |_| {
+                Rejection::Invalid(format!("addresses[{number}] is {text:?}, and no IP address with a port"))
+            };
+            text.parse().map_err(no_address)
+        };
+        addresses.iter().enumerate().map(one).collect()
+    }
+}
+
+#[derive(Deserialize)]
 #[serde(untagged, expecting = "expected the number of a source or the name of its registry")]
 enum Source {
     /// Its place in the list of sources, from 0.
@@ -65,6 +93,8 @@ pub(super) async fn carry_out(upstream: &Upstream, verb: Verb, body: &[u8]) -> R
             let source = source.map(|source| number(source, &upstream.status().sources)).transpose()?;
             Order::Accept { source }
         }
+        Verb::Drain => Order::Drain { addresses: Endpoints::read(body)? },
+        Verb::Undrain => Order::Undrain { addresses: Endpoints::read(body)? },
     };
     Ok(upstream.order(order).await?)
 }
@@ -90,9 +120,12 @@ impl From<OrderError> for Rejection {
         match error {
             OrderError::NoSource(_) => Self::Invalid(text),
             OrderError::Rollback(RollbackError::NotYet { .. }) => Self::Invalid(text),
-            OrderError::NotPinned | OrderError::NothingHeld | OrderError::Rollback(_) | OrderError::Gone => {
-                Self::Conflict(text)
-            }
+            OrderError::NoEndpoint(address) => Self::NotFound { kind: "endpoint", name: address.to_string() },
+            OrderError::NotPinned
+            | OrderError::NothingHeld
+            | OrderError::NotDraining(_)
+            | OrderError::Rollback(_)
+            | OrderError::Gone => Self::Conflict(text),
             OrderError::NotSaved(_) => Self::NotSaved(text),
         }
     }

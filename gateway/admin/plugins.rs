@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::answer::Rejection;
 use crate::{
     config::{self, Config},
-    plugin::{Origin, PluginInfo, Plugins, Refused, State},
+    plugin::{MemoryUse, Origin, PluginInfo, Plugins, Refused, State},
     telemetry::{rfc3339, text::shown},
 };
 
@@ -19,7 +19,7 @@ pub(super) struct List {
 #[derive(Serialize)]
 pub(super) struct Plugin {
     name: String,
-    /// Null while no version is loaded, like the next five.
+    /// Null while no version is loaded, like the next five, and `memory`.
     kind: Option<String>,
     origin: Option<&'static str>,
     file: Option<String>,
@@ -27,6 +27,9 @@ pub(super) struct Plugin {
     loaded_at: Option<String>,
     /// Or the time to find it compiled.
     compile_ms: Option<f64>,
+    /// What a pick takes, lately; null of a registry plugin, and until some were timed.
+    pick_ns: Option<u64>,
+    memory: Option<Memory>,
     version: u64,
     state: &'static str,
     /// Only of a selector that is loaded and used by nothing.
@@ -39,6 +42,14 @@ pub(super) struct Plugin {
     upstreams: usize,
     /// Those that it reads.
     registries: Vec<Registry>,
+}
+
+/// Of its instances.
+#[derive(Serialize)]
+struct Memory {
+    instances: usize,
+    bytes: usize,
+    largest: usize,
 }
 
 #[derive(Serialize)]
@@ -90,6 +101,12 @@ fn plugin(info: PluginInfo, config: &Config) -> Plugin {
         digest: info.digest.map(|digest| digest.to_string()),
         loaded_at: info.loaded_at.map(rfc3339),
         compile_ms: info.compile_time.map(|time| time.as_micros() as f64 / 1e3),
+        pick_ns: info.pick_time.map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
+        memory: info.memory.map(|MemoryUse { instances, bytes, largest }| Memory {
+            instances,
+            bytes,
+            largest,
+        }),
         version: info.version,
         state: state(info.state),
         trial_error: info.trial_error,

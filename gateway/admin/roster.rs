@@ -14,7 +14,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 /// Connections at once.
-const MOST_CONNECTIONS: usize = 256;
+pub(super) const MOST_CONNECTIONS: usize = 256;
 
 /// Connections beyond, while all of the others wait for our answer. They are asked about health and nothing else.
 const FOR_HEALTH: usize = 32;
@@ -124,9 +124,11 @@ impl Client {
         self.unread.store(left, Relaxed);
     }
 
-    /// Whether it has read its answer, but for the little that a head is long.
-    pub(super) fn has_read(&self) -> bool {
-        self.unread.load(Relaxed) == 0
+    /// It has taken all that it was sent. Where more follows by and by, it does not owe since the beginning.
+    pub(super) fn has_read(&self) {
+        if let Some(since) = &mut *self.owes() {
+            *since = Instant::now();
+        }
     }
 
     /// Waits until it has to leave.

@@ -77,6 +77,7 @@ pub(super) async fn serve(
     admin: Arc<Admin>,
     shutdown: impl Future<Output = ()>,
 ) {
+    admin.feeds.open();
     let roster = Arc::new(Roster::default());
     let closing = watch::Sender::new(false);
     let mut connections = JoinSet::new();

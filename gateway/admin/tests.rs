@@ -241,11 +241,17 @@ async fn the_dashboard_is_served_without_a_token_and_with_a_strict_policy() {
         assert!(answer.body.starts_with(begins), "{path}");
         for header in [
             &format!("content-type: {kind}"),
-            "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self';",
+            "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+             connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+             require-trusted-types-for 'script'; trusted-types 'none'",
             "x-content-type-options: nosniff",
             "cache-control: no-cache",
         ] {
-            assert!(answer.head.contains(header), "{path}: no {header:?} in {}", answer.head);
+            assert!(
+                answer.head.lines().any(|line| line == header),
+                "{path}: no {header:?} in {}",
+                answer.head
+            );
         }
         let tag = answer.head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
         let again = api.send("GET", path, &format!("if-none-match: {tag}\r\n"), "").await;
@@ -386,6 +392,27 @@ async fn a_list_is_pinned_rolled_back_and_let_go() {
 }
 
 #[tokio::test]
+async fn an_endpoint_is_drained_and_let_go() {
+    let api = Api::open().await;
+    let orders = "/api/v1/upstreams/orders";
+    let body = r#"{ "addresses": ["127.0.0.1:1001"] }"#;
+    let drained = api.post(&format!("{orders}/drain"), body).await;
+    assert_eq!(drained.status, 200, "{}", drained.body);
+    let drained = drained.json();
+    assert_eq!((&drained["endpoint_count"], &drained["draining_count"]), (&json!(1), &json!(1)));
+    let draining = &drained["draining"][0];
+    assert_eq!((&draining["address"], &draining["in_flight"]), (&json!("127.0.0.1:1001"), &json!(0)));
+    assert!(draining["since"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(drained["standby"][0]["state"], "ready", "as its registry says");
+    let latest = &drained["history"][0];
+    assert_eq!((&latest["cause"], &latest["updated"]["count"]), (&json!("drained"), &json!(1)));
+
+    let served = api.post(&format!("{orders}/undrain"), body).await.json();
+    assert_eq!((&served["endpoint_count"], &served["draining"]), (&json!(2), &json!([])));
+    assert_eq!(served["history"][0]["cause"], "undrained");
+}
+
+#[tokio::test]
 async fn an_order_that_makes_no_sense_is_refused_with_the_reason() {
     let api = Api::open().await;
     let check = async |order: &str, body: &str, status: u16, error: &str| {
@@ -400,6 +427,15 @@ async fn an_order_that_makes_no_sense_is_refused_with_the_reason() {
     check("accept", r#"{ "source": "other" }"#, 404, "no source in registry \"other\"").await;
     check("accept", r#"{ "source": 7 }"#, 400, "no source 7").await;
     check("accept", r#"{ "source": 1.5 }"#, 400, "expected the number of a source").await;
+    check("drain", "", 400, "body: EOF").await;
+    check("drain", r#"{ "addresses": [] }"#, 400, "addresses names no endpoint").await;
+    let host = r#"{ "addresses": ["127.0.0.1:1001", "a.example:1"] }"#;
+    check("drain", host, 400, r#"addresses[1] is "a.example:1", and no IP address with a port"#).await;
+    let other = r#"{ "addresses": ["127.0.0.1:1001", "127.0.0.1:9"] }"#;
+    check("drain", other, 404, r#"no endpoint "127.0.0.1:9""#).await;
+    let serving = r#"{ "addresses": ["127.0.0.1:1001"] }"#;
+    check("undrain", serving, 409, "endpoint 127.0.0.1:1001 does not drain by an order").await;
+    api.fails("POST", "/api/v1/upstreams/none/drain", "", serving, 404, "no upstream \"none\"").await;
     api.fails("POST", "/api/v1/upstreams/none/pin", "", "", 404, "no upstream \"none\"").await;
     api.fails("GET", "/api/v1/upstreams/orders/pin", "", "", 405, "allowed: POST").await;
 
@@ -431,7 +467,7 @@ async fn shipped_plugins_are_shown_before_anything_uses_them() {
     let found = plugins["plugins"].as_array().unwrap().iter().find(|plugin| plugin["name"] == "p2c-ewma");
     let expected = json!({
         "name": "p2c-ewma", "kind": null, "origin": null, "file": null, "digest": null, "loaded_at": null,
-        "compile_ms": null, "upstreams": 2, "registries": [],
+        "compile_ms": null, "pick_ns": null, "memory": null, "upstreams": 2, "registries": [],
         "version": 0, "state": "unused", "trial_error": null, "faults": 0, "last_fault": null, "refusals": 0,
         "last_refusal": null,
     });

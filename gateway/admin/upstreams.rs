@@ -39,6 +39,8 @@ struct Summary {
     endpoint_count: usize,
     /// Null: the list follows its sources.
     pinned: Option<Pinned>,
+    /// Endpoints that drain by an order.
+    draining_count: usize,
     /// Endpoints that failed and get no requests, unless there is a panic.
     ejected_count: usize,
     /// Endpoints that get no requests while those before them answer.
@@ -71,6 +73,7 @@ pub(super) struct Detail {
     #[serde(skip_serializing_if = "Option::is_none")]
     standing: Option<Service>,
     endpoints: Vec<Endpoint>,
+    draining: Vec<Draining>,
     ejected: Vec<Ejected>,
     standby: Vec<Standby>,
     history: Vec<Generation>,
@@ -99,6 +102,16 @@ struct Requests {
 struct Pinned {
     since: String,
     endpoints: usize,
+}
+
+/// An endpoint that drains by an order.
+#[derive(Serialize)]
+struct Draining {
+    address: SocketAddr,
+    since: String,
+    /// What is under way to it still.
+    in_flight: u32,
+    connections: u32,
 }
 
 #[derive(Serialize)]
@@ -285,6 +298,7 @@ fn summary(upstream: &Upstream, found: bool, now: SystemTime) -> Summary {
         generation: snapshot.generation(),
         endpoint_count: snapshot.len(),
         pinned: status.pin.map(|pin| Pinned { since: rfc3339(pin.since), endpoints: pin.endpoints }),
+        draining_count: status.draining.len(),
         ejected_count: status.ejected.len(),
         standby_count: status.standby.len(),
         slow_start_count: status.starting,
@@ -359,9 +373,20 @@ fn detail(upstream: &Upstream, found: bool, now: SystemTime) -> Detail {
         summary: summary(upstream, found, now),
         standing: None,
         endpoints: snapshot.iter().map(|member| endpoint(member)).collect(),
+        draining: status.draining.iter().map(draining).collect(),
         ejected: status.ejected.iter().map(ejected).collect(),
         standby: status.standby.iter().map(standby).collect(),
         history: history(&status).collect(),
+    }
+}
+
+fn draining(of: &upstream::Draining) -> Draining {
+    let figures = of.stats.as_ref().map(|stats| stats.figures());
+    Draining {
+        address: of.address,
+        since: rfc3339(of.since),
+        in_flight: figures.as_ref().map_or(0, |figures| figures.in_flight),
+        connections: figures.as_ref().map_or(0, |figures| figures.connections),
     }
 }
 

@@ -46,6 +46,7 @@ impl Upstream {
             sources: Vec::new(),
             history: Arc::new(History::default()),
             pin: None,
+            draining: Arc::default(),
             ejected: Arc::default(),
             standby: Arc::default(),
             starting: 0,

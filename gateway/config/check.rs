@@ -12,6 +12,7 @@ mod reliability;
 mod retries;
 mod route;
 mod tls;
+mod tracing;
 mod upstream;
 
 use std::{
@@ -80,6 +81,7 @@ impl<'a> Checker<'a> {
         let upgrade_timeout = self.duration_ms(&upgrade, file.upgrade.timeout_ms);
         self.trusts = trusts(&file.registry);
         self.identity = self.identity(&top.key("gateway"), &file.gateway);
+        let tracing = self.tracing(&top.key("tracing"), file.tracing.as_ref());
         let registries = self.registries(&file.registry);
         let upstreams = self.upstreams(&file.upstream);
         let route::Routes { requests, connections, calls } = self.routes(&file.route, &file.listener);
@@ -90,6 +92,7 @@ impl<'a> Checker<'a> {
             state: state?,
             dns_servers,
             plugins: plugins?,
+            tracing: tracing?.map(Arc::new),
             shutdown,
             upgrade_timeout,
             registries,

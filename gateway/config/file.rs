@@ -15,6 +15,7 @@ mod reliability;
 mod retries;
 mod route;
 mod tls;
+mod tracing;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ pub(super) use self::{
     retries::{BackupAfter, Retries, Tries},
     route::{Route, RouteTimeouts},
     tls::{Certificate, ListenerTls, UpstreamTls},
+    tracing::Tracing,
     upstream::{Pool, Selector, Timeouts, Upstream},
 };
 
@@ -57,6 +59,8 @@ pub(super) struct File {
     pub resolver: Resolver,
     /// The plugins folder, and the limits that all plugins live under.
     pub plugins: Plugins,
+    /// Traces of requests, sent to a collector by OTLP. Default: none.
+    pub tracing: Option<Tracing>,
     /// How the gateway ends.
     pub shutdown: Shutdown,
     /// How the gateway hands over to a new process.

@@ -4,6 +4,7 @@
 //! compared.
 
 mod heads;
+mod tracing;
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,10 @@ use std::{
 use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
-pub use self::heads::{HeaderChanges, Heads, Redirect, Scheme, UpstreamHost};
+pub use self::{
+    heads::{HeaderChanges, Heads, Redirect, Scheme, UpstreamHost},
+    tracing::{OtlpEndpoint, OtlpProtocol, Tracing},
+};
 use crate::{
     connector,
     document::Secret,
@@ -39,6 +43,8 @@ pub struct Config {
     /// The DNS servers that are asked; none: those of the system.
     pub dns_servers: Vec<SocketAddr>,
     pub plugins: Plugins,
+    /// None: nothing is traced.
+    pub tracing: Option<Arc<Tracing>>,
     pub shutdown: Shutdown,
     /// How long a new process has to be ready.
     pub upgrade_timeout: Duration,
@@ -86,6 +92,7 @@ impl Config {
                     table_elements: 10_000,
                 },
             },
+            tracing: None,
             shutdown: Shutdown { delay: Duration::from_secs(1), drain: Duration::from_secs(30) },
             upgrade_timeout: Duration::from_secs(60),
             registries: BTreeMap::new(),

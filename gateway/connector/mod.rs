@@ -19,6 +19,7 @@
 pub mod dns;
 pub mod etcd;
 pub mod file;
+mod fresh;
 mod host;
 pub mod http;
 pub mod mdns;

@@ -173,7 +173,7 @@ impl Targets {
             self.selectors.clone(),
             progress,
         );
-        let account = Rc::new(Account { metrics: upstream.metrics.clone(), worker: self.index });
+        let account = Rc::new(Account { metrics: upstream.metrics.clone(), worker: self.index, times: None });
         let evidence = Rc::new(upstream.evidence());
         let line = self.line(&upstream, before);
         Rc::new(Target { upstream, view, account, evidence, line })

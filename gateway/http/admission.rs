@@ -76,12 +76,19 @@ pub(super) type Waiting =
     Pin<Box<dyn Future<Output = (Box<Routed>, Rc<Target>, Result<Admitted, RequestError>)>>>;
 
 /// Looks whether a request may be sent to an upstream, without waiting.
-pub(super) fn admit(routed: &mut Routed, target: &Target) -> Verdict {
+pub(super) fn admit(routed: &mut Routed, target: &Rc<Target>) -> Verdict {
     let now = routed.record.started;
     target.upstream.touch(now);
-    routed.record.account = target.account.clone();
+    routed.record.account = match &routed.manner.accounts {
+        Some(accounts) => accounts.of(target),
+        None => target.account.clone(),
+    };
     if let Some(entry) = &mut routed.record.entry {
         entry.upstream = Some(target.upstream.name().clone());
+    }
+    if let Some(trace) = &mut routed.record.trace {
+        trace.upstream = Some(target.upstream.name().clone());
+        trace.secured = target.upstream.tls.is_some();
     }
     if routed.manner.max_body.is_some_and(|most| routed.body.size_hint().lower() > most) {
         return Verdict::Refused(RequestError::BodyTooLarge);

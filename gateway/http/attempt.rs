@@ -27,6 +27,8 @@ pub(super) struct Try {
     pub step: Step,
     /// It was begun beside the first.
     pub backup: bool,
+    /// Its number in the trace of the request, if that has one.
+    pub span: u16,
 }
 
 impl Try {

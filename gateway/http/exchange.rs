@@ -34,7 +34,7 @@ use crate::{
     resilience::{BackupAfter, History, Mode, RetryPolicy, Tried, idempotent, only_reads},
     selector::Altered,
     server::{ConnInfo, OpenStream},
-    syntax::{target::HostAndPath, websocket::Accept},
+    syntax::{target::HostAndPath, trace_context::TRACEPARENT, websocket::Accept},
     telemetry::{Fault, Record},
     upstream::Member,
 };
@@ -179,6 +179,9 @@ impl Routed {
         if let Some(heads) = &exchange.heads {
             forward::change_request(&mut head.headers, &heads.request, &mut altered);
         }
+        if exchange.record.trace.is_some() {
+            altered.overwrite(&head.headers, &TRACEPARENT);
+        }
         (exchange.upgrading, exchange.altered) = (upgrading, Some(altered));
         let opened = Opened::begin(picked, at);
         exchange.begin(opened, Request::from_parts(self.head, body), How::default());
@@ -227,7 +230,7 @@ impl Exchange {
             is_call,
             ..
         } = *self;
-        let (Tries::One(Try { opened, step: Step::Sent(attempt), .. }), Some(headed)) = (tries, headed)
+        let (Tries::One(Try { opened, step: Step::Sent(attempt), span, .. }), Some(headed)) = (tries, headed)
         else {
             return missing(&target, record);
         };
@@ -255,6 +258,10 @@ impl Exchange {
             entry.endpoint = Some(member.address());
             entry.endpoint_took = Some(at.saturating_duration_since(begun));
             entry.grpc_status = is_call.then(|| grpc::status(response.headers())).flatten();
+        }
+        if let Some(trace) = &mut record.trace {
+            trace.goes_on(span);
+            trace.grpc_status = is_call.then(|| grpc::status(response.headers())).flatten();
         }
         let is_open = is_call && !grpc::is_told(response.headers());
         let open = is_open.then(|| at.saturating_duration_since(begun));

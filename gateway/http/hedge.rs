@@ -13,6 +13,7 @@ use super::{
 use crate::{
     dispatch::Opened,
     resilience::{Event, Next},
+    telemetry::trace::Ended,
 };
 
 impl Exchange {
@@ -57,8 +58,11 @@ impl Exchange {
         if self.tries.first().is_some_and(|winner| winner.backup) {
             metrics.hedge_won(self.peer.worker.index);
         }
-        if let Some(Try { opened, backup, .. }) = loser {
+        if let Some(Try { opened, backup, span, .. }) = loser {
             metrics.hedge_cancelled(self.peer.worker.index);
+            if let Some(trace) = &mut self.record.trace {
+                trace.tried(span, Ended::Cancelled, Instant::now());
+            }
             if !backup {
                 // It would have taken longer than that.
                 self.note_latency(opened.begun, Instant::now());

@@ -1,11 +1,12 @@
-//! What the access log learns of a request. Nothing here costs anything where there is none.
+//! What the access log learns of a request, and its trace of why it failed. Nothing here costs anything where there is
+//! none.
 
 use std::{sync::Arc, time::Instant};
 
 use http::{Request, Response, Version};
 use hyper::body::{Body as _, Incoming};
 
-use super::{RequestError, reply::ReplyBody, service::Peer};
+use super::{RequestError, grpc, reply::ReplyBody, service::Peer};
 use crate::{
     server::ConnInfo,
     telemetry::{
@@ -41,6 +42,12 @@ pub(super) fn entry(
 pub(super) fn failed(record: &mut Record, error: &RequestError) {
     if let Some(entry) = &mut record.entry {
         explain(entry, error);
+    }
+    if let Some(trace) = &mut record.trace {
+        trace.failed(error.facts().1);
+        if trace.is_call {
+            trace.grpc_status = Some(grpc::code(error.status()) as u32);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! `service` is the path, step by step. Everything that can go wrong on it becomes a status in `respond`.
 
+mod accounts;
 mod admission;
 mod attempt;
 mod cdn_loop;
@@ -24,6 +25,7 @@ mod seen;
 mod service;
 mod set_aside;
 mod spare;
+mod traced;
 mod tries;
 mod tunnel;
 mod upload;

@@ -125,7 +125,7 @@ impl Ending {
     /// The answer has come to its end; of a call that may be one that failed, or of which nobody knows how it went.
     fn end(mut self, record: &mut Record, failed: bool) {
         if failed {
-            let Account { metrics, worker } = &*record.account;
+            let Account { metrics, worker, .. } = &*record.account;
             metrics.learned(*worker, Evidence::GatewayError);
             self.worsen(Evidence::GatewayError);
         }
@@ -257,6 +257,13 @@ impl Passing {
                     }
                 }
                 if self.is_call
+                    && let Some(trace) = &mut self.record.trace
+                    && let Some(Ok(frame)) = &frame
+                    && let Some(status) = frame.trailers_ref().and_then(grpc::status)
+                {
+                    trace.grpc_status = Some(status);
+                }
+                if self.is_call
                     && let Some(Ok(frame)) = &frame
                     && let Some(failed) = frame.trailers_ref().and_then(grpc::failed)
                 {
@@ -300,7 +307,7 @@ impl Passing {
         self.record.cut(fault);
         if let Some(ending) = self.ending.take() {
             if fault == Fault::Endpoint {
-                let Account { metrics, worker } = &*self.record.account;
+                let Account { metrics, worker, .. } = &*self.record.account;
                 metrics.learned(*worker, evidence);
             }
             ending.break_off(fault, evidence);

@@ -4,12 +4,13 @@ use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderName, HeaderValue, request::Parts};
 
-use super::{admission::RateLimit, cors::Cors, redirect};
+use super::{accounts::Accounts, admission::RateLimit, cors::Cors, redirect};
 use crate::{
     config::{self, ByName, HeaderChanges, Heads, NameFrom, Redirect, Scheme, UpstreamHost},
     dispatch::{Goal, is_under},
     resilience::RateTable,
     syntax::target::HostAndPath,
+    telemetry::AllTimes,
     upstream::UpstreamName,
 };
 
@@ -31,6 +32,7 @@ struct Route<T> {
     /// Of gRPC-Web, if that is translated.
     cors: Option<Rc<Cors>>,
     rate: Option<RateLimit>,
+    accounts: Rc<Accounts>,
     leads: Leads<T>,
 }
 
@@ -44,6 +46,8 @@ pub(super) enum Leads<T> {
 /// A request's route.
 pub(super) struct RouteMatch<'a, T> {
     pub name: &'a Arc<str>,
+    /// What its path begins with.
+    pub path: &'a Arc<str>,
     pub leads: &'a Leads<T>,
     pub rate: Option<&'a RateLimit>,
     pub manner: Manner,
@@ -65,6 +69,8 @@ pub(super) struct Manner {
     pub max_body: Option<u64>,
     /// Of gRPC-Web, if that is translated.
     pub cors: Option<Rc<Cors>>,
+    /// Where its requests are counted.
+    pub accounts: Option<Rc<Accounts>>,
 }
 
 impl<T> Routes<T> {
@@ -76,6 +82,7 @@ impl<T> Routes<T> {
     pub(super) fn new(
         config: &config::Config,
         rates: &[Option<Arc<RateTable>>],
+        times: &Arc<AllTimes>,
         upstream: impl Fn(&UpstreamName) -> Option<T>,
     ) -> Self {
         let rate = |index: usize, route: &config::Route| {
@@ -92,6 +99,7 @@ impl<T> Routes<T> {
             max_body: route.max_body,
             cors: route.grpc_web.as_ref().map(|web| Rc::new(Cors::new(web))),
             rate: rate(index, route),
+            accounts: Rc::new(Accounts::new(route.name.clone(), times.clone())),
             leads: match &route.target {
                 config::Target::Redirect(to) => Leads::Elsewhere(Rc::new(to.clone())),
                 target => Leads::To(Goal::new(target, &upstream).unwrap_or(Goal::Shares(Vec::new()))),
@@ -109,7 +117,20 @@ impl<T> Routes<T> {
         scheme: impl Fn() -> Scheme,
     ) -> Option<RouteMatch<'_, T>> {
         let route = self.0.iter().find(|route| route.matches(listener, head, asked, &scheme))?;
-        let Route { name, timeouts, retries, repeatable, heads, max_body, cors, rate, leads, .. } = route;
+        let Route {
+            name,
+            matches,
+            timeouts,
+            retries,
+            repeatable,
+            heads,
+            max_body,
+            cors,
+            rate,
+            accounts,
+            leads,
+            ..
+        } = route;
         let manner = Manner {
             strip: route.strip(asked.path()),
             timeouts: *timeouts,
@@ -118,8 +139,9 @@ impl<T> Routes<T> {
             heads: heads.clone(),
             max_body: *max_body,
             cors: cors.clone(),
+            accounts: Some(accounts.clone()),
         };
-        Some(RouteMatch { name, leads, rate: rate.as_ref(), manner })
+        Some(RouteMatch { name, path: &matches.path, leads, rate: rate.as_ref(), manner })
     }
 }
 
@@ -211,7 +233,7 @@ mod tests {
 
     fn routes(list: &[config::Route]) -> Routes<String> {
         let config = config::Config { routes: list.to_vec(), ..config::Config::empty("".into()) };
-        Routes::new(&config, &[], |name| Some(name.to_string()))
+        Routes::new(&config, &[], &Arc::new(AllTimes::new(1)), |name| Some(name.to_string()))
     }
 
     fn route(path: &str, host: Option<&str>, upstream: &str) -> config::Route {

@@ -28,6 +28,7 @@ use super::{
     request_id,
     route::Manner,
     seen::Seen,
+    traced,
     upload::RequestBody,
     worker::{Lookup, Worker},
 };
@@ -38,7 +39,7 @@ use crate::{
     net::Proxied,
     server::{Arrival, ConnInfo, Listener, Refusal},
     syntax::target::HostAndPath,
-    telemetry::{Record, access::AccessLog},
+    telemetry::{KnownMethod, Record, access::AccessLog, trace::Tracer},
 };
 
 /// Whoever is at the other end of one connection.
@@ -48,6 +49,8 @@ pub(super) struct Peer {
     pub listener: Arc<config::Listener>,
     /// Of the listener, if it has one.
     pub access_log: Option<Arc<AccessLog>>,
+    /// There if requests are traced.
+    pub tracer: Option<Arc<Tracer>>,
     door: Rc<Door>,
     pub sender: Sender,
     /// What endpoints are told of the connection, where they are.
@@ -63,10 +66,10 @@ impl Peer {
         door: Rc<Door>,
         connection: &ConnInfo,
     ) -> Self {
-        let Listener { settings, access_log, .. } = listener.clone();
+        let Listener { settings, access_log, tracer, .. } = listener.clone();
         let ends = connection.ends();
         let sender = Sender::new(ends.client, &settings.trusted_proxies, connection.tls());
-        Self { worker, listener: settings, access_log, door, sender, ends, own_pool: OnceCell::new() }
+        Self { worker, listener: settings, access_log, tracer, door, sender, ends, own_pool: OnceCell::new() }
     }
 
     /// Where idle connections to an upstream are. Those that began with the client's name are for nobody else, and close
@@ -110,7 +113,13 @@ type Finding = Pin<Box<dyn Future<Output = (Box<Routed>, Result<Rc<Target>, Requ
 /// What can be done without waiting is done before this returns.
 pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
     let mut record = Record::new(Instant::now(), peer.worker.unrouted.clone());
-    let Arrival { request, connection, stream } = arrival;
+    let Arrival { mut request, connection, stream } = arrival;
+    // First, since the log names the trace.
+    if let Some(tracer) = &peer.tracer
+        && let Ok(request) = &mut request
+    {
+        record.trace = traced::begin(tracer, peer, request, record.started);
+    }
     if let Some(log) = &peer.access_log {
         record.entry = Some(logged::entry(log, peer, &connection, record.started, request.as_ref().ok()));
     }
@@ -121,6 +130,7 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
                 let trusted = peer.sender.is_trusted();
                 record.request_id = Some(request_id::assign(request.headers_mut(), trusted));
             }
+            record.method = KnownMethod::of(request.method());
             request.into_parts()
         }
         Err(refusal) => return unrouted(peer, record, &refusal.into(), &None, false),
@@ -134,6 +144,9 @@ pub(super) fn answer(peer: &Rc<Peer>, arrival: Arrival) -> Call {
         seen = Seen::of(&head.headers);
     }
     let is_call = web.is_some() || grpc::is_call(&head);
+    if let Some(trace) = &mut record.trace {
+        trace.is_call = is_call;
+    }
     let (asked, found) = match found {
         Ok(found) => found,
         Err(error) => return unrouted(peer, record, &error, &manner.heads, is_call).of(web),
@@ -177,6 +190,9 @@ fn route(
     *manner = route.manner;
     if let Some(entry) = &mut record.entry {
         entry.route = Some(route.name.clone());
+    }
+    if let Some(trace) = &mut record.trace {
+        trace.route = Some((route.name.clone(), route.path.clone()));
     }
     if let Some(preflight) = manner.cors.as_ref().and_then(|cors| cors.preflight(head)) {
         return Ok((asked, Lookup::Preflight(Box::new(preflight?))));

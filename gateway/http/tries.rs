@@ -17,6 +17,7 @@ use super::{
     exchange::{Exchange, Headed},
     forward, grpc, rpcx,
     seen::Seen,
+    traced,
     upload::RequestBody,
     verdict::{self, Failed},
     waits::Wait,
@@ -160,7 +161,11 @@ impl Exchange {
         if let Some(entry) = &mut self.record.entry {
             entry.tries(opened.member.address());
         }
-        let try_over = |opened, step| Try { opened, step, backup: how.backup };
+        let span = match &mut self.record.trace {
+            Some(trace) => trace.tries(opened.member.address(), opened.begun),
+            None => 0,
+        };
+        let try_over = |opened, step| Try { opened, step, backup: how.backup, span };
         match idle {
             Some(connection) => {
                 self.tries.add(try_over(opened, Step::Over));
@@ -188,7 +193,10 @@ impl Exchange {
         // What is proved not to have been processed is not given back by a connection that others share.
         let scheme = if self.target.upstream.tls.is_some() { Scheme::Https } else { Scheme::Http };
         let again = (self.history.may_repeat() || connection.is_shared()) && self.policy().keeps();
-        let Some(Try { opened, step, .. }) = self.tries.get_mut(place) else { return };
+        let Some(Try { opened, step, span, .. }) = self.tries.get_mut(place) else { return };
+        if let Some(trace) = &self.record.trace {
+            trace.tell(*span, request.headers_mut());
+        }
         if let Some(host) = host(self.heads.as_deref(), &self.asked, &opened.member, scheme) {
             request.headers_mut().insert(header::HOST, host);
         }
@@ -215,6 +223,11 @@ impl Exchange {
         let outcome = outcome
             .and_then(|response| verdict::accept(response, seen, self.upgrading, self.websocket.as_deref()));
         let at = Instant::now();
+        if let Some(trace) = &mut self.record.trace
+            && let Some(Try { span, .. }) = self.tries.get_mut(place)
+        {
+            trace.tried(*span, traced::ended(&outcome), at);
+        }
         let (well, success) = self.learn(place, &outcome, seen, at);
         if self.kept.as_ref().is_some_and(|kept| kept.is_lost()) {
             self.history.lose();

@@ -167,7 +167,7 @@ impl Course {
         let announced = self.announced.borrow();
         let dropped = trailers.keys().filter(|name| !announced.contains(name)).count();
         if self.by_http1.get() && dropped > 0 {
-            let Account { metrics, worker } = &*self.account;
+            let Account { metrics, worker, .. } = &*self.account;
             metrics.dropped_trailers(*worker, dropped as u64);
         }
     }

@@ -16,7 +16,7 @@ use std::{
 
 use wasmtime::{Cache, CacheConfig, Config, OptLevel, Store, UpdateDeadline};
 
-use super::limits::Total;
+use super::memory::Total;
 use crate::{selector::Beside, upstream::since_epoch};
 
 /// The unit of deadlines.

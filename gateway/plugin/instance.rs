@@ -19,8 +19,9 @@ use wasmtime_wasi::{WasiCtxView, WasiView};
 use super::{
     engine::{Clock, Engine, Held, cpu_time},
     faults::{self, Faults, LastFault},
-    limits::{Limits, Total},
+    limits::Limits,
     load::{LoadError, Loaded},
+    memory::Memory,
     runtime::{self, HasWasi, Wasi, Who},
 };
 use crate::{
@@ -46,7 +47,7 @@ pub(super) struct RegistryPlugin {
     registrar: Option<registrar::GuestIndices>,
     limits: RegistryLimits,
     clock: Arc<Clock>,
-    memory: Arc<Total>,
+    pub memory: Memory,
     faults: Faults,
 }
 
@@ -86,7 +87,7 @@ impl RegistryPlugin {
             link().map_err(|error| LoadError::Mismatch(format!("{error:#}")))?;
         // A registry plugin is not quarantined: its list is frozen and its instance rebuilt with growing pauses.
         let faults = Faults::new(name.clone(), 0);
-        let (clock, memory) = (engine.clock().clone(), engine.memory().clone());
+        let (clock, memory) = (engine.clock().clone(), Memory::new(engine.memory().clone()));
         Ok(Self { name, version, component, registry, registrar, limits, clock, memory, faults })
     }
 
@@ -123,7 +124,7 @@ impl Instance {
         let limits = &plugin.limits;
         let data = Data {
             wasi: Wasi::new(who, connectors.sockets().clone()),
-            limits: Limits::new(limits.memory_bytes, limits.table_elements, plugin.memory.clone()),
+            limits: Limits::new(limits.memory_bytes, limits.table_elements, &plugin.memory),
             connectors,
         };
         let mut store = Store::new(plugin.component.engine(), data);

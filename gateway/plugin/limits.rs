@@ -7,6 +7,8 @@ use std::sync::{
 
 use wasmtime::ResourceLimiter;
 
+use super::memory::{Memory, Total};
+
 /// Core instances, memories and tables inside one component. Languages that link dynamically need dozens.
 const INSTANCES: usize = 256;
 
@@ -16,31 +18,10 @@ pub(super) struct Limits {
     memory: Cap,
     table: Cap,
     total: Arc<Total>,
+    /// What it has, for whoever looks.
+    told: Arc<AtomicUsize>,
     /// All instances together had no more to give.
     total_hit: bool,
-}
-
-/// The memory of all instances, in bytes, as far as they have asked for it.
-#[derive(Debug)]
-pub(super) struct Total {
-    used: AtomicUsize,
-    most: usize,
-}
-
-impl Total {
-    pub fn new(most: usize) -> Self {
-        Self { used: AtomicUsize::new(0), most }
-    }
-
-    /// Whether there is so much more.
-    fn take(&self, bytes: usize) -> bool {
-        let more = |used: usize| used.checked_add(bytes).filter(|used| *used <= self.most);
-        self.used.fetch_update(Relaxed, Relaxed, more).is_ok()
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Relaxed);
-    }
 }
 
 #[derive(Debug)]
@@ -51,9 +32,10 @@ struct Cap {
 }
 
 impl Limits {
-    pub fn new(memory_bytes: usize, table_elements: usize, total: Arc<Total>) -> Self {
+    pub fn new(memory_bytes: usize, table_elements: usize, of_plugin: &Memory) -> Self {
         let cap = |most| Cap { used: 0, most, hit: false };
-        Self { memory: cap(memory_bytes), table: cap(table_elements), total, total_hit: false }
+        let (total, told) = (of_plugin.total.clone(), of_plugin.join());
+        Self { memory: cap(memory_bytes), table: cap(table_elements), total, told, total_hit: false }
     }
 
     /// The limit that the guest has run into, in words.
@@ -105,6 +87,7 @@ impl ResourceLimiter for Limits {
             self.memory.used = before;
             self.total_hit = true;
         }
+        self.told.store(self.memory.used, Relaxed);
         Ok(taken)
     }
 
@@ -136,7 +119,7 @@ mod tests {
 
     #[test]
     fn all_memories_share_one_cap_and_the_limit_that_was_hit_is_told() {
-        let mut limits = Limits::new(100, 10, Arc::new(Total::new(1_000)));
+        let mut limits = Limits::new(100, 10, &Memory::new(Arc::new(Total::new(1_000))));
         assert!(limits.memory_growing(0, 60, None).unwrap());
         assert!(limits.memory_growing(0, 40, None).unwrap());
         assert_eq!(limits.hit(), None);
@@ -146,7 +129,7 @@ mod tests {
 
     #[test]
     fn table_elements_are_capped() {
-        let mut limits = Limits::new(100, 10, Arc::new(Total::new(1_000)));
+        let mut limits = Limits::new(100, 10, &Memory::new(Arc::new(Total::new(1_000))));
         assert!(limits.table_growing(0, 10, None).unwrap());
         assert!(!limits.table_growing(10, usize::MAX, None).unwrap());
         assert_eq!(limits.hit().unwrap(), "its limit of 10 table elements is reached");
@@ -155,15 +138,17 @@ mod tests {
     #[test]
     fn all_instances_share_what_there_is_and_give_it_back_when_they_go() {
         let total = Arc::new(Total::new(100));
-        let mut one = Limits::new(80, 10, total.clone());
-        let mut other = Limits::new(80, 10, total.clone());
+        let (first, second) = (Memory::new(total.clone()), Memory::new(total.clone()));
+        let (mut one, mut other) = (Limits::new(80, 10, &first), Limits::new(80, 10, &second));
         assert!(one.memory_growing(0, 60, None).unwrap());
         assert!(!other.memory_growing(0, 60, None).unwrap());
         assert_eq!(other.hit().unwrap(), "all plugins together have 100 bytes of memory, and no more");
         assert!(other.memory_growing(0, 40, None).unwrap());
+        assert_eq!((first.used().bytes, second.used().bytes), (60, 40), "what was refused is not counted");
         drop(one);
+        assert_eq!(first.used().instances, 0);
         assert!(other.memory_growing(40, 80, None).unwrap());
         drop(other);
-        assert_eq!(total.used.load(Relaxed), 0);
+        assert_eq!(total.used(), 0);
     }
 }

@@ -11,6 +11,7 @@ mod instance;
 mod supervisor;
 mod limits;
 mod load;
+mod memory;
 mod names;
 mod registrar;
 mod registry;
@@ -38,6 +39,7 @@ pub use self::{
     engine::EngineError,
     faults::LastFault,
     load::{Digest, Kind, LoadError},
+    memory::MemoryUse,
     registrar::Announcement,
     uses::{Cause, Problem, RegistryUse, SelectorUse, Uses},
 };
@@ -150,6 +152,10 @@ pub struct PluginInfo {
     pub last_fault: Option<LastFault>,
     /// Or the time to find it compiled.
     pub compile_time: Option<Duration>,
+    /// On average, lately. None of a registry plugin, and until some were timed.
+    pub pick_time: Option<Duration>,
+    /// Of the instances of the version in force; none while there is none.
+    pub memory: Option<MemoryUse>,
     pub loaded_at: Option<SystemTime>,
     /// Since the start.
     pub refusals: u64,

@@ -4,13 +4,13 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use tokio::sync::watch;
 
 use super::{
-    Origin, PluginInfo, Refused, State,
+    MemoryUse, Origin, PluginInfo, Refused, State,
     faults::LastFault,
     instance::RegistryPlugin,
     load::{Kind, LoadError, Loaded},
@@ -84,6 +84,20 @@ impl Plugin {
         match self {
             Self::Selector(selector) => selector.last_fault(),
             Self::Registry(registry) => registry.last_fault(),
+        }
+    }
+
+    fn pick_time(&self) -> Option<Duration> {
+        match self {
+            Self::Selector(selector) => selector.pick_time(),
+            Self::Registry(_) => None,
+        }
+    }
+
+    fn memory(&self) -> MemoryUse {
+        match self {
+            Self::Selector(selector) => selector.memory(),
+            Self::Registry(registry) => registry.memory.used(),
         }
     }
 
@@ -200,6 +214,8 @@ impl Entry {
             faults: self.past_faults + running.map_or(0, |running| running.plugin.faults()),
             last_fault: self.last_fault(),
             compile_time: running.map(|running| running.loaded.took),
+            pick_time: running.and_then(|running| running.plugin.pick_time()),
+            memory: running.map(|running| running.plugin.memory()),
             loaded_at: running.map(|running| running.at),
             refusals: self.refusals,
             last_refusal: self.last_refusal.clone(),

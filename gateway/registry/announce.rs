@@ -17,7 +17,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Whoever asks to be called again at once is not.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a withdrawal may take. What is not withdrawn ends with its lease.
+/// How long a withdrawal may take, and with it the heartbeat that it waits for: a call into a plugin that is cancelled
+/// ends its instance, which would forget what to withdraw. What is not withdrawn ends with its lease.
 const WITHDRAWAL: Duration = Duration::from_secs(5);
 
 /// A registry in which one instance is announced.
@@ -48,9 +49,12 @@ pub enum Standing {
 
 /// An instance that is announced for as long as this lives. Dropping it withdraws nothing.
 pub struct Registration {
+    registry: Arc<str>,
+    service: String,
     standing: watch::Receiver<Standing>,
     withdraw: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    /// Tells at its end whether nothing is announced any more.
+    task: JoinHandle<bool>,
 }
 
 impl Registration {
@@ -58,9 +62,11 @@ impl Registration {
     pub fn start(registry: Arc<str>, service: String, registrar: impl Registrar) -> Self {
         let (tell, standing) = watch::channel(Standing::Starting);
         let (withdraw, withdrawn) = oneshot::channel();
-        let announcer = Announcer { registry, service, registrar, tell, failing: Lasting::default() };
+        let failing = Lasting::default();
+        let announcer =
+            Announcer { registry: registry.clone(), service: service.clone(), registrar, tell, failing };
         let task = tokio::spawn(announcer.run(withdrawn));
-        Self { standing, withdraw, task }
+        Self { registry, service, standing, withdraw, task }
     }
 
     /// Tells how the announcement fares, now and whenever that changes.
@@ -68,12 +74,20 @@ impl Registration {
         self.standing.clone()
     }
 
-    /// Takes the announcement back. Waits for the registry, a few seconds at most.
-    pub async fn withdraw(mut self) {
+    /// Takes the announcement back, and says whether that was done. Waits for the registry, five seconds at most,
+    /// whatever it is asked meanwhile.
+    pub async fn withdraw(mut self) -> bool {
         let (unused, _) = oneshot::channel();
         // The task is gone only if it panicked, and that has been reported.
         let _ = std::mem::replace(&mut self.withdraw, unused).send(());
-        let _ = (&mut self.task).await;
+        match time::timeout(WITHDRAWAL, &mut self.task).await {
+            Ok(withdrawn) => withdrawn.unwrap_or(false),
+            Err(_) => {
+                let (registry, service) = (&self.registry, &self.service);
+                tracing::warn!(%registry, service, "Withdrawal took too long");
+                false
+            }
+        }
     }
 }
 
@@ -92,11 +106,11 @@ struct Announcer<R> {
 }
 
 impl<R: Registrar> Announcer<R> {
-    async fn run(mut self, mut withdrawn: oneshot::Receiver<()>) {
+    async fn run(mut self, mut withdrawn: oneshot::Receiver<()>) -> bool {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let failure = match self.announce(&mut backoff, &mut withdrawn).await {
-                Ok(()) => return,
+                Ok(withdrawn) => return withdrawn,
                 Err(failure) => failure,
             };
             self.failed(failure);
@@ -104,17 +118,18 @@ impl<R: Registrar> Announcer<R> {
                 () = time::sleep(backoff.pause()) => {}
                 // Another version may be the cure.
                 () = self.registrar.changed() => backoff.reset(),
-                _ = &mut withdrawn => return,
+                _ = &mut withdrawn => return true,
             }
         }
     }
 
-    /// Announces, and keeps the announcement alive until it is withdrawn or has to be made anew.
+    /// Announces, and keeps the announcement alive until it is withdrawn or has to be made anew. Says whether the
+    /// withdrawal was done.
     async fn announce(
         &mut self,
         backoff: &mut Backoff,
         withdrawn: &mut oneshot::Receiver<()>,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         self.registrar.register().await?;
         loop {
             let pause = match self.registrar.renew().await {
@@ -131,22 +146,18 @@ impl<R: Registrar> Announcer<R> {
             };
             tokio::select! {
                 () = time::sleep(pause) => {}
-                _ = &mut *withdrawn => {
-                    self.withdraw().await;
-                    return Ok(());
-                }
+                _ = &mut *withdrawn => return Ok(self.withdraw().await),
             }
         }
     }
 
-    async fn withdraw(&mut self) {
-        let withdrawal = time::timeout(WITHDRAWAL, self.registrar.withdraw()).await;
-        let (registry, service) = (&self.registry, &self.service);
-        match withdrawal {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%registry, service, %error, "Withdrawal failed"),
-            Err(_) => tracing::warn!(%registry, service, "Withdrawal took too long"),
+    async fn withdraw(&mut self) -> bool {
+        let withdrawal = self.registrar.withdraw().await;
+        if let Err(error) = &withdrawal {
+            let (registry, service) = (&self.registry, &self.service);
+            tracing::warn!(%registry, service, %error, "Withdrawal failed");
         }
+        withdrawal.is_ok()
     }
 
     fn announced(&mut self) {

@@ -398,8 +398,14 @@ fn claim(endpoint: wit::Endpoint, addresses: Vec<SocketAddr>) -> Claim {
     let in_labels = || labels.iter().find(|(name, _)| name == ZONE).map(|(_, zone)| zone.clone());
     let said = |text: Option<String>| text.filter(|text| !text.is_empty());
     let zone = said(zone).or_else(|| said(in_labels())).map(Arc::from);
-    let facts =
-        Facts { state, priority, hostname: said(hostname).map(Arc::from), zone, labels: Labels::new(labels) };
+    let facts = Facts {
+        state,
+        drains: false,
+        priority,
+        hostname: said(hostname).map(Arc::from),
+        zone,
+        labels: Labels::new(labels),
+    };
     Claim { id, addresses, weight: Weight::new(weight), facts }
 }
 

@@ -40,7 +40,7 @@ pub struct Worker {
 
 impl Worker {
     pub fn new(index: usize, targets: Rc<Targets>, watch: Rc<Watch>, metrics: &ProcessMetrics) -> Self {
-        let unrouted = Rc::new(Account { metrics: metrics.unrouted.clone(), worker: index });
+        let unrouted = Rc::new(Account { metrics: metrics.unrouted.clone(), worker: index, times: None });
         let (routes, lanes) = (RefCell::new(Routes::empty()), Lanes::new(watch.clone()));
         Self { index, targets, watch, routes, lanes, unrouted }
     }

@@ -1,6 +1,6 @@
 //! Upstreams as tables for a terminal, made of what the admin API says.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::SocketAddr};
 
 use serde_json::Value;
 
@@ -37,13 +37,43 @@ pub(super) fn one(upstream: &Value) -> String {
         .iter()
         .filter(|out| items(&upstream["endpoints"]).iter().all(|of| of["address"] != out["address"]));
     let taken_out = taken_out.map(|out| endpoint(out, format!("taken out: {}", text(&out["reason"]))));
-    let standby = items(&upstream["standby"]).iter().map(|of| endpoint(of, waits(of)));
+    let draining = items(&upstream["draining"]);
+    let standby = items(&upstream["standby"]).iter().map(|of| {
+        let drains = draining.iter().any(|draining| draining["address"] == of["address"]);
+        endpoint(of, if drains { "drains by order".into() } else { waits(of) })
+    });
     let head = ["ENDPOINT", "WEIGHT", "IN FLIGHT", "REQUESTS", "FAILURES", "LATENCY", "STATE"];
     let _ = write!(out, "\n{}", table(head, rows.chain(taken_out).chain(standby)));
     let changes = items(&upstream["history"]).iter().map(change);
     let head = ["GENERATION", "AT", "CAUSE", "SOURCE", "ADDED", "UPDATED", "REMOVED", "HELD"];
     let _ = write!(out, "\n{}", table(head, changes));
     out
+}
+
+/// What came of an order to drain these.
+pub(super) fn drained(upstream: &Value, addresses: &[SocketAddr]) -> String {
+    let of_them = |key: &str| {
+        let is_one = |of: &&Value| addresses.iter().any(|address| of["address"] == address.to_string());
+        items(&upstream[key]).iter().filter(is_one).collect::<Vec<_>>()
+    };
+    let under_way: u64 = of_them("draining").iter().map(|of| count(&of["in_flight"])).sum();
+    let drain = if addresses.len() == 1 { "drains" } else { "drain" };
+    let (name, those) = (text(&upstream["name"]), names(addresses));
+    let (requests, left) = (many(under_way, "request"), many(count(&upstream["endpoint_count"]), "endpoint"));
+    let get = if addresses.len() == 1 { "gets" } else { "get" };
+    match of_them("endpoints").is_empty() {
+        true => format!("{those} of {name} {drain}, with {requests} under way; {name} has {left} left"),
+        false => format!("{those} of {name} {drain}, and still {get} requests: no other endpoint is well"),
+    }
+}
+
+pub(super) fn names(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn many(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 fn facts(upstream: &Value) -> String {
@@ -59,6 +89,11 @@ fn facts(upstream: &Value) -> String {
             "pinned",
             format!("since {}, {} endpoints", text(&pinned["since"]), text(&pinned["endpoints"])),
         ));
+    }
+    for of in items(&upstream["draining"]) {
+        let (address, since) = (text(&of["address"]), text(&of["since"]));
+        let under_way = many(count(&of["in_flight"]), "request");
+        facts.push(("draining", format!("{address} since {since}, {under_way} under way")));
     }
     if upstream["unsaved"].is_string() {
         facts.push(("unsaved", text(&upstream["unsaved"])));
@@ -107,6 +142,9 @@ fn state(upstream: &Value) -> String {
         if upstream[word] == true {
             states.push(word.to_owned());
         }
+    }
+    if count(&upstream["draining_count"]) > 0 {
+        states.push(format!("draining {}", text(&upstream["draining_count"])));
     }
     let sources = items(&upstream["sources"]);
     for source in sources {
@@ -175,16 +213,16 @@ fn period(seconds: f64) -> String {
     }
 }
 
-fn items(value: &Value) -> &[Value] {
+pub(super) fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn count(value: &Value) -> u64 {
+pub(super) fn count(value: &Value) -> u64 {
     value.as_u64().unwrap_or_default()
 }
 
 /// In one line: some of it comes from registries.
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => shown(text).to_string(),
@@ -193,7 +231,7 @@ fn text(value: &Value) -> String {
 }
 
 /// Columns as wide as their widest cell; those of numbers stand right.
-fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+pub(super) fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let rows: Vec<[String; N]> = rows.collect();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
@@ -251,13 +289,31 @@ mod tests {
         upstream["standby"] = json!([
             { "address": "10.0.0.3:1", "state": "ready", "priority": 0, "zone": "b", "reason": "zone" },
             { "address": "10.0.0.4:1", "state": "draining", "priority": 2, "zone": "b", "reason": "rank" },
+            { "address": "10.0.0.5:1", "state": "ready", "priority": 0, "zone": "b", "reason": "rank" },
         ]);
+        upstream["draining"] = json!([{ "address": "10.0.0.5:1", "since": "T", "in_flight": 1 }]);
         let shown = one(&upstream);
         let state = |address| shown.lines().find_map(|line: &str| line.strip_prefix(address)).unwrap().trim();
         assert_eq!(state("10.0.0.1:1"), "1");
         assert!(state("10.0.0.2:1").ends_with(" slow start 30 %, zone 25 %"), "{shown}");
         assert!(state("10.0.0.3:1").ends_with("waits: zone b"), "{shown}");
         assert!(state("10.0.0.4:1").ends_with("waits: draining, priority 2"), "{shown}");
+        assert!(state("10.0.0.5:1").ends_with("drains by order"), "{shown}");
+        assert!(shown.contains("draining    10.0.0.5:1 since T, 1 request under way"), "{shown}");
+    }
+
+    #[test]
+    fn a_drain_says_what_is_under_way_and_when_it_has_no_effect() {
+        let mut upstream = upstream("orders", vec![source("main", "live", 0)]);
+        let addresses: [SocketAddr; 2] = ["10.0.0.1:1".parse().unwrap(), "10.0.0.2:1".parse().unwrap()];
+        upstream["draining"] =
+            json!([{ "address": "10.0.0.1:1", "in_flight": 3 }, { "address": "10.0.0.2:1" }]);
+        let expected = "10.0.0.1:1 of orders drains, with 3 requests under way; orders has 12 endpoints left";
+        assert_eq!(drained(&upstream, &addresses[..1]), expected);
+        upstream["endpoints"] = upstream["draining"].clone();
+        let expected =
+            "10.0.0.1:1, 10.0.0.2:1 of orders drain, and still get requests: no other endpoint is well";
+        assert_eq!(drained(&upstream, &addresses), expected);
     }
 
     #[test]
@@ -267,6 +323,7 @@ mod tests {
         pinned["pinned"] = json!({ "since": "T", "endpoints": 3 });
         let mut drained = upstream("z", vec![source("main", "live", 0)]);
         drained["drained"] = json!(true);
+        drained["draining_count"] = json!(2);
         let live = upstream("a", vec![source("main", "live", 0)]);
         let all = json!({ "upstreams": [upstream("orders", several), pinned, live, drained] });
         let expected = "\
@@ -274,7 +331,7 @@ NAME    STATE                   ENDPOINTS  EJECTED  RESERVE  GENERATION
 orders  new held 2, old frozen 5m         12        0        2           7
 users   pinned                         12        0        0           7
 a       live                           12        0        0           7
-z       drained                        12        0        0           7
+z       drained, draining 2            12        0        0           7
 ";
         let words = |text: &str| {
             text.lines()

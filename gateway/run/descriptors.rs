@@ -21,7 +21,7 @@ pub(super) fn provide(config: &Config) {
     {
         tracing::warn!(error = %std::io::Error::from(error), "The limit of open files could not be raised");
     }
-    let max_connections = config.listeners.iter().map(|listener| listener.max_connections as u64).sum();
+    let max_connections = max_connections(config);
     // No limit at all is enough.
     let Some(descriptors) = getrlimit(Resource::Nofile).current else { return };
     if let Some(enough_for) = falls_short(max_connections, descriptors) {
@@ -34,8 +34,13 @@ pub(super) fn provide(config: &Config) {
     }
 }
 
+/// How many clients all listeners together may have.
+pub(super) fn max_connections(config: &Config) -> u64 {
+    config.listeners.iter().map(|listener| listener.max_connections as u64).sum()
+}
+
 /// For how many clients so many descriptors are enough, if that is less than wanted.
-fn falls_short(max_connections: u64, descriptors: u64) -> Option<u64> {
+pub(super) fn falls_short(max_connections: u64, descriptors: u64) -> Option<u64> {
     let enough_for = descriptors.saturating_sub(OWN) / EACH;
     (enough_for < max_connections).then_some(enough_for)
 }

@@ -4,6 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use crate::{
     config::{self, Config, ListenerProtocol},
+    otlp::Exporters,
     registry::OwnAddresses,
     server::{self, Inherited, Listener},
     telemetry::{
@@ -28,6 +29,8 @@ pub enum ListenError {
 pub(super) struct Listeners {
     /// Dropped first: it waits for the last lines, and the listeners write them.
     pub access_logs: Arc<AccessLogs>,
+    /// Where traces go.
+    pub exporters: Exporters,
     running: Vec<Listener>,
     /// Those of the process before, until this one has its own.
     inherited: Vec<Inherited>,
@@ -41,13 +44,14 @@ pub(super) struct Listeners {
 impl Listeners {
     /// None yet. `admins` is where the admin API answers.
     pub(super) fn new(files: Arc<tls::Files>, metrics: Arc<ProcessMetrics>, admins: Vec<SocketAddr>) -> Self {
-        let access_logs = Arc::default();
+        let (access_logs, exporters) = (Arc::default(), Exporters::new(files.clone()));
         Self {
             running: Vec::new(),
             inherited: Vec::new(),
             files,
             metrics,
             access_logs,
+            exporters,
             own: OwnAddresses::new(admins.clone()),
             admins,
         }
@@ -69,6 +73,7 @@ impl Listeners {
         for (known, new) in known.iter_mut().zip(wanted).filter(|(known, _)| known.is_none()) {
             *known = take(&|old| old.wanted().0 == new.address);
         }
+        let tracer = config.tracing.as_ref().map(|tracing| self.exporters.open(tracing));
         let prepared = wanted.iter().zip(known).map(|(settings, known)| match known {
             Some(Known::Running(known)) if *known.settings == *settings => Ok(known.clone()),
             Some(Known::Running(known)) => {
@@ -95,7 +100,7 @@ impl Listeners {
                 }
             }),
         });
-        prepared.collect()
+        prepared.map(|listener| listener.map(|listener| listener.traced(tracer.clone()))).collect()
     }
 
     /// The first that run: on sockets of the process before, as far as the configuration has their addresses.

@@ -4,6 +4,8 @@ mod checked;
 mod demo;
 mod describe;
 mod descriptors;
+mod doctor;
+mod init;
 mod leave;
 mod listeners;
 mod operate;
@@ -14,6 +16,7 @@ mod remembering;
 mod signals;
 mod sockets;
 mod systemd;
+mod top;
 mod upgrade;
 mod uses;
 
@@ -33,9 +36,12 @@ use tokio::{
 pub use self::{
     checked::check,
     demo::demo,
+    doctor::{Examination, doctor},
+    init::{Init, InitError, KINDS as REGISTRIES, Kind as RegistryKind, init, write as write_configuration},
     listeners::ListenError,
     operate::{Gateway, OperateError, Operation, operate},
     register::{Register, RegisterError, Where, register},
+    top::{TopError, top},
     upgrade::SuccessionError,
 };
 use self::{
@@ -79,7 +85,7 @@ pub enum StartError {
     Config(#[from] config::Problems),
     #[error(transparent)]
     Listen(#[from] ListenError),
-    #[error("cannot listen on {address} for the admin API: {error}")]
+    #[error("cannot listen on {address}, the `address` of [admin]: {error}")]
     Admin { address: SocketAddr, error: io::Error },
     #[error("no TLS at {address}: {reason}")]
     Tls { address: SocketAddr, reason: String },
@@ -364,6 +370,7 @@ async fn serve(
             leave::drain(config.shutdown, signals, serving, workers).await;
         }
     }
+    listeners.exporters.close().await;
     control.close().await;
     Ok(())
 }

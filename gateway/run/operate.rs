@@ -1,6 +1,6 @@
 //! `witgate upstream`: what the admin API of a running gateway shows and does, in words for a terminal.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -27,6 +27,8 @@ pub enum Operation {
     Unpin { name: String },
     Rollback { name: String, generation: u64 },
     Accept { name: String, source: Option<String> },
+    Drain { name: String, addresses: Vec<SocketAddr> },
+    Undrain { name: String, addresses: Vec<SocketAddr> },
 }
 
 /// Which gateway is asked.
@@ -44,7 +46,7 @@ pub struct Gateway {
 /// Why it was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum OperateError {
-    #[error("cannot read the token in {file}")]
+    #[error("cannot read the token in {file}, which --token-file names")]
     Token { file: PathBuf, source: ReadError },
     #[error("no TLS: {0}")]
     Tls(String),
@@ -117,6 +119,16 @@ async fn carry_out(client: &Client, operation: &Operation) -> Result<String, Ask
             let after = client.post(&path(name, "/accept"), &body).await?;
             Ok(format!("removals of {} are accepted, {} left", shown(name), endpoints(&after)))
         }
+        Operation::Drain { name, addresses } => {
+            let after = client.post(&path(name, "/drain"), &json!({ "addresses": addresses })).await?;
+            Ok(describe::drained(&after, addresses))
+        }
+        Operation::Undrain { name, addresses } => {
+            let after = client.post(&path(name, "/undrain"), &json!({ "addresses": addresses })).await?;
+            let are = if addresses.len() == 1 { "is" } else { "are" };
+            let (name, with) = (shown(name), endpoints(&after));
+            Ok(format!("{} of {name} {are} drained no more, {name} has {with}", describe::names(addresses)))
+        }
     }
 }
 
@@ -126,10 +138,7 @@ fn named(source: &str) -> Value {
 }
 
 fn endpoints(upstream: &Value) -> String {
-    match upstream["endpoint_count"].as_u64().unwrap_or_default() {
-        1 => "1 endpoint".into(),
-        count => format!("{count} endpoints"),
-    }
+    describe::many(upstream["endpoint_count"].as_u64().unwrap_or_default(), "endpoint")
 }
 
 fn path(name: &str, rest: &str) -> String {

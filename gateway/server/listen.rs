@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::{capacity::Capacity, spread::Spread};
 use crate::{
     config, net,
-    telemetry::{ListenerCounters, ProcessMetrics, access::AccessLog},
+    telemetry::{ListenerCounters, ProcessMetrics, access::AccessLog, trace::Tracer},
     tls,
 };
 
@@ -32,9 +32,9 @@ const RETURN: u16 = 0x06;
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    #[error("{0} is in use by another process")]
+    #[error("{0} is in use by another process (`witgate doctor` says by which)")]
     InUse(SocketAddr),
-    #[error("may not listen on {0}")]
+    #[error("may not listen on {0}: that needs CAP_NET_BIND_SERVICE, or a port above 1023")]
     Denied(SocketAddr),
     #[error("cannot listen on {address}: {error}")]
     Other { address: SocketAddr, error: io::Error },
@@ -58,6 +58,8 @@ pub struct Listener {
     pub tls: Option<Arc<tls::Server>>,
     /// None: what comes by it is not logged.
     pub access_log: Option<Arc<AccessLog>>,
+    /// None: requests are not traced.
+    pub tracer: Option<Arc<Tracer>>,
     pub(super) counters: Arc<ListenerCounters>,
     bound: Arc<Bound>,
 }
@@ -211,7 +213,7 @@ impl Listener {
             accepting: watch::Sender::new(()),
             sockets,
         };
-        Self { settings, tls, access_log: None, counters, bound: Arc::new(bound) }
+        Self { settings, tls, access_log: None, tracer: None, counters, bound: Arc::new(bound) }
     }
 
     /// The same sockets with other settings, for clients that come from then on.
@@ -222,12 +224,17 @@ impl Listener {
         metrics: &ProcessMetrics,
     ) -> Self {
         let counters = metrics.listener(&settings.name);
-        Self { settings, tls, access_log: None, counters, bound: self.bound.clone() }
+        Self { settings, tls, access_log: None, tracer: None, counters, bound: self.bound.clone() }
     }
 
     /// The same with a log.
     pub fn logged(self, access_log: Option<Arc<AccessLog>>) -> Self {
         Self { access_log, ..self }
+    }
+
+    /// The same with traces.
+    pub fn traced(self, tracer: Option<Arc<Tracer>>) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Where it really listens; differs from the settings when those say port 0.

@@ -46,7 +46,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let Account { metrics, worker } = &*self.account;
+        let Account { metrics, worker, .. } = &*self.account;
         let (received, sent) = (self.client.read(), self.client.written());
         metrics.carried(*worker, Carried { connections: 1, received, sent, took: self.began.elapsed() });
         let cut = match self.end {

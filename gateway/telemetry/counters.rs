@@ -58,6 +58,14 @@ const BOUNDS: [Duration; 14] = [
     Duration::from_secs(10),
 ];
 
+/// With the last.
+pub(super) const BUCKETS: usize = BOUNDS.len() + 1;
+
+/// The bucket of an answer that took so long.
+pub(super) fn bucket(took: Duration) -> usize {
+    BOUNDS.partition_point(|bound| *bound < took)
+}
+
 /// Counters of one upstream. Each worker writes its own, so a count is a plain load and store.
 #[derive(Debug)]
 pub struct UpstreamMetrics {
@@ -89,7 +97,7 @@ struct WorkerCounters {
     /// As in [`Refused::ALL`].
     not_sent: [AtomicU64; Refused::ALL.len()],
     /// How many answers took at most as long as each bound, and longer than the one before.
-    buckets: [AtomicU64; BOUNDS.len() + 1],
+    buckets: [AtomicU64; BUCKETS],
     nanoseconds: AtomicU64,
 }
 
@@ -102,7 +110,7 @@ impl UpstreamMetrics {
     pub fn answered(&self, worker: usize, status: u16, took: Duration) {
         let counters = &self.workers[worker];
         add(&counters.statuses[(status / 100).clamp(1, 5) as usize - 1], 1);
-        add(&counters.buckets[BOUNDS.partition_point(|bound| *bound < took)], 1);
+        add(&counters.buckets[bucket(took)], 1);
         add(&counters.nanoseconds, took.as_nanos() as u64);
     }
 
@@ -195,7 +203,7 @@ impl UpstreamMetrics {
         let mut counts = UpstreamCounts::default();
         for worker in &self.workers {
             collect(&mut counts.statuses, &worker.statuses);
-            collect(&mut counts.latencies.buckets, &worker.buckets);
+            counts.latencies.collect(&worker.buckets, &worker.nanoseconds);
             collect(&mut counts.failures, &worker.failures);
             collect(&mut counts.cut, &worker.cut);
             collect(&mut counts.retries, &worker.retries);
@@ -213,7 +221,6 @@ impl UpstreamMetrics {
             counts.carried.received += received.load(Relaxed);
             counts.carried.sent += sent.load(Relaxed);
             counts.carried.took += Duration::from_nanos(took.load(Relaxed));
-            counts.latencies.sum += Duration::from_nanos(worker.nanoseconds.load(Relaxed));
         }
         counts
     }
@@ -278,18 +285,24 @@ impl UpstreamCounts {
 /// How long answers took.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Latencies {
-    buckets: [u64; BOUNDS.len() + 1],
+    buckets: [u64; BUCKETS],
     pub sum: Duration,
 }
 
 impl Latencies {
+    /// Adds what one worker has counted.
+    pub(super) fn collect(&mut self, buckets: &[AtomicU64], nanoseconds: &AtomicU64) {
+        collect(&mut self.buckets, buckets);
+        self.sum += Duration::from_nanos(nanoseconds.load(Relaxed));
+    }
+
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
     /// Those that came after `before`, which is an earlier count of the same.
     pub fn since(&self, before: &Self) -> Self {
-        let buckets = std::array::from_fn(|at| self.buckets[at].wrapping_sub(before.buckets[at]));
+        let buckets = std::array::from_fn(|at| self.buckets[at].saturating_sub(before.buckets[at]));
         Self { buckets, sum: self.sum.saturating_sub(before.sum) }
     }
 
@@ -317,7 +330,7 @@ impl Latencies {
 }
 
 /// One writer, so no read-modify-write is needed.
-fn add(counter: &AtomicU64, amount: u64) {
+pub(super) fn add(counter: &AtomicU64, amount: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
 }
 

@@ -23,7 +23,9 @@ mod process;
 mod readiness;
 mod record;
 mod time;
+mod times;
 pub mod text;
+pub mod trace;
 
 pub use configured::{Configured, RefusedFile};
 pub use counters::{Carried, FAILURES, FAULTS, Latencies, Refused, UpstreamCounts, UpstreamMetrics};
@@ -35,3 +37,4 @@ pub use process::{
 pub use readiness::Readiness;
 pub use record::{Account, Fault, Record};
 pub use time::rfc3339;
+pub use times::{AllTimes, KnownMethod, RouteTimes};

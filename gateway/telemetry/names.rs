@@ -31,6 +31,9 @@ metrics! {
         "Answers of an upstream, or of the gateway for it, by class of status";
     REQUEST_DURATION = Histogram "witgate_request_duration_seconds" ["upstream"]
         "Time from the head of a request to the head of its answer";
+    SERVER_DURATION = Histogram "http_server_request_duration_seconds"
+        ["route", "upstream", "http_request_method", "code"]
+        "Time from the head of a request to the head of its answer, by route, method and class of status";
     TRIES = Counter "witgate_tries_total" ["upstream"]
         "Tries of requests on an endpoint, the first ones among them";
     RETRIES = Counter "witgate_retries_total" ["upstream", "cause"]
@@ -82,6 +85,8 @@ metrics! {
         "Endpoints that failed and get no requests for now, by reason";
     STANDBY = Gauge "witgate_standby_endpoints" ["upstream"]
         "Endpoints that are well and get no requests while those before them do";
+    DRAINING = Gauge "witgate_draining_endpoints" ["upstream"]
+        "Endpoints that an operator lets drain";
     SLOW_START = Gauge "witgate_slow_start_endpoints" ["upstream"]
         "Endpoints that do not have all of their weight yet";
     UNUSED = Gauge "witgate_unused_endpoints" ["upstream"]
@@ -162,6 +167,10 @@ metrics! {
         "Log lines dropped because nobody read them fast enough";
     ACCESS_LOG_LINES_LOST = Counter "witgate_access_log_lines_lost_total" []
         "Lines of access logs that were lost: their output is too slow, or gone";
+    SPANS_EXPORTED = Counter "witgate_spans_exported_total" []
+        "Spans of traces that a collector has taken";
+    SPANS_LOST = Counter "witgate_spans_lost_total" ["reason"]
+        "Spans that no collector has taken, by why that was";
     READY = Gauge "witgate_ready" []
         "1 while the gateway wants traffic";
     BUILD_INFO = Gauge "witgate_build_info" ["version"]
@@ -183,11 +192,11 @@ mod tests {
     fn every_metric_is_documented_with_its_labels_and_no_other_is() {
         let documented: Vec<&str> = include_str!("../../docs/metrics.md")
             .lines()
-            .filter_map(|line| line.strip_prefix("| `witgate_"))
+            .filter(|line| line.starts_with("| `witgate_") || line.starts_with("| `http_"))
             .collect();
         for metric in ALL {
             let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
-            let row = format!("{}` | {} |", &metric.name["witgate_".len()..], labels.join(", "));
+            let row = format!("| `{}` | {} |", metric.name, labels.join(", "));
             let row = row.replace("|  |", "| |");
             assert!(documented.iter().any(|line| line.starts_with(&row)), "docs/metrics.md lacks {row:?}");
         }

@@ -8,7 +8,7 @@ use std::{
 
 use http::HeaderValue;
 
-use super::{UpstreamMetrics, access::Entry};
+use super::{KnownMethod, RouteTimes, UpstreamMetrics, access::Entry, trace::Trace};
 
 /// Whose failure something was. Each failure is exactly one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum Fault {
 pub struct Account {
     pub metrics: Arc<UpstreamMetrics>,
     pub worker: usize,
+    /// Where their times are, by the route that they took; none: they took none.
+    pub times: Option<Arc<RouteTimes>>,
 }
 
 impl Account {
@@ -46,10 +48,13 @@ pub struct Record {
     /// The status for the client, and when it was known.
     answer: Option<(u16, Instant)>,
     end: End,
+    pub method: KnownMethod,
     /// What its line in the access log will say, if its listener has one.
     pub entry: Option<Box<Entry>>,
     /// Its id, if requests have one.
     pub request_id: Option<Box<HeaderValue>>,
+    /// What is recorded of it, if it is traced.
+    pub trace: Option<Box<Trace>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +67,16 @@ enum End {
 
 impl Record {
     pub fn new(started: Instant, account: Rc<Account>) -> Self {
-        Self { started, account, answer: None, end: End::Open, entry: None, request_id: None }
+        Self {
+            started,
+            account,
+            answer: None,
+            end: End::Open,
+            method: KnownMethod::default(),
+            entry: None,
+            request_id: None,
+            trace: None,
+        }
     }
 
     /// The head of the answer is known.
@@ -92,9 +106,12 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let Account { metrics, worker } = &*self.account;
+        let Account { metrics, worker, times } = &*self.account;
         if let (Some((status, _)), Some(took)) = (self.answer, self.took()) {
             metrics.answered(*worker, status, took);
+            if let Some(times) = times {
+                times.answered(*worker, self.method, status, took);
+            }
         }
         let cut = match self.end {
             End::Whole => None,
@@ -108,6 +125,9 @@ impl Drop for Record {
             entry.request_id = self.request_id.take().map(|id| *id);
             entry.finish(self.answer.map(|(status, _)| status), cut);
         }
+        if let Some(trace) = self.trace.take() {
+            trace.finish(self.answer.map(|(status, _)| status), cut);
+        }
     }
 }
 
@@ -118,7 +138,7 @@ mod tests {
     #[test]
     fn every_request_is_counted_once_however_it_ends() {
         let metrics = Arc::new(UpstreamMetrics::new(1));
-        let account = Rc::new(Account { metrics: metrics.clone(), worker: 0 });
+        let account = Rc::new(Account { metrics: metrics.clone(), worker: 0, times: None });
         let record = || Record::new(Instant::now(), account.clone());
         let answered = || {
             let mut record = record();

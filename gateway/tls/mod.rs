@@ -10,6 +10,7 @@ mod failure;
 mod files;
 mod hello;
 mod identity;
+mod inspect;
 mod names;
 mod pair;
 mod provider;
@@ -18,7 +19,11 @@ mod settings;
 mod tickets;
 
 pub(crate) use self::{
-    certificate::FileError, client::check as check_client, pair::check_pair, server::check_clients,
+    certificate::FileError,
+    client::check as check_client,
+    inspect::{gap, inspect},
+    pair::check_pair,
+    server::check_clients,
     tickets::check_keys,
 };
 pub use self::{

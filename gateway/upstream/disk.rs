@@ -343,6 +343,7 @@ mod tests {
             weight: Weight::new(3),
             facts: Facts {
                 state: State::Draining,
+                drains: false,
                 priority: 2,
                 hostname: Some("one.example".into()),
                 zone: Some("a".into()),
@@ -376,12 +377,24 @@ mod tests {
         let (registry, service) = ("main".into(), "orders".into());
         let source = SavedSource { registry, service, heard: Some(at(7_000)), state };
         let pin = SavedPin { since: at(8_000), list: vec![reserved] };
-        Saved { at: at(9_001), sources: vec![source], pin: Some(pin), health: Some(health) }
+        Saved {
+            at: at(9_001),
+            sources: vec![source],
+            pin: Some(pin),
+            drains: [(([10, 0, 0, 9], 80).into(), at(8_000))].into_iter().collect(),
+            health: Some(health),
+        }
     }
 
     /// What has nothing in it.
     fn nothing() -> Saved {
-        Saved { at: SystemTime::UNIX_EPOCH, sources: vec![], pin: None, health: None }
+        Saved {
+            at: SystemTime::UNIX_EPOCH,
+            sources: vec![],
+            pin: None,
+            drains: Default::default(),
+            health: None,
+        }
     }
 
     fn list(folder: &tempfile::TempDir) -> Arc<SavedList> {

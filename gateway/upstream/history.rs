@@ -57,6 +57,9 @@ pub enum Cause {
         to: u64,
     },
     Unpinned,
+    /// The operator lets endpoints drain, or no more.
+    Drained,
+    Undrained,
 }
 
 impl Cause {
@@ -71,6 +74,8 @@ impl Cause {
             Self::Pinned => "pinned",
             Self::RolledBack { .. } => "rolled back",
             Self::Unpinned => "unpinned",
+            Self::Drained => "drained",
+            Self::Undrained => "undrained",
         }
     }
 }

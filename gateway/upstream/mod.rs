@@ -5,6 +5,7 @@
 //! nothing of registries, plugins, configuration files or protocols.
 
 mod disk;
+mod drains;
 pub mod durable;
 mod health;
 mod history;
@@ -20,6 +21,7 @@ mod trust;
 mod words;
 
 pub use disk::{Disk, DiskError, SavedList};
+pub use drains::Drains;
 pub use health::{
     ConditionState, Evidence, Health, HealthInput, HealthRecord, Judged, Policy as HealthPolicy, Reason,
 };
@@ -29,8 +31,8 @@ pub use merge::{Changed, Merge};
 pub use offer::{Effective, Offered, Offering, Policy as OfferPolicy, RESOLUTION, Subset, Zones, place};
 use offer::{Group, Shaped, Subsetting, shares};
 pub use owner::{
-    Command, Ejected, Event, LeftOut, LeftOuts, Order, OrderError, Owner, Pinned, Plan, Policies, Report,
-    Reserved, SourceName, SourceStatus, Standby, StandbyReason, Status, Suspects,
+    Command, Draining, Ejected, Event, LeftOut, LeftOuts, Order, OrderError, Owner, Pinned, Plan, Policies,
+    Report, Reserved, SourceName, SourceStatus, Standby, StandbyReason, Status, Suspects,
 };
 pub use publish::{Offer, Published, Publisher, Reader};
 pub use saved::{Saved, SavedPin, SavedSource};

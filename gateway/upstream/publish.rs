@@ -202,6 +202,12 @@ impl Publisher {
         }
     }
 
+    /// What is counted of an endpoint, also of one that is not offered any more.
+    pub fn stats_of(&self, address: SocketAddr) -> Option<&Arc<Stats>> {
+        let retired = || self.retired.get(&address).map(|(_, stats)| stats);
+        self.members.get(&address).map(|member| member.stats()).or_else(retired)
+    }
+
     /// Whether an endpoint that is offered has ever answered a request, as far as anybody remembers.
     pub fn has_answered(&self, address: SocketAddr) -> bool {
         self.members.get(&address).is_some_and(|member| member.stats().has_answered())

@@ -116,6 +116,8 @@ pub struct Rank {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
     pub state: State,
+    /// The operator lets it drain. No registry says so.
+    pub drains: bool,
     /// 0 comes first.
     pub priority: u32,
     /// The name it goes by: that of its registry, or the host of its address if that is a name.
@@ -126,7 +128,12 @@ pub struct Facts {
 
 impl Facts {
     pub fn rank(&self) -> Rank {
-        Rank { draining: self.state == State::Draining, priority: self.priority }
+        Rank { draining: self.drains || self.state == State::Draining, priority: self.priority }
+    }
+
+    /// Neither unwell nor about to go.
+    pub fn is_ready(&self) -> bool {
+        self.state == State::Ready && !self.drains
     }
 
     /// Whether a label has this value. The zone counts as a label, wherever the registry keeps it.

@@ -12,15 +12,19 @@
 //! | `datacenter` | | that of the agent | which datacenter is asked about |
 //! | `stale` | | false | any server may answer, not only the one that leads |
 //! | `wait_seconds` | | 60 | how long Consul holds an answer back while nothing changes |
+//! | `ttl_seconds` | announcing | 15 | how long an announcement outlives the gateway |
 //!
 //! Where Consul is and who the gateway is there is in the registry's table in the configuration, under `http`.
 //!
 //! For plugin authors: `question.rs` says what is asked next and what an answer is worth, `catalog.rs` and `kv.rs` what is
-//! in it. None of them knows a connection.
+//! in it, `agent.rs` and `keys.rs` what is announced. None of them knows a connection.
 
+mod agent;
 mod catalog;
+mod keys;
 mod kv;
 mod question;
+mod register;
 mod settings;
 
 use std::cell::RefCell;
@@ -33,7 +37,7 @@ use question::{Heard, Pace, Question};
 use settings::{Layout, Settings};
 use witgate::registry::types::State;
 
-wit_bindgen::generate!({ path: "../../wit", world: "registry-plugin", generate_all });
+wit_bindgen::generate!({ path: "../../wit", world: "registrar-plugin", generate_all });
 
 export!(Consul);
 

@@ -10,11 +10,13 @@
 //! The name of a service is its `appid`. Where the nodes are is in the registry's table in the configuration, under
 //! `http`.
 //!
-//! For plugin authors: `answer.rs` says what is asked and what is in an answer, `nodes.rs` what the answers of several
-//! nodes come to. Neither knows a connection.
+//! For plugin authors: `answer.rs` says what is asked and what is in an answer, `instance.rs` what is announced, and
+//! `nodes.rs` what the answers of several nodes come to. None of them knows a connection.
 
 mod answer;
+mod instance;
 mod nodes;
+mod register;
 mod settings;
 
 use std::cell::RefCell;
@@ -29,7 +31,7 @@ use nodes::{Heard, Nodes, Told};
 use settings::Settings;
 use witgate::registry::types::State;
 
-wit_bindgen::generate!({ path: "../../wit", world: "registry-plugin", generate_all });
+wit_bindgen::generate!({ path: "../../wit", world: "registrar-plugin", generate_all });
 
 export!(Discovery);
 

@@ -4,7 +4,7 @@
 //! another, and one that has just started may know nothing.
 
 use guest::entries::Entry;
-use guest::http::Failure;
+use guest::http::{Failure, texts, together};
 
 /// What one node came to.
 #[derive(Debug)]
@@ -61,32 +61,25 @@ impl Nodes {
                     "{url} knows no instance, and not all nodes could be asked: {why}"
                 )))
             }
-            (None, None) => Err(together(failures)),
+            (None, None) => Err(together(&failures)),
         }
     }
 }
 
-/// One failure for all: what the operator can mend comes first.
-fn together(failures: Vec<Failure>) -> Failure {
-    let all = texts(&failures);
-    let is = |kind: fn(&Failure) -> bool| failures.iter().any(kind);
-    if is(|failure| matches!(failure, Failure::Denied(_))) {
-        Failure::Denied(all)
-    } else if is(|failure| matches!(failure, Failure::Invalid(_))) {
-        Failure::Invalid(all)
-    } else {
-        Failure::Unavailable(all)
-    }
+/// Tells each node. It is enough when one has heard it.
+pub fn tell_one(urls: &[String], tell: impl Fn(&str) -> Result<(), Failure>) -> Result<(), Failure> {
+    let failures = failures(urls, tell);
+    if failures.len() < urls.len() { Ok(()) } else { Err(together(&failures)) }
 }
 
-fn texts(failures: &[Failure]) -> String {
-    let texts = failures.iter().map(|failure| match failure {
-        Failure::Unavailable(text)
-        | Failure::Denied(text)
-        | Failure::Invalid(text)
-        | Failure::Other(text) => text.as_str(),
-    });
-    texts.collect::<Vec<_>>().join("; ")
+/// The same, where all must have heard it.
+pub fn tell_all(urls: &[String], tell: impl Fn(&str) -> Result<(), Failure>) -> Result<(), Failure> {
+    let failures = failures(urls, tell);
+    if failures.is_empty() { Ok(()) } else { Err(together(&failures)) }
+}
+
+fn failures(urls: &[String], tell: impl Fn(&str) -> Result<(), Failure>) -> Vec<Failure> {
+    urls.iter().filter_map(|url| tell(url).err()).collect()
 }
 
 #[cfg(test)]
@@ -153,6 +146,27 @@ mod tests {
             assert_eq!(heard(&mut nodes(&urls, 0)).0, expected);
         }
         assert_eq!(heard(&mut nodes(&[], 0)).0, "unavailable: ");
+    }
+
+    #[test]
+    fn every_node_is_told_and_one_or_all_must_have_heard() {
+        for (gone, one, all) in [(&[][..], true, true), (&["a"], true, false), (&["a", "b"], false, false)] {
+            let urls = ["a", "b"].map(str::to_owned);
+            let told = std::cell::RefCell::new(Vec::new());
+            let tell = |url: &str| {
+                told.borrow_mut().push(url.to_owned());
+                match gone.contains(&url) {
+                    true => Err(Failure::Unavailable(format!("{url} is gone"))),
+                    false => Ok(()),
+                }
+            };
+            assert_eq!(
+                (tell_one(&urls, tell).is_ok(), tell_all(&urls, tell).is_ok()),
+                (one, all),
+                "{gone:?}"
+            );
+            assert_eq!(*told.borrow(), ["a", "b", "a", "b"]);
+        }
     }
 
     #[test]

@@ -80,7 +80,16 @@ impl GuestSubscription for Following {
         if let Some(pause) = *pause {
             std::thread::sleep(jittered(pause));
         }
-        let (list, ttl_seconds) = question.ask()?;
+        let (list, ttl_seconds) = match question.ask() {
+            // The host would drop this subscription, and with it what a family keeps that nobody answers for.
+            Err(Failure::Unavailable(text) | Failure::Denied(text))
+                if question.keeps() && known.is_some() =>
+            {
+                *pause = None;
+                return Ok(News::Suspect(text));
+            }
+            answer => answer?,
+        };
         *pause = Some(self.settings.pause(ttl_seconds));
         if known.as_ref() == Some(&list) {
             return Ok(News::Unchanged);
@@ -92,6 +101,11 @@ impl GuestSubscription for Following {
 }
 
 impl Question {
+    /// Whether what was answered before counts beside the next answer.
+    fn keeps(&self) -> bool {
+        matches!(self, Question::Addresses { .. })
+    }
+
     /// The instances now, and for how many seconds that is good.
     fn ask(&mut self) -> Result<(Vec<(String, Entry)>, u32), Failure> {
         match self {

@@ -108,21 +108,10 @@ impl Layout {
     /// Says why an instance cannot be announced: nobody would find it.
     pub fn check(&self, service: &str, entry: &Entry) -> Result<(), String> {
         self.prefix(service)?;
-        if let Some(wrong) =
-            [&entry.address].into_iter().chain(self.network(entry)).find(|part| part.contains('/'))
-        {
-            return Err(format!("{wrong:?} has a slash, and would be the end of a service's name"));
+        match self {
+            Layout::Rpcx { .. } => rpcx::check_key(entry),
+            _ => rpcx::check_key(&Entry::plain(&entry.address)),
         }
-        match self.network(entry) {
-            Some(network) if network.contains('@') => Err(format!("label network: {network:?} has an @")),
-            _ => Ok(()),
-        }
-    }
-
-    /// What stands before the address in a key.
-    fn network<'e>(&self, entry: &'e Entry) -> Option<&'e String> {
-        let network = entry.labels.iter().find(|(name, _)| name == "network").map(|(_, network)| network);
-        network.filter(|_| matches!(self, Layout::Rpcx { .. }))
     }
 
     /// The endpoint that a key claims, by the rest of the key after the prefix. None when it claims none: a folder,
@@ -147,9 +136,8 @@ impl Layout {
         match self {
             Layout::GoZero => (format!("{service}/{lease}"), address.clone()),
             Layout::Rpcx { base, .. } => {
-                let network = self.network(entry).map_or("tcp", String::as_str);
                 let metadata = rpcx::write_metadata(entry.weight, &entry.labels);
-                (format!("{base}/{service}/{network}@{address}"), metadata)
+                (format!("{base}/{service}/{}", rpcx::write_key(entry)), metadata)
             }
             Layout::Plain { prefix } => (format!("{prefix}{service}/{address}"), address.clone()),
             Layout::Json { prefix } => (format!("{prefix}{service}/{address}"), json::write(entry)),

@@ -42,7 +42,7 @@ use exports::witgate::registry::registrar::{
 use exports::witgate::registry::registry::{
     Change, Endpoint, Failure, Guest as Reader, GuestSubscription, News, Subscription,
 };
-use guest::announce::{Announced, Registry, Step};
+use guest::announce::{Announced, Found, Registry, Step};
 use guest::entries::Entry;
 use layout::Settings;
 use witgate::etcd::etcd::{self, Content, Event, Feed, Lease};
@@ -118,7 +118,7 @@ impl Registrar for Etcd {
         let entry = Entry { weight, labels, ..Entry::plain(&address) };
         let Settings { layout, ttl_seconds } = settings;
         layout.check(&service, &entry).map_err(Failure::Invalid)?;
-        let written = move |lease| layout.write(&service, &entry, lease);
+        let written = move |lease: &i64| layout.write(&service, &entry, *lease);
         let mut announced = Announced::new(ttl_seconds, Box::new(written));
         announced.renew(&Connector)?;
         Ok(Registration::new(RefCell::new(announced)))
@@ -142,6 +142,7 @@ impl GuestRegistration for RefCell<Announced<Connector>> {
 struct Connector;
 
 impl Registry for Connector {
+    type Id = i64;
     type Lease = Lease;
     type Failure = Failure;
 
@@ -162,8 +163,8 @@ impl Registry for Connector {
         lease.put(key.as_bytes(), value)
     }
 
-    fn get(&self, _: &Lease, key: &str) -> Result<Option<(Vec<u8>, i64)>, Failure> {
-        Ok(etcd::get(key.as_bytes())?.map(|entry| (entry.value, entry.lease)))
+    fn get(&self, _: &Lease, key: &str) -> Result<Option<Found<i64>>, Failure> {
+        Ok(etcd::get(key.as_bytes())?.map(|entry| Found { value: entry.value, on: entry.lease }))
     }
 
     fn revoke(&self, lease: &Lease) -> Result<(), Failure> {

@@ -7,34 +7,43 @@
 
 /// A registry whose keys hang on leases, as much of it as is needed here.
 pub trait Registry {
+    /// By which keys say what lease they hang on. That of a lease is never the one of keys without.
+    type Id: PartialEq;
     type Lease;
     type Failure;
 
-    /// A lease and its id, which is never 0.
-    fn grant(&self, ttl_seconds: u32) -> Result<(i64, Self::Lease), Self::Failure>;
+    /// A lease and its id.
+    fn grant(&self, ttl_seconds: u32) -> Result<(Self::Id, Self::Lease), Self::Failure>;
     /// The seconds that the lease has now, 0 when it has expired.
     fn keep_alive(&self, lease: &Self::Lease) -> Result<u32, Self::Failure>;
     fn put(&self, lease: &Self::Lease, key: &str, value: &[u8]) -> Result<(), Self::Failure>;
-    /// The value of a key and the lease it hangs on.
-    fn get(&self, lease: &Self::Lease, key: &str) -> Result<Option<(Vec<u8>, i64)>, Self::Failure>;
+    fn get(&self, lease: &Self::Lease, key: &str) -> Result<Option<Found<Self::Id>>, Self::Failure>;
     fn revoke(&self, lease: &Self::Lease) -> Result<(), Self::Failure>;
+}
+
+/// What a key has.
+#[derive(Debug, PartialEq)]
+pub struct Found<I> {
+    pub value: Vec<u8>,
+    /// The lease that it hangs on.
+    pub on: I,
 }
 
 /// An instance that is announced, or will be with the next `renew`.
 pub struct Announced<R: Registry> {
-    written: Box<Written>,
+    written: Box<Written<R::Id>>,
     ttl_seconds: u32,
     /// What is or was written, by us or by an operator since.
     value: Option<Vec<u8>>,
-    held: Option<Held<R::Lease>>,
+    held: Option<Held<R>>,
 }
 
 /// The key and the value by which clients find the instance, by the id of the lease.
-pub type Written = dyn Fn(i64) -> (String, String);
+pub type Written<I> = dyn Fn(&I) -> (String, String);
 
-struct Held<L> {
-    id: i64,
-    lease: L,
+struct Held<R: Registry> {
+    id: R::Id,
+    lease: R::Lease,
 }
 
 /// An announcement that is alive.
@@ -44,7 +53,7 @@ pub struct Step {
 }
 
 impl<R: Registry> Announced<R> {
-    pub fn new(ttl_seconds: u32, written: Box<Written>) -> Announced<R> {
+    pub fn new(ttl_seconds: u32, written: Box<Written<R::Id>>) -> Announced<R> {
         Announced { written, ttl_seconds, value: None, held: None }
     }
 
@@ -70,7 +79,7 @@ impl<R: Registry> Announced<R> {
     fn announce(&mut self, registry: &R) -> Result<Step, R::Failure> {
         let ttl_seconds = self.ttl_seconds;
         let (id, lease) = registry.grant(ttl_seconds)?;
-        let (key, value) = self.written(id);
+        let (key, value) = self.written(&id);
         if let Err(failure) = registry.put(&lease, &key, &value) {
             // The next attempt gets another lease. If this one cannot be given back either, it ends by itself.
             let _ = registry.revoke(&lease);
@@ -83,20 +92,20 @@ impl<R: Registry> Announced<R> {
 
     fn look_after(&mut self, registry: &R, ttl_seconds: u32) -> Result<Step, R::Failure> {
         let Some(Held { id, lease }) = &self.held else { return Ok(Step { ttl_seconds }) };
-        let (key, value) = self.written(*id);
+        let (key, value) = self.written(id);
         match registry.get(lease, &key)? {
             None => registry.put(lease, &key, &value)?,
-            Some((found, on)) => {
+            Some(Found { value, on }) => {
                 if on != *id {
-                    registry.put(lease, &key, &found)?;
+                    registry.put(lease, &key, &value)?;
                 }
-                self.value = Some(found);
+                self.value = Some(value);
             }
         }
         Ok(Step { ttl_seconds })
     }
 
-    fn written(&self, lease: i64) -> (String, Vec<u8>) {
+    fn written(&self, lease: &R::Id) -> (String, Vec<u8>) {
         let (key, value) = (self.written)(lease);
         (key, self.value.clone().unwrap_or_else(|| value.into_bytes()))
     }
@@ -140,6 +149,7 @@ mod tests {
     }
 
     impl Registry for Fake {
+        type Id = i64;
         type Lease = i64;
         type Failure = &'static str;
 
@@ -166,9 +176,9 @@ mod tests {
             Ok(())
         }
 
-        fn get(&self, _: &i64, key: &str) -> Result<Option<(Vec<u8>, i64)>, &'static str> {
+        fn get(&self, _: &i64, key: &str) -> Result<Option<Found<i64>>, &'static str> {
             self.up()?;
-            Ok(self.keys.borrow().get(key).cloned())
+            Ok(self.keys.borrow().get(key).cloned().map(|(value, on)| Found { value, on }))
         }
 
         fn revoke(&self, lease: &i64) -> Result<(), &'static str> {
@@ -180,7 +190,7 @@ mod tests {
 
     const KEY: &str = "/b/svc/tcp@a:1";
 
-    fn announced(written: impl Fn(i64) -> (String, String) + 'static) -> (Announced<Fake>, Fake) {
+    fn announced(written: impl Fn(&i64) -> (String, String) + 'static) -> (Announced<Fake>, Fake) {
         (Announced::new(30, Box::new(written)), Fake::default())
     }
 

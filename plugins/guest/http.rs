@@ -83,10 +83,28 @@ impl Client {
     /// Asks for what lies under the URL, and for the next URL if this one takes no connection. `limit` is the time to
     /// the head of the answer.
     pub fn get(&self, path: &str, headers: &[(&str, &str)], limit: Duration) -> Result<Answer, Failure> {
+        self.ask(&Method::Get, path, headers, None, limit)
+    }
+
+    /// Sends a body there in the same way. What has taken a connection may have taken the body as well, so nobody else
+    /// gets it then.
+    pub fn put(&self, path: &str, body: &[u8], limit: Duration) -> Result<Answer, Failure> {
+        let length = body.len().to_string();
+        self.ask(&Method::Put, path, &[("content-length", &length)], Some(body), limit)
+    }
+
+    fn ask(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        content: Option<&[u8]>,
+        limit: Duration,
+    ) -> Result<Answer, Failure> {
         let mut failures = Vec::new();
         for _ in 0..self.urls.len().max(1) {
             let Some(base) = self.urls.get(self.current.get() % self.urls.len().max(1)) else { break };
-            match ask(&Method::Get, &format!("{base}{path}"), headers, None, limit) {
+            match ask(method, &format!("{base}{path}"), headers, content, limit) {
                 Ok(answer) => return Ok(answer),
                 Err(Problem::NoConnection(text)) => failures.push(text),
                 Err(Problem::Failure(failure)) => {
@@ -119,6 +137,36 @@ pub fn post(url: &str, media_type: &str, body: &[u8], limit: Duration) -> Result
     let length = body.len().to_string();
     let headers = [("content-type", media_type), ("content-length", &length)];
     Ok(ask(&Method::Post, url, &headers, Some(body), limit)?)
+}
+
+/// Sends a body to a URL.
+pub fn put(url: &str, body: &[u8], limit: Duration) -> Result<Answer, Failure> {
+    let length = body.len().to_string();
+    Ok(ask(&Method::Put, url, &[("content-length", &length)], Some(body), limit)?)
+}
+
+/// One failure for those of several URLs: what the operator can mend comes first.
+pub fn together(failures: &[Failure]) -> Failure {
+    let all = texts(failures);
+    let is = |kind: fn(&Failure) -> bool| failures.iter().any(kind);
+    if is(|failure| matches!(failure, Failure::Denied(_))) {
+        Failure::Denied(all)
+    } else if is(|failure| matches!(failure, Failure::Invalid(_))) {
+        Failure::Invalid(all)
+    } else {
+        Failure::Unavailable(all)
+    }
+}
+
+/// What they say.
+pub fn texts(failures: &[Failure]) -> String {
+    let texts = failures.iter().map(|failure| match failure {
+        Failure::Unavailable(text)
+        | Failure::Denied(text)
+        | Failure::Invalid(text)
+        | Failure::Other(text) => text.as_str(),
+    });
+    texts.collect::<Vec<_>>().join("; ")
 }
 
 enum Problem {

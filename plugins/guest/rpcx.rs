@@ -137,6 +137,28 @@ pub fn write_metadata(weight: u32, labels: &Labels) -> String {
     write_query(&pairs)
 }
 
+/// The key of an instance behind that of its service, on the network that its label says, `tcp` without.
+pub fn write_key(entry: &Entry) -> String {
+    format!("{}@{}", network(entry), entry.address)
+}
+
+/// Says why a key would be that of something else.
+pub fn check_key(entry: &Entry) -> Result<(), String> {
+    let network = network(entry);
+    if let Some(wrong) = [network, &entry.address].into_iter().find(|part| part.contains('/')) {
+        return Err(format!("{wrong:?} has a slash, and would be the end of a service's name"));
+    }
+    match network.contains('@') {
+        true => Err(format!("label network: {network:?} has an @")),
+        false => Ok(()),
+    }
+}
+
+fn network(entry: &Entry) -> &str {
+    let network = entry.labels.iter().find(|(name, _)| name == "network");
+    network.map_or("tcp", |(_, network)| network)
+}
+
 /// Text as it was before Go, or Java, escaped it for a query. None if it was not.
 pub fn unescape(text: &str) -> Option<String> {
     let mut bytes = text.bytes();

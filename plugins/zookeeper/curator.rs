@@ -57,7 +57,13 @@ pub fn write(service: &str, entry: &Entry, secure: bool) -> String {
         "port": port.filter(|_| !secure), "sslPort": port.filter(|_| secure),
         "payload": { "@class": "org.springframework.cloud.zookeeper.discovery.ZookeeperInstance",
             "id": address, "name": service, "metadata": metadata },
-        "registrationTimeUTC": 0, "serviceType": "DYNAMIC", "uriSpec": null, "enabled": *weight > 0,
+        "registrationTimeUTC": 0, "serviceType": "DYNAMIC", "enabled": *weight > 0,
+        // How Spring Cloud makes a URI of it: without, it has one without a scheme.
+        "uriSpec": { "parts": [
+            { "value": "scheme", "variable": true }, { "value": "://", "variable": false },
+            { "value": "address", "variable": true }, { "value": ":", "variable": false },
+            { "value": "port", "variable": true },
+        ] },
     })
     .to_string()
 }
@@ -124,6 +130,28 @@ mod tests {
             entry(json!({ "address": "a", "port": 1, "payload": "text" }), false),
             Entry::plain("a:1")
         );
+    }
+
+    /// Clients of Spring Cloud call what these parts, put together, are.
+    #[test]
+    fn what_is_written_has_a_uri() {
+        let written = |secure| {
+            let entry = Entry::plain("10.0.0.1:8080");
+            let instance: Value = serde_json::from_str(&write("orders", &entry, secure)).unwrap();
+            let scheme = if instance["sslPort"].is_null() { "http" } else { "https" };
+            let port = instance["port"].as_u64().or(instance["sslPort"].as_u64()).unwrap().to_string();
+            let parts = instance["uriSpec"]["parts"].as_array().unwrap().iter();
+            let text = |part: &Value| match (part["value"].as_str().unwrap(), part["variable"] == true) {
+                ("scheme", true) => scheme.to_owned(),
+                ("address", true) => instance["address"].as_str().unwrap().to_owned(),
+                ("port", true) => port.clone(),
+                (literal, false) => literal.to_owned(),
+                (name, true) => panic!("no variable: {name}"),
+            };
+            parts.map(text).collect::<String>()
+        };
+        assert_eq!(written(false), "http://10.0.0.1:8080");
+        assert_eq!(written(true), "https://10.0.0.1:8080");
     }
 
     #[test]

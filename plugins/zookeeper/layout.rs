@@ -149,30 +149,17 @@ impl Layout {
                 "settings: layout: nothing is announced to Dubbo, whose clients ask for more".to_owned()
             );
         }
-        let wrong = [&entry.address].into_iter().chain(self.network(entry)).find(|part| part.contains('/'));
-        if let Some(wrong) = wrong {
-            return Err(format!("{wrong:?} has a slash, and would be the end of a service's name"));
+        match self.of {
+            Of::Rpcx(_) => rpcx::check_key(entry),
+            _ => rpcx::check_key(&Entry::plain(&entry.address)),
         }
-        match self.network(entry) {
-            Some(network) if network.contains('@') => Err(format!("label network: {network:?} has an @")),
-            _ => Ok(()),
-        }
-    }
-
-    /// What stands before the address in the name of a node.
-    fn network<'e>(&self, entry: &'e Entry) -> Option<&'e String> {
-        let network = entry.labels.iter().find(|(name, _)| name == "network").map(|(_, network)| network);
-        network.filter(|_| matches!(self.of, Of::Rpcx(_)))
     }
 
     /// The node and the data by which clients of this layout find an instance.
     pub fn write(&self, service: &str, entry: &Entry) -> (String, String) {
         let address = &entry.address;
         let (name, data) = match &self.of {
-            Of::Rpcx(_) => {
-                let network = self.network(entry).map_or("tcp", String::as_str);
-                (format!("{network}@{address}"), rpcx::write_metadata(entry.weight, &entry.labels))
-            }
+            Of::Rpcx(_) => (rpcx::write_key(entry), rpcx::write_metadata(entry.weight, &entry.labels)),
             Of::Json => (address.clone(), json::write(entry)),
             Of::Curator { secure } => (address.clone(), curator::write(service, entry, *secure)),
             Of::Plain | Of::DubboInterface(_) | Of::DubboApplication(_) => (address.clone(), address.clone()),

@@ -40,7 +40,7 @@ use exports::witgate::registry::registrar::{
 use exports::witgate::registry::registry::{
     Change, Endpoint, Failure, Guest as Reader, GuestSubscription, News, Subscription,
 };
-use guest::announce::{Announced, Registry, Step};
+use guest::announce::{Announced, Found, Registry, Step};
 use guest::claims::{Claims, Delta};
 use guest::entries::Entry;
 use layout::Layout;
@@ -128,7 +128,7 @@ impl Registrar for ZooKeeper {
         let entry = Entry { weight, labels, ..Entry::plain(&address) };
         layout.check(&service, &entry).map_err(Failure::Invalid)?;
         let ttl_seconds = layout.ttl_seconds;
-        let written = move |_session| layout.write(&service, &entry);
+        let written = move |_: &i64| layout.write(&service, &entry);
         let mut announced = Announced::new(ttl_seconds, Box::new(written));
         announced.renew(&Connector)?;
         Ok(Registration::new(RefCell::new(announced)))
@@ -150,6 +150,7 @@ impl GuestRegistration for RefCell<Announced<Connector>> {
 struct Connector;
 
 impl Registry for Connector {
+    type Id = i64;
     type Lease = Session;
     type Failure = Failure;
 
@@ -166,8 +167,8 @@ impl Registry for Connector {
         session.put(key, value)
     }
 
-    fn get(&self, session: &Session, key: &str) -> Result<Option<(Vec<u8>, i64)>, Failure> {
-        Ok(session.get(key)?.map(|found| (found.data, found.owner)))
+    fn get(&self, session: &Session, key: &str) -> Result<Option<Found<i64>>, Failure> {
+        Ok(session.get(key)?.map(|found| Found { value: found.data, on: found.owner }))
     }
 
     fn revoke(&self, session: &Session) -> Result<(), Failure> {

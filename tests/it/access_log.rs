@@ -435,6 +435,32 @@ async fn ids_of_requests_are_those_of_trusted_proxies_and_others_are_made() {
 }
 
 #[tokio::test]
+async fn the_trace_of_a_request_is_in_its_line_and_passes_as_it_is() {
+    let (folder, path) = place();
+    let origin = Origin::replying(|_| Reply::text("hello")).await;
+    let text = config(&format!("format = 'json', file = '{}'", path.display()), origin.address);
+    let gateway = Gateway::start_in(folder, &text);
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    for (number, (parent, known)) in [
+        (format!("00-{trace}-b7ad6b7169203331-01"), Some(trace)),
+        (format!("00-{trace}-b7ad6b7169203331-01-"), None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let request = format!(
+            "GET / HTTP/1.1\r\nhost: example.com\r\ntraceparent: {parent}\r\ntracestate: a=1,b=2\r\n\r\n"
+        );
+        assert_eq!(send(&gateway, &request).await.answer().await.status, 200);
+        let seen = origin.seen().pop().unwrap();
+        assert_eq!(seen.header("traceparent"), Some(&*parent));
+        assert_eq!(seen.header("tracestate"), Some("a=1,b=2"));
+        let line = lines(&path, number + 1).await.pop().unwrap();
+        assert_eq!(line["trace_id"].as_str(), known, "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_tunnel_has_its_line_when_it_ends() {
     const ASK: &str =
         "GET /chat HTTP/1.1\r\nhost: example.com\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\n";

@@ -10,7 +10,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::support::gateway::{Gateway, PATIENCE, until};
+use crate::support::{
+    client::Client,
+    gateway::{Gateway, PATIENCE, all_to, until},
+    origin::{Origin, Reply},
+};
 
 /// More than the listener serves at once.
 const MANY: usize = 300;
@@ -281,4 +285,43 @@ async fn a_state_directory_that_cannot_be_written_is_told_with_the_answer() {
     let metrics = session.get("/metrics").await.text();
     assert!(metrics.contains("\nwitgate_registry_unsaved 1\n"), "{metrics}");
     assert_eq!(session.delete("/api/v1/services/orders/a").await.status, 200);
+}
+
+#[tokio::test]
+async fn times_are_by_route_upstream_method_and_class() {
+    let origin = Origin::replying(|seen| match seen.path() {
+        "/bad" => Reply::status(503),
+        _ => Reply::text("hello"),
+    })
+    .await;
+    let text = format!("{}\n[[route]]\npath = '/other'\nupstream = 'main'", all_to(origin.address));
+    let gateway = Gateway::start(&text);
+    let mut client = Client::connect(gateway.address()).await;
+    for path in ["/", "/", "/other/a", "/bad"] {
+        client.get(path).await;
+    }
+    client.send("MADE-UP / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 200);
+    for (route, method, code, count) in [
+        ("route[0]", "GET", "2xx", 2),
+        ("route[0]", "GET", "5xx", 1),
+        ("route[0]", "_OTHER", "2xx", 1),
+        ("route[1]", "GET", "2xx", 1),
+    ] {
+        let labels = format!(
+            "{{route=\"{route}\",upstream=\"main\",http_request_method=\"{method}\",code=\"{code}\"}}"
+        );
+        let series = format!("http_server_request_duration_seconds_count{labels}");
+        until(&series, || async { exposed(&gateway, &series).await == Some(count) }).await;
+    }
+    let text = gateway.session_to_admin().get("/metrics").await.text();
+    let series = text.lines().filter(|line| line.starts_with("http_server_request_duration_seconds_count"));
+    assert_eq!(series.count(), 4, "only what there was:\n{text}");
+}
+
+/// The value of a series, if it is there.
+async fn exposed(gateway: &Gateway, series: &str) -> Option<u64> {
+    let text = gateway.session_to_admin().get("/metrics").await.text();
+    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map(|value| value.parse().unwrap())
 }

@@ -9,7 +9,8 @@ use std::{
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 use witgate::{
     bindings::registry::witgate::zookeeper::zookeeper::{Child, Content, Event},
-    connector::zookeeper::{Client, Feed, Grant},
+    connector::zookeeper::{Body, Client, Credential, Feed, Grant},
+    document::Secret,
     registry::Failure,
 };
 
@@ -22,6 +23,12 @@ use crate::support::{
         ZooKeeper,
     },
 };
+
+/// Asks for the end of a session.
+const CLOSE: i32 = -11;
+
+/// An error that ends a session for the gateway.
+const UNKNOWN: i32 = -3;
 
 fn client(grant: Grant) -> Arc<Client> {
     Client::new("main".into(), grant, None)
@@ -244,16 +251,11 @@ async fn a_password_says_who_the_gateway_is_and_another_one_is_taken_up() {
         zookeeper.revoke().await;
         assert_eq!(failure(&mut feed).await.kind(), "denied");
         zookeeper.grant_again().await;
-        // Another session that has read it already says nothing for this one.
-        let _other = client.open(5).await.unwrap();
-        let mut feed = follow(&client, "/services/orders");
-        // The first attempt finds out that there is another password.
-        let mut content = next(&mut feed).await;
-        if content.is_err() {
-            feed = follow(&client, "/services/orders");
-            content = next(&mut feed).await;
-        }
-        assert!(matches!(content, Ok(Content::All(all)) if all.len() == 2));
+        until("the other password is used", async || {
+            let content = next(&mut follow(&client, "/services/orders")).await;
+            matches!(content, Ok(Content::All(all)) if all.len() == 2)
+        })
+        .await;
     }
 }
 
@@ -337,6 +339,85 @@ async fn what_is_no_zookeeper_is_told_so() {
         assert!(text.contains(expected), "{text}");
         serving.abort();
     }
+}
+
+/// Who withdraws something has to know whether it is gone.
+#[tokio::test]
+async fn a_session_whose_connection_is_lost_does_not_count_as_ended() {
+    let zookeeper = ZooKeeper::start().await;
+    let looks = client(zookeeper.direct()).open(30).await.unwrap();
+    let session = client(zookeeper.grant()).open(3).await.unwrap();
+    session.put("/there", b"").await.unwrap();
+    zookeeper.between().cut();
+    until("it is noticed", async || session.alive() == 0).await;
+    let ended = session.end().await;
+    assert!(
+        matches!(&ended, Err(Failure::Unavailable(text)) if text.ends_with("what was written goes within 3s")),
+        "{ended:?}"
+    );
+    until("it is gone", async || looks.get("/there").await.unwrap().is_none()).await;
+
+    zookeeper.between().to(zookeeper.address());
+    let session = client(zookeeper.grant()).open(30).await.unwrap();
+    session.put("/there", b"").await.unwrap();
+    for _ in 0..2 {
+        session.end().await.unwrap();
+        assert!(looks.get("/there").await.unwrap().is_none());
+    }
+}
+
+/// What it was asked cannot be done, for a reason that says nothing of the session.
+#[tokio::test]
+async fn a_session_that_is_not_to_be_used_any_more_is_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let servers = vec![listener.local_addr().unwrap().to_string()];
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let given = Body::default().int(0).int(60_000).long(7).bytes(&[0; 16]).framed();
+        let failed = Body::default().int(1).long(0).int(UNKNOWN).framed();
+        let closed = Body::default().int(2).long(0).int(0).framed();
+        let mut asked = Vec::new();
+        for answer in [given, failed, closed] {
+            let length = stream.read_u32().await.unwrap() as usize;
+            asked = vec![0; length];
+            stream.read_exact(&mut asked).await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, &answer).await.unwrap();
+        }
+        asked
+    });
+    let session_timeout = Duration::from_secs(60);
+    let grant =
+        Grant { servers, credential: None, tls: None, connect_timeout: session_timeout, session_timeout };
+    let session = client(grant).open(60).await.unwrap();
+    assert_eq!(session.put("/a", b"").await.unwrap_err().kind(), "unavailable");
+    assert_eq!(session.alive(), 0);
+    session.end().await.unwrap();
+    assert_eq!(serving.await.unwrap(), Body::default().int(2).int(CLOSE).0);
+}
+
+/// Who the gateway is belongs to making a session, and has the time of that.
+#[tokio::test]
+async fn a_server_that_gives_a_session_and_then_says_nothing_is_given_up_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let servers = vec![listener.local_addr().unwrap().to_string()];
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let session = Body::default().int(0).int(60_000).long(7).bytes(&[0; 16]).framed();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, &session).await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    let password = Secret("secret".into());
+    let grant = Grant {
+        servers,
+        credential: Some(Credential { user: "gateway".into(), file: "/no/such/file".into(), password }),
+        tls: None,
+        connect_timeout: Duration::from_millis(300),
+        session_timeout: Duration::from_secs(60),
+    };
+    let failed = failure(&mut follow(&client(grant), "/svc")).await;
+    assert_eq!(failed.kind(), "unavailable");
+    assert!(failed.text().contains("no session within 300ms"), "{failed:?}");
+    serving.abort();
 }
 
 /// The leader of three is lost, and then whoever is connected to: the others go on.

@@ -14,6 +14,9 @@ use crate::support::{
     traffic::Traffic,
 };
 
+/// The kind of record of an IPv6 address.
+const AAAA: u16 = 28;
+
 const IMPATIENT: &str = "{ name = \"{service}.test\", ttl_floor_seconds = 1 }";
 
 fn gateway(registry: &str) -> Gateway {
@@ -101,6 +104,53 @@ async fn addresses_are_instances_at_the_port_and_no_name_is_an_empty_list() {
     becomes(&gateway, "live").await;
     // It is an answer, and doubted as from any other registry.
     assert_eq!(gateway.get("/").await.text(), "one");
+}
+
+/// What is known of one family outlives a time without any answer, and then one in which the other alone has answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_family_that_nobody_answers_for_keeps_its_addresses_also_when_everything_failed_before() {
+    let bind = Bind::start().await;
+    bind.update(&["add orders.test. 1 A 127.0.0.1".to_owned(), "add orders.test. 1 AAAA fd00::1".to_owned()]);
+    let settings = "{ name = \"{service}.test.\", record = \"a\", port = 80, ttl_floor_seconds = 1 }";
+    let gateway = gateway(&bind.registry(settings));
+    until("both are there", || async { source(&gateway).await["instances"] == 2 }).await;
+    for (code, text) in [(2, "Server Failure"), (5, "orders.test: the answer was")] {
+        bind.between().does(Spoiled::Code(code));
+        until("nobody answers", || async {
+            let failure = &source(&gateway).await["failure"];
+            failure["kind"] == "suspect" && failure["error"].as_str().unwrap().contains(text)
+        })
+        .await;
+        becomes(&gateway, "frozen").await;
+        bind.between().does(Spoiled::CodeFor(AAAA, code));
+        becomes(&gateway, "live").await;
+        assert_eq!(source(&gateway).await["instances"], 2);
+    }
+}
+
+/// Each of them is answered soon enough for itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn aliases_that_lead_to_an_answer_take_no_longer_than_one() {
+    let (bind, backend) = (Bind::start().await, Backend::start("one").await);
+    let mut lines = Bind::lines("b0", backend.address, "1 1", 1);
+    let names = ["alias", "b", "c", "d", "e", "f", "g", "orders"];
+    lines.extend(names.windows(2).map(|two| format!("add {}.test. 1 CNAME {}.test.", two[0], two[1])));
+    bind.update(&lines);
+    let registry = bind.registry(IMPATIENT);
+    let gateway =
+        Gateway::start(&format!("{registry}\n[upstream.orders]\nservice = \"alias\"\nregistry = \"main\"\n"));
+    endpoints(&gateway, 1).await;
+    bind.between().does(Spoiled::Late(Duration::from_millis(800)));
+    until("it is too late", || async {
+        let failure = &source(&gateway).await["failure"];
+        failure["kind"] == "unavailable"
+            && failure["error"]
+                .as_str()
+                .is_some_and(|error| error.contains("alias.test: no answer within 5s"))
+    })
+    .await;
+    bind.between().does(Spoiled::No);
+    becomes(&gateway, "live").await;
 }
 
 /// What is no answer freezes the list, and says why.

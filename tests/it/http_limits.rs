@@ -297,7 +297,10 @@ async fn a_port_that_is_in_use_is_an_error_even_if_its_user_shares_ports() {
     };
     let ours = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let error = bind(ours.address()).unwrap_err().to_string();
-    assert_eq!(error, format!("{} is in use by another process", ours.address()));
+    assert_eq!(
+        error,
+        format!("{} is in use by another process (`witgate doctor` says by which)", ours.address())
+    );
 
     let theirs = TcpListener::bind("127.0.0.1:0").await.unwrap();
     assert!(bind(theirs.local_addr().unwrap()).is_err());

@@ -1,8 +1,21 @@
-//! `witgate upstream`: the operator sees how lists stand, and holds, turns back and lets go of them.
+//! `witgate upstream`: the operator sees how lists stand, holds, turns back and lets go of them, and drains endpoints.
 
-use std::{net::SocketAddr, path::Path, process::Command};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+};
 
 use crate::support::{
     backend::Backend,
@@ -144,6 +157,169 @@ async fn removals_are_held_back_until_they_are_accepted() {
     let said = done(&gateway, &["accept", "orders", "--source", "file"]);
     assert_eq!(said, "removals of orders are accepted, 0 endpoints left\n");
     until("nobody is left", || async { gateway.get("/").await.reason() == Some("no-endpoints") }).await;
+}
+
+/// Requests without a pause, from several clients, until it is stopped.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<usize>>,
+}
+
+impl Traffic {
+    fn start(gateway: &Gateway) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let client = |_| {
+            let (mut session, stop) = (gateway.session(), stop.clone());
+            tokio::spawn(async move {
+                let mut requests = 0;
+                while !stop.load(Relaxed) {
+                    let answer = session.get("/").await;
+                    assert!(answer.status.is_success(), "{} {:?}", answer.status, answer.reason());
+                    requests += 1;
+                }
+                requests
+            })
+        };
+        Self { clients: (0..4).map(client).collect(), stop }
+    }
+
+    /// How many requests there were. None of them failed.
+    async fn end(self) -> usize {
+        self.stop.store(true, Relaxed);
+        let mut requests = 0;
+        for client in self.clients {
+            requests += client.await.unwrap();
+        }
+        requests
+    }
+}
+
+/// Waits until this one gets more requests.
+async fn until_used(backend: &Backend) {
+    let before = backend.requests();
+    until("it gets requests", || async { backend.requests() > before + 20 }).await;
+}
+
+/// Sends requests of which this one gets all.
+async fn used_alone(gateway: &Gateway, backend: &Backend) {
+    let before = backend.requests();
+    for _ in 0..20 {
+        assert!(gateway.get("/").await.status.is_success());
+    }
+    assert_eq!(backend.requests(), before + 20);
+}
+
+/// Every worker picks from the list in force, and what began before that is over.
+async fn until_settled(gateway: &Gateway, drained: &Backend) {
+    let address = drained.address.to_string();
+    until("nothing is under way to it any more", || async {
+        let orders = orders(gateway).await;
+        let workers = orders["workers"].as_array().unwrap();
+        let draining = orders["draining"].as_array().unwrap();
+        workers.iter().all(|of| of["generation"] == 0 || of["generation"] == orders["generation"])
+            && draining.iter().any(|of| of["address"] == *address && of["in_flight"] == 0)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_endpoint_gets_nothing_new_until_it_is_undrained() {
+    let all = Backend::several(3).await;
+    let gateway = start(&[&all[0], &all[1]]);
+    until_endpoints(&gateway, 2).await;
+    let (name, address) = ("orders", all[0].address.to_string());
+    let traffic = Traffic::start(&gateway);
+    until_used(&all[0]).await;
+    let said = done(&gateway, &["drain", name, &address]);
+    assert!(said.starts_with(&format!("{address} of orders drains, with ")), "{said}");
+    assert!(said.ends_with(" under way; orders has 1 endpoint left\n"), "{said}");
+    until_settled(&gateway, &all[0]).await;
+    let drained = all[0].requests();
+    until_used(&all[1]).await;
+
+    // The list changes, and it leaves and comes back.
+    tell(gateway.folder(), &[&all[1], &all[2]]);
+    until_used(&all[2]).await;
+    tell(gateway.folder(), &[&all[0], &all[1], &all[2]]);
+    until("it is back", || async { orders(&gateway).await["standby_count"] == 1 }).await;
+    until_used(&all[1]).await;
+    let shown = done(&gateway, &["show", name]);
+    assert!(shown.contains(&format!("draining    {address} since 20")), "{shown}");
+    assert!(shown.contains("drains by order"), "{shown}");
+    let line = |said: String| said.lines().find(|line| line.starts_with("orders ")).unwrap().to_owned();
+    assert!(line(done(&gateway, &["list"])).contains(" draining 1 "));
+    assert!(traffic.end().await > 100);
+
+    let gateway = gateway.restart().await;
+    gateway.logged("Endpoints drain").await;
+    let traffic = Traffic::start(&gateway);
+    until("the registry has answered", || async { orders(&gateway).await["sources"][0]["origin"] == "live" })
+        .await;
+    until_used(&all[2]).await;
+    assert_eq!(all[0].requests(), drained, "nothing new, whatever happened");
+    let metrics = gateway.session_to_admin().get("/metrics").await.text();
+    assert!(metrics.contains("witgate_draining_endpoints{upstream=\"orders\"} 1\n"), "{metrics}");
+
+    let said = done(&gateway, &["undrain", name, &address]);
+    assert_eq!(said, format!("{address} of orders is drained no more, orders has 3 endpoints\n"));
+    until_used(&all[0]).await;
+    assert!(traffic.end().await > 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_under_way_to_an_endpoint_that_drains_comes_to_its_end() {
+    let all = Backend::several(2).await;
+    let gateway = start(&[&all[0]]);
+    until_endpoints(&gateway, 1).await;
+    let mut upload = TcpStream::connect(gateway.address()).await.unwrap();
+    upload.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\r\nhal").await.unwrap();
+    until("it is under way", || async { orders(&gateway).await["endpoints"][0]["in_flight"] == 1 }).await;
+    tell(gateway.folder(), &[&all[0], &all[1]]);
+    until_endpoints(&gateway, 2).await;
+    let address = all[0].address.to_string();
+    let said = done(&gateway, &["drain", "orders", &address]);
+    let expected =
+        format!("{address} of orders drains, with 1 request under way; orders has 1 endpoint left\n");
+    assert_eq!(said, expected);
+    used_alone(&gateway, &all[1]).await;
+    assert_eq!(orders(&gateway).await["draining"][0]["in_flight"], 1);
+    upload.write_all(b"ves").await.unwrap();
+    let mut answer = vec![0; 12];
+    upload.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 200");
+    until_settled(&gateway, &all[0]).await;
+    assert_eq!(all[0].requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_drains_serves_where_nobody_else_is_well() {
+    let all = Backend::several(2).await;
+    let gateway = start(&[&all[0], &all[1]]);
+    until_endpoints(&gateway, 2).await;
+    let addresses = [all[0].address.to_string(), all[1].address.to_string()];
+    let traffic = Traffic::start(&gateway);
+    let said = done(&gateway, &["drain", "orders", &addresses[0], &addresses[1]]);
+    let expected = format!(
+        "{}, {} of orders drain, and still get requests: no other endpoint is well\n",
+        addresses[0], addresses[1]
+    );
+    assert_eq!(said, expected);
+    until_used(&all[0]).await;
+    until_used(&all[1]).await;
+    traffic.end().await;
+
+    let check = |arguments: &[&str], code: i32, part: &str| {
+        let (found, said) = witgate(gateway.admin, arguments);
+        assert_eq!(found, Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(part), "{arguments:?}: {said}");
+    };
+    check(&["drain", "orders", "127.0.0.1:9"], 1, "no endpoint \"127.0.0.1:9\"");
+    check(&["drain", "nobody", "127.0.0.1:9"], 1, "no upstream \"nobody\"");
+    check(&["drain", "orders", "localhost:9"], 2, "localhost:9");
+    check(&["drain", "orders"], 2, "<ADDRESS>");
+    done(&gateway, &["undrain", "orders", &addresses[0]]);
+    check(&["undrain", "orders", &addresses[0]], 1, "does not drain by an order");
+    check(&["drain", "--help"], 0, "witgate upstream drain orders 10.0.0.5:9000");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,6 +44,22 @@ fn wrong_flags_exit_with_2_and_say_what_there_is() {
 }
 
 #[test]
+fn the_help_of_each_command_has_examples() {
+    let (_, help, _) = witgate(&["--help"]);
+    let commands =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names: Vec<&str> = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
+    let names: Vec<&str> = names.into_iter().filter(|name| !name.is_empty() && *name != "help").collect();
+    assert!(names.len() >= 9, "{help}");
+    for name in names {
+        let (code, help, _) = witgate(&[name, "--help"]);
+        assert_eq!(code, Some(0));
+        let example = format!("\nExamples:\n  witgate {name}");
+        assert!(help.contains(&example) || help.contains("\nExamples:\n  sudo"), "{name}: {help}");
+    }
+}
+
+#[test]
 fn check_tells_all_mistakes_and_exits_with_1() {
     let (_folder, path) =
         file("[[listener]]\naddress = \"nowhere\"\n\n[[route]]\npath = \"orders\"\nupstream = \"none\"\n");

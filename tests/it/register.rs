@@ -1,29 +1,27 @@
 //! `witgate register`: a service is announced beside its command, and withdrawn before that is stopped.
 
 use std::{
-    io::{BufRead as _, BufReader},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
-    thread::JoinHandle,
-    time::Instant,
+    path::Path,
+    time::{Duration, Instant},
 };
 
 use etcd_client::{Client, GetOptions};
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use tokio::net::TcpListener;
 use witgate::connector::zookeeper;
 
 use crate::support::{
     avahi::Avahi,
     backend::Backend,
     etcd::{Etcd, free_port},
-    gateway::{Gateway, PATIENCE, bound_to_test, until},
+    gateway::{Gateway, until},
+    registering::{Registering, kill},
     zookeeper::ZooKeeper,
 };
 
 /// What a command does until it is told otherwise. `$F` is a folder in which it says so, and in which the test does.
-const WAITS: &str = r#"
+pub(crate) const WAITS: &str = r#"
 trap 'echo TERM >> $F/signals; exit 7' TERM
 trap 'echo HUP >> $F/signals' HUP
 trap 'echo USR1 >> $F/signals' USR1
@@ -31,94 +29,18 @@ echo $$ > $F/pid.part; mv $F/pid.part $F/pid
 until [ -e $F/go ]; do sleep 0.02; done
 exit 9"#;
 
-/// A process of `witgate register`. Killed when dropped, and with it its command.
-struct Registering {
-    process: Child,
-    /// What it has said on standard error, and who listens to that.
-    said: Arc<Mutex<String>>,
-    listener: Option<JoinHandle<()>>,
-    folder: TempDir,
-}
-
-impl Registering {
-    /// With a configuration and flags, and a script as command if there is one.
-    fn start(config: &str, flags: &[&str], script: Option<&str>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("witgate.toml"), config).unwrap();
-        let mut command = bound_to_test();
-        command.arg(env!("CARGO_BIN_EXE_witgate")).arg("register").args(flags);
-        if let Some(script) = script {
-            command.args(["--", "setpriv", "--pdeathsig", "KILL", "sh", "-c", script]);
-        }
-        command.current_dir(folder.path()).env("F", folder.path());
-        let mut process = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let said = Arc::new(Mutex::new(String::new()));
-        let (lines, heard) = (BufReader::new(process.stderr.take().unwrap()).lines(), said.clone());
-        let listener = std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let mut heard = heard.lock().unwrap();
-                heard.push_str(&line);
-                heard.push('\n');
-            }
-        });
-        Self { process, said, listener: Some(listener), folder }
-    }
-
-    fn signal(&self, name: &str) {
-        kill(name, &self.process.id().to_string());
-    }
-
-    /// The command's process, when it runs.
-    async fn command(&self) -> String {
-        until("the command runs", async || self.folder.path().join("pid").exists()).await;
-        self.read("pid").trim().to_owned()
-    }
-
-    /// The signals that the command got.
-    fn signals(&self) -> String {
-        self.read("signals")
-    }
-
-    fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default()
-    }
-
-    /// Has the command end by itself.
-    fn go(&self) {
-        std::fs::write(self.folder.path().join("go"), "").unwrap();
-    }
-
-    /// Waits until this has been said, and says all that was.
-    async fn told(&self, text: &str) -> String {
-        until(&format!("it says {text:?}"), async || self.said.lock().unwrap().contains(text)).await;
-        self.said.lock().unwrap().clone()
-    }
-
-    /// Waits for the end: the exit code, and what was said on standard error.
-    async fn exit(&mut self) -> (Option<i32>, String) {
-        let began = Instant::now();
-        loop {
-            if let Some(status) = self.process.try_wait().unwrap() {
-                if let Some(listener) = self.listener.take() {
-                    listener.join().unwrap();
-                }
-                return (status.code(), self.said.lock().unwrap().clone());
-            }
-            assert!(began.elapsed() < PATIENCE, "it does not end");
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    }
-}
-
-impl Drop for Registering {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn kill(name: &str, process: &str) {
-    assert!(Command::new("kill").args([&format!("-{name}"), process]).status().unwrap().success());
+/// An etcd that takes a connection and says nothing, and its configuration. Nobody gives up on it soon.
+async fn silent_etcd() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let config = format!(
+        "[registry.main]
+plugin = 'etcd'
+etcd = {{ endpoints = ['{endpoint}'], connect_timeout_ms = 60000 }}
+settings = {{ layout = 'json', prefix = '/services/' }}
+"
+    );
+    (listener, config)
 }
 
 fn in_etcd(etcd: &Etcd) -> String {
@@ -133,7 +55,7 @@ settings = {{ layout = 'json', prefix = '/services/', ttl_seconds = 9 }}
 }
 
 /// The flags for the service `orders` at an address, without those that a test adds.
-fn flags<'f>(address: &'f str, more: &[&'f str]) -> Vec<&'f str> {
+pub(crate) fn flags<'f>(address: &'f str, more: &[&'f str]) -> Vec<&'f str> {
     [&["--registry", "main", "--service", "orders", "--address", address], more].concat()
 }
 
@@ -214,6 +136,56 @@ async fn what_is_announced_beside_a_command_is_withdrawn_when_that_ends() {
 }
 
 #[tokio::test]
+async fn a_registry_that_hangs_holds_up_the_end_for_five_seconds_at_most() {
+    let backend = Backend::start("beside").await;
+    let address = backend.address.to_string();
+    let (silent, config) = silent_etcd().await;
+    let flags = flags(&address, &["--stop-delay-ms", "0"]);
+    let mut registering = Registering::start(&config, &flags, Some(WAITS));
+    registering.command().await;
+    let _connection = silent.accept().await.unwrap();
+    let asked = Instant::now();
+    registering.signal("TERM");
+    let (code, said) = registering.exit().await;
+    assert_eq!((code, &*registering.signals()), (Some(7), "TERM\n"), "{said}");
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}: {said}", asked.elapsed());
+    assert!(said.contains("Withdrawal took too long") && !said.contains("Withdrawn"), "{said}");
+}
+
+#[tokio::test]
+async fn who_asks_again_does_not_wait_for_a_registry_that_hangs() {
+    let backend = Backend::start("beside").await;
+    let address = backend.address.to_string();
+    // What is sent, and the exit code. In the last case there is no command.
+    for (signals, expected) in
+        [(&["TERM", "INT", "QUIT"][..], 130), (&["", "TERM"], 9), (&["TERM", "INT"], 0)]
+    {
+        let (silent, config) = silent_etcd().await;
+        let script = (expected != 0).then_some(WAITS);
+        let mut registering = Registering::start(&config, &flags(&address, &[]), script);
+        let _connection = silent.accept().await.unwrap();
+        let command = match script {
+            Some(_) => Some(registering.command().await),
+            None => None,
+        };
+        let [sent @ .., last] = signals else { unreachable!() };
+        for signal in sent {
+            match *signal {
+                "" => registering.go(),
+                signal => registering.signal(signal),
+            }
+        }
+        if let Some(command) = command {
+            until("the command has ended", async || !Path::new("/proc").join(&command).exists()).await;
+        }
+        registering.signal(last);
+        let (code, said) = registering.exit().await;
+        assert_eq!(code, Some(expected), "{signals:?}: {said}");
+        assert!(!said.contains("Withdrawal took too long"), "{signals:?}: {said}");
+    }
+}
+
+#[tokio::test]
 async fn signals_that_ask_for_no_end_are_handed_on_at_once() {
     let (etcd, mut client, _backend, address) = etcd_and_backend().await;
     let registering = Registering::start(&in_etcd(&etcd), &flags(&address, &[]), Some(WAITS));
@@ -247,7 +219,7 @@ async fn nothing_is_announced_before_the_service_takes_connections() {
     let mut registering = Registering::start(&in_etcd(&etcd), &flags(&text, &[]), Some(WAITS));
     registering.command().await;
     assert!(announced(&mut client).await.is_empty());
-    let _listening = tokio::net::TcpListener::bind(address).await.unwrap();
+    let _listening = TcpListener::bind(address).await.unwrap();
     until_announced(&client, 1).await;
 
     // A command that ends before is no service at all.

@@ -135,6 +135,25 @@ async fn an_edit_stays_and_a_node_that_somebody_deleted_is_written_again() {
 }
 
 #[tokio::test]
+async fn a_node_with_others_below_it_is_not_replaced_and_that_is_told() {
+    let (mut zookeeper, fixture) = (ZooKeeper::start().await, start());
+    let looks = looks(&zookeeper).await;
+    let below = format!("{}/below", RPCX.1);
+    zookeeper.put(&below, "").await;
+    let registration = fixture.announce(&in_zookeeper(&zookeeper, RPCX.0)).await;
+    let standing = reaches(&registration, |standing| *standing != Standing::Starting).await;
+    assert!(
+        matches!(&standing, Standing::Failing(Failure::Unavailable(text))
+            if text.contains("has others below it") && text.contains(RPCX.1)),
+        "{standing:?}"
+    );
+    assert_eq!(found(&looks, RPCX.1).await.unwrap().1, 0, "it was replaced");
+    zookeeper.delete(&below).await;
+    reaches(&registration, |standing| *standing == Standing::Announced).await;
+    assert_ne!(found(&looks, RPCX.1).await.unwrap().1, 0);
+}
+
+#[tokio::test]
 async fn an_announcement_that_is_dropped_ends_with_its_session() {
     let (zookeeper, fixture) = (ZooKeeper::start().await, start());
     let looks = looks(&zookeeper).await;

@@ -80,6 +80,16 @@ impl Certs {
         self.issue(file, &params)
     }
 
+    /// For a server of these names that counts only so many days from now.
+    pub fn beginning(&self, file: &str, alternatives: &[&str], days: u32) -> Pair {
+        let names = alternatives.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = named(file, names);
+        let day = Duration::from_secs(24 * 3600);
+        params.not_before = date_time_ymd(1970, 1, 1) + UNIX_EPOCH.elapsed().unwrap() + day * days;
+        params.not_after = params.not_before + day * 300;
+        self.issue(file, &params)
+    }
+
     /// For a client of this name.
     pub fn client(&self, name: &str) -> Pair {
         let mut params = named(name, vec![]);

@@ -197,7 +197,7 @@ impl Consul {
         false
     }
 
-    fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.http_port).into()
     }
 
@@ -244,9 +244,21 @@ impl Consul {
         assert_eq!(answer.text().trim(), "true", "{path}");
     }
 
+    /// What it answers, null where there is nothing.
+    pub async fn get(&self, path: &str) -> Value {
+        let answer = self.ask(Method::GET, path, Value::Null).await.unwrap();
+        serde_json::from_slice(&answer.body).unwrap_or_default()
+    }
+
     /// Makes a token that may read, and puts it where the gateway reads it.
     async fn renew_token(&mut self) {
-        let rules = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
+        self.renew_token_with("").await;
+    }
+
+    /// The same, with more rights.
+    pub async fn renew_token_with(&mut self, more: &str) {
+        let rules =
+            format!(r#"{more} service_prefix "" {{ policy = "read" }} node_prefix "" {{ policy = "read" }}"#);
         let name = format!("gateway-{:x}", fastrand::u64(..));
         self.put("/v1/acl/policy", json!({ "Name": name, "Rules": rules })).await;
         let token = self.put("/v1/acl/token", json!({ "Policies": [{ "Name": name }] })).await;

@@ -87,6 +87,12 @@ impl DiscoveryDouble {
         assert_eq!(answer["code"], 200, "{path} {body}: {answer}");
     }
 
+    /// What it holds of a service in an environment, `APPID-ENV`.
+    pub fn instances(&self, app: &str) -> Vec<Value> {
+        let node = self.node.lock().unwrap();
+        node.apps.get(app).into_iter().flat_map(|app| app.values()).cloned().collect()
+    }
+
     /// Registers an instance of `orders`, with whatever else is to be said of it.
     pub fn register_with(&self, hostname: &str, address: SocketAddr, more: Value) {
         let mut body = json!({ "env": "dev", "appid": "orders", "hostname": hostname, "status": 1,

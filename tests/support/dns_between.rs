@@ -29,6 +29,10 @@ pub enum Spoiled {
     Instead(&'static str),
     /// It has this code, and no records.
     Code(u8),
+    /// The same, for questions of this kind.
+    CodeFor(u16, u8),
+    /// It comes so much later.
+    Late(Duration),
     /// It has no records, and points to other servers.
     Referral,
     /// Over UDP it says that there is more than fits, and over TCP nothing is said at all.
@@ -68,6 +72,9 @@ impl DnsBetween {
                     let Some((to, query)) = Plan::take(&plan, query) else { return };
                     if let Some(answer) = by_udp(to, &query).await {
                         let spoiled = plan.lock().unwrap().spoiled;
+                        if let Spoiled::Late(late) = spoiled {
+                            tokio::time::sleep(late).await;
+                        }
                         let _ = udp.send_to(&spoil(answer, spoiled), client).await;
                     }
                 });
@@ -162,10 +169,14 @@ async fn by_tcp(to: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
 
 fn spoil(answer: Vec<u8>, spoiled: Spoiled) -> Vec<u8> {
     match spoiled {
-        Spoiled::No => answer,
+        Spoiled::No | Spoiled::Late(_) => answer,
         Spoiled::Cut => answer[..answer.len() / 2].to_vec(),
         Spoiled::Instead(text) => text.into(),
         Spoiled::Code(code) => bare(&answer, 0, code),
+        Spoiled::CodeFor(kind, code) => {
+            let (_, end) = name(&answer).unwrap();
+            if answer[end..end + 2] == kind.to_be_bytes() { bare(&answer, 0, code) } else { answer }
+        }
         Spoiled::Truncated => bare(&answer, 0x02, 0),
         Spoiled::Referral => {
             let mut answer = bare(&answer, 0, 0);

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::{client::until, gateway::PATIENCE};
 
-/// One of these programs. `./dev servers` builds it.
+/// One of these programs. `./dev servers` builds those in Go, and `./dev peers` those in Java, too.
 pub trait Peer {
     const PROGRAM: &str;
 
@@ -25,13 +25,22 @@ pub trait Peer {
     /// Where the program is.
     fn program() -> PathBuf {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers").join(Self::PROGRAM);
-        assert!(program.exists(), "no {}: `./dev servers` builds it", program.display());
+        assert!(program.exists(), "no {}: scripts/servers.sh {} builds it", program.display(), Self::PROGRAM);
         program
     }
 
     /// The program as a server or client. It ends with its standard input, and so with the test, however that ends.
     fn command(role: &str) -> Command {
-        let mut command = Command::new(Self::program());
+        let program = Self::program();
+        // Those in Java are a folder of all that they need.
+        let mut command = if program.is_dir() {
+            let mut java = Command::new("java");
+            java.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"]);
+            java.arg(program.join("lib/*")).arg("peer.Main");
+            java
+        } else {
+            Command::new(program)
+        };
         command.args([role, "-with-stdin"]).stdin(Stdio::piped());
         command
     }

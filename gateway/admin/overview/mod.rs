@@ -11,7 +11,7 @@ mod state;
 mod verdict;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Instant, SystemTime},
 };
 
@@ -29,8 +29,8 @@ use super::Parts;
 use crate::{
     catalog::Upstream,
     plugin::{Plugins, State as PluginState},
-    telemetry::{rfc3339, text::shown},
-    upstream::Status,
+    telemetry::{UpstreamMetrics, rfc3339, text::shown},
+    upstream::{Status, UpstreamName},
 };
 
 /// Services told of; the rest, which is the best of them, is counted.
@@ -53,21 +53,35 @@ pub(super) struct Answer {
 /// What has to be remembered from one look to the next.
 pub(super) struct Overview {
     started: SystemTime,
-    rates: Mutex<Rates>,
+    rates: Arc<Mutex<Rates>>,
 }
 
 impl Default for Overview {
     fn default() -> Self {
-        Self { started: SystemTime::now(), rates: Mutex::default() }
+        Self { started: SystemTime::now(), rates: Arc::default() }
+    }
+}
+
+/// Somebody looks again and again. When nobody does any more, what was counted is forgotten.
+pub(super) struct Watch(Arc<Mutex<Rates>>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        locked(&self.0).left();
     }
 }
 
 impl Overview {
+    pub(super) fn watch(&self) -> Watch {
+        locked(&self.rates).joined();
+        Watch(self.rates.clone())
+    }
+
     /// How one service stands.
     pub(super) fn of(&self, parts: &Parts, upstream: &Upstream) -> Service {
         let (now, wall) = (Instant::now(), SystemTime::now());
-        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.sample(super::upstreams::running(&parts.catalog).iter(), now);
+        let mut rates = locked(&self.rates);
+        rates.sample(|| super::upstreams::running(&parts.catalog).iter().map(counted).collect(), now);
         services::service(upstream, &upstream.status(), rates.of(upstream.name()).as_ref(), (now, wall))
     }
 
@@ -75,8 +89,8 @@ impl Overview {
         let (now, wall) = (Instant::now(), SystemTime::now());
         let upstreams = services::with_status(super::upstreams::running(&parts.catalog));
         let mut services: Vec<Service> = {
-            let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-            rates.sample(upstreams.iter().map(|(upstream, _)| upstream), now);
+            let mut rates = locked(&self.rates);
+            rates.sample(|| upstreams.iter().map(|(upstream, _)| counted(upstream)).collect(), now);
             let row = |(upstream, status): &(Arc<Upstream>, Arc<Status>)| {
                 let lately = rates.of(upstream.name());
                 services::service(upstream, status, lately.as_ref(), (now, wall))
@@ -105,6 +119,15 @@ impl Overview {
             changes: changes::last(&upstreams),
         }
     }
+}
+
+fn locked(rates: &Mutex<Rates>) -> MutexGuard<'_, Rates> {
+    rates.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What counts for an upstream.
+fn counted(upstream: &Arc<Upstream>) -> (UpstreamName, Arc<UpstreamMetrics>) {
+    (upstream.name().clone(), upstream.metrics.clone())
 }
 
 /// What is wrong with plugins.

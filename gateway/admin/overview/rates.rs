@@ -6,9 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{catalog::Upstream, telemetry::UpstreamCounts, upstream::UpstreamName};
+use crate::{
+    telemetry::{UpstreamCounts, UpstreamMetrics},
+    upstream::UpstreamName,
+};
 
-/// The time that rates are about.
+/// The time that rates are about, as nearly as somebody looked so long ago.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
 
 /// Counts are kept this far apart, however often somebody looks.
@@ -21,11 +24,19 @@ const FORGET: Duration = Duration::from_secs(15);
 #[derive(Default)]
 pub(super) struct Rates {
     samples: VecDeque<Sample>,
+    /// How many look again and again.
+    watchers: usize,
 }
 
 struct Sample {
     at: Instant,
-    counts: HashMap<UpstreamName, UpstreamCounts>,
+    counts: HashMap<UpstreamName, Counted>,
+}
+
+/// What was counted, and by what: an upstream that is built anew under its name counts from zero.
+struct Counted {
+    metrics: Arc<UpstreamMetrics>,
+    counts: UpstreamCounts,
 }
 
 /// What one upstream did within the window.
@@ -41,8 +52,25 @@ pub(super) struct Lately {
 }
 
 impl Rates {
-    /// Takes in what is counted now, unless it has done so a moment ago.
-    pub(super) fn sample<'a>(&mut self, upstreams: impl Iterator<Item = &'a Arc<Upstream>>, now: Instant) {
+    /// Somebody begins to look again and again.
+    pub(super) fn joined(&mut self) {
+        self.watchers += 1;
+    }
+
+    /// One of them does so no more. After the last there is nothing to remember.
+    pub(super) fn left(&mut self) {
+        self.watchers -= 1;
+        if self.watchers == 0 {
+            self.samples = VecDeque::new();
+        }
+    }
+
+    /// Takes in what is counted now, unless it has done so a moment ago; only then are `upstreams` asked for.
+    pub(super) fn sample(
+        &mut self,
+        upstreams: impl FnOnce() -> Vec<(UpstreamName, Arc<UpstreamMetrics>)>,
+        now: Instant,
+    ) {
         let ago = self.samples.back().map(|last| now.saturating_duration_since(last.at));
         if ago.is_some_and(|ago| ago < PACE) {
             return;
@@ -50,10 +78,14 @@ impl Rates {
         if ago.is_some_and(|ago| ago > FORGET) {
             self.samples.clear();
         }
-        let counts = |of: &Arc<Upstream>| (of.name().clone(), of.metrics.counts());
-        self.samples.push_back(Sample { at: now, counts: upstreams.map(counts).collect() });
-        let is_old = |sample: &Sample| now.saturating_duration_since(sample.at) >= WINDOW;
-        while self.samples.get(1).is_some_and(is_old) {
+        let counted = |(name, metrics): (UpstreamName, Arc<UpstreamMetrics>)| {
+            let counts = metrics.counts();
+            (name, Counted { metrics, counts })
+        };
+        self.samples.push_back(Sample { at: now, counts: upstreams().into_iter().map(counted).collect() });
+        // The first is the one that is nearest to a window ago.
+        let beside = |sample: &Sample| now.saturating_duration_since(sample.at).abs_diff(WINDOW);
+        while self.samples.len() > 2 && beside(&self.samples[1]) <= beside(&self.samples[0]) {
             self.samples.pop_front();
         }
     }
@@ -62,10 +94,13 @@ impl Rates {
     pub(super) fn of(&self, name: &UpstreamName) -> Option<Lately> {
         let last = self.samples.back()?;
         let now = last.counts.get(name)?;
-        let (first, before) =
-            self.samples.iter().find_map(|sample| Some((sample.at, sample.counts.get(name)?)))?;
-        let time = last.at.saturating_duration_since(first);
-        (!time.is_zero()).then(|| lately(before, now, time))
+        let of_the_same = |sample: &'_ Sample| {
+            sample.counts.get(name).is_some_and(|before| Arc::ptr_eq(&before.metrics, &now.metrics))
+        };
+        let first = self.samples.iter().find(|sample| of_the_same(sample))?;
+        let before = first.counts.get(name)?;
+        let time = last.at.saturating_duration_since(first.at);
+        (!time.is_zero()).then(|| lately(&before.counts, &now.counts, time))
     }
 }
 
@@ -87,7 +122,7 @@ fn lately(before: &UpstreamCounts, now: &UpstreamCounts, time: Duration) -> Late
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{Fault, UpstreamMetrics};
+    use crate::telemetry::Fault;
 
     #[test]
     fn rates_are_about_what_came_between() {
@@ -106,5 +141,66 @@ mod tests {
         assert!(lately.p99 <= Some(Duration::from_millis(3)), "{lately:?}");
         let nothing = super::lately(&before, &before, Duration::from_secs(1));
         assert_eq!((nothing.requests, nothing.success, nothing.p50), (0.0, None, None));
+    }
+
+    #[test]
+    fn an_upstream_that_is_built_anew_is_not_compared_with_the_one_before() {
+        let (mut rates, name) = (Rates::default(), UpstreamName::new("orders"));
+        let (old, new) = (Arc::new(UpstreamMetrics::new(1)), Arc::new(UpstreamMetrics::new(1)));
+        let answer = |metrics: &UpstreamMetrics, times: u64, took: u64| {
+            (0..times).for_each(|_| metrics.answered(0, 200, Duration::from_millis(took)));
+        };
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        answer(&old, 100, 2);
+        rates.sample(|| vec![(name.clone(), old.clone())], at(0));
+        answer(&new, 10, 2);
+        rates.sample(|| vec![(name.clone(), new.clone())], at(1));
+        assert_eq!(rates.of(&name), None, "of the new one nothing is known yet");
+        answer(&new, 30, 2_000);
+        rates.sample(|| vec![(name.clone(), new.clone())], at(3));
+        let lately = rates.of(&name).unwrap();
+        assert_eq!((lately.requests, lately.success), (15.0, Some(1.0)));
+        assert!(lately.p50 > Some(Duration::from_secs(1)), "{lately:?}");
+    }
+
+    /// The rate when somebody looks at these seconds, while ten requests come each second, a hundred at the first.
+    fn rate(seconds: &[u64]) -> f64 {
+        let (mut rates, name) = (Rates::default(), UpstreamName::new("orders"));
+        let (metrics, start) = (Arc::new(UpstreamMetrics::new(1)), Instant::now());
+        for second in 0..=seconds[seconds.len() - 1] {
+            let came = if second == 0 { 100 } else { 10 };
+            (0..came).for_each(|_| metrics.answered(0, 200, Duration::from_millis(2)));
+            if seconds.contains(&second) {
+                rates.sample(|| vec![(name.clone(), metrics.clone())], start + Duration::from_secs(second));
+            }
+            if second == 0 {
+                (0..1_000).for_each(|_| metrics.answered(0, 200, Duration::from_millis(2)));
+            }
+        }
+        rates.of(&name).unwrap().requests
+    }
+
+    #[test]
+    fn rates_are_about_the_window_however_seldom_somebody_looks() {
+        assert_eq!(rate(&(0..=11).collect::<Vec<_>>()), 10.0);
+        assert_eq!(rate(&[0, 9, 18]), 10.0, "of the last 9 seconds, not of 18");
+        assert_eq!(rate(&[0, 14, 28]), 10.0);
+        assert_eq!(rate(&[0, 10]), 110.0);
+    }
+
+    #[test]
+    fn counts_are_asked_for_when_they_are_due_and_forgotten_when_nobody_looks() {
+        let (mut rates, name) = (Rates::default(), UpstreamName::new("orders"));
+        let (metrics, start) = (Arc::new(UpstreamMetrics::new(1)), Instant::now());
+        rates.joined();
+        rates.joined();
+        rates.sample(|| vec![(name.clone(), metrics.clone())], start);
+        rates.sample(|| panic!("not so soon again"), start + PACE / 2);
+        rates.sample(|| vec![(name.clone(), metrics.clone())], start + PACE);
+        rates.left();
+        assert!(rates.of(&name).is_some());
+        rates.left();
+        assert!(rates.of(&name).is_none());
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn judge(facts: &Facts) -> (State, Vec<String>) {
     if !facts.has_list {
         say(State::Unknown, "no list was ever heard".into());
     } else if facts.drained {
-        say(State::Degraded, "drained: all instances have weight 0".into());
+        say(State::Failing, "drained: all instances have weight 0".into());
     } else if facts.total == 0 {
         say(State::Failing, "it has no instances".into());
     } else if facts.routable == 0 {
@@ -139,7 +139,7 @@ mod tests {
         let facts = Facts { sources: vec!["main is silent".into()], ..Facts::default() };
         check(facts, State::Unknown, &["no list was ever heard", "main is silent"]);
         let drained = Facts { routable: 0, drained: true, ..well() };
-        check(drained, State::Degraded, &["drained: all instances have weight 0"]);
+        check(drained, State::Failing, &["drained: all instances have weight 0"]);
     }
 
     #[test]

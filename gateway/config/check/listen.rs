@@ -116,7 +116,7 @@ impl Checker<'_> {
         Some(self.networks(&way, from))
     }
 
-    fn networks(&mut self, way: &Way, texts: &[String]) -> Vec<IpNet> {
+    pub(super) fn networks(&mut self, way: &Way, texts: &[String]) -> Vec<IpNet> {
         let networks = texts.iter().enumerate().filter_map(|(index, text)| match text.parse() {
             Ok(network) => Some(network),
             Err(_) => {

@@ -21,6 +21,13 @@ pub(super) struct Identity {
     id: Option<String>,
 }
 
+impl Identity {
+    /// What tells this gateway from others, where nothing depends on it.
+    pub(super) fn instance(&self) -> String {
+        self.id.clone().or_else(host_name).unwrap_or_else(|| "witgate".to_owned())
+    }
+}
+
 /// What an upstream or a route says of all this.
 pub(super) struct Written<'f> {
     pub slow_start_secs: u64,

@@ -52,7 +52,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// One registry as its table names it.
 pub(super) struct Client {
     granted: Grant,
-    credential: Option<Arc<Current>>,
+    credential: Option<Current>,
     inner: legacy::Client<Dial, WasiBody>,
     pace: Mutex<Ceiling>,
 }

@@ -107,10 +107,7 @@ fn credential(http: &Http, examiner: &mut Examiner<'_>, way: &Way) -> Option<Opt
     }
     match (token, &http.header) {
         (Some(token), header) => {
-            let kind = match header {
-                None => Kind::Bearer,
-                Some(name) => header_kind(examiner, &way.key("header"), name)?,
-            };
+            let kind = token_kind(examiner, &way.key("header"), header.as_deref())?;
             let (file, secret) = token?;
             Some(Some(Credential { kind, file, secret }))
         }
@@ -119,7 +116,9 @@ fn credential(http: &Http, examiner: &mut Examiner<'_>, way: &Way) -> Option<Opt
     }
 }
 
-fn header_kind(examiner: &mut Examiner<'_>, way: &Way, name: &str) -> Option<Kind> {
+/// How a token is sent, in this header if it is another than usual.
+pub(crate) fn token_kind(examiner: &mut Examiner<'_>, way: &Way, header: Option<&str>) -> Option<Kind> {
+    let Some(name) = header else { return Some(Kind::Bearer) };
     match HeaderName::try_from(name) {
         Ok(name) if name == AUTHORIZATION => Some(Kind::Bearer),
         Ok(name) => Some(Kind::Header(name)),

@@ -10,10 +10,11 @@ mod keys;
 mod urls;
 
 use self::client::Client;
-pub use self::keys::Grant;
+pub use self::{credential::Credential, keys::Grant};
 pub(crate) use self::{
+    credential::Current,
     host::{Lent, Shared, add_to_linker, share},
-    keys::{Http as Keys, SETTING, grant},
+    keys::{Http as Keys, SETTING, grant, token_kind},
 };
 
 /// What a plugin may import to use it.

@@ -56,6 +56,11 @@ impl Prefix {
         &self.text
     }
 
+    /// `HOST:PORT`.
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
     pub fn is_tls(&self) -> bool {
         self.scheme == Scheme::HTTPS
     }

@@ -5,11 +5,14 @@ use crate::registry::Failure;
 
 /// Answers that are told apart, as ZooKeeper numbers them.
 pub mod code {
+    pub const NOT_TRIED: i32 = -2;
     pub const UNIMPLEMENTED: i32 = -6;
     pub const BAD_ARGUMENTS: i32 = -8;
     pub const NO_NODE: i32 = -101;
     pub const NO_AUTH: i32 = -102;
     pub const NODE_EXISTS: i32 = -110;
+    pub const NOT_EMPTY: i32 = -111;
+    pub const SESSION_EXPIRED: i32 = -112;
     pub const AUTH_FAILED: i32 = -115;
 }
 
@@ -34,7 +37,10 @@ pub enum Error {
 
 impl From<WireError> for Error {
     fn from(error: WireError) -> Self {
-        Self::NoZooKeeper(error.to_string())
+        match error {
+            WireError::Many(_) => Self::TooLong,
+            error => Self::NoZooKeeper(error.to_string()),
+        }
     }
 }
 
@@ -45,6 +51,7 @@ fn meaning(code: i32) -> String {
         code::NO_NODE => "there is no such node".to_owned(),
         code::NO_AUTH => "the gateway may not do that there".to_owned(),
         code::NODE_EXISTS => "the node is there already".to_owned(),
+        code::NOT_EMPTY => "a node that has others below it is in the way".to_owned(),
         code::AUTH_FAILED => "the credential is refused".to_owned(),
         code => format!("error {code}"),
     }
@@ -57,11 +64,13 @@ impl Error {
             self,
             Self::TooLong
                 | Self::Code(
-                    code::UNIMPLEMENTED
+                    code::NOT_TRIED
+                        | code::UNIMPLEMENTED
                         | code::BAD_ARGUMENTS
                         | code::NO_NODE
                         | code::NO_AUTH
                         | code::NODE_EXISTS
+                        | code::NOT_EMPTY
                 )
         )
     }
@@ -88,11 +97,14 @@ mod tests {
             (Error::Broken("reset".into()), "unavailable", true),
             (Error::NotBelieved("alert".into()), "denied", true),
             (WireError::Length(7).into(), "other", true),
+            (WireError::Many(7).into(), "invalid", false),
             (Error::Code(code::AUTH_FAILED), "denied", true),
             (Error::Code(code::NO_AUTH), "denied", false),
             (Error::Code(code::BAD_ARGUMENTS), "invalid", false),
             (Error::TooLong, "invalid", false),
             (Error::Code(code::UNIMPLEMENTED), "other", false),
+            (Error::Code(code::NOT_EMPTY), "unavailable", false),
+            (Error::Code(code::NOT_TRIED), "unavailable", false),
             (Error::Code(-4), "unavailable", true),
         ] {
             assert_eq!((error.failure(|text| text).kind(), error.ends_session()), (kind, ends), "{error:?}");

@@ -30,8 +30,9 @@ use crate::{
 /// Questions of one feed that wait for an answer at once.
 const AT_ONCE: usize = 256;
 
-/// The longest list taken, in bytes of names and data.
+/// The longest list taken, in bytes of names and data, and what each child costs beside.
 const LONGEST_LIST: usize = 256 << 20;
+const CHILD: usize = 128;
 
 /// Pauses before everything is read again because changes were missed.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -248,7 +249,11 @@ impl Read {
             Err(Error::Code(code::NO_NODE)) => None,
             Err(error) => return Err(error),
         };
-        self.bytes += name.len() + data.as_ref().map_or(0, |data| data.bytes.len());
+        self.push(name, data)
+    }
+
+    fn push(&mut self, name: String, data: Option<Data>) -> Result<(), Error> {
+        self.bytes += CHILD + name.len() + data.as_ref().map_or(0, |data| data.bytes.len());
         if self.bytes > LONGEST_LIST {
             return Err(Error::TooLong);
         }
@@ -259,4 +264,16 @@ impl Read {
 
 fn named(name: String, data: Data) -> Child {
     Child { name, data: data.bytes, mzxid: data.stat.mzxid, owner: data.stat.owner }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_with_hardly_any_name_count_as_what_they_cost() {
+        let mut read = Read { data: Vec::new(), bytes: LONGEST_LIST - 2 * CHILD };
+        assert_eq!(read.push(String::new(), None), Ok(()));
+        assert_eq!(read.push("a".to_owned(), None), Err(Error::TooLong));
+    }
 }

@@ -29,8 +29,8 @@ pub(crate) struct ZooKeeper {
     pub servers: Vec<String>,
     /// The user to be, by the scheme `digest`. Default: none.
     pub user: Option<String>,
-    /// A file with the user's password. It is read again for each session, and when something is refused. Required with
-    /// `user`.
+    /// A file with the user's password. One older than ten seconds is read again for each session, and when something
+    /// is refused. Required with `user`.
     pub password_file: Option<String>,
     /// Talk TLS to every server. Default: none.
     pub tls: Option<Tls>,

@@ -11,11 +11,7 @@ mod presence;
 mod session;
 mod wire;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 pub use self::{
     error::Error,
@@ -29,11 +25,8 @@ pub(crate) use self::{
     host::{Lent, Shared, add_to_linker, share},
     keys::{INTERFACES, SETTING, USERS, ZooKeeper as Keys, grant},
 };
-use super::{lock, sessions::Sessions};
-use crate::{files, registry::Failure, tls};
-
-/// How long reading the password may take. What there was is used if a file system hangs.
-const READING: Duration = Duration::from_secs(2);
+use super::{fresh::FreshSecret, sessions::Sessions};
+use crate::{registry::Failure, tls};
 
 /// One ZooKeeper as one registry's table names it. Everything that follows it shares a session, which is made when
 /// first needed, ends when nothing needs it, and is made anew when it fails.
@@ -42,16 +35,16 @@ pub struct Client {
     grant: Grant,
     tls: Option<Arc<tls::Client>>,
     sessions: Sessions<Session>,
-    /// `user:password`, as it was read last.
-    secret: Mutex<Option<String>>,
+    password: Option<Arc<FreshSecret>>,
 }
 
 impl Client {
     /// Contacts nobody yet. `registry` is its name in logs; `tls` is there if the grant asks for it.
     pub fn new(registry: Arc<str>, grant: Grant, tls: Option<Arc<tls::Client>>) -> Arc<Self> {
         let sessions = Sessions::new(grant.servers.clone());
-        let secret = Mutex::new(grant.credential.as_ref().map(|one| one.said(&one.password.0)));
-        Arc::new(Self { registry, grant, tls, sessions, secret })
+        let fresh = |one: &Credential| FreshSecret::new(one.file.clone(), one.password.clone());
+        let password = grant.credential.as_ref().map(fresh);
+        Arc::new(Self { registry, grant, tls, sessions, password })
     }
 
     pub fn granted(&self) -> &Grant {
@@ -121,25 +114,17 @@ impl Client {
         match failure {
             Failure::Denied(text) => Failure::Denied(format!("{text}: {path}")),
             Failure::Invalid(text) => Failure::Invalid(format!("{text}: {path}")),
+            Failure::Unavailable(text) if matches!(error, Error::Code(_)) => {
+                Failure::Unavailable(format!("{text}: {path}"))
+            }
             failure => failure,
         }
     }
 
-    /// `user:password`, with the password as it is now. Passwords are exchanged while the gateway runs; one that cannot
-    /// be read leaves what there was.
+    /// `user:password`, with the password as it is now: it is exchanged while the gateway runs.
     async fn secret(&self) -> Option<String> {
-        let credential = self.grant.credential.as_ref()?;
-        let file: PathBuf = credential.file.clone();
-        let reading = tokio::task::spawn_blocking(move || files::read_text(&file, files::SECRET).ok());
-        let read = tokio::time::timeout(READING, reading).await;
-        let mut secret = lock(&self.secret);
-        if let Ok(Ok(Some(text))) = read {
-            let password = text.trim_end_matches(['\r', '\n']);
-            if !password.is_empty() {
-                *secret = Some(credential.said(password));
-            }
-        }
-        secret.clone()
+        let (credential, password) = self.grant.credential.as_ref().zip(self.password.as_ref())?;
+        Some(credential.said(&password.current().await.0))
     }
 }
 

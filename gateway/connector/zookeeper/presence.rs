@@ -1,12 +1,18 @@
 //! A session of its own, and the only way to write: what is written goes away with it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use super::{
-    Client, Session,
+    Client, Session, at,
     error::{Error, code},
     session::{Farewell, Reply},
-    wire::{Body, Data, op},
+    wire::{Body, Data, Reader, op},
 };
 use crate::registry::Failure;
 
@@ -25,6 +31,8 @@ const TRIES: usize = 5;
 pub struct Presence {
     client: Arc<Client>,
     session: Session,
+    /// By us, and the server has said so.
+    closed: AtomicBool,
 }
 
 impl Presence {
@@ -33,7 +41,8 @@ impl Presence {
             return Err(Failure::Invalid("a session of 0 seconds".into()));
         }
         let timeout = Duration::from_secs(timeout_seconds.into());
-        Ok(Self { session: client.connect(timeout, Farewell::None).await?, client })
+        let session = client.connect(timeout, Farewell::None).await?;
+        Ok(Self { client, session, closed: AtomicBool::default() })
     }
 
     pub fn id(&self) -> i64 {
@@ -75,7 +84,11 @@ impl Presence {
                         .map(drop);
                 }
                 let writes = [(op::DELETE, Body::default().text(path).int(-1)), (op::CREATE, node)];
-                self.ask(op::MULTI, &Body::multi(&writes)).await.map(drop)
+                let Reply(results) = self.ask(op::MULTI, &Body::multi(&writes)).await?;
+                match Reader(&results).first_error()? {
+                    0 => Ok(()),
+                    code => Err(Error::Code(code)),
+                }
             }
             made => made.map(drop),
         }
@@ -116,17 +129,24 @@ impl Presence {
         }
     }
 
-    /// Ends it, and with it what was written. One that has ended is no error.
+    /// Ends it, and with it what was written. It may be asked for again when that was done.
     pub async fn end(&self) -> Result<(), Failure> {
-        if self.session.has_ended() {
+        if self.closed.load(Relaxed) {
             return Ok(());
         }
+        // Also one that is not to be used any more: as long as its connection is there, it stays.
         match self.ask(op::CLOSE, &Body::default()).await {
-            Err(error) => Err(self.failed(&error, "session").await),
-            Ok(_) => {
+            Ok(_) | Err(Error::Code(code::SESSION_EXPIRED)) => {
+                self.closed.store(true, Relaxed);
                 self.session.end();
                 Ok(())
             }
+            Err(Error::Broken(text)) => {
+                self.session.end();
+                let goes = format!("{text}; what was written goes within {:?}", self.session.granted());
+                Err(Failure::Unavailable(at(self.session.endpoint(), &goes)))
+            }
+            Err(error) => Err(self.failed(&error, "session").await),
         }
     }
 

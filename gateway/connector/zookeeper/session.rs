@@ -33,8 +33,12 @@ use crate::{
     tls::{self, HandshakeError, Protocol},
 };
 
-/// Names that are remembered for one who follows; of more, everything is read again.
+/// Names that are remembered for one who follows, and their bytes; of more, everything is read again.
 const MOST_NAMES: usize = 100_000;
+const MOST_BYTES: usize = 32 << 20;
+
+/// How long a server is waited for at most that gives longer sessions than it was asked for.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a session that nobody uses any more may take to say so.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -54,6 +58,8 @@ pub struct Session {
     frames: mpsc::UnboundedSender<Vec<u8>>,
     state: Arc<Mutex<State>>,
     id: i64,
+    granted: Duration,
+    /// How long answers are waited for, and a server that is silent.
     patience: Duration,
     /// Whom it was said last to be.
     said: Mutex<Option<String>>,
@@ -65,12 +71,14 @@ pub struct Session {
 struct State {
     xid: i32,
     /// In the order in which answers come.
-    asked: VecDeque<(i32, oneshot::Sender<Result<Reply, Error>>)>,
+    asked: VecDeque<(i32, Answer)>,
     /// Who follows the children of a node, by its path.
     followed: HashMap<String, Vec<Arc<Changes>>>,
     /// Why there will be no more answers.
     over: Option<Error>,
 }
+
+type Answer = oneshot::Sender<Result<Reply, Error>>;
 
 /// An answer without its head.
 pub struct Reply(pub Vec<u8>);
@@ -93,7 +101,8 @@ impl Asked {
 }
 
 impl Session {
-    /// Connects, and waits until there is a session. `secret` is that of the digest scheme, `user:password`.
+    /// Connects, and waits until there is a session and the server knows who the gateway is. `secret` is that of the
+    /// digest scheme, `user:password`.
     pub async fn open(
         endpoint: &str,
         grant: &Grant,
@@ -101,13 +110,16 @@ impl Session {
         secret: Option<&str>,
         farewell: Farewell,
     ) -> Result<Self, Error> {
+        let opened = async {
+            let session = Self::dial(endpoint, grant, tls, farewell).await?;
+            if let Some(secret) = secret {
+                session.authenticate(secret).await?;
+            }
+            Ok(session)
+        };
         let limit = grant.connect_timeout;
-        let opened = timeout(limit, Self::dial(endpoint, grant, tls, farewell)).await;
-        let session = opened.map_err(|_| Error::Broken(format!("no session within {limit:?}")))??;
-        if let Some(secret) = secret {
-            session.authenticate(secret).await?;
-        }
-        Ok(session)
+        let late = |_| Err(Error::Broken(format!("no session within {limit:?}")));
+        timeout(limit, opened).await.unwrap_or_else(late)
     }
 
     async fn dial(
@@ -144,10 +156,11 @@ impl Session {
         let mut buffer = BytesMut::new();
         let frame = next_frame(&mut stream, &mut buffer, limit).await?;
         let Connected { timeout, session } = Connected::read(&frame)?;
-        let patience = Duration::from_millis(u64::try_from(timeout).unwrap_or(0));
-        if patience.is_zero() {
+        let granted = Duration::from_millis(u64::try_from(timeout).unwrap_or(0));
+        if granted.is_zero() {
             return Err(Error::Broken("the server gave no session".into()));
         }
+        let patience = granted.min(LONGEST_PATIENCE.max(grant.session_timeout));
         let (frames, to_write) = mpsc::unbounded_channel();
         let (state, ended) = (Arc::<Mutex<State>>::default(), Ended::default());
         let (served, over) = (state.clone(), ended.clone());
@@ -161,6 +174,7 @@ impl Session {
             frames,
             state,
             id: session,
+            granted,
             patience,
             said: Mutex::default(),
             ended,
@@ -177,6 +191,11 @@ impl Session {
     }
 
     /// How long the server keeps it when nothing is heard of it.
+    pub fn granted(&self) -> Duration {
+        self.granted
+    }
+
+    /// The same, where that is not longer than anybody waits.
     pub fn timeout(&self) -> Duration {
         self.patience
     }
@@ -192,7 +211,9 @@ impl Session {
 
     /// Says who the gateway is, beside whom it was before: ZooKeeper lets a session be several.
     pub async fn authenticate(&self, secret: &str) -> Result<(), Error> {
-        self.send(xid::AUTH, op::AUTH, &Body::auth("digest", secret.as_bytes())).answer().await?;
+        let body = Body::auth("digest", secret.as_bytes());
+        let asked = self.send(&mut lock(&self.state), xid::AUTH, op::AUTH, &body);
+        asked.answer().await?;
         *lock(&self.said) = Some(secret.to_owned());
         Ok(())
     }
@@ -203,23 +224,23 @@ impl Session {
 
     /// Asks at once; the answers come in the order of the questions.
     pub fn ask(&self, op: i32, body: &Body) -> Asked {
-        let number = {
-            let mut state = lock(&self.state);
-            // Numbers of our own are above 0.
-            state.xid = state.xid.checked_add(1).unwrap_or(1);
-            state.xid
-        };
-        self.send(number, op, body)
+        self.ask_within(&mut lock(&self.state), op, body)
     }
 
-    fn send(&self, number: i32, op: i32, body: &Body) -> Asked {
+    fn ask_within(&self, state: &mut State, op: i32, body: &Body) -> Asked {
+        // Numbers of our own are above 0.
+        state.xid = state.xid.checked_add(1).unwrap_or(1);
+        self.send(state, state.xid, op, body)
+    }
+
+    /// The state is locked, so that what is asked is sent in the order in which it is noted there.
+    fn send(&self, state: &mut State, number: i32, op: i32, body: &Body) -> Asked {
         let (answer, receiver) = oneshot::channel();
-        let mut state = lock(&self.state);
         match &state.over {
             Some(error) => drop(answer.send(Err(error.clone()))),
             None => {
                 state.asked.push_back((number, answer));
-                // Within the lock, so that the order is the same. If nobody writes any more, `over` comes soon.
+                // If nobody writes any more, `over` comes soon.
                 let _ = self.frames.send(Body::request(number, op, body));
             }
         }
@@ -229,9 +250,11 @@ impl Session {
     /// Follows the children of a node, whether it is there or not. What is asked afterwards misses nothing.
     pub fn watch(self: &Arc<Self>, path: &str) -> (Watch, Asked) {
         let changes = Arc::<Changes>::default();
-        lock(&self.state).followed.entry(path.to_owned()).or_default().push(changes.clone());
-        // Once more where somebody follows it already: it costs nothing, and tells whether it can be done.
-        let asked = self.ask(op::ADD_WATCH, &Body::add_watch(path));
+        let mut state = lock(&self.state);
+        state.followed.entry(path.to_owned()).or_default().push(changes.clone());
+        // Once more where somebody follows it already: it costs nothing, and tells whether it can be done. And within
+        // the lock, so that what the last follower before has removed is removed before.
+        let asked = self.ask_within(&mut state, op::ADD_WATCH, &Body::add_watch(path));
         (Watch { session: self.clone(), path: path.to_owned(), changes }, asked)
     }
 }
@@ -263,6 +286,8 @@ pub struct News {
     pub names: BTreeSet<String>,
     /// More has changed than names were remembered, or the session has ended.
     pub missed: bool,
+    /// Of the names.
+    bytes: usize,
 }
 
 impl Watch {
@@ -285,32 +310,43 @@ impl Drop for Watch {
         let mut state = lock(&self.session.state);
         let Some(followers) = state.followed.get_mut(&self.path) else { return };
         followers.retain(|follower| !Arc::ptr_eq(follower, &self.changes));
-        let last = followers.is_empty();
-        if last {
-            state.followed.remove(&self.path);
+        if !followers.is_empty() {
+            return;
         }
-        drop(state);
-        if last && !self.session.has_ended() {
-            drop(self.session.ask(op::REMOVE_WATCHES, &Body::remove_watches(&self.path)));
+        state.followed.remove(&self.path);
+        if !self.session.has_ended() {
+            let body = Body::remove_watches(&self.path);
+            drop(self.session.ask_within(&mut state, op::REMOVE_WATCHES, &body));
         }
     }
 }
 
 impl Changes {
     fn note(&self, name: &str) {
-        let mut news = lock(&self.news);
-        if news.names.len() < MOST_NAMES {
-            news.names.insert(name.to_owned());
-        } else {
-            news.missed = true;
-        }
-        drop(news);
+        lock(&self.news).note(name);
         self.told.notify_one();
     }
 
     fn miss(&self) {
-        lock(&self.news).missed = true;
+        lock(&self.news).miss();
         self.told.notify_one();
+    }
+}
+
+impl News {
+    fn note(&mut self, name: &str) {
+        if self.missed || !self.names.insert(name.to_owned()) {
+            return;
+        }
+        self.bytes += name.len();
+        if self.names.len() > MOST_NAMES || self.bytes > MOST_BYTES {
+            self.miss();
+        }
+    }
+
+    /// Names are of no use to who reads everything again.
+    fn miss(&mut self) {
+        *self = Self { missed: true, ..Self::default() };
     }
 }
 
@@ -329,8 +365,7 @@ impl State {
             }
             xid::PING => {}
             number => {
-                let next = lock(state).asked.pop_front();
-                let Some((_, answer)) = next.filter(|(asked, _)| *asked == number) else {
+                let Some(answer) = lock(state).answered(number) else {
                     return Err(Error::Broken(format!(
                         "an answer to a question {number} that was not asked"
                     )));
@@ -344,6 +379,16 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Who asked that. Answers come in the order of the questions, but for who the gateway is: ZooKeeper answers that
+    /// at once.
+    fn answered(&mut self, number: i32) -> Option<Answer> {
+        let place = match number {
+            xid::AUTH => self.asked.iter().position(|(asked, _)| *asked == number)?,
+            _ => 0,
+        };
+        self.asked.remove(place).filter(|(asked, _)| *asked == number).map(|(_, answer)| answer)
     }
 
     /// Everybody hears of it.
@@ -416,8 +461,13 @@ async fn write(
         while let Ok(frame) = frames.try_recv() {
             bytes.extend(frame);
         }
-        stream.write_all(&bytes).await?;
-        stream.flush().await?;
+        let sent = async {
+            stream.write_all(&bytes).await?;
+            stream.flush().await
+        };
+        // Without that, one that goes on sending and takes nothing would never be given up.
+        let limit = ping * 2;
+        timeout(limit, sent).await.map_err(|_| Error::Broken(format!("takes nothing for {limit:?}")))??;
         if over {
             return Ok(());
         }
@@ -455,5 +505,112 @@ impl From<HandshakeError> for Error {
             HandshakeError::NotBelieved(_) => Self::NotBelieved(error.to_string()),
             error => Self::Broken(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{DuplexStream, duplex},
+        time::Instant,
+    };
+
+    use super::*;
+
+    const SESSION: Duration = Duration::from_secs(30);
+
+    /// Speaks for a server.
+    struct Server {
+        stream: DuplexStream,
+        buffer: BytesMut,
+    }
+
+    impl Server {
+        async fn frame(&mut self) -> BytesMut {
+            next_frame(&mut self.stream, &mut self.buffer, Duration::from_secs(3600)).await.unwrap()
+        }
+
+        async fn send(&mut self, body: Body) -> io::Result<()> {
+            self.stream.write_all(&body.framed()).await
+        }
+    }
+
+    /// A session of so many milliseconds.
+    async fn session(granted: i32) -> (Arc<Session>, Server) {
+        let (ours, theirs) = duplex(64);
+        let mut server = Server { stream: theirs, buffer: BytesMut::new() };
+        let grant = Grant {
+            servers: Vec::new(),
+            credential: None,
+            tls: None,
+            connect_timeout: Duration::from_secs(1),
+            session_timeout: SESSION,
+        };
+        let given = async {
+            server.frame().await;
+            server.send(Body::default().int(0).int(granted).long(7).bytes(&[0; 16])).await.unwrap();
+        };
+        let begun = Session::begin("server", &grant, Box::new(ours), Farewell::Said);
+        let (session, ()) = tokio::join!(begun, given);
+        (Arc::new(session.unwrap()), server)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_gives_a_session_of_weeks_is_not_waited_for_so_long() {
+        let (session, _server) = session(i32::MAX).await;
+        let start = Instant::now();
+        let answer = session.ask(op::DATA, &Body::unwatched("/a")).answer().await;
+        assert!(matches!(answer, Err(Error::Broken(_))));
+        assert!(start.elapsed() <= LONGEST_PATIENCE, "{:?}", start.elapsed());
+        assert!(session.timeout() <= LONGEST_PATIENCE);
+    }
+
+    #[test]
+    fn names_that_nobody_reads_are_forgotten_when_there_are_too_many_or_they_are_too_long() {
+        let missed = News { missed: true, ..News::default() };
+        for (length, most) in [(8, MOST_NAMES), (MOST_BYTES / 16, 16)] {
+            let mut news = News::default();
+            for number in 0..most {
+                let name = format!("{number:08}{}", "a".repeat(length - 8));
+                news.note(&name);
+                news.note(&name);
+            }
+            assert_eq!((news.names.len(), news.missed), (most, false), "the same name counts once");
+            news.note("one more");
+            assert_eq!(news, missed);
+            news.note("and another");
+            assert_eq!(news, missed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_speaks_and_takes_nothing_is_given_up() {
+        let (session, mut server) = session(30_000).await;
+        let start = Instant::now();
+        let _asked = session.ask(op::DATA, &Body::unwatched(&"a".repeat(1000)));
+        while !session.has_ended() {
+            assert!(start.elapsed() <= SESSION, "{:?}", start.elapsed());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let _ = server.send(Body::default().int(xid::PING).long(0).int(0)).await;
+        }
+    }
+
+    /// One who is denied something says who the gateway is while others ask.
+    #[tokio::test]
+    async fn the_answer_to_who_the_gateway_is_may_come_before_earlier_ones() {
+        let (session, mut server) = session(30_000).await;
+        let read = session.ask(op::DATA, &Body::unwatched("/a"));
+        let answers = async {
+            for _ in 0..2 {
+                server.frame().await;
+            }
+            for number in [xid::AUTH, 1] {
+                server.send(Body::default().int(number).long(0).int(0)).await.unwrap();
+            }
+        };
+        let (said, ()) = tokio::join!(session.authenticate("user:password"), answers);
+        assert_eq!(said, Ok(()));
+        assert!(read.answer().await.is_ok());
+        assert!(!session.has_ended());
     }
 }

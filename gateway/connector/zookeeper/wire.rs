@@ -6,6 +6,9 @@
 /// long is a list of names.
 pub const LONGEST_FRAME: usize = 64 << 20;
 
+/// The names taken of one list. Each costs more here than the four bytes that it may have on the way.
+const MOST_TEXTS: usize = 1_000_000;
+
 /// What is asked for, as ZooKeeper numbers it.
 pub mod op {
     pub const CREATE: i32 = 1;
@@ -33,6 +36,9 @@ const ANY_WATCH: i32 = 3;
 /// Of a node and of everything below it, again and again.
 const RECURSIVE_WATCH: i32 = 1;
 
+/// The kind of a result in an answer to [`Body::multi`] that is an error.
+const NOT_DONE: i32 = -1;
+
 /// Why bytes are not what they should be.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
@@ -42,6 +48,8 @@ pub enum WireError {
     Short,
     #[error("text that is not UTF-8")]
     NoText,
+    #[error("a list of {0} names, of which {MOST_TEXTS} are taken")]
+    Many(usize),
 }
 
 /// Bytes to be sent.
@@ -162,9 +170,29 @@ impl<'b> Reader<'b> {
         str::from_utf8(self.bytes()?).map_err(|_| WireError::NoText)
     }
 
+    /// The answer to [`Body::multi`]: why nothing was done, 0 if all was. Where nothing was done, there is an error for
+    /// each request: 0 for those before the one at fault, and that it was not tried for those behind it.
+    pub fn first_error(&mut self) -> Result<i32, WireError> {
+        loop {
+            let kind = self.int()?;
+            let over = self.take(1)? != [0];
+            self.int()?;
+            if over || kind != NOT_DONE {
+                return Ok(0);
+            }
+            match self.int()? {
+                0 => {}
+                code => return Ok(code),
+            }
+        }
+    }
+
     /// Each name has a length, so that no more of them are made room for than are there.
     pub fn texts(&mut self) -> Result<Vec<String>, WireError> {
         let count = usize::try_from(self.int()?).unwrap_or(0);
+        if count > MOST_TEXTS {
+            return Err(WireError::Many(count));
+        }
         let mut texts = Vec::with_capacity(count.min(self.0.len() / 4));
         for _ in 0..count {
             texts.push(self.text()?.to_owned());
@@ -295,7 +323,8 @@ mod tests {
         assert_eq!(Reader(&[0, 0, 0, 9, 1]).bytes(), Err(WireError::Short));
         assert_eq!(Reader(&[0xff; 4]).bytes(), Ok(&[][..]), "none is as good as empty");
         assert_eq!(Reader(&[0, 0, 0, 1, 0xff]).text(), Err(WireError::NoText));
-        assert_eq!(Reader(&[0x7f, 0xff, 0xff, 0xff, 0, 0]).texts(), Err(WireError::Short));
+        assert_eq!(Reader(&[0, 0x0f, 0x42, 0x40, 0, 0]).texts(), Err(WireError::Short));
+        assert_eq!(Reader(&[0, 0x0f, 0x42, 0x41, 0, 0]).texts(), Err(WireError::Many(MOST_TEXTS + 1)));
         assert_eq!(Reader(&[0; 67]).stat(), Err(WireError::Short));
         assert_eq!(Reader(&[0; 68]).stat(), Ok(Stat { mzxid: 0, owner: 0, pzxid: 0 }));
     }
@@ -304,6 +333,18 @@ mod tests {
         fn stat(&mut self) -> Result<Stat, WireError> {
             Stat::read(self)
         }
+    }
+
+    #[test]
+    fn of_several_requests_the_first_error_counts() {
+        let error = |body: Body, code| body.int(-1).flag(false).int(code).int(code);
+        let end = |body: Body| body.int(-1).flag(true).int(-1).0;
+        let first_error = |bytes: Vec<u8>| Reader(&bytes).first_error();
+        assert_eq!(first_error(end(Body::default().int(op::DELETE).flag(false).int(0))), Ok(0));
+        assert_eq!(first_error(end(Body::default())), Ok(0));
+        let failed = error(error(error(Body::default(), 0), -111), -2);
+        assert_eq!(first_error(end(failed.clone())), Ok(-111));
+        assert_eq!(first_error(failed.0[..20].to_vec()), Err(WireError::Short));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! a whole, and when it is done with it is dropped as a whole. Where only the making of an instance takes long, that of
 //! the worker is made there.
 
+mod pick_time;
 mod slow;
 
 use std::{
@@ -30,12 +31,16 @@ use wasmtime::{
     component::{HasSelf, Linker, ResourceAny},
 };
 
-use self::slow::{Slow, Work};
+use self::{
+    pick_time::{PickTime, Turn},
+    slow::{Slow, Work},
+};
 use super::{
     engine::{self, Bound, Clock, Deadline, Engine, HasDeadline},
     faults::{self, Faults, LastFault},
-    limits::{Limits, Total},
+    limits::Limits,
     load::{LoadError, Loaded},
+    memory::{Memory, MemoryUse},
     runtime::{self, HasRuntime, Runtime, Who},
 };
 use crate::{
@@ -77,7 +82,8 @@ pub(super) struct WasmSelector {
     slow: Slow,
     clock: Arc<Clock>,
     beside: Arc<Beside>,
-    memory: Arc<Total>,
+    memory: Memory,
+    picks: PickTime,
     faults: Faults,
 }
 
@@ -114,7 +120,8 @@ impl WasmSelector {
             slow: Slow::new(name.clone()),
             clock: engine.clock().clone(),
             beside: engine.beside().clone(),
-            memory: engine.memory().clone(),
+            memory: Memory::new(engine.memory().clone()),
+            picks: PickTime::default(),
             faults: Faults::new(name.clone(), limits.faults),
             name,
         })
@@ -126,6 +133,14 @@ impl WasmSelector {
 
     pub fn last_fault(&self) -> Option<LastFault> {
         self.faults.last()
+    }
+
+    pub fn pick_time(&self) -> Option<Duration> {
+        self.picks.average()
+    }
+
+    pub fn memory(&self) -> MemoryUse {
+        self.memory.used()
     }
 
     /// Whether a call is given up before its limit, to be made elsewhere.
@@ -301,6 +316,7 @@ struct Guest {
     plugin: SelectorPlugin,
     store: Store<Data>,
     poisoned: Option<Fault>,
+    picks: Turn,
 }
 
 impl Guest {
@@ -308,7 +324,7 @@ impl Guest {
         let limits = &selector.limits;
         let data = Data {
             runtime: Runtime::new(who),
-            limits: Limits::new(limits.memory_bytes, limits.table_elements, selector.memory.clone()),
+            limits: Limits::new(limits.memory_bytes, limits.table_elements, &selector.memory),
             deadline: Deadline::default(),
             clock: selector.clock.clone(),
         };
@@ -319,7 +335,7 @@ impl Guest {
         selector.bound(work, place).start(&mut store);
         let made = selector.plugin.instantiate(&mut store);
         match ended(&selector, &mut store, work, place, &None, made) {
-            Ok(plugin) => Ok(Self { selector, plugin, store, poisoned: None }),
+            Ok(plugin) => Ok(Self { selector, plugin, store, poisoned: None, picks: Turn::default() }),
             Err((error, _)) => Err(error),
         }
     }
@@ -473,9 +489,15 @@ impl<H: Home> Balancer for WasmBalancer<H> {
         };
         let Self { home, balancer, upstream } = self;
         let picked = home.with(|guest| {
-            guest.call(Work::Pick, Place::Worker, upstream, Some(snapshot.clone()), |plugin, store| {
+            let began = guest.picks.is_next().then(Instant::now);
+            let pick = |plugin: &SelectorPlugin, store: &mut Store<Data>| {
                 plugin.witgate_selector_selector().balancer().call_pick(store, *balancer, &request)
-            })
+            };
+            let picked = guest.call(Work::Pick, Place::Worker, upstream, Some(snapshot.clone()), pick);
+            if let Some(began) = began {
+                guest.selector.picks.note(began.elapsed());
+            }
+            picked
         });
         match picked {
             Ok(slot) => Ok(slot.map(Slot)),
@@ -656,6 +678,9 @@ mod tests {
             counts[pick(&mut balancer, &snapshot, &[]).unwrap().unwrap().index()] += 1;
         }
         assert_eq!(counts, [100; 4]);
+        let (time, memory) = (selector.pick_time().unwrap(), selector.memory());
+        assert!((Duration::from_nanos(1)..Duration::from_millis(5)).contains(&time), "{time:?}");
+        assert!(memory.instances == 1 && memory.bytes > 0 && memory.largest == memory.bytes, "{memory:?}");
         let tried = [Slot(0), Slot(1), Slot(3)];
         assert_eq!(pick(&mut balancer, &snapshot, &tried).unwrap(), Some(Slot(2)));
         assert_eq!(selector.faults(), 0);

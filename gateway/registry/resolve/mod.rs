@@ -110,7 +110,7 @@ impl Resolver {
     /// What a name comes to. `failed`: it came to nothing the last time.
     ///
     /// Waits until it is its turn, and then about five seconds at most.
-    pub(super) async fn ask(&self, name: Arc<str>, failed: bool) -> Answer {
+    pub async fn ask(&self, name: Arc<str>, failed: bool) -> Answer {
         let places = if failed { &self.0.failing } else { &self.0.sound };
         // They are never closed.
         let _place = places.acquire().await;

@@ -16,7 +16,7 @@ use hickory_resolver::{
     },
 };
 
-/// How long the servers together may take for one name and kind of record.
+/// How long the servers together may take for one name and kind of record, with all aliases that lead to it.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// How long one question waits for its answer before it is asked again.
@@ -116,6 +116,11 @@ impl Servers {
 
     /// Who offers the service of a name (SRV).
     pub async fn services(&self, name: &str) -> Reply<Service> {
+        let late = |_| Reply::Failed(format!("no answer within {LIMIT:?}"));
+        tokio::time::timeout(LIMIT, self.services_behind(name)).await.unwrap_or_else(late)
+    }
+
+    async fn services_behind(&self, name: &str) -> Reply<Service> {
         let (mut name, mut limit) = (name.to_owned(), Duration::MAX);
         for _ in 0..MOST_ALIASES {
             let reply = match self.services_of(&name).await {

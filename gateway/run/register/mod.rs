@@ -79,8 +79,9 @@ pub enum RegisterError {
 
 /// Announces until the command ends or a signal asks for the end, withdraws, and says the exit code.
 ///
-/// A signal reaches the command when the announcement has been withdrawn. Whoever asks twice does not wait for that. A
-/// registry that cannot be reached ends nothing: it hears of the service when it is back.
+/// A signal reaches the command when the announcement has been withdrawn. Whoever asks twice does not wait for that, nor
+/// does whoever asks when the command has ended. A registry that cannot be reached ends nothing: it hears of the service
+/// when it is back.
 pub fn register(what: Register) -> Result<u8, RegisterError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -177,9 +178,11 @@ impl Register {
     async fn leave(&self, mut command: Command, registration: Registration, event: Event) -> u8 {
         let service = self.service.clone();
         let mut withdrawal = tokio::spawn(async move {
-            registration.withdraw().await;
-            tracing::info!(service, "Withdrawn");
+            if registration.withdraw().await {
+                tracing::info!(service, "Withdrawn");
+            }
         });
+        let mut hurried = false;
         let code = match event {
             Event::Ended(code) => code,
             Event::Stop(signal) => {
@@ -196,13 +199,20 @@ impl Register {
                 };
                 match meanwhile {
                     None => command.stop(signal).await,
-                    Some(Event::Stop(again)) => command.stop(again).await,
+                    Some(Event::Stop(again)) => {
+                        hurried = !is_running;
+                        command.stop(again).await
+                    }
                     Some(Event::Ended(code)) => code,
                 }
             }
         };
-        if !withdrawal.is_finished() {
-            let _ = withdrawal.await;
+        // What runs for somebody who does not wait any more ends with the runtime.
+        if !hurried && !withdrawal.is_finished() {
+            tokio::select! {
+                _ = &mut withdrawal => {}
+                () = command.stopped() => {}
+            }
         }
         code
     }

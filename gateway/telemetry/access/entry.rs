@@ -5,6 +5,7 @@ use std::{
     cell::Cell,
     fmt,
     net::SocketAddr,
+    num::NonZeroU128,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -13,7 +14,11 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use super::{AccessLog, Format, Settings, line};
-use crate::{syntax::query, telemetry::Fault, upstream::UpstreamName};
+use crate::{
+    syntax::{query, trace_context::TraceParent},
+    telemetry::Fault,
+    upstream::UpstreamName,
+};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -74,6 +79,8 @@ pub struct Entry {
     pub(super) forwarded_for: Option<HeaderValue>,
     pub(super) user_agent: Option<HeaderValue>,
     pub request_id: Option<HeaderValue>,
+    /// The trace that it belongs to.
+    pub trace: Option<NonZeroU128>,
     /// The name that the client asked for in TLS.
     pub server_name: Option<String>,
     pub route: Option<Arc<str>>,
@@ -121,6 +128,7 @@ impl Entry {
             forwarded_for: None,
             user_agent: None,
             request_id: None,
+            trace: None,
             server_name: None,
             route: None,
             upstream: None,
@@ -142,6 +150,7 @@ impl Entry {
     pub fn asks(&mut self, method: &str, target: &Uri, headers: &HeaderMap) {
         self.method = Some(method.to_owned());
         self.path = Some(self.without_secrets(target));
+        self.trace = TraceParent::of(headers).map(|parent| parent.trace);
         let host = || headers.get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
         let authority = target.authority().map(|authority| Cow::from(authority.as_str())).or_else(host);
         self.authority = authority.map(Cow::into_owned);

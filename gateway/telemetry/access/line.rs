@@ -99,6 +99,8 @@ fn fields<'a>(entry: &'a Entry, mut field: impl FnMut(&'static str, Value<'a>)) 
     field("x_forwarded_for", header(&entry.forwarded_for));
     field("user_agent", header(&entry.user_agent));
     field("request_id", header(&entry.request_id));
+    let trace = entry.trace.map(|trace| format!("{trace:032x}"));
+    field("trace_id", trace.map_or(Value::Missing, |trace| Value::Text(trace.into())));
     field("authority", text(&entry.authority));
     field("requested_server_name", text(&entry.server_name));
     field("listener", shared(Some(&entry.listener)));

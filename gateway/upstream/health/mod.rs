@@ -294,13 +294,13 @@ impl Health {
             touched.insert(address);
             let before = self.list.remove(&address);
             let since = before.as_ref().map_or(now, |(_, since)| *since);
-            let was = before.as_ref().map(|(endpoint, _)| endpoint.facts.state);
+            let was_ready = before.as_ref().map(|(endpoint, _)| endpoint.facts.is_ready());
             if let Some((before, _)) = before {
                 self.leave(before.facts.rank());
             }
             self.say(address, endpoint.as_ref().map(|endpoint| endpoint.facts.state), judged);
             if let Some(endpoint) = endpoint {
-                if was.is_none() || was != Some(State::Ready) && endpoint.facts.state == State::Ready {
+                if was_ready.is_none_or(|ready| !ready && endpoint.facts.is_ready()) {
                     judged.joined.push(address);
                 }
                 *self.ranks.entry(endpoint.facts.rank()).or_default() += 1;

@@ -2,7 +2,7 @@
 //! merges, judges, publishes, remembers and saves.
 //!
 //! ```text
-//! news, failures -> trust (per source) -> merge -> pin -> subset -> health -> offer -> publish
+//! news, failures -> trust (per source) -> merge -> pin -> drains -> subset -> health -> offer -> publish
 //! evidence, checks ----------------------------------------------^   |
 //!                        ^-------------------------------------------+  who answers
 //! ```
@@ -27,14 +27,14 @@ use self::labels::Wanted;
 pub use self::{
     order::{Command, Order, OrderError},
     status::{
-        Ejected, LeftOut, LeftOuts, Pinned, Reserved, SourceName, SourceStatus, Standby, StandbyReason,
-        Status,
+        Draining, Ejected, LeftOut, LeftOuts, Pinned, Reserved, SourceName, SourceStatus, Standby,
+        StandbyReason, Status,
     },
 };
 use super::{
-    Cause, Changed, ClaimChange, Endpoint, Evidence, Health, HealthInput, HealthPolicy, Input, Judged, Merge,
-    News, Offer, OfferPolicy, Offering, Origin, Publisher, Reader, Recorded, Saved, SavedList, Shaped,
-    Source, Subsetting, TrustPolicy, UpstreamName,
+    Cause, Changed, ClaimChange, Drains, Endpoint, Evidence, Health, HealthInput, HealthPolicy, Input,
+    Judged, Merge, News, Offer, OfferPolicy, Offering, Origin, Publisher, Reader, Recorded, Saved, SavedList,
+    Shaped, Source, Subsetting, TrustPolicy, UpstreamName,
 };
 use crate::backoff::{Backoff, Lasting};
 
@@ -127,6 +127,7 @@ pub struct Owner {
     sources: Vec<Source>,
     merge: Merge,
     pin: Option<Pin>,
+    drains: Drains,
     subsetting: Subsetting,
     health: Health,
     offering: Offering,
@@ -166,6 +167,7 @@ impl Owner {
             sources: sources.into_iter().map(|name| SourceStatus::new(name, now)).collect(),
             history: Arc::default(),
             pin: None,
+            draining: Arc::default(),
             ejected: Arc::default(),
             standby: Arc::default(),
             starting: 0,
@@ -181,6 +183,7 @@ impl Owner {
             sources: status.sources.iter().map(|_| Source::new()).collect(),
             merge: Merge::default(),
             pin: None,
+            drains: Drains::default(),
             subsetting: Subsetting::default(),
             health: Health::default(),
             offering: Offering::default(),
@@ -318,7 +321,7 @@ impl Owner {
     }
 
     async fn command(&mut self, Command { order, answer }: Command) {
-        let mut done = self.obey(order);
+        let mut done = self.obey(order.clone());
         match &done {
             Ok(()) => tracing::info!(upstream = %self.name, ?order, "Order carried out"),
             Err(error) => tracing::info!(upstream = %self.name, ?order, %error, "Order refused"),
@@ -394,12 +397,12 @@ impl Owner {
 
     /// The list in force changes.
     fn relist(&mut self, changed: &[Changed]) {
-        self.choose(changed.iter().map(Changed::offer).collect());
+        self.choose(changed.iter().map(|changed| self.drains.over(changed.offer())).collect());
     }
 
-    /// The list in force.
+    /// The list in force, without drains.
     fn listed(&self) -> HashMap<SocketAddr, Endpoint> {
-        let whole = |endpoint: &Endpoint| (endpoint.address, endpoint.clone());
+        let whole = |endpoint: &Endpoint| (endpoint.address, Drains::below(endpoint));
         match self.subsetting.list() {
             Some(list) => list.map(whole).collect(),
             None => self.health.list().map(whole).collect(),
@@ -513,9 +516,12 @@ impl Owner {
         }
         let pin = self.pin.as_ref().map(|pin| Pinned { since: pin.since, endpoints: pin.list.len() });
         let policies = self.policies.borrow().clone();
+        let draining =
+            |(address, since)| Draining { address, since, stats: self.publisher.stats_of(address).cloned() };
         self.status.send_modify(|status| {
             let status = Arc::make_mut(status);
             status.pin = pin;
+            status.draining = self.drains.iter().map(draining).collect();
             status.ejected = ejected(&status.ejected, &self.health);
             let waits = |reason| {
                 move |endpoint: &Endpoint| Standby {

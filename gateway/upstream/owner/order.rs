@@ -1,6 +1,10 @@
-//! What the operator can order: pin, unpin, roll back, accept.
+//! What the operator can order: pin, unpin, roll back, accept, drain, undrain.
 
-use std::{collections::HashMap, net::SocketAddr, time::SystemTime};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    time::SystemTime,
+};
 
 use tokio::sync::oneshot;
 
@@ -8,7 +12,7 @@ use super::{Owner, Pin};
 use crate::upstream::{Cause, Changed, Endpoint, Input, RollbackError};
 
 /// What the operator wants of an upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
     /// The list stays as it is now. News are recorded and change nothing.
     Pin,
@@ -18,6 +22,10 @@ pub enum Order {
     Rollback { generation: u64 },
     /// The removals that this source holds back are believed; those of every source when none is named.
     Accept { source: Option<usize> },
+    /// These get no new requests while anybody else is well, and what is under way ends. All of them, or none.
+    Drain { addresses: BTreeSet<SocketAddr> },
+    /// These are what the list says again. All of them, or none.
+    Undrain { addresses: BTreeSet<SocketAddr> },
 }
 
 /// Why an order was not carried out.
@@ -31,6 +39,10 @@ pub enum OrderError {
     NoSource(usize),
     #[error("no removal is held back")]
     NothingHeld,
+    #[error("upstream has no endpoint {0}")]
+    NoEndpoint(SocketAddr),
+    #[error("endpoint {0} does not drain by an order")]
+    NotDraining(SocketAddr),
     /// It holds for now, and would be forgotten by a restart.
     #[error("done, but not written to disk: {0}")]
     NotSaved(String),
@@ -62,8 +74,54 @@ impl Owner {
                 self.pin(list, Cause::RolledBack { to: generation });
             }
             Order::Accept { source } => self.accept(source)?,
+            Order::Drain { addresses } => self.drain(addresses)?,
+            Order::Undrain { addresses } => self.undrain(addresses)?,
         }
         Ok(())
+    }
+
+    fn drain(&mut self, mut addresses: BTreeSet<SocketAddr>) -> Result<(), OrderError> {
+        let list = self.listed();
+        let is_known = |address: &SocketAddr| {
+            list.contains_key(address) || self.knows(*address) || self.drains.has(*address)
+        };
+        if let Some(unknown) = addresses.iter().find(|address| !is_known(address)) {
+            return Err(OrderError::NoEndpoint(*unknown));
+        }
+        let now = SystemTime::now();
+        addresses.retain(|address| self.drains.begin(*address, now));
+        if !addresses.is_empty() {
+            self.repeat(&addresses, &list, Cause::Drained);
+        }
+        Ok(())
+    }
+
+    fn undrain(&mut self, addresses: BTreeSet<SocketAddr>) -> Result<(), OrderError> {
+        if let Some(other) = addresses.iter().find(|address| !self.drains.has(**address)) {
+            return Err(OrderError::NotDraining(*other));
+        }
+        let list = self.listed();
+        addresses.iter().for_each(|address| self.drains.end(*address));
+        self.repeat(&addresses, &list, Cause::Undrained);
+        Ok(())
+    }
+
+    /// The list says the same of these as before, and what is laid over it is something else.
+    fn repeat(
+        &mut self,
+        addresses: &BTreeSet<SocketAddr>,
+        list: &HashMap<SocketAddr, Endpoint>,
+        cause: Cause,
+    ) {
+        let listed = addresses.iter().filter_map(|address| list.get(address));
+        let same = |endpoint: &Endpoint| Changed {
+            address: endpoint.address,
+            before: Some(endpoint.clone()),
+            after: Some(endpoint.clone()),
+        };
+        let changed: Vec<Changed> = listed.map(same).collect();
+        self.relist(&changed);
+        self.record(&changed, None, cause, &[], true);
     }
 
     fn accept(&mut self, source: Option<usize>) -> Result<(), OrderError> {

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use super::{Owner, Pin, SourceName, now};
 use crate::upstream::{
-    Cause, HealthRecord, HealthState, Input, Origin, Saved, SavedPin, SavedSource, disk::Written,
+    Cause, Drains, HealthRecord, HealthState, Input, Origin, Saved, SavedPin, SavedSource, disk::Written,
 };
 
 impl Owner {
@@ -29,6 +29,12 @@ impl Owner {
             health.age(passed);
             self.restore_health(health);
         }
+        if saved.drains != Drains::default() {
+            let endpoints = saved.drains.iter().count();
+            tracing::info!(upstream = %self.name, endpoints, "Endpoints drain");
+        }
+        // Before there is a list, so that nobody of it is offered.
+        self.drains = saved.drains;
         if let Some(pin) = saved.pin {
             let list: HashMap<_, _> =
                 pin.list.into_iter().map(|endpoint| (endpoint.address, endpoint)).collect();
@@ -123,7 +129,8 @@ impl Owner {
             .as_ref()
             .map(|pin| SavedPin { since: pin.since, list: pin.list.values().cloned().collect() });
         let health = self.health.record(&self.policies.borrow().health, now);
-        Saved { at: SystemTime::now(), sources: sources.collect(), pin, health: Some(health) }
+        let drains = self.drains.clone();
+        Saved { at: SystemTime::now(), sources: sources.collect(), pin, drains, health: Some(health) }
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::upstream::{Facts, History, Origin, Reason, Weight};
+use crate::upstream::{Facts, History, Origin, Reason, Stats, Weight};
 
 /// Where a source comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +106,15 @@ pub struct Pinned {
     pub endpoints: usize,
 }
 
+/// An endpoint that the operator lets drain, be it in the list or not.
+#[derive(Debug, Clone)]
+pub struct Draining {
+    pub address: SocketAddr,
+    pub since: SystemTime,
+    /// None where it was never offered, or nobody remembers it.
+    pub stats: Option<Arc<Stats>>,
+}
+
 /// An endpoint that is well and waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standby {
@@ -129,7 +138,7 @@ pub struct Ejected {
 /// Why an endpoint waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StandbyReason {
-    /// It drains, or those of a lower priority are well.
+    /// It drains, be it that its registry says so or the operator, or those of a lower priority are well.
     Rank,
     /// Its zone is another one, and the own has enough.
     Zone,
@@ -151,6 +160,8 @@ pub struct Status {
     pub sources: Vec<SourceStatus>,
     pub history: Arc<History>,
     pub pin: Option<Pinned>,
+    /// By address.
+    pub draining: Arc<[Draining]>,
     /// By address.
     pub ejected: Arc<[Ejected]>,
     /// Endpoints that are well and wait, because others come before them.

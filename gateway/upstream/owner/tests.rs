@@ -310,6 +310,102 @@ async fn an_accepted_removal_is_carried_out() {
     assert!(ports(&owner).is_empty());
 }
 
+fn drain(ports: impl IntoIterator<Item = u16>) -> Order {
+    Order::Drain { addresses: ports.into_iter().map(address).collect() }
+}
+
+fn undrain(ports: impl IntoIterator<Item = u16>) -> Order {
+    Order::Undrain { addresses: ports.into_iter().map(address).collect() }
+}
+
+fn draining(owner: &mut Owner) -> Vec<u16> {
+    owner.refresh();
+    owner.status.borrow().draining.iter().map(|of| of.address.port()).collect()
+}
+
+#[tokio::test]
+async fn an_endpoint_that_drains_waits_until_nobody_else_is_well() {
+    let mut owner = owner(&["a"]);
+    owner.take(news(0, 1..=3));
+    owner.obey(drain([1, 2])).unwrap();
+    assert_eq!((ports(&owner), draining(&mut owner)), (vec![3], vec![1, 2]));
+    let waiting: Vec<u16> = owner.status.borrow().standby.iter().map(|of| of.address.port()).collect();
+    assert_eq!(waiting.len(), 2, "{waiting:?}");
+    let last = owner.status.borrow().history.iter().next_back().unwrap().clone();
+    assert_eq!((last.cause, last.applied, last.updated.count, last.source), (Cause::Drained, true, 2, None));
+    refuse(&mut owner, 3, 2);
+    assert_eq!(ports(&owner), [1, 2], "rather those than nobody");
+
+    let unknown = owner.obey(drain([1, 9]));
+    assert_eq!(unknown, Err(OrderError::NoEndpoint(address(9))));
+    let other = owner.obey(undrain([1, 3]));
+    assert_eq!(other, Err(OrderError::NotDraining(address(3))));
+    assert_eq!(draining(&mut owner), [1, 2], "all of them, or none");
+    owner.obey(undrain([1, 2])).unwrap();
+    assert_eq!((ports(&owner), draining(&mut owner)), (vec![1, 2], vec![]));
+    assert_eq!(owner.status.borrow().history.iter().next_back().unwrap().cause, Cause::Undrained);
+}
+
+#[tokio::test]
+async fn a_drain_stays_over_changes_of_the_list_and_orders() {
+    let mut owner = owner(&["a"]);
+    owner.take(news(0, 1..=3));
+    let before = owner.publisher.generation();
+    owner.obey(drain([1])).unwrap();
+    assert_eq!(draining(&mut owner), [1]);
+    let since = owner.status.borrow().draining[0].since;
+    owner.take(news(0, 2..=4));
+    assert_eq!((ports(&owner), draining(&mut owner)), (vec![2, 3, 4], vec![1]), "though it has left");
+    owner.take(news(0, 1..=4));
+    assert_eq!(ports(&owner), [2, 3, 4], "it came back");
+    owner.obey(Order::Pin).unwrap();
+    owner.obey(Order::Rollback { generation: before }).unwrap();
+    assert_eq!(ports(&owner), [2, 3], "the list of then, and who drains");
+    let mut restarted = next(&owner, &["a"]);
+    assert_eq!((ports(&restarted), draining(&mut restarted)), (vec![2, 3], vec![1]));
+    restarted.obey(undrain([1])).unwrap();
+    assert_eq!(ports(&restarted), [1, 2, 3], "the pin has no drain in it");
+
+    owner.obey(Order::Unpin).unwrap();
+    owner.obey(drain([1, 2])).unwrap();
+    assert_eq!(draining(&mut owner), [1, 2]);
+    assert_eq!(owner.status.borrow().draining[0].since, since, "it goes on since then");
+    owner.obey(undrain([1, 2])).unwrap();
+    assert_eq!(ports(&owner), [1, 2, 3, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_drains_no_more_starts_slowly() {
+    let slow_start = Some(Duration::from_secs(60));
+    let policies = offering(OfferPolicy { slow_start, ..OfferPolicy::default() });
+    let mut owner = Owner::new(Plan { policies: policies.subscribe(), ..plan(&["a"], None) });
+    owner.take(news(0, 1..=4));
+    tokio::time::advance(Duration::from_secs(100)).await;
+    owner.look();
+    owner.obey(drain([1])).unwrap();
+    owner.refresh();
+    assert_eq!((owner.status.borrow().starting, ports(&owner)), (0, vec![2, 3, 4]));
+    owner.obey(undrain([1])).unwrap();
+    owner.refresh();
+    assert_eq!((owner.status.borrow().starting, ports(&owner)), (1, vec![1, 2, 3, 4]));
+}
+
+#[tokio::test]
+async fn a_drain_in_a_subset_is_replaced_and_concerns_the_whole_list() {
+    let policies =
+        offering(OfferPolicy { subset: Some(Subset { place: 0, size: 3 }), ..OfferPolicy::default() });
+    let mut owner = Owner::new(Plan { policies: policies.subscribe(), ..plan(&["a"], None) });
+    owner.take(news(0, 1..=20));
+    let used = ports(&owner);
+    let unused = (1..=20).find(|port| !used.contains(port)).unwrap();
+    owner.obey(drain([used[0], unused])).unwrap();
+    let (now_used, drained) = (ports(&owner), draining(&mut owner));
+    assert_eq!((now_used.len(), drained.len()), (3, 2));
+    assert!(now_used.iter().all(|port| !drained.contains(port)), "{now_used:?} {drained:?}");
+    owner.obey(undrain(drained)).unwrap();
+    assert_eq!(ports(&owner), used);
+}
+
 /// The addresses that the saved list of the first source claims.
 fn on_disk(disk: &Disk) -> Vec<u16> {
     let saved = disk.take(&UpstreamName::new("orders")).load().unwrap().unwrap();
@@ -439,7 +535,7 @@ async fn lived(disk: &Disk, told: Vec<Event>, orders: &[Order]) {
         events.send(event).await.unwrap();
     }
     for wanted in orders {
-        order(&events, *wanted).await.unwrap();
+        order(&events, wanted.clone()).await.unwrap();
     }
     drop(events);
     running.await.unwrap();
@@ -697,6 +793,8 @@ enum Happening {
     Pass(u64),
     Pin,
     Unpin,
+    Drain(u16),
+    Undrain(u16),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -717,6 +815,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         4 => prop_oneof![1u64..5, 5u64..100].prop_map(Pass),
         1 => Just(Pin),
         1 => Just(Unpin),
+        1 => port().prop_map(Drain),
+        1 => port().prop_map(Undrain),
     ]
 }
 
@@ -739,6 +839,9 @@ async fn happen(owners: &mut [&mut Owner], happening: &Happening) {
             Happening::Pass(_) => owner.tick(),
             Happening::Pin => owner.obey(Order::Pin).unwrap(),
             Happening::Unpin => drop(owner.obey(Order::Unpin)),
+            // Of those that are known, and of those that drain.
+            Happening::Drain(port) => drop(owner.obey(drain([*port]))),
+            Happening::Undrain(port) => drop(owner.obey(undrain([*port]))),
         }
     }
 }

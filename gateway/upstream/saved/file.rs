@@ -24,6 +24,8 @@ pub(super) struct List {
     at_ms: Option<u64>,
     sources: Vec<Source>,
     pin: Option<Pin>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    drains: Vec<Drain>,
     #[serde(default)]
     health: Option<Health>,
 }
@@ -33,6 +35,14 @@ struct Pin {
     /// Seconds since 1970.
     since: u64,
     list: Vec<Instance>,
+}
+
+/// An endpoint that the operator lets drain.
+#[derive(Serialize, Deserialize)]
+struct Drain {
+    address: SocketAddr,
+    /// Seconds since 1970.
+    since: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -164,10 +174,12 @@ impl From<&Saved> for List {
             since: since_1970(pin.since).as_secs(),
             list: pin.list.iter().map(Instance::from).collect(),
         };
+        let drain = |(address, since)| Drain { address, since: since_1970(since).as_secs() };
         Self {
             at_ms: Some(ms(since_1970(saved.at))),
             sources: saved.sources.iter().map(Source::from).collect(),
             pin: saved.pin.as_ref().map(pin),
+            drains: saved.drains.iter().map(drain).collect(),
             health: saved.health.as_ref().map(Health::from),
         }
     }
@@ -179,10 +191,12 @@ impl From<List> for Saved {
             since: moment(Duration::from_secs(pin.since)),
             list: pin.list.into_iter().map(Endpoint::from).collect(),
         };
+        let drain = |drain: Drain| (drain.address, moment(Duration::from_secs(drain.since)));
         Self {
             at: list.at_ms.map_or_else(SystemTime::now, |at| moment(Duration::from_millis(at))),
             sources: list.sources.into_iter().map(SavedSource::from).collect(),
             pin: list.pin.map(pin),
+            drains: list.drains.into_iter().map(drain).collect(),
             health: list.health.map(HealthRecord::from),
         }
     }
@@ -304,6 +318,7 @@ impl From<Known> for Facts {
             // A word that nobody knows says nothing.
             state: known.state.and_then(state).unwrap_or_default(),
             priority: known.priority,
+            drains: false,
             hostname: known.hostname.map(Arc::from),
             zone: known.zone.map(Arc::from),
             labels: Labels::new(known.labels),

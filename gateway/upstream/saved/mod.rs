@@ -4,7 +4,7 @@ mod file;
 
 use std::{sync::Arc, time::SystemTime};
 
-use super::{Endpoint, HealthRecord, SourceState};
+use super::{Drains, Endpoint, HealthRecord, SourceState};
 
 /// All that decides what an upstream offers later.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,7 @@ pub struct Saved {
     pub at: SystemTime,
     pub sources: Vec<SavedSource>,
     pub pin: Option<SavedPin>,
+    pub drains: Drains,
     /// None: nobody wrote down who answers, and every endpoint is new.
     pub health: Option<HealthRecord>,
 }

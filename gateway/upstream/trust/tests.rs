@@ -112,7 +112,13 @@ impl Bench {
 /// As it is after it was written and read.
 fn through_a_file(state: SourceState) -> SourceState {
     let source = SavedSource { registry: "main".into(), service: "orders".into(), heard: None, state };
-    let saved = Saved { at: std::time::SystemTime::now(), sources: vec![source], pin: None, health: None };
+    let saved = Saved {
+        at: std::time::SystemTime::now(),
+        sources: vec![source],
+        pin: None,
+        drains: Default::default(),
+        health: None,
+    };
     Saved::read(saved.write().unwrap().get()).unwrap().sources.remove(0).state
 }
 

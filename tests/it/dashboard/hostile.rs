@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{open, pictures};
 use crate::support::{
+    backend::Backend,
     browser::{Browser, DESKTOP},
     gateway::{Gateway, until},
 };
@@ -51,18 +52,22 @@ async fn names_and_labels_with_markup_do_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_may_make_no_markup_of_text_and_ask_nobody_else() {
     let gateway = Gateway::start("");
+    let (other, elsewhere) = (Backend::start("other").await, Backend::start("elsewhere").await);
     let browser = Browser::start(DESKTOP).await;
     open(&browser, &gateway, "").await;
     let refused = |expression: &str| {
         format!("(async () => {{ try {{ {expression}; return false }} catch {{ return true }} }})()")
     };
-    for expression in [
-        "document.body.innerHTML = '<b>b</b>'",
-        "await fetch('http://127.0.0.1:1/', { mode: 'no-cors' })",
-        "new Function('1')()",
-    ] {
+    let fetch = format!("await fetch('http://{}/', {{ mode: 'no-cors' }})", other.address);
+    for expression in ["document.body.innerHTML = '<b>b</b>'", &fetch, "new Function('1')()"] {
         assert_eq!(browser.eval(&refused(expression)).await, true, "{expression}");
     }
+    assert_eq!(other.requests(), 0);
+    // The page of somebody else may ask it like that.
+    browser.navigate(&format!("http://{}/", elsewhere.address)).await;
+    assert_eq!(browser.eval(&refused(&fetch)).await, false);
+    assert_eq!(other.requests(), 1);
+    open(&browser, &gateway, "").await;
     browser.until(
         "new Promise((done) => { const style = document.createElement('style'); style.textContent = 'body { opacity: 0 }'; \
          document.body.append(style); requestAnimationFrame(() => done(getComputedStyle(document.body).opacity === '1')) })",

@@ -4,6 +4,7 @@
 mod hostile;
 mod many;
 mod orders;
+mod page;
 mod views;
 
 use std::net::SocketAddr;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{memory, open, says};
+use super::{memory, open, pictures, row, says, send};
 use crate::support::{
     backend::Backend,
     browser::{Browser, DESKTOP, PHONE},
@@ -89,6 +89,58 @@ async fn a_list_is_pinned_rolled_back_and_let_go_from_the_page() {
     assert_eq!(kept, json!(r#"[{},{},""]"#));
     browser.open(gateway.admin, "").await;
     browser.until("document.getElementById('dialog')?.open").await;
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_is_drained_from_the_page() {
+    let backends = Backend::several(3).await;
+    let folder = tempfile::tempdir().unwrap();
+    tell(folder.path(), &backends);
+    let config = format!(
+        "[registry.file]\nplugin = \"file\"\nfile = \"services.json\"\n{}",
+        memory("orders").replace("\"memory\"", "\"file\"")
+    );
+    let gateway = Gateway::start_in(folder, &config);
+    let browser = Browser::start(DESKTOP).await;
+    send(&gateway, "/orders", 40).await;
+    open(&browser, &gateway, "#/services/orders").await;
+    let addresses: Vec<_> = backends.iter().map(|of| of.address.to_string()).collect();
+    let press = |address: &str| format!("{}.querySelector('.order button').click()", row(address));
+    browser.until(&says(&addresses[0], "serves")).await;
+    browser.eval(&press(&addresses[0])).await;
+    browser.until_says(&format!("Drain {} of orders?", addresses[0])).await;
+    browser.until_says("The 2 other endpoints take its share").await;
+    browser.until_says("Nothing is under way to it now.").await;
+    browser.picture("drain").await;
+    browser.click("Let it drain").await;
+    browser.until(&says(&addresses[0], "drains by order, nothing under way")).await;
+    browser.until(&says(&addresses[0], "for ")).await;
+    browser.until_says("operator ordered a drain, of 1 endpoint").await;
+    let before = backends[0].requests();
+    send(&gateway, "/orders", 40).await;
+    assert_eq!(backends[0].requests(), before);
+    pictures(&browser, "draining").await;
+
+    // The others can drain, too, and then all serve.
+    browser.eval(&press(&addresses[1])).await;
+    browser.until_says("The other endpoint takes its share").await;
+    browser.click("Let it drain").await;
+    browser.until(&says(&addresses[1], "drains by order")).await;
+    browser.eval(&press(&addresses[2])).await;
+    browser.until_says("No other endpoint is well: it goes on to get requests").await;
+    browser.click("Let it drain").await;
+    browser.until(&says(&addresses[2], "drains by order, and serves: no other is well")).await;
+    // One that is in no list any more can be let go of.
+    tell(gateway.folder(), &backends[1..]);
+    browser.until(&says(&addresses[0], "drains by order, gets nothing anyway")).await;
+    for address in &addresses {
+        browser.eval(&press(address)).await;
+        browser.until_says(&format!("End the drain of {address}?")).await;
+        browser.click("End its drain").await;
+        browser.until(&format!("!{}", says(address, "drains"))).await;
+    }
+    browser.until(&says(&addresses[1], "serves")).await;
     assert_eq!(browser.complaints(), [""; 0]);
 }
 

@@ -71,7 +71,9 @@ async fn an_endpoint_that_dies_is_shown_with_its_cause_and_since_when() {
     browser.until(&says(&dying, "serves")).await;
     let share = format!("parseFloat({}.querySelector('.picks .number').innerText) > 10", row(&dying));
     browser.until(&share).await;
-    browser.until(&format!("Number({}.lastElementChild.innerText) > 0", row(&dying))).await;
+    browser
+        .until(&format!("Number({}.querySelector('[data-head=Connections]').innerText) > 0", row(&dying)))
+        .await;
 
     drop(backends.remove(0));
     until("it is taken out", || async {
@@ -118,6 +120,13 @@ async fn a_plugin_that_traps_is_shown_and_so_is_a_file_that_is_refused() {
     })
     .await;
     browser.until(&says("mine", "quarantined")).await;
+    let (mine, memory) = (gateway.plugin("mine").await, gateway.plugin("memory").await);
+    assert!(mine["pick_ns"].as_u64() > Some(0), "{mine}");
+    assert!(memory["pick_ns"].is_null(), "{memory}");
+    assert_eq!(memory["memory"]["instances"], 1);
+    assert!(memory["memory"]["bytes"].as_u64() > Some(0), "{memory}");
+    assert_eq!(memory["memory"]["bytes"], memory["memory"]["largest"]);
+    browser.until(&says("memory", "1 instance")).await;
     browser.until(&says("mine", "ago: pick: ")).await;
     gateway.drop_plugin("mine", b"garbage");
     browser.until(&says("mine", "is not WebAssembly")).await;

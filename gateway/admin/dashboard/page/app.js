@@ -19,6 +19,7 @@ const gone = document.getElementById("gone");
 let stop = () => {};
 let shown = null;
 let lostAt = null;
+let marked = false;
 
 /**
  * The view of an address: a `title`, the `path` of its document in the API, its `element`, and `update`, which is told
@@ -30,7 +31,7 @@ function view(place, find) {
     case "":
       return overview(find);
     case "services":
-      return upstream(decodeURIComponent(name ?? ""));
+      return service(name ?? "");
     case "plugins":
       return plugins();
     case "listeners":
@@ -42,12 +43,27 @@ function view(place, find) {
   }
 }
 
+/** The view of a service; none where its name is not encoded as it should be. */
+function service(encoded) {
+  let name;
+  try {
+    name = decodeURIComponent(encoded);
+  } catch {
+    return null;
+  }
+  return upstream(name);
+}
+
 function show() {
-  const [place, find = ""] = (location.hash.slice(1) || "/").split("?");
+  const hash = location.hash.slice(1) || "/";
+  const isView = hash.startsWith("/");
+  // Anything else is a place within the view that is shown.
+  if (!isView && shown !== null) return;
+  const [place, find = ""] = (isView ? hash : "/").split("?");
   // What is behind the `?` is the view's own.
   if (shown?.place === place) return shown.find?.(new URLSearchParams(find));
-  stop();
   const next = view(place, new URLSearchParams(find));
+  stop();
   for (const item of document.querySelectorAll("nav a")) {
     const own = item.hash.slice(1);
     const current = own === "/" ? place === "/" || place.startsWith("/services/") : place === own;
@@ -57,6 +73,12 @@ function show() {
   const first = shown === null;
   shown = { place, find: next?.find };
   if (!next) {
+    stop = () => {};
+    // Nothing is followed that could be live or late.
+    lostAt = null;
+    gone.hidden = true;
+    main.classList.remove("stale", "waiting");
+    setLink("none", "");
     document.title = "Not found · Witgate";
     main.replaceChildren(
       h("h1", {}, "There is no such view"),
@@ -75,8 +97,9 @@ function show() {
     onDocument(document_) {
       main.classList.remove("waiting");
       next.update(document_);
-      // How long that took is seen in the tools of the browser.
-      performance.mark("shown");
+      // How long the first one took is seen in the tools of the browser. They keep every mark.
+      if (!marked) performance.mark("shown");
+      marked = true;
       if (next.heading) document.title = `${next.heading(document_)} · Witgate`;
     },
     onLink: (state) => tell(state),
@@ -112,6 +135,11 @@ function setLink(state, text) {
   setText(link, text);
 }
 
+document.querySelector(".skip").addEventListener("click", (event) => {
+  // The address says which view is shown, and goes on to.
+  event.preventDefault();
+  main.focus();
+});
 addEventListener("hashchange", show);
 setInterval(tick, 1000);
 show();

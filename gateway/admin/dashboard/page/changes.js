@@ -14,14 +14,19 @@ const CAUSES = {
   accepted: "accepted a removal",
   pinned: "pinned the list",
   unpinned: "lifted the pin",
+  drained: "ordered a drain",
+  undrained: "ended a drain",
 };
 
 /** Who did it. */
 export function actor(change) {
-  if (["accepted", "pinned", "unpinned", "rolled back"].includes(change.cause)) return "operator";
+  if (["accepted", "pinned", "unpinned", "rolled back", "drained", "undrained"].includes(change.cause)) return "operator";
   if (change.cause === "restored") return "disk";
   return change.cause === "health" ? "the gateway" : (change.registry ?? "operator");
 }
+
+/** Whether the list stays as it is, and only who drains is another. */
+export const isDrain = (change) => ["drained", "undrained"].includes(change.cause);
 
 /** What happened, as parts of a sentence, each with how it is to be looked at. */
 export function parts(change) {
@@ -31,7 +36,7 @@ export function parts(change) {
   else if (CAUSES[change.cause]) said.push(["ok", CAUSES[change.cause]]);
   for (const [kind, word, sign] of [
     ["added", "added", "+"],
-    ["updated", "changed", "~"],
+    ["updated", isDrain(change) ? "of" : "changed", "~"],
     ["removed", "removed", "−"],
   ]) {
     const believed = kind === "removed" && change.registry && change.applied ? ", believed" : "";

@@ -2,6 +2,7 @@
 
 import { h, setText } from "./dom.js";
 import { count, millis, percent, rate } from "./format.js";
+import { askDrain, askUndrain } from "./orders.js";
 import { mark, since } from "./state.js";
 import { table } from "./table.js";
 
@@ -17,7 +18,9 @@ const REASONS = {
 /** Requests that the shares are of come from the last so many documents, a second apart. */
 const KEPT = 10;
 
-export function endpoints() {
+export function endpoints(name) {
+  let latest = null;
+  const drain = (address) => askDrain(name, latest.rows.get(address), latest.upstream);
   const rows = table({
     label: "Endpoints",
     classes: "endpoints",
@@ -52,6 +55,17 @@ export function endpoints() {
         tone: (of) => (of.success === undefined || of.success >= 0.99 ? "" : of.success < 0.5 ? "bad" : "warn"),
       },
       { head: "Connections", number: true, text: (of) => (of.connections === undefined ? "" : count(of.connections)) },
+      {
+        head: "Order",
+        classes: "order",
+        facts: ({ address, drains }) => ({ address, drains }),
+        make: ({ address, drains }) =>
+          h(
+            "button",
+            { type: "button", on: { click: () => (drains ? askUndrain(name, { address }) : drain(address)) } },
+            drains ? "End drain" : "Drain",
+          ),
+      },
     ],
   });
   const hint = h("p", { class: "hint" });
@@ -59,6 +73,9 @@ export function endpoints() {
   return {
     element: h("div", {}, rows.element, hint),
     update(upstream) {
+      // Who has counted less than before counts anew: another process, or an endpoint that was gone for long.
+      const fell = (of) => seen.some((sample) => sample.requests.get(of.address) > of.requests);
+      if (upstream.endpoints.some(fell)) seen.length = 0;
       seen.push({
         at: performance.now(),
         requests: new Map(upstream.endpoints.map((of) => [of.address, of.requests])),
@@ -66,7 +83,9 @@ export function endpoints() {
       if (seen.length > KEPT) seen.shift();
       // One source is nothing to tell apart.
       rows.element.classList.toggle("one-source", upstream.sources.length < 2);
-      rows.update(rowsOf(upstream, seen));
+      const all = rowsOf(upstream, seen);
+      latest = { upstream, rows: new Map(all.map((of) => [of.address, of])) };
+      rows.update(all);
       const { unused_count: unused } = upstream;
       setText(hint, unused > 0 ? `${count(unused)} more are left to other gateways.` : "");
     },
@@ -75,44 +94,66 @@ export function endpoints() {
 
 function rowsOf(upstream, seen) {
   const out = new Map(upstream.ejected.map((of) => [of.address, of]));
-  const time = (seen.at(-1).at - seen[0].at) / 1000;
-  const came = (of) => Math.max(0, of.requests - (seen[0].requests.get(of.address) ?? of.requests));
-  const all = upstream.endpoints.reduce((sum, of) => sum + came(of), 0);
+  const draining = new Map(upstream.draining.map((of) => [of.address, of]));
+  /** Requests a second since it was seen first, within what is kept; null until it was seen twice. */
+  const rateOf = (of) => {
+    const first = seen.find((sample) => sample.requests.has(of.address));
+    const time = (seen.at(-1).at - first.at) / 1000;
+    return time > 0 ? (of.requests - first.requests.get(of.address)) / time : null;
+  };
+  const rates = new Map(upstream.endpoints.map((of) => [of.address, rateOf(of)]));
+  const all = [...rates.values()].reduce((sum, rate) => sum + rate, 0);
   const weights = upstream.endpoints.reduce((sum, of) => sum + of.effective_weight, 0);
   const offered = upstream.endpoints.map((of) => ({
     ...of,
-    standing: standing(of, out.get(of.address)),
-    rate: time > 0 ? came(of) / time : null,
+    standing: standing(of, out.get(of.address), draining.get(of.address)),
+    rate: rates.get(of.address),
     picks: {
-      share: all > 0 ? round(came(of) / all) : null,
+      share: all > 0 ? round(rates.get(of.address) / all) : null,
       expected: weights > 0 ? round(of.effective_weight / weights) : 0,
     },
   }));
   const known = new Set(offered.map((of) => of.address));
+  const drained = (of) => draining.get(of.address);
   const absent = upstream.ejected
     .filter((of) => !known.has(of.address))
-    .map((of) => ({ ...of, standing: standing(of, of), picks: null, rate: null }));
+    .map((of) => ({ ...drained(of), ...of, standing: standing(of, of, drained(of)), picks: null, rate: null }));
   const waiting = upstream.standby.map((of) => ({
     ...of,
-    standing: {
-      state: "waiting",
-      text: of.reason === "zone" ? "waits: its zone is another one" : `waits: ${of.state}, priority ${of.priority}`,
-    },
+    ...drained(of),
+    standing: drained(of) ? drains(drained(of)) : { state: "waiting", text: waits(of) },
     picks: null,
     rate: null,
   }));
+  const listed = new Set([...offered, ...absent, ...waiting].map((of) => of.address));
+  const others = upstream.draining
+    .filter((of) => !listed.has(of.address))
+    .map((of) => ({ ...of, standing: drains(of, "gets nothing anyway"), picks: null, rate: null }));
   const order = ["failing", "unknown", "degraded", "ok", "waiting"];
   const place = (of) => order.indexOf(of.standing.state);
   const byAddress = new Intl.Collator("en", { numeric: true }).compare;
   const registry = (of) => upstream.sources[of.source]?.registry;
-  return [...absent, ...offered, ...waiting]
-    .map((of) => ({ ...of, registry: registry(of) }))
+  return [...absent, ...offered, ...waiting, ...others]
+    .map((of) => ({ ...of, drains: draining.has(of.address), registry: registry(of) }))
     .sort((one, other) => place(one) - place(other) || byAddress(one.address, other.address));
 }
 
+const waits = (of) =>
+  of.reason === "zone" ? "waits: its zone is another one" : `waits: ${of.state}, priority ${of.priority}`;
+
+/** Of one that drains by an order, and why it does as it does. */
+function drains(of, why) {
+  const underWay = of.in_flight > 0 ? `${count(of.in_flight)} under way` : "nothing under way";
+  return { state: "waiting", text: `drains by order, ${why ?? underWay}`, since: of.since };
+}
+
 /** How an endpoint stands, why, and since when. */
-function standing(of, out) {
-  if (out) return { state: "failing", text: `taken out: ${REASONS[out.reason] ?? out.reason}`, since: out.since };
+function standing(of, out, draining) {
+  if (out) {
+    const too = draining ? ", and drains by order" : "";
+    return { state: "failing", text: `taken out: ${REASONS[out.reason] ?? out.reason}${too}`, since: out.since };
+  }
+  if (draining) return { ...drains(draining, "and serves: no other is well"), state: "degraded" };
   if (of.requests === 0) return { state: "unknown", text: "no request yet" };
   const parts = [
     ["slow_start", "starts slowly"],

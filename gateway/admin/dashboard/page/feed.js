@@ -20,7 +20,7 @@ export function follow(path, { onDocument, onLink }) {
         await read(path, ended.signal, (document) => {
           pause = FIRST_PAUSE;
           onLink(true);
-          onDocument(document);
+          draw(document, onDocument);
         });
       } catch (error) {
         if (ended.signal.aborted) return;
@@ -34,6 +34,15 @@ export function follow(path, { onDocument, onLink }) {
     }
   })();
   return () => ended.abort();
+}
+
+/** A mistake of the page is told where such are looked for, and is no failure of the gateway's. */
+function draw(document, onDocument) {
+  try {
+    onDocument(document);
+  } catch (error) {
+    reportError(error);
+  }
 }
 
 async function read(path, ended, onDocument) {
@@ -63,7 +72,12 @@ async function read(path, ended, onDocument) {
 
 function sleep(time, ended) {
   return new Promise((resolve) => {
-    const timer = setTimeout(resolve, time);
-    ended.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+    const done = () => {
+      clearTimeout(timer);
+      ended.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, time);
+    ended.addEventListener("abort", done);
   });
 }

@@ -26,6 +26,13 @@ export function millis(value) {
   return value < 100 ? fixed(value, 1) : whole.format(value);
 }
 
+/** Bytes in one unit. */
+export function bytes(value) {
+  if (value < 10240) return `${whole.format(value)} B`;
+  const [unit, size] = value < 1048576 ? ["KiB", 1024] : ["MiB", 1048576];
+  return `${fixed(value / size, value / size < 10 ? 1 : 0)} ${unit}`;
+}
+
 /** A share from 0 to 1. Only what is all of it is 100 %. */
 export function percent(share) {
   if (share === null || share === undefined) return NONE;

@@ -1,8 +1,9 @@
 // What an operator can order of a list: each order is asked about again, with what it will change.
 
 import { order } from "./api.js";
+import { isDrain } from "./changes.js";
 import { h, renew } from "./dom.js";
-import { count, many } from "./format.js";
+import { count, many, percent } from "./format.js";
 
 export function orderButtons(name) {
   const element = h("div", { class: "buttons orders" });
@@ -67,7 +68,8 @@ function makeButtons(name, { pinned, generation, endpoints, held }) {
 
 /** Asks whether to go back to a generation. */
 export function askRollback(name, generation, upstream) {
-  const later = upstream.history.filter((of) => of.applied && of.generation > generation);
+  // Who drains goes on.
+  const later = upstream.history.filter((of) => of.applied && of.generation > generation && !isDrain(of));
   const sum = (kind) => later.reduce((sum, of) => sum + of[kind].count, 0);
   confirm(name, {
     title: `Roll ${name} back to generation ${generation}?`,
@@ -83,6 +85,41 @@ export function askRollback(name, generation, upstream) {
     verb: "rollback",
     body: { generation },
     does: "Roll back",
+  });
+}
+
+/** Asks whether an endpoint is to drain. */
+export function askDrain(name, { address, in_flight: inFlight, picks }, upstream) {
+  const draining = new Set([address, ...upstream.draining.map((of) => of.address)]);
+  const out = new Set(upstream.ejected.map((of) => of.address));
+  const others = upstream.endpoints.filter((of) => !draining.has(of.address) && !out.has(of.address)).length;
+  const share = picks?.share ? `, which is ${percent(picks.share)} of all now,` : "";
+  const who = others === 1 ? "The other endpoint takes" : `The ${count(others)} other endpoints take`;
+  confirm(name, {
+    title: `Drain ${address} of ${name}?`,
+    says: [
+      others > 0
+        ? `It gets no new requests. ${who} its share${share} while any of them is well.`
+        : "No other endpoint is well: it goes on to get requests until one is.",
+      inFlight > 0
+        ? `${many(inFlight, "request")} under way to it ${inFlight === 1 ? "ends" : "end"} as ever.`
+        : "Nothing is under way to it now.",
+      "It stays so over changes of the list and restarts, until somebody ends the drain.",
+    ],
+    verb: "drain",
+    body: { addresses: [address] },
+    does: "Let it drain",
+  });
+}
+
+/** Asks whether an endpoint is to drain no more. */
+export function askUndrain(name, { address }) {
+  confirm(name, {
+    title: `End the drain of ${address}?`,
+    says: [`It is for ${name} at once what its registry says of it, and gets requests again if it is well.`],
+    verb: "undrain",
+    body: { addresses: [address] },
+    does: "End its drain",
   });
 }
 

@@ -29,7 +29,7 @@ export function overview(find) {
     path: "overview",
     element,
     find: filter.find,
-    heading: (all) => ({ ok: "✓", degraded: "▲", failing: "✕", unknown: "?" })[all.verdict.state] + " Services",
+    heading: (all) => (({ ok: "✓", degraded: "▲", failing: "✕", unknown: "?" })[all.verdict.state] ?? "?") + " Services",
     update(all) {
       latest = all;
       renew(verdict, all.verdict, ({ state, text }) => [mark(state), h("span", {}, text)]);
@@ -70,7 +70,7 @@ function registry(of) {
   const oldest = of.oldest_heard ? ["oldest list ", since(of.oldest_heard), of.stale ? " old, too old" : " old"] : null;
   return [
     h("p", { class: "name" }, mark(of.state), h("strong", {}, of.name), h("span", { class: "kind" }, of.plugin)),
-    h("p", {}, words[of.word]()),
+    h("p", {}, words[of.word]?.() ?? of.word),
     h("p", { class: "hint" }, of.lists > 0 ? lists : null, oldest ? " · " : null, oldest),
     of.reason ? h("p", { class: "reason" }, of.reason) : null,
   ];

@@ -1,7 +1,7 @@
 // The plugins: which version is in force, how it does, and what was refused.
 
 import { h } from "./dom.js";
-import { count, many, millis } from "./format.js";
+import { bytes, count, many, millis } from "./format.js";
 import { mark, since } from "./state.js";
 import { table } from "./table.js";
 
@@ -47,6 +47,19 @@ export function plugins() {
         text: (of) => (of.compile_ms === null ? "" : millis(of.compile_ms)),
       },
       {
+        head: "Pick ns",
+        number: true,
+        title: "What a pick takes, on average; one of a few hundred is timed",
+        text: (of) => (of.pick_ns === null ? "" : count(of.pick_ns)),
+      },
+      {
+        head: "Memory",
+        classes: "number",
+        title: "Of all its instances",
+        facts: (of) => of.memory,
+        make: makeMemory,
+      },
+      {
         head: "Faults",
         number: true,
         text: (of) => count(of.faults),
@@ -83,6 +96,13 @@ function makeState([state, trialError, fault, refusal]) {
       ? h("p", { class: "reason" }, "refused ", since(refusal.at), ` ago: ${refusal.file ?? ""} ${refusal.reason}`)
       : null,
   ];
+}
+
+function makeMemory(memory) {
+  if (!memory || memory.instances === 0) return [];
+  const { instances, bytes: sum, largest } = memory;
+  const each = instances === 1 ? "1 instance" : `${count(instances)} instances, up to ${bytes(largest)}`;
+  return [h("span", {}, bytes(sum)), h("p", { class: "hint" }, each)];
 }
 
 /** What uses it, and what it may reach there. */

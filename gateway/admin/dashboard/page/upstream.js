@@ -11,7 +11,7 @@ export function upstream(name) {
   const standing = h("p", { class: "verdict", role: "status" });
   const facts = h("dl", { class: "facts" });
   const sources = h("ul", { class: "registries" });
-  const list = endpoints();
+  const list = endpoints(name);
   const orders = orderButtons(name);
   const past = timeline(name);
   const element = h(
@@ -112,7 +112,7 @@ function makeSource(source) {
       h("strong", {}, source.registry),
       h("span", { class: "kind" }, source.service),
     ),
-    h("p", {}, origins[source.origin]()),
+    h("p", {}, origins[source.origin]?.() ?? source.origin),
     h("p", { class: "hint" }, many(source.instances, "instance"), source.stale ? " · older than max_stale_secs" : null),
     failure ? h("p", { class: "reason" }, `${failure.kind}: ${failure.error}`) : null,
     reserve.count > 0

@@ -1,0 +1,104 @@
+//! A secret that is exchanged in its file while the gateway runs.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::time::{Instant, timeout};
+
+use crate::{connector::lock, document::Secret, files};
+
+/// A secret is read again when it is older.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// How long somebody waits for that. What there was is used if a file system hangs.
+const READING: Duration = Duration::from_secs(2);
+
+/// A secret in use. Its file is read when somebody needs it and it is not fresh; one that cannot be read, or is empty,
+/// leaves the secret that there was.
+pub(super) struct FreshSecret {
+    file: PathBuf,
+    read: Mutex<Read>,
+}
+
+struct Read {
+    secret: Secret,
+    /// When it was read, or is.
+    at: Instant,
+    /// One thread reads at a time, however long that takes it.
+    reading: bool,
+}
+
+impl FreshSecret {
+    /// `secret` is what the file holds.
+    pub fn new(file: PathBuf, secret: Secret) -> Arc<Self> {
+        Arc::new(Self { file, read: Mutex::new(Read { secret, at: Instant::now(), reading: false }) })
+    }
+
+    /// Waits for the file two seconds at most.
+    pub async fn current(self: &Arc<Self>) -> Secret {
+        if self.begins_to_read() {
+            let secret = self.clone();
+            let reading = tokio::task::spawn_blocking(move || secret.read_again());
+            let _ = timeout(READING, reading).await;
+        }
+        lock(&self.read).secret.clone()
+    }
+
+    /// Whether it is time to read the file, and nobody does.
+    fn begins_to_read(&self) -> bool {
+        let mut read = lock(&self.read);
+        let begins = !read.reading && read.at.elapsed() > FRESH;
+        if begins {
+            (read.at, read.reading) = (Instant::now(), true);
+        }
+        begins
+    }
+
+    fn read_again(&self) {
+        let text = files::read_text(&self.file, files::SECRET);
+        let mut read = lock(&self.read);
+        read.reading = false;
+        let text = text.ok().map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
+        if let Some(text) = text.filter(|text| !text.is_empty()) {
+            read.secret = Secret(text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_that_is_exchanged_is_used_soon_and_one_that_is_gone_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "one\n").unwrap();
+        let secret = FreshSecret::new(file.clone(), Secret("one".into()));
+        assert_eq!(secret.current().await.0, "one");
+        std::fs::write(&file, "two\n").unwrap();
+        assert_eq!(secret.current().await.0, "one", "it is fresh");
+        tokio::time::advance(FRESH * 2).await;
+        assert_eq!(secret.current().await.0, "two");
+        for gone in [std::fs::write(&file, "\n"), std::fs::remove_file(&file)] {
+            gone.unwrap();
+            tokio::time::advance(FRESH * 2).await;
+            assert_eq!(secret.current().await.0, "two");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_reads_at_a_time_and_nobody_else_waits_for_it() {
+        let secret = FreshSecret::new(PathBuf::new(), Secret("s".into()));
+        assert!(!secret.begins_to_read(), "it is new");
+        tokio::time::advance(FRESH * 2).await;
+        assert!(secret.begins_to_read());
+        tokio::time::advance(FRESH * 2).await;
+        assert!(!secret.begins_to_read(), "that one has not ended");
+        secret.read_again();
+        assert!(secret.begins_to_read());
+    }
+}

@@ -1,0 +1,177 @@
+//! How long the requests of a route took, by where they went, how they asked and what came of it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak, atomic::AtomicU64},
+    time::Duration,
+};
+
+use http::Method;
+
+use super::counters::{BUCKETS, Latencies, add, bucket};
+use crate::upstream::UpstreamName;
+
+/// Classes of statuses, 1xx to 5xx.
+const CLASSES: usize = 5;
+
+/// A method, if it is a common one: clients can make up others without end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KnownMethod {
+    Get,
+    Head,
+    Post,
+    Put,
+    Patch,
+    Delete,
+    Options,
+    #[default]
+    Other,
+}
+
+impl KnownMethod {
+    pub const ALL: [Self; 8] =
+        [Self::Get, Self::Head, Self::Post, Self::Put, Self::Patch, Self::Delete, Self::Options, Self::Other];
+
+    pub fn of(method: &Method) -> Self {
+        match *method {
+            Method::GET => Self::Get,
+            Method::HEAD => Self::Head,
+            Method::POST => Self::Post,
+            Method::PUT => Self::Put,
+            Method::PATCH => Self::Patch,
+            Method::DELETE => Self::Delete,
+            Method::OPTIONS => Self::Options,
+            _ => Self::Other,
+        }
+    }
+
+    /// As OpenTelemetry has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+            Self::Options => "OPTIONS",
+            Self::Other => "_OTHER",
+        }
+    }
+}
+
+/// The requests of one route to one upstream. Each worker writes its own, so a count is a plain load and store.
+#[derive(Debug)]
+pub struct RouteTimes {
+    workers: Box<[WorkerTimes]>,
+}
+
+/// Made when there is the first of its kind.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct WorkerTimes([[OnceLock<Box<Times>>; CLASSES]; KnownMethod::ALL.len()]);
+
+#[derive(Debug, Default)]
+struct Times {
+    buckets: [AtomicU64; BUCKETS],
+    nanoseconds: AtomicU64,
+}
+
+impl RouteTimes {
+    fn new(workers: usize) -> Self {
+        Self { workers: (0..workers).map(|_| WorkerTimes::default()).collect() }
+    }
+
+    /// A request was answered with this status, whose head was there after so long.
+    pub fn answered(&self, worker: usize, method: KnownMethod, status: u16, took: Duration) {
+        let class = (status / 100).clamp(1, 5) as usize - 1;
+        let times = self.workers[worker].0[method as usize][class].get_or_init(Box::default);
+        add(&times.buckets[bucket(took)], 1);
+        add(&times.nanoseconds, took.as_nanos() as u64);
+    }
+
+    /// What there was: methods, classes of statuses by their number, and times.
+    pub fn counts(&self) -> Vec<(KnownMethod, usize, Latencies)> {
+        let mut counts = Vec::new();
+        for method in KnownMethod::ALL {
+            for class in 0..CLASSES {
+                let mut latencies = Latencies::default();
+                let all = self.workers.iter().filter_map(|worker| worker.0[method as usize][class].get());
+                for times in all {
+                    latencies.collect(&times.buckets, &times.nanoseconds);
+                }
+                if latencies.count() > 0 {
+                    counts.push((method, class, latencies));
+                }
+            }
+        }
+        counts
+    }
+}
+
+/// All that there are, by the names of route and upstream. One is there as long as a worker has the route and the
+/// upstream.
+#[derive(Debug)]
+pub struct AllTimes {
+    workers: usize,
+    /// Locked when a worker meets a route or an upstream for the first time, and to scrape.
+    all: Mutex<ByNames>,
+}
+
+type ByNames = BTreeMap<(Arc<str>, UpstreamName), Weak<RouteTimes>>;
+
+impl AllTimes {
+    pub fn new(workers: usize) -> Self {
+        Self { workers, all: Mutex::default() }
+    }
+
+    /// Those of a route to an upstream, the same for every worker.
+    pub fn of(&self, route: &Arc<str>, upstream: &UpstreamName) -> Arc<RouteTimes> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (route.clone(), upstream.clone());
+        if let Some(known) = all.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        all.retain(|_, times| times.strong_count() > 0);
+        let times = Arc::new(RouteTimes::new(self.workers));
+        all.insert(key, Arc::downgrade(&times));
+        times
+    }
+
+    pub fn all(&self) -> Vec<(Arc<str>, UpstreamName, Arc<RouteTimes>)> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = all.iter().filter_map(|((route, upstream), times)| {
+            Some((route.clone(), upstream.clone(), times.upgrade()?))
+        });
+        there.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_kept_by_method_and_class_and_only_those_that_there_are() {
+        let all = AllTimes::new(2);
+        let (route, upstream) = ("route[0]".into(), UpstreamName::new("orders"));
+        let times = all.of(&route, &upstream);
+        assert!(Arc::ptr_eq(&times, &all.of(&route, &upstream)), "workers share them");
+        let made_up = Method::from_bytes(b"MADE-UP").unwrap();
+        for (worker, method, status) in
+            [(0, Method::GET, 200), (1, Method::GET, 204), (1, Method::POST, 503), (0, made_up, 200)]
+        {
+            times.answered(worker, KnownMethod::of(&method), status, Duration::from_millis(3));
+        }
+        let counts: Vec<_> = times
+            .counts()
+            .into_iter()
+            .map(|(method, class, of)| (method.as_str(), class, of.count()))
+            .collect();
+        assert_eq!(counts, [("GET", 1, 2), ("POST", 4, 1), ("_OTHER", 1, 1)]);
+        assert_eq!(times.counts()[0].2.sum, Duration::from_millis(6));
+        assert_eq!(all.all().len(), 1);
+        drop(times);
+        assert!(all.all().is_empty(), "they go with the route and the upstream");
+    }
+}

@@ -1,0 +1,78 @@
+//! Programs that others wrote, each with the registry that it knows: whether the gateway finds what they register, and whether
+//! they find what the gateway announces for others.
+//!
+//! Run by `./dev peers`, which builds them and takes words of the names of cases to run only those. Prints a table at its end.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, and what helps it, says what it expects by failing"
+)]
+
+mod dubbo;
+mod go_zero;
+mod report;
+mod spring;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::{env, pin::Pin, process::ExitCode, time::Duration};
+
+use report::Report;
+
+/// No case takes so long unless it hangs.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Whether the gateway finds what the peer registered, or the other way round.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Found,
+    Finds,
+}
+
+struct Case {
+    peer: &'static str,
+    registry: &'static str,
+    way: Way,
+    /// Requests or calls, all of which went well.
+    run: fn() -> Pin<Box<dyn Future<Output = u64> + Send>>,
+}
+
+macro_rules! cases {
+    ($($peer:literal, $registry:literal, $way:ident, $run:expr;)*) => {
+        [$(Case { peer: $peer, registry: $registry, way: Way::$way, run: || Box::pin($run) }),*]
+    };
+}
+
+#[rustfmt::skip]
+fn cases() -> impl IntoIterator<Item = Case> {
+    cases![
+        "Spring Cloud", "ZooKeeper", Found, spring::found(spring::Registry::ZooKeeper);
+        "Spring Cloud", "ZooKeeper", Finds, spring::finds(spring::Registry::ZooKeeper);
+        "Spring Cloud", "Consul", Found, spring::found(spring::Registry::Consul);
+        "Spring Cloud", "Consul", Finds, spring::finds(spring::Registry::Consul);
+        "Dubbo by interface, triple", "ZooKeeper", Found, dubbo::found("interface", "tri");
+        "Dubbo by interface, dubbo", "ZooKeeper", Found, dubbo::found("interface", "dubbo");
+        "Dubbo by application, triple", "ZooKeeper", Found, dubbo::found("application", "tri");
+        "Dubbo by application, dubbo", "ZooKeeper", Found, dubbo::found("application", "dubbo");
+        "go-zero", "etcd", Found, go_zero::found();
+        "go-zero", "etcd", Finds, go_zero::finds();
+    ]
+}
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut report = Report::default();
+    for case in cases() {
+        if !wanted.iter().all(|word| case.peer.contains(&**word) || case.registry.contains(&**word)) {
+            continue;
+        }
+        let run = case.run;
+        let running = async move { tokio::time::timeout(LIMIT, run()).await.expect("the case ends in time") };
+        // A task of its own, so that one that fails ends alone.
+        let outcome = runtime.block_on(async { tokio::spawn(running).await });
+        report.add(case, outcome.ok());
+    }
+    report.finish()
+}

@@ -1,0 +1,57 @@
+//! The table at the end of the suite.
+
+use std::process::ExitCode;
+
+use crate::{Case, Way};
+
+/// What came of all cases.
+#[derive(Default)]
+pub struct Report {
+    rows: Vec<(Case, Option<u64>)>,
+}
+
+impl Report {
+    /// Takes how many requests a case made, all of which went well; none if it failed.
+    pub fn add(&mut self, case: Case, requests: Option<u64>) {
+        let word = if requests.is_some() { "ok" } else { "FAILED" };
+        eprintln!("{}, {}: {}: {word}", case.peer, case.registry, way(case.way));
+        self.rows.push((case, requests));
+    }
+
+    /// Prints the table.
+    pub fn finish(self) -> ExitCode {
+        println!("| peer | version | registry | | requests, none failed |");
+        println!("|---|---|---|---|---:|");
+        for (case, requests) in &self.rows {
+            let requests = requests.map_or("**case failed**".to_owned(), |requests| requests.to_string());
+            let (peer, registry, way) = (case.peer, case.registry, way(case.way));
+            println!("| {peer} | {} | {registry} | {way} | {requests} |", version(peer));
+        }
+        let failed = self.rows.iter().filter(|(_, requests)| requests.is_none()).count();
+        println!("\n{} cases, {failed} failed", self.rows.len());
+        if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+fn way(way: Way) -> &'static str {
+    match way {
+        Way::Found => "the gateway finds it",
+        Way::Finds => "it finds what is announced",
+    }
+}
+
+/// What its build asks for.
+fn version(peer: &str) -> &'static str {
+    let (build, after, until) = match peer.split(' ').next() {
+        Some("Spring") => {
+            (include_str!("spring/pom.xml"), "<artifactId>spring-cloud-dependencies</artifactId>", '<')
+        }
+        Some("Dubbo") => {
+            (include_str!("dubbo/pom.xml"), "<artifactId>dubbo</artifactId>\n      <version>", '<')
+        }
+        _ => (include_str!("go-zero/go.mod"), "github.com/zeromicro/go-zero v", '\n'),
+    };
+    let rest = build.split_once(after).map_or("", |(_, rest)| rest);
+    let rest = rest.trim_start().trim_start_matches("<version>");
+    rest.split(until).next().unwrap_or_default()
+}
