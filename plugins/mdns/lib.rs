@@ -14,7 +14,7 @@
 //! | `family` | dns-sd | `any` | addresses that are used: `ipv4`, `ipv6`, or `any`, which prefers IPv4 |
 //! | `networks` | rpcx | tcp, tcp4, tcp6, reuseport, iouring | endpoints of other networks are left out |
 //! | `group` | rpcx | any | only instances of this group |
-//! | `ttl_seconds` | announcing | 120 | how long others believe an announcement when they hear no more |
+//! | `ttl_seconds` | rpcx, announcing | 120 | how long others believe an announcement when they hear no more |
 //!
 //! On which links is in the registry's table in the configuration, under `mdns`.
 //!

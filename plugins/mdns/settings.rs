@@ -84,6 +84,7 @@ impl Settings {
             (family.is_some(), "family", !rpcx),
             (networks.is_some(), "networks", rpcx),
             (group.is_some(), "group", rpcx),
+            (ttl_seconds.is_some(), "ttl_seconds", rpcx),
         ] {
             if given && !allowed {
                 return Err(format!("settings: {key}: means nothing in this layout"));
@@ -222,7 +223,8 @@ mod tests {
             (r#"{"family":"ipv5"}"#, "family: unknown variant `ipv5`"),
             (r#"{"group":"a"}"#, "group: means nothing in this layout"),
             (r#"{"layout":"rpcx","txt":{}}"#, "txt: means nothing in this layout"),
-            (r#"{"ttl_seconds":5}"#, "ttl_seconds: 5 is not between 10 and 4500"),
+            (r#"{"ttl_seconds":60}"#, "ttl_seconds: means nothing in this layout"),
+            (r#"{"layout":"rpcx","ttl_seconds":5}"#, "ttl_seconds: 5 is not between 10 and 4500"),
             (r#"{"interfaces":[]}"#, "unknown field `interfaces`"),
         ] {
             let error = Settings::read(settings).unwrap_err();

@@ -43,7 +43,7 @@ async fn shown(gateway: &Gateway) -> Vec<Value> {
     gateway.api("/api/v1/upstreams/orders").await["endpoints"].as_array().unwrap().clone()
 }
 
-/// A name may have dots in it, and is asked for again all the same.
+/// A name may have dots in it.
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_are_found_with_what_they_say_and_leave_with_a_goodbye() {
     let avahi = Avahi::start("").await;
@@ -141,19 +141,40 @@ async fn an_instance_that_falls_silent_runs_out() {
     becomes(&gateway, "live").await;
 }
 
-/// Nobody outside of the link is heard, and neither is one who does not speak from the port.
+/// `mdns-sd` itself would ask for a name of other labels, which nobody has.
 #[tokio::test(flavor = "multi_thread")]
-async fn only_neighbours_are_believed() {
+async fn an_instance_with_dots_in_its_name_is_asked_for() {
+    let avahi = Avahi::start("").await;
+    let backend = Backend::everywhere("one").await;
+    let gateway = gateway(&avahi.registry("{}"));
+    let somebody = avahi.somebody();
+    let listener = somebody.listens();
+    somebody.says(&somebody.announcement(&["_orders", "_tcp"], "v1.2 at a.b", port(&backend), 60));
+    endpoints(&gateway, 1).await;
+    listener.hears_asked(&["_orders", "_tcp"], "v1.2 at a.b");
+}
+
+/// Where our own client listens, nobody outside of the link is heard, and neither is one who does not speak from the
+/// port. `mdns-sd` has no such check.
+#[tokio::test(flavor = "multi_thread")]
+async fn for_rpcx_only_neighbours_are_believed() {
     let avahi = Avahi::start("").await;
     let backends = all(&["one", "two"]).await;
-    let gateway = gateway(&avahi.registry("{}"));
-    // It has no socket any more, or that would get what is sent to the port.
-    let false_one = avahi.somebody().announcement(&["_orders", "_tcp"], "false", port(&backends[0]), 60);
-    let other = std::net::UdpSocket::bind((avahi.network.near(), 0)).unwrap();
-    other.send_to(&false_one, (avahi.network.near(), 5353)).unwrap();
+    let gateway = gateway(&avahi.registry("{ layout = \"rpcx\" }"));
+    let near = avahi.network.near();
+    let announcement = |name: &str, backend: &Backend| {
+        let address = format!("tcp@{near}:{}", port(backend));
+        let text = json!([{ "service": "orders", "meta": "", "service_address": address }]).to_string();
+        avahi.somebody().announcement_with(&["_rpcxservices"], name, port(backend), 60, &[&text])
+    };
+    // Nobody has a socket here, or that would get what is sent to the port.
+    let false_one = announcement("false", &backends[0]);
+    let other = std::net::UdpSocket::bind((near, 0)).unwrap();
+    other.send_to(&false_one, (near, 5353)).unwrap();
     let loopback = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let _ = loopback.send_to(&false_one, (avahi.network.near(), 5353));
-    avahi.serve("_orders._tcp", "two", port(&backends[1]), &[]);
+    let _ = loopback.send_to(&false_one, (near, 5353));
+    let true_one = announcement("true", &backends[1]);
+    avahi.somebody().says(&true_one);
     endpoints(&gateway, 1).await;
     until("it gets requests", || async { gateway.get("/").await.text() == "two" }).await;
     assert_eq!(backends[0].requests(), 0);

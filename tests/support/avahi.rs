@@ -8,11 +8,12 @@ use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tempfile::TempDir;
-use witgate::connector::mdns::wire::{Data, Fact, Message, Name, Service, local};
+use witgate::connector::mdns::wire::{Data, Fact, Kind, Message, Name, Service, local};
 
 use super::{gateway::until, network::Network};
 
@@ -235,6 +236,16 @@ impl Somebody {
         Self { socket: socket.into(), ip }
     }
 
+    /// Hears what is said on the link from here on.
+    pub fn listens(&self) -> Listener {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::new(224, 0, 0, 251), 5353)).into()).unwrap();
+        socket.join_multicast_v4(&Ipv4Addr::new(224, 0, 0, 251), &self.ip).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        Listener(socket.into())
+    }
+
     /// To everybody on the link.
     pub fn says(&self, packet: &[u8]) {
         self.socket.send_to(packet, ("224.0.0.251", 5353)).unwrap();
@@ -242,6 +253,19 @@ impl Somebody {
 
     /// The announcement of an instance, good for so many seconds.
     pub fn announcement(&self, kind: &[&str], name: &str, port: u16, ttl: u32) -> Vec<u8> {
+        self.announcement_with(kind, name, port, ttl, &[])
+    }
+
+    /// One that says something more.
+    pub fn announcement_with(
+        &self,
+        kind: &[&str],
+        name: &str,
+        port: u16,
+        ttl: u32,
+        texts: &[&str],
+    ) -> Vec<u8> {
+        let texts = texts.iter().map(|text| text.as_bytes().to_vec().into_boxed_slice()).collect();
         let labels: Vec<&[u8]> = kind.iter().map(|label| label.as_bytes()).collect();
         let (kind, host) = (local(&labels).unwrap(), local(&[b"somebody"]).unwrap());
         let instance = kind.prepend_label(name.as_bytes()).unwrap();
@@ -250,9 +274,27 @@ impl Somebody {
         let facts = vec![
             fact(&kind, Data::Pointer(instance.clone()), false),
             fact(&instance, Data::Service(service), true),
-            fact(&instance, Data::Texts([].into()), true),
+            fact(&instance, Data::Texts(texts), true),
             fact(&host, Data::Address(self.ip.into()), true),
         ];
         Message { is_response: true, facts, ..Message::default() }.write().remove(0)
+    }
+}
+
+pub struct Listener(UdpSocket);
+
+impl Listener {
+    /// Waits until somebody asks where this instance is.
+    pub fn hears_asked(&self, kind: &[&str], name: &str) {
+        let labels: Vec<&[u8]> = kind.iter().map(|label| label.as_bytes()).collect();
+        let name = local(&labels).unwrap().prepend_label(name.as_bytes()).unwrap();
+        let mut packet = [0; 9_000];
+        loop {
+            let length = self.0.recv(&mut packet).expect("nobody asks for it");
+            let message = Message::read(&packet[..length]);
+            if message.is_some_and(|message| message.questions.contains(&(name.clone(), Kind::SRV))) {
+                return;
+            }
+        }
     }
 }

@@ -11,12 +11,13 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::wire::{Data, Fact, Kind, Message, Name, Question, Service, Texts};
+use super::{
+    list::{MOST_BYTES, MOST_INSTANCES},
+    wire::{Data, Fact, Kind, Message, Name, Question, Service, Texts},
+};
 
-/// Instances of one type on one link, addresses of one host, and bytes of names and texts altogether.
-pub const MOST_INSTANCES: usize = 10_000;
+/// Addresses of one host.
 const MOST_ADDRESSES: usize = 32;
-const MOST_BYTES: usize = 32 << 20;
 
 /// What says goodbye, or that what was said before is no longer so, may be taken back for so long.
 const GRACE: Duration = Duration::from_secs(1);

@@ -2,14 +2,14 @@
 //!
 //! What is not read yet is no more than the latest list, however slow a reader is.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::{
-    engine::{Engine, Instance, Told},
+    engine::Engine,
+    list::{Instance, List, Told},
     names::Names,
-    wire::Name,
 };
 use crate::{
     bindings::registry::witgate::mdns::mdns::{Content, Event, Instance as Written},
@@ -20,7 +20,7 @@ pub struct Feed {
     told: watch::Receiver<Told>,
     names: Names,
     /// What was told last, and how fresh it was; none before the first list.
-    known: Option<(BTreeMap<Name, Arc<Instance>>, u64)>,
+    known: Option<(List, u64)>,
     failed: bool,
     _engine: Arc<Engine>,
 }
@@ -54,11 +54,10 @@ impl Feed {
     }
 
     /// What has changed; none: nothing that was asked for.
-    fn content(&mut self, list: &BTreeMap<Name, Arc<Instance>>, fresh: u64) -> Option<Content> {
+    fn content(&mut self, list: &List, fresh: u64) -> Option<Content> {
         let wanted = list.iter().filter(|(_, instance)| self.names.fit(&instance.name));
         let Some((known, told)) = &mut self.known else {
-            let all: BTreeMap<_, _> =
-                wanted.map(|(name, instance)| (name.clone(), instance.clone())).collect();
+            let all: List = wanted.map(|(name, instance)| (name.clone(), instance.clone())).collect();
             let written = all.values().map(|instance| written(instance)).collect();
             self.known = Some((all, fresh));
             return Some(Content::All(written));

@@ -28,15 +28,18 @@ pub struct Interfaced {
     pub addresses: Vec<IfAddr>,
 }
 
-/// Those that are up, by their index: of these names or, when there are none, all that lead to other machines.
+/// Whether it is one of these names or, when there are none, leads to other machines. A link between two has no
+/// multicast.
+pub fn is_wanted(names: &[String], interface: &Interface) -> bool {
+    let of_names = if names.is_empty() { !interface.is_loopback() } else { names.contains(&interface.name) };
+    of_names && !interface.is_p2p
+}
+
+/// Those that are up and wanted, by their index.
 pub fn interfaces(names: &[String]) -> io::Result<BTreeMap<u32, Interfaced>> {
     let mut found = BTreeMap::<u32, Interfaced>::new();
     for interface in if_addrs::get_if_addrs()? {
-        let wanted = match names {
-            [] => !interface.is_loopback() && !interface.is_p2p,
-            _ => names.contains(&interface.name),
-        };
-        if !wanted || !interface.is_oper_up() {
+        if !is_wanted(names, &interface) || !interface.is_oper_up() {
             continue;
         }
         let Interface { name, addr, index: Some(index), .. } = interface else { continue };

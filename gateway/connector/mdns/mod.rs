@@ -3,17 +3,21 @@
 //! There is nobody to ask but everybody, and nobody who knows all. A list is what was heard, for as long as it is good;
 //! an empty one says that nobody answered. Only a link that is gone is a failure.
 //!
-//! It is our own, and small: the crate that Rust has for this takes names with dots in them for other names, so that
-//! such instances cannot be asked for again and run out; keeps weights and priorities to itself; and takes no type but
-//! those of DNS-SD, which that of rpcx is not.
+//! Types of DNS-SD, `_x._tcp` and `_x._udp`, are asked for and announced with `mdns-sd` (`dns_sd.rs`). It refuses all
+//! others, and that of rpcx is one of them: for these there are a small querier (`cache.rs`) and responder
+//! (`responder.rs`) of our own (`own.rs`).
 
 mod cache;
+mod dns_sd;
 mod engine;
 mod feed;
+mod heard;
 mod host;
 mod keys;
 mod links;
+mod list;
 mod names;
+mod own;
 mod presence;
 mod responder;
 pub mod wire;
@@ -44,25 +48,28 @@ use crate::registry::Failure;
 const LONGEST_TEXT: usize = 255;
 const MOST_TEXT: usize = 1_000;
 
-/// The links that some tables name. Everything that follows or announces there shares a task, which is begun when first
-/// needed and ends when nothing needs it.
+/// The links that some tables name. Everything that follows or announces types of DNS-SD there shares a task, and so
+/// does everything else. Each is begun when first needed and ends when nothing needs it.
 pub struct Client {
     grant: Grant,
-    engine: Mutex<Weak<Engine>>,
+    dns_sd: Mutex<Weak<Engine>>,
+    own: Mutex<Weak<Engine>>,
 }
 
 impl Client {
     /// Listens to nobody yet.
     pub fn new(grant: Grant) -> Arc<Self> {
-        Arc::new(Self { grant, engine: Mutex::default() })
+        Arc::new(Self { grant, dns_sd: Mutex::default(), own: Mutex::default() })
     }
 
-    fn engine(&self) -> Result<Arc<Engine>, Failure> {
-        let mut current = lock(&self.engine);
+    fn engine(&self, kind: &Name) -> Result<Arc<Engine>, Failure> {
+        let of_dns_sd = is_of_dns_sd(kind);
+        let mut current = lock(if of_dns_sd { &self.dns_sd } else { &self.own });
         if let Some(engine) = current.upgrade().filter(|engine| !engine.has_ended()) {
             return Ok(engine);
         }
-        let engine = Arc::new(Engine::start(&self.grant.interfaces)?);
+        let start = if of_dns_sd { Engine::dns_sd } else { Engine::own };
+        let engine = Arc::new(start(&self.grant.interfaces)?);
         *current = Arc::downgrade(&engine);
         Ok(engine)
     }
@@ -71,7 +78,7 @@ impl Client {
     pub async fn follow(&self, kind: &str, names: Vec<String>) -> Result<Feed, Failure> {
         let kind = type_name(kind)?;
         let names = Names::new(names).ok_or_else(|| Failure::Invalid("no part of a name is given".into()))?;
-        let engine = self.engine()?;
+        let engine = self.engine(&kind)?;
         let (reply, followed) = oneshot::channel();
         let ended = || Failure::Unavailable("mDNS: listening has ended".into());
         engine.orders.send(Order::Follow(kind, reply)).map_err(|_| ended())?;
@@ -104,8 +111,8 @@ impl Client {
         }
         let said = texts.into_iter().filter(|text| !text.is_empty());
         let texts: Texts = said.map(Vec::into_boxed_slice).collect();
+        let engine = self.engine(&kind)?;
         let announcement = Announcement { kind, name, ip, port, texts, ttl };
-        let engine = self.engine()?;
         let (reply, begun) = oneshot::channel();
         let ended = || Failure::Unavailable("mDNS: listening has ended".into());
         engine.orders.send(Order::Announce(announcement, reply)).map_err(|_| ended())?;
@@ -129,6 +136,14 @@ fn type_name(text: &str) -> Result<Name, Failure> {
     name.ok_or_else(|| Failure::Invalid(format!("{text:?} is no type of services: they are like _http._tcp")))
 }
 
+/// Whether it is a type of DNS-SD, which ends with a protocol.
+fn is_of_dns_sd(kind: &Name) -> bool {
+    let mut labels = kind.iter().rev().skip(1);
+    let protocol = labels.next();
+    let of = |name: &[u8]| protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case(name));
+    (of(b"_tcp") || of(b"_udp")) && labels.next().is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +156,20 @@ mod tests {
         for text in ["", "http._tcp", "_http._tcp.", "_._tcp", "_a b._tcp", "_a.b._tcp", "_http._tcp.local"] {
             let Err(Failure::Invalid(error)) = type_name(text) else { panic!("{text}") };
             assert!(error.contains(&format!("{text:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_type_of_dns_sd_ends_with_a_protocol() {
+        for (text, is) in [
+            ("_http._tcp", true),
+            ("_http._UDP", true),
+            ("_printer._sub._http._tcp", true),
+            ("_rpcxservices", false),
+            ("_tcp", false),
+            ("_tcp._http", false),
+        ] {
+            assert_eq!(is_of_dns_sd(&type_name(text).unwrap()), is, "{text}");
         }
     }
 }

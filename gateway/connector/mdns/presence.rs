@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::engine::{Engine, Order};
 use crate::registry::Failure;
 
-/// Dropping it says nothing: what was said ends by itself.
+/// Dropping it says nothing: what was said ends by itself. For types of DNS-SD it does say goodbye, as `mdns-sd` does.
 pub struct Presence {
     name: String,
     id: u64,

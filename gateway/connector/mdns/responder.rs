@@ -27,6 +27,9 @@ const ANSWER_AFTER_MORE: std::ops::Range<u64> = 400..500;
 /// A farewell is said twice, as any packet may be lost.
 const SECOND_FAREWELL: Duration = Duration::from_millis(120);
 
+/// The longest label of a name.
+pub const LONGEST_LABEL: usize = 63;
+
 /// What is to be announced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announcement {
@@ -80,18 +83,22 @@ struct Later {
 impl Announcement {
     /// None: it makes no name that can be announced.
     fn named(&self, number: u32) -> Option<Name> {
+        self.kind.prepend_label(self.label(number, LONGEST_LABEL).as_bytes()).ok()
+    }
+
+    /// The name with a number, unless that is 1, cut to so many bytes.
+    pub fn label(&self, number: u32, most: usize) -> String {
         let number = if number == 1 { String::new() } else { format!(" ({number})") };
-        let mut end = self.name.len().min(63 - number.len());
+        let mut end = self.name.len().min(most - number.len());
         while !self.name.is_char_boundary(end) {
             end -= 1;
         }
-        self.kind.prepend_label(format!("{}{number}", &self.name[..end]).as_bytes()).ok()
+        format!("{}{number}", &self.name[..end])
     }
 
     /// A host of its own for each address, so that nobody else has it with another.
-    fn host(&self) -> Option<Name> {
-        let ip = self.ip.to_string().replace(['.', ':'], "-");
-        local(&[format!("witgate-{ip}").as_bytes()])
+    pub fn host(&self) -> String {
+        format!("witgate-{}", self.ip.to_string().replace(['.', ':'], "-"))
     }
 }
 
@@ -151,8 +158,6 @@ impl Own {
             (own.into_iter().filter(|(of, _)| wants(*of)).map(|(_, fact)| fact).collect(), vec![address])
         } else if *name == self.host && wants(address.data.kind()) {
             (vec![address], Vec::new())
-        } else if wants(Kind::PTR) && is_list_of_types(name) {
-            (vec![self.fact(name, Data::Pointer(self.announcement.kind.clone()), false)], Vec::new())
         } else {
             (Vec::new(), Vec::new())
         }
@@ -198,11 +203,6 @@ impl Own {
     }
 }
 
-/// Whether a name asks which types there are (RFC 6763, 9).
-fn is_list_of_types(name: &Name) -> bool {
-    local(&[b"_services", b"_dns-sd", b"_udp"]).is_some_and(|types| types == *name)
-}
-
 impl Responder {
     /// Begins to announce. None: it has no name that can be announced.
     pub fn announce(&mut self, announcement: Announcement, now: Instant) -> Option<u64> {
@@ -212,7 +212,7 @@ impl Responder {
             number += 1;
             name = announcement.named(number)?;
         }
-        let host = announcement.host()?;
+        let host = local(&[announcement.host().as_bytes()])?;
         let due = now + Duration::from_millis(fastrand::u64(0..BETWEEN_PROBES.as_millis() as u64));
         let step = Step::Probing { sent: 0, due };
         self.last += 1;
@@ -461,7 +461,6 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn questions_are_answered_on_the_links_of_the_address_unless_the_answer_is_known() {
         let (mut responder, id, now) = announced(80);
-        let types = local(&[b"_services", b"_dns-sd", b"_udp"]).unwrap();
         let own = &responder.own[&id];
         let (kind, host, pointer) = (own.announcement.kind.clone(), own.host.clone(), own.pointer());
         for (question, answers, more) in [
@@ -469,7 +468,6 @@ mod tests {
             ((name("ORDERS"), Kind::SRV), 1, 1),
             ((name("orders"), Kind::ANY), 2, 1),
             ((host.clone(), Kind::A), 1, 0),
-            ((types, Kind::PTR), 1, 0),
         ] {
             responder.hear(&asks(question.clone()), |_| true, now);
             let said = until(&mut responder, now + Duration::from_secs(1));
