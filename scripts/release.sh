@@ -67,6 +67,7 @@ mkdir -p "$handout.new"
 cp "$built"/witgate{,.debug} "$handout.new"
 rm -rf "$work/with-profile"
 scripts/package.sh "$handout.new/witgate" "$handout.new"
+scripts/image.sh "$handout.new/witgate" "$handout.new/image"
 (cd "$handout.new" && sha256sum witgate* >SHA256SUMS)
 mv "$handout.new" "$handout"
 "$handout/witgate" --version

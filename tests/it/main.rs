@@ -56,6 +56,7 @@ mod http_target;
 mod http_tries;
 mod http_upgrade;
 mod http_waits;
+mod image;
 mod init;
 mod layers;
 mod leaving;

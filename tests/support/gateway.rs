@@ -108,6 +108,15 @@ impl Gateway {
         gateway
     }
 
+    /// Runs these words by another program, which becomes what they name.
+    pub fn start_words(program: &[&str], words: &[String]) -> Self {
+        let mut command = bound_to_test();
+        command.args(program).args(words);
+        let mut gateway = Self::spawn(command, tempfile::tempdir().unwrap(), &[]);
+        gateway.until_ready();
+        gateway
+    }
+
     /// Runs a program that was installed with its configuration.
     pub fn installed(program: &Path, config: &Path) -> Self {
         let mut command = bound_to_test();

@@ -25,7 +25,10 @@ pub(super) fn verdict(readiness: &str, services: &[(&str, State)], complaints: V
         _ => {}
     }
     match all {
-        0 => parts.push("no services are configured".into()),
+        // They are not looked for yet.
+        0 if readiness == "starting" => {}
+        // None is configured, or nobody has asked for one by its name.
+        0 => parts.push("no services are known".into()),
         1 if served == 1 => parts.push("the one service is served".into()),
         _ if served == all => parts.push(format!("all {all} services served")),
         _ => parts.push(format!("{served} of {} served", count(all, "service"))),
@@ -60,6 +63,13 @@ mod tests {
         let complaints = complaints.iter().map(|text| text.to_string()).collect();
         let expected = Verdict { state, text: text.into() };
         assert_eq!(verdict("ready", services, complaints), expected);
+    }
+
+    #[test]
+    fn who_starts_does_not_say_that_there_are_no_services() {
+        let text = |readiness| verdict(readiness, &[], Vec::new()).text;
+        assert_eq!(text("starting"), "the gateway is starting");
+        assert_eq!(text("ready"), "no services are known");
     }
 
     #[test]
