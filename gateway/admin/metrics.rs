@@ -102,12 +102,16 @@ fn requests(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
 
 /// Only what there was: most routes have few methods and classes.
 fn times(exposition: &mut Exposition, parts: &Parts, upstreams: &[Arc<Upstream>]) {
-    let shown: BTreeSet<_> = upstreams.iter().map(|upstream| upstream.name()).collect();
+    let table = parts.catalog.table();
+    let routes: BTreeSet<_> = table.config.routes.iter().map(|route| &route.name).collect();
     let mut durations = exposition.family(&names::SERVER_DURATION);
-    let all = parts.metrics.times.all();
-    for (route, upstream, times) in all.iter().filter(|(_, upstream, _)| shown.contains(upstream)) {
-        for (method, class, latencies) in times.counts() {
-            durations.histogram([&**route, upstream.as_str(), method.as_str(), CLASSES[class]], &latencies);
+    for upstream in upstreams {
+        let all = upstream.metrics.times();
+        for (route, times) in all.iter().filter(|(route, _)| routes.contains(route)) {
+            for (method, class, latencies) in times.counts() {
+                let name = upstream.name().as_str();
+                durations.histogram([&**route, name, method.as_str(), CLASSES[class]], &latencies);
+            }
         }
     }
 }

@@ -25,12 +25,28 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub struct Target {
     pub upstream: Arc<Upstream>,
     pub view: Rc<View>,
-    /// Where its requests are counted.
+    /// Where what reaches it is counted that takes no route of HTTP.
     pub account: Rc<Account>,
+    /// Where requests are counted, by the route that they took.
+    accounts: RefCell<FxHashMap<Arc<str>, Rc<Account>>>,
     /// The way for what they learn of endpoints.
     pub evidence: Rc<EvidenceSender>,
     /// Where requests wait that are too many, if they are limited.
     pub line: Option<Rc<Line>>,
+}
+
+impl Target {
+    /// Where the requests are counted that took this route.
+    pub fn account_of(&self, route: &Arc<str>) -> Rc<Account> {
+        let mut accounts = self.accounts.borrow_mut();
+        if let Some(account) = accounts.get(route) {
+            return account.clone();
+        }
+        let times = Some(self.upstream.metrics.times_of(route));
+        let account = Rc::new(Account { times, ..(*self.account).clone() });
+        accounts.insert(route.clone(), account.clone());
+        account
+    }
 }
 
 /// Where something goes.
@@ -176,7 +192,7 @@ impl Targets {
         let account = Rc::new(Account { metrics: upstream.metrics.clone(), worker: self.index, times: None });
         let evidence = Rc::new(upstream.evidence());
         let line = self.line(&upstream, before);
-        Rc::new(Target { upstream, view, account, evidence, line })
+        Rc::new(Target { upstream, view, account, accounts: RefCell::default(), evidence, line })
     }
 
     /// Whoever waits goes on waiting when other limits are put in force.

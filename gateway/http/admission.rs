@@ -76,11 +76,11 @@ pub(super) type Waiting =
     Pin<Box<dyn Future<Output = (Box<Routed>, Rc<Target>, Result<Admitted, RequestError>)>>>;
 
 /// Looks whether a request may be sent to an upstream, without waiting.
-pub(super) fn admit(routed: &mut Routed, target: &Rc<Target>) -> Verdict {
+pub(super) fn admit(routed: &mut Routed, target: &Target) -> Verdict {
     let now = routed.record.started;
     target.upstream.touch(now);
-    routed.record.account = match &routed.manner.accounts {
-        Some(accounts) => accounts.of(target),
+    routed.record.account = match &routed.manner.route {
+        Some(route) => target.account_of(route),
         None => target.account.clone(),
     };
     if let Some(entry) = &mut routed.record.entry {

@@ -2,7 +2,6 @@
 //!
 //! `service` is the path, step by step. Everything that can go wrong on it becomes a status in `respond`.
 
-mod accounts;
 mod admission;
 mod attempt;
 mod cdn_loop;

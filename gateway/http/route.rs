@@ -4,13 +4,12 @@ use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderName, HeaderValue, request::Parts};
 
-use super::{accounts::Accounts, admission::RateLimit, cors::Cors, redirect};
+use super::{admission::RateLimit, cors::Cors, redirect};
 use crate::{
     config::{self, ByName, HeaderChanges, Heads, NameFrom, Redirect, Scheme, UpstreamHost},
     dispatch::{Goal, is_under},
     resilience::RateTable,
     syntax::target::HostAndPath,
-    telemetry::AllTimes,
     upstream::UpstreamName,
 };
 
@@ -19,7 +18,7 @@ pub(super) struct Routes<T>(Vec<Route<T>>);
 
 struct Route<T> {
     /// Its name, in the access log.
-    name: Arc<str>,
+    name: Rc<Arc<str>>,
     matches: config::Matches,
     /// What to take away of the path, if anything.
     strip: bool,
@@ -32,7 +31,6 @@ struct Route<T> {
     /// Of gRPC-Web, if that is translated.
     cors: Option<Rc<Cors>>,
     rate: Option<RateLimit>,
-    accounts: Rc<Accounts>,
     leads: Leads<T>,
 }
 
@@ -69,8 +67,8 @@ pub(super) struct Manner {
     pub max_body: Option<u64>,
     /// Of gRPC-Web, if that is translated.
     pub cors: Option<Rc<Cors>>,
-    /// Where its requests are counted.
-    pub accounts: Option<Rc<Accounts>>,
+    /// By which its requests are counted. None: they take no route.
+    pub route: Option<Rc<Arc<str>>>,
 }
 
 impl<T> Routes<T> {
@@ -82,14 +80,13 @@ impl<T> Routes<T> {
     pub(super) fn new(
         config: &config::Config,
         rates: &[Option<Arc<RateTable>>],
-        times: &Arc<AllTimes>,
         upstream: impl Fn(&UpstreamName) -> Option<T>,
     ) -> Self {
         let rate = |index: usize, route: &config::Route| {
             Some(RateLimit::new(route.rate.clone()?, rates.get(index)?.clone()?))
         };
         let compile = |(index, route): (usize, &config::Route)| Route {
-            name: route.name.clone(),
+            name: Rc::new(route.name.clone()),
             matches: route.matches.clone(),
             strip: route.strip_prefix,
             timeouts: route.timeouts,
@@ -99,7 +96,6 @@ impl<T> Routes<T> {
             max_body: route.max_body,
             cors: route.grpc_web.as_ref().map(|web| Rc::new(Cors::new(web))),
             rate: rate(index, route),
-            accounts: Rc::new(Accounts::new(route.name.clone(), times.clone())),
             leads: match &route.target {
                 config::Target::Redirect(to) => Leads::Elsewhere(Rc::new(to.clone())),
                 target => Leads::To(Goal::new(target, &upstream).unwrap_or(Goal::Shares(Vec::new()))),
@@ -118,18 +114,7 @@ impl<T> Routes<T> {
     ) -> Option<RouteMatch<'_, T>> {
         let route = self.0.iter().find(|route| route.matches(listener, head, asked, &scheme))?;
         let Route {
-            name,
-            matches,
-            timeouts,
-            retries,
-            repeatable,
-            heads,
-            max_body,
-            cors,
-            rate,
-            accounts,
-            leads,
-            ..
+            name, matches, timeouts, retries, repeatable, heads, max_body, cors, rate, leads, ..
         } = route;
         let manner = Manner {
             strip: route.strip(asked.path()),
@@ -139,7 +124,7 @@ impl<T> Routes<T> {
             heads: heads.clone(),
             max_body: *max_body,
             cors: cors.clone(),
-            accounts: Some(accounts.clone()),
+            route: Some(name.clone()),
         };
         Some(RouteMatch { name, path: &matches.path, leads, rate: rate.as_ref(), manner })
     }
@@ -233,7 +218,7 @@ mod tests {
 
     fn routes(list: &[config::Route]) -> Routes<String> {
         let config = config::Config { routes: list.to_vec(), ..config::Config::empty("".into()) };
-        Routes::new(&config, &[], &Arc::new(AllTimes::new(1)), |name| Some(name.to_string()))
+        Routes::new(&config, &[], |name| Some(name.to_string()))
     }
 
     fn route(path: &str, host: Option<&str>, upstream: &str) -> config::Route {

@@ -29,7 +29,7 @@ use crate::{
     net::{Meter, Watch},
     server::{Carries, ConnInfo, Lineup, Listener, Server},
     syntax::target::HostAndPath,
-    telemetry::{Account, AllTimes, ProcessMetrics},
+    telemetry::{Account, ProcessMetrics},
     upstream::Stats,
 };
 
@@ -49,7 +49,6 @@ pub struct Worker {
     pub(super) spares: Spares,
     /// Where requests are counted that reach no upstream.
     pub(super) unrouted: Rc<Account>,
-    times: Arc<AllTimes>,
     watch: Rc<Watch>,
     unused_waits: Rc<Unused>,
     pub(super) targets: Rc<Targets>,
@@ -66,7 +65,6 @@ impl Worker {
             pool: Pool::new(),
             spares: Spares::default(),
             unrouted: Rc::new(Account { metrics: metrics.unrouted.clone(), worker: index, times: None }),
-            times: metrics.times.clone(),
             watch,
             unused_waits: Rc::default(),
             targets,
@@ -94,7 +92,7 @@ impl Worker {
     /// Exchanges the routes for those of a table whose upstreams have been taken over, together with the names of
     /// listeners.
     pub fn install(&self, table: &Table, lineup: &Lineup) {
-        let routes = Routes::new(&table.config, &table.rates, &self.times, |name| self.targets.get(name));
+        let routes = Routes::new(&table.config, &table.rates, |name| self.targets.get(name));
         let before = self.routes.replace(Rc::new(routes));
         let mut doors = self.doors.borrow_mut();
         doors.retain(|_, door| !door.is_closed());

@@ -13,6 +13,7 @@ mod ready;
 mod register;
 mod reload;
 mod remembering;
+mod serve;
 mod signals;
 mod sockets;
 mod systemd;
@@ -28,10 +29,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use self::{
     checked::check,
@@ -46,27 +44,18 @@ pub use self::{
 };
 use self::{
     listeners::Listeners,
-    reload::{Next, Reload},
     remembering::Remembering,
+    serve::Beginning,
     signals::Signals,
-    sockets::{Sockets, Started},
-    upgrade::{Predecessor, Program, Succession, Upgraded},
+    sockets::Started,
+    upgrade::{Program, Succession},
     uses::uses,
 };
 use crate::{
-    admin,
-    backoff::Lasting,
-    catalog::{self, Catalog},
-    check,
     config::{self, Config},
-    connector::{Lent, Memory},
+    connector::Memory,
     plugin::{Cause, EngineError, Plugins, Problem},
-    registry::{Intake, OwnAddresses, Resolver},
-    server::{Lineup, Workers},
-    telemetry::{ProcessMetrics, Readiness, text::shown},
-    tls,
-    upstream::Disk,
-    worker::{self, Serving},
+    telemetry::{ProcessMetrics, text::shown},
 };
 
 /// Threads of the control plane. Nothing that runs there is on the way of a request.
@@ -227,210 +216,11 @@ async fn gateway(
         remembering.start();
     }
     let succession = succession.map(|succession| (succession, estate.upstreams));
-    let outcome = serve(config, follow, join, signals, sockets, &mut remembering, metrics, succession).await;
+    let beginning = Beginning { config, sockets, metrics, succession };
+    let outcome = serve::serve(beginning, &mut remembering, follow, join, signals).await;
     remembering.stop().await;
     tracing::info!("Stopped");
     outcome
-}
-
-#[expect(clippy::too_many_arguments, reason = "it is where everything comes together")]
-async fn serve(
-    config: Arc<Config>,
-    follow: Option<Followed<'_>>,
-    join: impl FnOnce(Started) -> Result<(), StartError>,
-    signals: &mut Signals,
-    sockets: Sockets,
-    remembering: &mut Remembering,
-    metrics: Arc<ProcessMetrics>,
-    succession: Option<(Succession, Vec<String>)>,
-) -> Result<(), StartError> {
-    // The control plane. The admin API first: whoever asks how the start goes is answered while it does, by the process
-    // before if there is one.
-    let started = sockets::announce(&sockets);
-    let Sockets { admin, registrations, clients: mut listeners, copies, taken } = sockets;
-    let (own, files) = (listeners.own.clone(), listeners.files.clone());
-    let disk = disk(&config, &own);
-    if succession.is_some() {
-        disk.give();
-    }
-    let plugins = Plugins::start(&config, Arc::new(Lent::new(remembering.memory.clone())))?;
-    let parts = parts(&config, &plugins, own, files.clone(), disk.clone());
-    let (catalog, control) = Catalog::start(parts, config.clone());
-    let readiness = Readiness::default();
-    let door = if succession.is_some() { admin::Door::shut() } else { admin::Door::default() };
-    let admin_parts = Arc::new(admin::Parts {
-        catalog: catalog.clone(),
-        plugins: plugins.clone(),
-        memory: remembering.memory.clone(),
-        files,
-        metrics: metrics.clone(),
-        readiness: readiness.clone(),
-        door: door.clone(),
-    });
-    sockets::serve_admin(&config, admin, registrations, admin_parts)?;
-
-    // The data plane, once every upstream has its first list or had its chance.
-    let prepared = signals.unless_stopped(async {
-        check_settings(&plugins, &config, None, &[Cause::Settings]).await?;
-        plugins.set_uses(uses(&config, None)).await;
-        control.apply(config.clone()).await;
-        plugins.set_uses(uses(&config, Some(&catalog))).await;
-        Ok::<(), PluginsError>(())
-    });
-    match prepared.await {
-        Some(prepared) => prepared?,
-        None => {
-            control.close().await;
-            return Ok(());
-        }
-    }
-    // Where another process serves, nobody is served here yet.
-    let first = if succession.is_some() { Vec::new() } else { listeners.running().to_vec() };
-    let lineup = Lineup { ending: config.shutdown, ..Lineup::of(first) };
-    let (serving, followed) = watch::channel(Serving { table: catalog.table(), lineup });
-    let workers = start_workers(config.workers, &catalog, &metrics, &followed)?;
-    join(started)?;
-    let becoming_ready = match succession {
-        None => Some(tokio::spawn(ready::become_ready(
-            config.clone(),
-            plugins.clone(),
-            catalog.clone(),
-            readiness.clone(),
-        ))),
-        Some((succession, upstreams)) => {
-            let settled = async {
-                let prepared = async {
-                    ready::settle(&config, &plugins, &catalog).await;
-                    ready::have_endpoints(&catalog, &upstreams).await;
-                };
-                succession.unless_gone(prepared).await?;
-                succession.ready(taken).await
-            };
-            let Some(registry) = signals.unless_stopped(settled).await else { return Ok(()) };
-            for warning in remembering.memory.take_over(&registry?).map_err(SuccessionError::Registry)? {
-                tracing::warn!(%warning, "Embedded registry not as it was left");
-            }
-            remembering.start();
-            disk.take_back();
-            serving.send_modify(|serving| serving.lineup.listeners = listeners.running().to_vec());
-            // Said first: until then the other one may take back everything, and what were registered here be lost.
-            match succession.serving().await {
-                Ok(()) => tracing::info!("Took over from the process before"),
-                // All that it had is here.
-                Err(error) => tracing::warn!(%error, "Took over from a process that has not heard of it"),
-            }
-            readiness.ready();
-            door.open();
-            say("ready");
-            None
-        }
-    };
-
-    let reopening = tokio::spawn(signals::reopen_logs(Arc::downgrade(&listeners.access_logs)));
-    let watchdog = tokio::spawn(systemd::watchdog(metrics.clone(), readiness.clone()));
-
-    // Until it is time to stop, or a new process serves.
-    let (path, mut asks) = match follow {
-        Some(Followed { path, program, hangup, upgrade }) => {
-            (Some(path), Some(reload::Asks { program, hangup, upgrade }))
-        }
-        None => (None, None),
-    };
-    let mut reload = Reload {
-        path,
-        running: config.clone(),
-        control: &control,
-        plugins: &plugins,
-        catalog: catalog.clone(),
-        listeners: &mut listeners,
-        serving: &serving,
-        metrics,
-        readiness: readiness.clone(),
-        lacking: None,
-        unreadable: Lasting::default(),
-    };
-    let given = upgrade::Given { remembering, admins: &copies, disk: &disk, door: &door };
-    let handed_over = until_left(&mut reload, asks.as_mut(), given, signals).await;
-    let config = reload.running;
-    if let Some(becoming_ready) = becoming_ready {
-        becoming_ready.abort();
-    }
-    reopening.abort();
-    drop(copies);
-
-    // Readiness goes first, so that balancers in front have the delay to notice.
-    readiness.draining();
-    match handed_over {
-        true => {
-            watchdog.abort();
-            leave::to_successor(signals, serving, workers).await;
-        }
-        false => {
-            systemd::stopping(config.shutdown);
-            leave::drain(config.shutdown, signals, serving, workers).await;
-        }
-    }
-    listeners.exporters.close().await;
-    control.close().await;
-    Ok(())
-}
-
-/// Follows the configuration file until it is time to stop, or, which it says, until a new process serves.
-async fn until_left(
-    reload: &mut Reload<'_>,
-    asks: Option<&mut reload::Asks>,
-    mut given: upgrade::Given<'_>,
-    signals: &mut Signals,
-) -> bool {
-    let Some(asks) = asks else {
-        signals.stop().await;
-        return false;
-    };
-    loop {
-        match reload.follow(signals.stop(), asks).await {
-            Next::Stop => return false,
-            Next::Upgrade => {}
-        }
-        let was_ready = reload.readiness.is_ready();
-        if was_ready {
-            systemd::reloading();
-        }
-        let predecessor = Predecessor {
-            program: &asks.program,
-            limit: reload.running.upgrade_timeout,
-            listeners: reload.listeners,
-            catalog: &reload.catalog,
-            given: &mut given,
-        };
-        match predecessor.hand_over(signals).await {
-            Upgraded::Yes(pid) => {
-                tracing::info!(pid, "A new process serves, clients of this one may finish");
-                systemd::handed_over(pid);
-                let config::Config { shutdown, workers, .. } = *reload.running;
-                leave::hand_over(shutdown, reload.serving, workers).await;
-                say(&format!("upgraded {pid}"));
-                return true;
-            }
-            Upgraded::No(error) => {
-                tracing::error!(%error, "No new process took over, serving on");
-                if was_ready {
-                    systemd::reloaded(&format!("No new process took over, serving on: {error}"));
-                }
-            }
-            Upgraded::Stopped => return false,
-        }
-    }
-}
-
-fn start_workers(
-    workers: usize,
-    catalog: &Catalog,
-    metrics: &Arc<ProcessMetrics>,
-    serving: &watch::Receiver<Serving>,
-) -> Result<Workers, StartError> {
-    let (catalog, metrics, serving) = (catalog.clone(), metrics.clone(), serving.clone());
-    let run = move |index, ()| worker::run(index, serving.clone(), catalog.clone(), metrics.clone());
-    Workers::start(vec![(); workers], run).map_err(StartError::Threads)
 }
 
 /// Asks every plugin about the settings it is to be used with, as far as they are others than those in force. What is
@@ -458,31 +248,6 @@ async fn check_settings(
         }
     }
     if fatal.is_empty() { Ok(()) } else { Err(PluginsError::new(&fatal)) }
-}
-
-/// Where the last good lists are.
-fn disk(config: &Config, own: &OwnAddresses) -> Disk {
-    let own = own.clone();
-    Disk::refusing(&config.state, move |address| own.contains(address))
-}
-
-fn parts(
-    config: &Config,
-    plugins: &Plugins,
-    own: OwnAddresses,
-    tls: Arc<tls::Files>,
-    disk: Disk,
-) -> catalog::Parts {
-    let (selectors, registries) = (plugins.clone(), plugins.clone());
-    catalog::Parts {
-        selector: Box::new(move |name| selectors.selector(name)),
-        registry: Box::new(move |registry| registries.registry(registry)),
-        checks: Box::new(check::start),
-        tls,
-        disk,
-        intake: Intake { resolver: Resolver::new(), own },
-        workers: config.workers,
-    }
 }
 
 /// Says something on standard output, which scripts read: where the gateway listens, and when it is ready.

@@ -1,11 +1,15 @@
 //! What requests count: by upstream and worker, read by nobody until somebody scrapes.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
-use super::Fault;
+use super::{Fault, RouteTimes};
 use crate::{resilience::Cause, upstream::Evidence};
 
 /// Whose fault it was that a request did not come to its end, as it is counted.
@@ -70,6 +74,9 @@ pub(super) fn bucket(took: Duration) -> usize {
 #[derive(Debug)]
 pub struct UpstreamMetrics {
     workers: Box<[WorkerCounters]>,
+    /// By the name of the route, which is its place: so there are no more than there were routes at once. Locked when a
+    /// worker meets a route for the first time, and to scrape.
+    times: Mutex<BTreeMap<Arc<str>, Arc<RouteTimes>>>,
 }
 
 #[derive(Debug, Default)]
@@ -103,7 +110,19 @@ struct WorkerCounters {
 
 impl UpstreamMetrics {
     pub fn new(workers: usize) -> Self {
-        Self { workers: (0..workers).map(|_| WorkerCounters::default()).collect() }
+        Self { workers: (0..workers).map(|_| WorkerCounters::default()).collect(), times: Mutex::default() }
+    }
+
+    /// Those of the requests that took this route, for as long as there is the upstream.
+    pub fn times_of(&self, route: &Arc<str>) -> Arc<RouteTimes> {
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(RouteTimes::new(self.workers.len()));
+        times.entry(route.clone()).or_insert_with(new).clone()
+    }
+
+    /// Those of all routes that requests took.
+    pub fn times(&self) -> BTreeMap<Arc<str>, Arc<RouteTimes>> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// An answer was passed on, or made by the gateway; `took` until its head was there.

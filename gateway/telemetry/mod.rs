@@ -37,4 +37,4 @@ pub use process::{
 pub use readiness::Readiness;
 pub use record::{Account, Fault, Record};
 pub use time::rfc3339;
-pub use times::{AllTimes, KnownMethod, RouteTimes};
+pub use times::{KnownMethod, RouteTimes};

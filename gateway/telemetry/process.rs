@@ -10,15 +10,13 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use super::{AllTimes, Configured, UpstreamMetrics};
+use super::{Configured, UpstreamMetrics};
 
 /// Counters that belong to no upstream.
 #[derive(Debug)]
 pub struct ProcessMetrics {
     /// Requests that reached no upstream: no route, no such service, malformed.
     pub unrouted: Arc<UpstreamMetrics>,
-    /// Of requests that took a route.
-    pub times: Arc<AllTimes>,
     pub configured: Configured,
     reloads: [AtomicU64; Reload::ALL.len()],
     /// As long as there is the listener, or a connection that came by it. Locked to add a listener and to scrape, never
@@ -32,7 +30,6 @@ impl ProcessMetrics {
     pub fn new(workers: usize) -> Self {
         Self {
             unrouted: Arc::new(UpstreamMetrics::new(workers)),
-            times: Arc::new(AllTimes::new(workers)),
             configured: Configured::default(),
             reloads: Default::default(),
             listeners: Mutex::default(),

@@ -1,15 +1,13 @@
 //! How long the requests of a route took, by where they went, how they asked and what came of it.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak, atomic::AtomicU64},
+    sync::{OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
 use http::Method;
 
 use super::counters::{BUCKETS, Latencies, add, bucket};
-use crate::upstream::UpstreamName;
 
 /// Classes of statuses, 1xx to 5xx.
 const CLASSES: usize = 5;
@@ -78,7 +76,7 @@ struct Times {
 }
 
 impl RouteTimes {
-    fn new(workers: usize) -> Self {
+    pub(super) fn new(workers: usize) -> Self {
         Self { workers: (0..workers).map(|_| WorkerTimes::default()).collect() }
     }
 
@@ -109,54 +107,13 @@ impl RouteTimes {
     }
 }
 
-/// All that there are, by the names of route and upstream. One is there as long as a worker has the route and the
-/// upstream.
-#[derive(Debug)]
-pub struct AllTimes {
-    workers: usize,
-    /// Locked when a worker meets a route or an upstream for the first time, and to scrape.
-    all: Mutex<ByNames>,
-}
-
-type ByNames = BTreeMap<(Arc<str>, UpstreamName), Weak<RouteTimes>>;
-
-impl AllTimes {
-    pub fn new(workers: usize) -> Self {
-        Self { workers, all: Mutex::default() }
-    }
-
-    /// Those of a route to an upstream, the same for every worker.
-    pub fn of(&self, route: &Arc<str>, upstream: &UpstreamName) -> Arc<RouteTimes> {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (route.clone(), upstream.clone());
-        if let Some(known) = all.get(&key).and_then(Weak::upgrade) {
-            return known;
-        }
-        all.retain(|_, times| times.strong_count() > 0);
-        let times = Arc::new(RouteTimes::new(self.workers));
-        all.insert(key, Arc::downgrade(&times));
-        times
-    }
-
-    pub fn all(&self) -> Vec<(Arc<str>, UpstreamName, Arc<RouteTimes>)> {
-        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let there = all.iter().filter_map(|((route, upstream), times)| {
-            Some((route.clone(), upstream.clone(), times.upgrade()?))
-        });
-        there.collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn times_are_kept_by_method_and_class_and_only_those_that_there_are() {
-        let all = AllTimes::new(2);
-        let (route, upstream) = ("route[0]".into(), UpstreamName::new("orders"));
-        let times = all.of(&route, &upstream);
-        assert!(Arc::ptr_eq(&times, &all.of(&route, &upstream)), "workers share them");
+        let times = RouteTimes::new(2);
         let made_up = Method::from_bytes(b"MADE-UP").unwrap();
         for (worker, method, status) in
             [(0, Method::GET, 200), (1, Method::GET, 204), (1, Method::POST, 503), (0, made_up, 200)]
@@ -170,8 +127,5 @@ mod tests {
             .collect();
         assert_eq!(counts, [("GET", 1, 2), ("POST", 4, 1), ("_OTHER", 1, 1)]);
         assert_eq!(times.counts()[0].2.sum, Duration::from_millis(6));
-        assert_eq!(all.all().len(), 1);
-        drop(times);
-        assert!(all.all().is_empty(), "they go with the route and the upstream");
     }
 }

@@ -319,6 +319,24 @@ async fn times_are_by_route_upstream_method_and_class() {
     assert_eq!(series.count(), 4, "only what there was:\n{text}");
 }
 
+#[tokio::test]
+async fn times_go_on_when_the_configuration_changes() {
+    let origin = Origin::replying(|_| Reply::text("hello")).await;
+    let text = all_to(origin.address);
+    let gateway = Gateway::start(&text);
+    let mut client = Client::connect(gateway.address()).await;
+    let labels = r#"{route="route[0]",upstream="main",http_request_method="GET",code="2xx"}"#;
+    let series = format!("http_server_request_duration_seconds_count{labels}");
+    for (reloads, more) in [(1, "[[route]]\npath = '/other'\nupstream = 'main'"), (2, "")] {
+        client.get("/").await;
+        gateway.reconfigure(&format!("{text}\n{more}"));
+        gateway.applied(reloads).await;
+        client.get("/").await;
+        let count = Some(reloads as u64 * 2);
+        until(&series, || async { exposed(&gateway, &series).await == count }).await;
+    }
+}
+
 /// The value of a series, if it is there.
 async fn exposed(gateway: &Gateway, series: &str) -> Option<u64> {
     let text = gateway.session_to_admin().get("/metrics").await.text();
