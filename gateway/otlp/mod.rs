@@ -155,7 +155,7 @@ impl Exporter {
         }
     }
 
-    /// Sends a batch until it is taken, refused, or too old.
+    /// Sends a batch until it is taken, refused, or too old, and waits as long as the collector wants before the next.
     async fn export(&mut self, batch: &[Box<Trace>], ending: &mut watch::Receiver<bool>) {
         let (bytes, count) = self.encode(batch);
         let until = Instant::now() + OLDEST;
@@ -179,12 +179,20 @@ impl Exporter {
             };
             self.fails(&why);
             let pause = self.backoff.pause().max(after.unwrap_or_default());
-            if is_over(ending) || Instant::now() + pause > until {
-                return trace::lost(count, Loss::Unavailable);
+            let is_old = pause > until.saturating_duration_since(Instant::now());
+            if is_old || is_over(ending) {
+                trace::lost(count, Loss::Unavailable);
             }
+            if is_over(ending) {
+                return;
+            }
+            // The next batch waits as well: a collector that says when it wants to be asked is not asked before.
             tokio::select! {
                 () = sleep(pause) => {}
                 _ = ending.changed() => {}
+            }
+            if is_old {
+                return;
             }
         }
     }

@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message as _;
 use tokio::{net::TcpStream, task::JoinHandle};
 
-use super::messages::Exported;
+use super::{OLDEST, messages::Exported};
 use crate::{
     config::{OtlpProtocol, Tracing},
     connector::http::Current,
@@ -277,7 +277,8 @@ fn taken(message: &[u8]) -> Result<(usize, String), SendError> {
     Ok((usize::try_from(partial.rejected_spans).unwrap_or_default(), partial.error_message))
 }
 
+/// No longer than a batch lives: whoever is asked again in a year is never asked again.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    Some(Duration::from_secs(seconds).min(OLDEST))
 }

@@ -1,6 +1,9 @@
 //! Traces: which requests have one, what their spans say, and that no request waits for whoever takes them.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use tonic::Request;
@@ -349,6 +352,32 @@ async fn a_collector_that_refuses_costs_spans_which_are_counted() {
         until("it takes them", || async { collector.spans().len() == before.1 + 2 }).await;
     }
     assert_eq!(counted(&gateway, refused).await, 3);
+}
+
+#[tokio::test]
+async fn a_collector_that_wants_to_be_left_alone_is_and_gets_later_traces_all_the_same() {
+    let origin = Origin::start("hello").await;
+    for seconds in [60, u64::MAX] {
+        let collector = Collector::http().await;
+        let tracing = "protocol = 'http'\n[shutdown]\ndelay_ms = 0";
+        let mut gateway = Gateway::start(&config(collector.address, tracing, origin.address));
+        collector.answers(Answer::After(seconds));
+        assert_eq!(send(&gateway, "").await, 200);
+        let unavailable = "witgate_spans_lost_total{reason=\"unavailable\"}";
+        until("they are lost", || async { counted(&gateway, unavailable).await == 2 }).await;
+        // Longer than traces are gathered.
+        let (begun, mut sent) = (Instant::now(), 0);
+        while begun.elapsed() < Duration::from_millis(700) {
+            assert_eq!(send(&gateway, "").await, 200);
+            sent += 1;
+        }
+        assert_eq!(collector.tokens().len(), 1, "it is asked again at once");
+        // The end does not wait for it.
+        collector.answers(Answer::Take);
+        gateway.signal("TERM");
+        assert!(gateway.exit().await.success());
+        assert_eq!(collector.spans().len(), 2 * sent, "{}", gateway.log());
+    }
 }
 
 #[tokio::test]

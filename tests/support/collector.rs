@@ -40,6 +40,8 @@ pub enum Answer {
     TakeBut(i64),
     /// A status of HTTP, or that of gRPC which is like it.
     Fail(u16),
+    /// By HTTP, that it cannot take it, and is to be asked again after so many seconds.
+    After(u64),
     /// Nothing, for ever.
     Hang,
 }
@@ -200,6 +202,7 @@ impl State {
             Answer::Take => 0,
             Answer::TakeBut(rejected) => rejected,
             Answer::Fail(status) => return Err(status),
+            Answer::After(_) => return Err(503),
             Answer::Hang => std::future::pending().await,
         };
         let mut spans = self.spans.lock().unwrap();
@@ -224,6 +227,9 @@ impl State {
         match self.take(ExportTraceServiceRequest::decode(body).unwrap(), token).await {
             Ok(rejected) => *response.body_mut() = Full::new(taken(rejected).encode_to_vec().into()),
             Err(status) => *response.status_mut() = status.try_into().unwrap(),
+        }
+        if let Answer::After(seconds) = *self.answer.lock().unwrap() {
+            response.headers_mut().insert("retry-after", seconds.into());
         }
         response
     }
