@@ -1,6 +1,6 @@
 //! One connection to a collector, and what comes of a batch that is sent over it.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
@@ -11,15 +11,14 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message as _;
-use tokio::{net::TcpStream, task::JoinHandle};
+use tokio::task::JoinHandle;
 
 use super::{OLDEST, messages::Exported};
 use crate::{
     config::{OtlpProtocol, Tracing},
-    connector::http::Current,
-    net,
+    connector::http::{Current, DialError, dial},
     net::Wire,
-    tls::{self, HandshakeError, Protocol},
+    tls::{self, Protocol},
 };
 
 /// The part of an answer that is looked at, in bytes.
@@ -131,34 +130,21 @@ impl Collector {
         request
     }
 
-    async fn dial(&self) -> Result<Open, DialError> {
-        let Tracing { endpoint, protocol, .. } = &*self.settings;
-        let found = tokio::net::lookup_host((endpoint.host(), endpoint.port())).await;
-        let found = found.map_err(|error| DialError::Unresolved(endpoint.host().to_owned(), error))?;
-        let mut last = io::Error::other("the host has no address").into();
-        for address in found {
-            match self.connect(address, endpoint.host()).await {
-                Ok(wire) => return open(wire, *protocol).await,
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    async fn connect(&self, address: std::net::SocketAddr, host: &str) -> Result<Box<dyn Wire>, DialError> {
-        let socket = TcpStream::connect(address).await?;
-        net::prepare(&socket)?;
-        let Some(tls) = &self.tls else { return Ok(Box::new(socket)) };
-        let name = host.parse::<std::net::IpAddr>().is_err().then_some(host);
-        let protocol = match self.settings.protocol {
+    async fn dial(&self) -> Result<Open, OpenError> {
+        let Tracing { endpoint, protocol, timeout, .. } = &*self.settings;
+        let spoken = match protocol {
             OtlpProtocol::Grpc => Protocol::Http2,
             OtlpProtocol::Http => Protocol::Http1,
         };
-        Ok(Box::new(tls.connect(socket, address.ip(), name, protocol).await?))
+        // Each address has its part of the time that there is for the batch.
+        let limit = |addresses| *timeout / addresses;
+        let place = (endpoint.host(), endpoint.port());
+        let wire = dial(place, self.tls.as_deref(), spoken, limit).await?;
+        Ok(open(wire, *protocol).await?)
     }
 }
 
-async fn open(wire: Box<dyn Wire>, protocol: OtlpProtocol) -> Result<Open, DialError> {
+async fn open(wire: Box<dyn Wire>, protocol: OtlpProtocol) -> Result<Open, hyper::Error> {
     let wire = TokioIo::new(wire);
     // How a connection ends is told by the request that runs over it.
     Ok(match protocol {
@@ -199,13 +185,9 @@ impl Sender {
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-enum DialError {
-    #[error("{0:?} is not resolved: {1}")]
-    Unresolved(String, io::Error),
+enum OpenError {
     #[error(transparent)]
-    Failed(#[from] io::Error),
-    #[error(transparent)]
-    Tls(#[from] HandshakeError),
+    Dial(#[from] DialError),
     #[error("{}", whole(.0))]
     Hyper(#[from] hyper::Error),
 }
