@@ -17,6 +17,7 @@ pub(crate) use self::{
     dial::{DialError, dial},
     host::{Lent, Shared, add_to_linker, share},
     keys::{Http as Keys, SETTING, grant, token_kind},
+    urls::place,
 };
 
 /// What a plugin may import to use it.
