@@ -3,6 +3,7 @@
 //! What is exported never holds up anything: traces come out of a bounded queue, one batch is on its way at a time, and
 //! one that the collector does not take in time is lost and counted.
 
+mod batch;
 mod messages;
 mod send;
 mod spans;
@@ -12,8 +13,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use prost::Message as _;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -21,7 +20,8 @@ use tokio::{
 };
 
 use self::{
-    messages::{Export, Resource, ResourceSpans, Scope, ScopeSpans},
+    batch::Batch,
+    messages::Resource,
     send::{Collector, SendError},
 };
 use crate::{
@@ -33,9 +33,6 @@ use crate::{
     },
     tls,
 };
-
-/// Traces in one batch.
-const BATCH: usize = 512;
 
 /// How long traces are gathered when there are few, so that not each is sent alone.
 const GATHERED: Duration = Duration::from_millis(200);
@@ -127,37 +124,35 @@ struct Exporter {
 impl Exporter {
     /// Exports until nobody records anything any more, or it is to end and has sent what there was.
     async fn run(mut self, mut traces: mpsc::Receiver<Box<Trace>>, mut ending: watch::Receiver<bool>) {
-        let mut batch = Vec::with_capacity(BATCH);
         loop {
             let ends = is_over(&ending);
             if ends {
                 // Whoever records now is too late.
                 traces.close();
             }
-            tokio::select! {
+            let first = tokio::select! {
                 biased;
-                taken = traces.recv_many(&mut batch, BATCH) => if taken == 0 { return },
+                first = traces.recv() => first,
                 _ = ending.changed(), if !ends => continue,
-            }
-            if batch.len() < BATCH && !ends {
+            };
+            let Some(first) = first else { return };
+            let mut batch = Batch::default();
+            batch.add(&first);
+            batch.fill(&mut traces);
+            if !batch.is_full() && !ends {
                 tokio::select! {
                     () = sleep(GATHERED) => {}
                     _ = ending.changed() => {}
                 }
-                while batch.len() < BATCH
-                    && let Ok(trace) = traces.try_recv()
-                {
-                    batch.push(trace);
-                }
+                batch.fill(&mut traces);
             }
-            self.export(&batch, &mut ending).await;
-            batch.clear();
+            self.export(batch, &mut ending).await;
         }
     }
 
     /// Sends a batch until it is taken, refused, or too old, and waits as long as the collector wants before the next.
-    async fn export(&mut self, batch: &[Box<Trace>], ending: &mut watch::Receiver<bool>) {
-        let (bytes, count) = self.encode(batch);
+    async fn export(&mut self, batch: Batch, ending: &mut watch::Receiver<bool>) {
+        let (bytes, count) = batch.encode(&self.resource);
         let until = Instant::now() + OLDEST;
         loop {
             let (why, after) = match self.collector.send(&bytes).await {
@@ -195,16 +190,6 @@ impl Exporter {
                 return;
             }
         }
-    }
-
-    /// As it is sent, and how many spans that are.
-    fn encode(&self, batch: &[Box<Trace>]) -> (Bytes, usize) {
-        let spans: Vec<_> = batch.iter().flat_map(|trace| spans::of(trace)).collect();
-        let count = spans.len();
-        let scope = Scope { name: "witgate".into(), version: env!("CARGO_PKG_VERSION").into() };
-        let scope_spans = vec![ScopeSpans { scope: Some(scope), spans }];
-        let resource_spans = vec![ResourceSpans { resource: Some(self.resource.clone()), scope_spans }];
-        (Export { resource_spans }.encode_to_vec().into(), count)
     }
 
     fn works(&mut self) {

@@ -255,7 +255,7 @@ impl Attributes {
         let known = method(&asked.method, OTHER_METHOD);
         self.text("http.request.method", known);
         if known == OTHER_METHOD {
-            self.text("http.request.method_original", asked.method.as_str());
+            self.text("http.request.method_original", Asked::cut(asked.method.as_str()));
         }
     }
 
