@@ -24,6 +24,9 @@ use crate::{
 /// The part of an answer that is looked at, in bytes.
 const LONGEST: usize = 64 << 10;
 
+/// The type of what is sent by HTTP, and of an answer to it.
+const PROTOBUF: &str = "application/x-protobuf";
+
 /// Before a message of gRPC: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
@@ -111,7 +114,7 @@ impl Collector {
             OtlpProtocol::Grpc => (framed(batch), "application/grpc", endpoint.uri().clone()),
             OtlpProtocol::Http => {
                 let path = endpoint.uri().path_and_query().cloned();
-                (batch.clone(), "application/x-protobuf", path.map(Into::into).unwrap_or_default())
+                (batch.clone(), PROTOBUF, path.map(Into::into).unwrap_or_default())
             }
         };
         let mut request = Request::new(Full::new(body));
@@ -212,9 +215,13 @@ fn framed(message: &[u8]) -> Bytes {
 async fn of_http(response: Response<Incoming>) -> Result<(usize, String), SendError> {
     let (head, body) = response.into_parts();
     match head.status {
-        StatusCode::OK => {
-            let body = Limited::new(body, LONGEST).collect().await.map_err(SendError::later)?;
-            taken(&body.to_bytes())
+        status if status.is_success() => {
+            let body = Limited::new(body, LONGEST).collect().await;
+            // Some say that they have taken all by nothing, or in words of their own.
+            if !is_protobuf(&head.headers) {
+                return Ok((0, String::new()));
+            }
+            taken(&body.map_err(SendError::later)?.to_bytes())
         }
         StatusCode::TOO_MANY_REQUESTS
         | StatusCode::BAD_GATEWAY
@@ -249,6 +256,11 @@ async fn of_grpc(response: Response<Incoming>) -> Result<(usize, String), SendEr
         }
         code => Err(SendError::Refused(format!("the collector answers with status {code} of gRPC: {text}"))),
     }
+}
+
+fn is_protobuf(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(PROTOBUF))
 }
 
 /// What an answer says of the spans that it did not take.

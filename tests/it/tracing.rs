@@ -355,6 +355,28 @@ async fn a_collector_that_refuses_costs_spans_which_are_counted() {
 }
 
 #[tokio::test]
+async fn what_a_collector_takes_is_taken_however_it_says_so() {
+    let collector = Collector::http().await;
+    let origin = Origin::start("hello").await;
+    let gateway = Gateway::start(&config(collector.address, "protocol = 'http'", origin.address));
+    let mut taken = 0;
+    for (status, kind, body) in [
+        (202, "application/x-protobuf", ""),
+        (204, "", ""),
+        (200, "application/json", "{}"),
+        (200, "text/plain", "OK"),
+    ] {
+        collector.answers(Answer::TakeBy(status, kind, body));
+        assert_eq!(send(&gateway, "").await, 200);
+        taken += 2;
+        let what = format!("{status} {kind:?}: {}", gateway.log());
+        until(&what, || async { counted(&gateway, "witgate_spans_exported_total").await == taken }).await;
+    }
+    assert_eq!(counted(&gateway, "witgate_spans_lost_total{reason=\"refused\"}").await, 0);
+    assert!(!gateway.log().contains("Traces are not taken"), "{}", gateway.log());
+}
+
+#[tokio::test]
 async fn a_collector_that_wants_to_be_left_alone_is_and_gets_later_traces_all_the_same() {
     let origin = Origin::start("hello").await;
     for seconds in [60, u64::MAX] {

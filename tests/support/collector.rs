@@ -8,7 +8,10 @@ use std::{
 };
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Request, Response, body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    Request, Response, body::Bytes, body::Incoming, header::HeaderValue, server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use prost::Message as _;
 use tokio::{
@@ -38,6 +41,8 @@ pub enum Answer {
     Take,
     /// Takes all but so many.
     TakeBut(i64),
+    /// Takes it, and says so by HTTP with this status, a type and a body.
+    TakeBy(u16, &'static str, &'static str),
     /// A status of HTTP, or that of gRPC which is like it.
     Fail(u16),
     /// By HTTP, that it cannot take it, and is to be asked again after so many seconds.
@@ -199,7 +204,7 @@ impl State {
         let answer = *self.answer.lock().unwrap();
         self.asked.lock().unwrap().push(token);
         let rejected = match answer {
-            Answer::Take => 0,
+            Answer::Take | Answer::TakeBy(..) => 0,
             Answer::TakeBut(rejected) => rejected,
             Answer::Fail(status) => return Err(status),
             Answer::After(_) => return Err(503),
@@ -225,11 +230,21 @@ impl State {
         let body = request.into_body().collect().await.unwrap().to_bytes();
         let mut response = Response::new(Full::default());
         match self.take(ExportTraceServiceRequest::decode(body).unwrap(), token).await {
-            Ok(rejected) => *response.body_mut() = Full::new(taken(rejected).encode_to_vec().into()),
+            Ok(rejected) => {
+                *response.body_mut() = Full::new(taken(rejected).encode_to_vec().into());
+                let kind = HeaderValue::from_static("application/x-protobuf");
+                response.headers_mut().insert("content-type", kind);
+            }
             Err(status) => *response.status_mut() = status.try_into().unwrap(),
         }
-        if let Answer::After(seconds) = *self.answer.lock().unwrap() {
-            response.headers_mut().insert("retry-after", seconds.into());
+        match *self.answer.lock().unwrap() {
+            Answer::After(seconds) => drop(response.headers_mut().insert("retry-after", seconds.into())),
+            Answer::TakeBy(status, kind, body) => {
+                *response.status_mut() = status.try_into().unwrap();
+                *response.body_mut() = Full::new(body.into());
+                response.headers_mut().insert("content-type", HeaderValue::from_static(kind));
+            }
+            _ => {}
         }
         response
     }
