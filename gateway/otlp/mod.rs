@@ -76,6 +76,7 @@ impl Exporters {
             resource: resource(settings),
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             failing: Lasting::default(),
+            rejecting: Lasting::default(),
             endpoint: settings.endpoint.to_string(),
         };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,6 +119,7 @@ struct Exporter {
     resource: Resource,
     backoff: Backoff,
     failing: Lasting,
+    rejecting: Lasting,
     endpoint: String,
 }
 
@@ -162,7 +164,7 @@ impl Exporter {
                     trace::lost(rejected, Loss::Refused);
                     self.works();
                     if rejected > 0 {
-                        self.fails(&why);
+                        self.rejects(rejected, &why);
                     }
                     return;
                 }
@@ -204,6 +206,15 @@ impl Exporter {
         if let Some(lasts) = self.failing.met(&error) {
             tracing::warn!(collector = %self.endpoint, error, for_seconds = lasts.for_seconds,
                 "Traces are not taken, requests go on");
+        }
+    }
+
+    /// A batch was taken without so many of its spans, which is over with it.
+    fn rejects(&mut self, spans: usize, why: &str) {
+        let error = shown(why).to_string();
+        if let Some(again) = self.rejecting.happened(&error) {
+            tracing::warn!(collector = %self.endpoint, spans, error, times = again.times,
+                "Spans are rejected, the others of their batch are taken");
         }
     }
 }

@@ -377,6 +377,28 @@ async fn what_a_collector_takes_is_taken_however_it_says_so() {
 }
 
 #[tokio::test]
+async fn a_collector_that_never_takes_all_of_a_batch_is_not_said_to_have_recovered() {
+    let collector = Collector::grpc().await;
+    let origin = Origin::start("hello").await;
+    let gateway = Gateway::start(&config(collector.address, "", origin.address));
+    collector.answers(Answer::TakeBut(1));
+    for lost in 1..=3 {
+        assert_eq!(send(&gateway, "").await, 200);
+        let refused = "witgate_spans_lost_total{reason=\"refused\"}";
+        until("it is lost", || async { counted(&gateway, refused).await == lost }).await;
+    }
+    gateway.logged("Spans are rejected").await;
+    // Whatever the last batch had to say would be there.
+    collector.answers(Answer::Fail(400));
+    assert_eq!(send(&gateway, "").await, 200);
+    gateway.logged("Traces are not taken").await;
+    let log = gateway.log();
+    assert!(!log.contains("Traces are taken again"), "{log}");
+    let line = log.lines().find(|line| line.contains("Spans are rejected")).unwrap();
+    assert!(line.contains("some were not wanted") && line.contains("spans=1"), "{line}");
+}
+
+#[tokio::test]
 async fn a_collector_that_wants_to_be_left_alone_is_and_gets_later_traces_all_the_same() {
     let origin = Origin::start("hello").await;
     for seconds in [60, u64::MAX] {
