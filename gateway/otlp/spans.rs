@@ -43,6 +43,8 @@ const GRPC_STATUSES: [&str; 17] = [
 /// What is an error of a server: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS.
 const FAILURES_OF_SERVERS: [u32; 6] = [2, 4, 12, 13, 14, 15];
 
+const UNIMPLEMENTED: u32 = 12;
+
 /// Bits of a span's flags: it is known whether its parent is another process', and it is.
 const KNOWN: u32 = 1 << 8;
 const REMOTE: u32 = 1 << 9;
@@ -66,14 +68,14 @@ fn of_request(trace: &Trace) -> Span {
         if let Some(agent) = &asked.user_agent {
             attributes.text("user_agent.original", agent);
         }
-        if trace.is_call {
+        if is_answered(trace) {
             name = call(&asked.path).to_owned();
         }
     }
     if let Some((route, path)) = &trace.route {
         attributes.text("http.route", &**path);
         attributes.text("witgate.route", &**route);
-        if !trace.is_call {
+        if !is_answered(trace) {
             name = format!("{method} {path}");
         }
     }
@@ -122,7 +124,7 @@ fn of_try(trace: &Trace, number: usize, of: &Try) -> Span {
         attributes.asked(asked);
         let scheme = if trace.secured { "https" } else { "http" };
         attributes.text("url.full", format!("{scheme}://{}{}", plain(endpoint), asked.path));
-        name = match trace.is_call {
+        name = match is_answered(trace) {
             true => call(&asked.path).to_owned(),
             false => method(&asked.method, "HTTP").to_owned(),
         };
@@ -214,6 +216,13 @@ fn method<'m>(method: &'m Method, other: &'m str) -> &'m str {
         | "QUERY") => known,
         _ => other,
     }
+}
+
+/// Whether it is a call that an endpoint has, so that spans may be named by it: strangers make up others without end.
+fn is_answered(trace: &Trace) -> bool {
+    let is_known = trace.grpc_status.is_some_and(|code| code != UNIMPLEMENTED);
+    // What the gateway says of a call says nothing of its name.
+    trace.is_call && trace.route.is_some() && trace.reason.is_none() && is_known
 }
 
 /// `package.Service/Method`.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tonic::Request;
+use tonic::{Code, Request};
 
 use crate::support::{
     certs::Certs,
@@ -298,6 +298,37 @@ async fn a_call_of_grpc_has_its_method_and_its_status() {
         assert_eq!(span.attribute("rpc.system.name").as_deref(), Some("grpc"));
         assert!(span.attribute("rpc.method").unwrap().starts_with("test.Echo/"));
         assert!(span.span.name.starts_with("test.Echo/"), "{}", span.span.name);
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_no_endpoint_has_names_no_span() {
+    let collector = Collector::grpc().await;
+    let echo = TonicEcho::start().await;
+    let text = config(collector.address, "", echo.address)
+        .replace("[[route]]\n", "[[route]]\npath = '/test.Echo'\n");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let down = config(collector.address, "", closed);
+    let mut seen = 0;
+    for (text, call, code, names) in [
+        (&text, "MadeUp", Code::Unimplemented, &["POST /test.Echo", "POST"][..]),
+        (&text.replace("/test.Echo", "/other"), "MadeUp", Code::Unimplemented, &["POST"][..]),
+        // Nobody knows whether there is one.
+        (&down, "MadeUp", Code::Unavailable, &["POST /", "POST"][..]),
+    ] {
+        let gateway = Gateway::start(text);
+        let mut client = EchoClient::new(gateway.address());
+        let failed = in_time(client.unary(call, Request::new("hello".into()))).await.unwrap_err();
+        assert_eq!(failed.code(), code);
+        // Those of one request come together.
+        until("the spans of the call", || async { collector.spans().len() > seen }).await;
+        let mut spans = collector.spans().split_off(seen);
+        seen += spans.len();
+        spans.sort_by_key(|span| span.is_client());
+        let mut found: Vec<_> = spans.iter().map(|span| span.span.name.as_str()).collect();
+        found.dedup();
+        assert_eq!(found, names, "{spans:#?}");
+        assert!(spans[0].attribute("rpc.method").unwrap().ends_with("/MadeUp"));
     }
 }
 
