@@ -278,6 +278,37 @@ async fn a_request_that_reaches_nobody_has_a_span_and_the_line_of_the_log_its_tr
 }
 
 #[tokio::test]
+async fn what_a_client_sends_of_a_user_is_in_no_span_and_no_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("access.log");
+    let collector = Collector::grpc().await;
+    let origin = Origin::start("hello").await;
+    let text = config(collector.address, "", origin.address);
+    let text = format!("access_log = {{ format = 'json', file = '{}' }}\n{text}", log.display());
+    let gateway = Gateway::start_in(folder, &text);
+    let long = "x".repeat(2_000);
+    for (number, head) in [
+        "GET http://user:s3cret@shop.example/ HTTP/1.1\r\nhost: shop.example".to_owned(),
+        "GET / HTTP/1.1\r\nhost: user:s3cret@shop.example".to_owned(),
+        format!("GET / HTTP/1.1\r\nhost: user:s3cret{long}@shop.example"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut client = Client::connect(gateway.address()).await;
+        client.send(format!("{head}\r\n\r\n")).await;
+        assert_eq!(client.answer().await.status, 400, "{head}");
+        let lines = || std::fs::read_to_string(&log).unwrap_or_default();
+        until("the line", || async { lines().ends_with('\n') && lines().lines().count() == number + 1 })
+            .await;
+        assert!(!lines().contains("s3cret"), "{}", lines());
+        let spans = collector.until(number + 1).await;
+        assert!(!format!("{spans:?}").contains("s3cret"), "{spans:#?}");
+        assert_eq!(spans[number].attribute("server.address").as_deref(), Some("shop.example"));
+    }
+}
+
+#[tokio::test]
 async fn a_call_of_grpc_has_its_method_and_its_status() {
     let collector = Collector::grpc().await;
     let echo = TonicEcho::start().await;

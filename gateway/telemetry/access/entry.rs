@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use super::{AccessLog, Format, Settings, line};
 use crate::{
-    syntax::{query, trace_context::TraceParent},
+    syntax::{authority, query, trace_context::TraceParent},
     telemetry::Fault,
     upstream::UpstreamName,
 };
@@ -151,9 +151,7 @@ impl Entry {
         self.method = Some(method.to_owned());
         self.path = Some(self.without_secrets(target));
         self.trace = TraceParent::of(headers).map(|parent| parent.trace);
-        let host = || headers.get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
-        let authority = target.authority().map(|authority| Cow::from(authority.as_str())).or_else(host);
-        self.authority = authority.map(Cow::into_owned);
+        self.authority = authority::sent(target, headers).map(Cow::into_owned);
         let visible = |name: HeaderName| {
             let value = headers.get(&name)?;
             Some(if self.log.hides(&name) { HeaderValue::from_static(HIDDEN) } else { value.clone() })
