@@ -11,13 +11,10 @@ use super::messages::{AnyValue, Attribute, Code, Kind, Link, Span, Status, Value
 use crate::{
     syntax::trace_context::TraceParent,
     telemetry::{
-        Fault,
+        Fault, KnownMethod,
         trace::{Asked, Ended, Trace, Try},
     },
 };
-
-/// In the place of a method that nobody knows: made up by a client, it must not be a name of spans.
-const OTHER_METHOD: &str = "_OTHER";
 
 /// As gRPC calls its statuses, by number.
 const GRPC_STATUSES: [&str; 17] = [
@@ -57,7 +54,7 @@ pub(super) fn of(trace: &Trace) -> impl Iterator<Item = Span> {
 
 fn of_request(trace: &Trace) -> Span {
     let mut attributes = Attributes::default();
-    let method = trace.asked.as_ref().map_or("HTTP", |asked| method(&asked.method, "HTTP"));
+    let method = trace.asked.as_ref().map_or("HTTP", |asked| method(&asked.method));
     let mut name = method.to_owned();
     if let Some(asked) = &trace.asked {
         attributes.asked(asked);
@@ -126,7 +123,7 @@ fn of_try(trace: &Trace, number: usize, of: &Try) -> Span {
         attributes.text("url.full", format!("{scheme}://{}{}", plain(endpoint), asked.path));
         name = match is_answered(trace) {
             true => call(&asked.path).to_owned(),
-            false => method(&asked.method, "HTTP").to_owned(),
+            false => method(&asked.method).to_owned(),
         };
     }
     let address = endpoint.ip().to_canonical().to_string();
@@ -210,11 +207,11 @@ fn nanoseconds(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
-fn method<'m>(method: &'m Method, other: &'m str) -> &'m str {
-    match method.as_str() {
-        known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "OPTIONS" | "TRACE" | "PATCH" | "CONNECT"
-        | "QUERY") => known,
-        _ => other,
+/// As spans are named. What a client has made up must not be a name.
+fn method(method: &Method) -> &'static str {
+    match KnownMethod::of(method) {
+        KnownMethod::Other => "HTTP",
+        known => known.as_str(),
     }
 }
 
@@ -261,9 +258,9 @@ impl Attributes {
     }
 
     fn asked(&mut self, asked: &Asked) {
-        let known = method(&asked.method, OTHER_METHOD);
-        self.text("http.request.method", known);
-        if known == OTHER_METHOD {
+        let known = KnownMethod::of(&asked.method);
+        self.text("http.request.method", known.as_str());
+        if known == KnownMethod::Other {
             self.text("http.request.method_original", Asked::cut(asked.method.as_str()));
         }
     }
