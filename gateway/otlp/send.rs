@@ -18,6 +18,7 @@ use crate::{
     config::{OtlpProtocol, Tracing},
     connector::http::{Current, DialError, dial},
     net::Wire,
+    syntax::grpc::Code,
     tls::{self, Protocol},
 };
 
@@ -30,9 +31,15 @@ const PROTOBUF: &str = "application/x-protobuf";
 /// Before a message of gRPC: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
-/// Statuses of gRPC after which the same may be sent again: CANCELLED, DEADLINE_EXCEEDED, ABORTED, OUT_OF_RANGE,
-/// UNAVAILABLE and DATA_LOSS.
-const PASSING: [u32; 6] = [1, 4, 10, 11, 14, 15];
+/// Statuses of gRPC after which the same may be sent again.
+const PASSING: [Code; 6] = [
+    Code::Cancelled,
+    Code::DeadlineExceeded,
+    Code::Aborted,
+    Code::OutOfRange,
+    Code::Unavailable,
+    Code::DataLoss,
+];
 
 const USER_AGENT: &str = concat!("witgate/", env!("CARGO_PKG_VERSION"));
 
@@ -251,7 +258,7 @@ async fn of_grpc(response: Response<Incoming>) -> Result<(usize, String), SendEr
     };
     match code {
         0 => taken(body.to_bytes().get(PREFIX..).unwrap_or_default()),
-        code if PASSING.contains(&code) => {
+        code if Code::of(code).is_some_and(|code| PASSING.contains(&code)) => {
             Err(SendError::later(format_args!("the collector answers with status {code} of gRPC: {text}")))
         }
         code => Err(SendError::Refused(format!("the collector answers with status {code} of gRPC: {text}"))),

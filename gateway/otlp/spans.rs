@@ -9,38 +9,12 @@ use http::Method;
 
 use super::messages::{AnyValue, Attribute, Code, Kind, Link, Span, Status, Value};
 use crate::{
-    syntax::trace_context::TraceParent,
+    syntax::{grpc, trace_context::TraceParent},
     telemetry::{
         Fault, KnownMethod,
         trace::{Asked, Ended, Trace, Try},
     },
 };
-
-/// As gRPC calls its statuses, by number.
-const GRPC_STATUSES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
-/// What is an error of a server: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS.
-const FAILURES_OF_SERVERS: [u32; 6] = [2, 4, 12, 13, 14, 15];
-
-const UNIMPLEMENTED: u32 = 12;
 
 /// Bits of a span's flags: it is known whether its parent is another process', and it is.
 const KNOWN: u32 = 1 << 8;
@@ -94,8 +68,8 @@ fn of_request(trace: &Trace) -> Span {
         attributes.text("witgate.reason", reason);
     }
     // What a client did wrong is no error of the server.
-    let failed_call =
-        trace.is_call && trace.grpc_status.is_some_and(|code| FAILURES_OF_SERVERS.contains(&code));
+    let code = trace.grpc_status.and_then(grpc::Code::of);
+    let failed_call = trace.is_call && code.is_some_and(grpc::Code::is_servers_fault);
     let error = match (trace.cut, trace.status) {
         (Some(Fault::Endpoint), _) => Some(trace.reason.unwrap_or("upstream-broke-off").to_owned()),
         (Some(Fault::Local), _) => Some(trace.reason.unwrap_or("ended-by-gateway").to_owned()),
@@ -217,7 +191,7 @@ fn method(method: &Method) -> &'static str {
 
 /// Whether it is a call that an endpoint has, so that spans may be named by it: strangers make up others without end.
 fn is_answered(trace: &Trace) -> bool {
-    let is_known = trace.grpc_status.is_some_and(|code| code != UNIMPLEMENTED);
+    let is_known = trace.grpc_status.is_some_and(|code| code != grpc::Code::Unimplemented as u32);
     // What the gateway says of a call says nothing of its name.
     trace.is_call && trace.route.is_some() && trace.reason.is_none() && is_known
 }
@@ -228,7 +202,7 @@ fn call(path: &str) -> &str {
 }
 
 fn grpc_status(code: u32) -> String {
-    GRPC_STATUSES.get(code as usize).map_or_else(|| code.to_string(), |name| (*name).to_owned())
+    grpc::Code::of(code).map_or_else(|| code.to_string(), |code| code.as_str().to_owned())
 }
 
 /// Without a scope, which says something on this machine only.

@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use super::{AccessLog, Format, Settings, line};
 use crate::{
-    syntax::{authority, query, trace_context::TraceParent},
+    syntax::{authority, grpc::Code, query, trace_context::TraceParent},
     telemetry::Fault,
     upstream::UpstreamName,
 };
@@ -27,10 +27,6 @@ const HIDDEN: &str = "***";
 
 /// Everything, as a name of a query's parameter.
 const ALL: &str = "*";
-
-/// UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS: what the conventions of OpenTelemetry count
-/// as errors of a server of gRPC.
-const FAILURES_OF_SERVERS: [u32; 6] = [2, 4, 12, 13, 14, 15];
 
 /// Letters that say what went wrong, as Envoy has them.
 pub mod flag {
@@ -206,7 +202,7 @@ impl Entry {
 
     /// Whether there is a line, whatever the share of those that went well.
     fn is_error(&self) -> bool {
-        let call_failed = self.grpc_status.is_some_and(|status| FAILURES_OF_SERVERS.contains(&status));
+        let call_failed = self.grpc_status.and_then(Code::of).is_some_and(Code::is_servers_fault);
         self.failure.is_some() || self.status >= 500 || call_failed
     }
 }
