@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts};
 
 use crate::resilience::Cause;
+pub(super) use crate::syntax::grpc::Code;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -24,22 +25,6 @@ pub(super) const AHEAD: Duration = Duration::from_millis(100);
 
 /// The longest number in a deadline.
 const DIGITS: usize = 8;
-
-/// How a call went (gRPC's `doc/statuscodes.md`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Code {
-    Cancelled = 1,
-    Unknown = 2,
-    DeadlineExceeded = 4,
-    PermissionDenied = 7,
-    ResourceExhausted = 8,
-    Aborted = 10,
-    Unimplemented = 12,
-    Internal = 13,
-    Unavailable = 14,
-    DataLoss = 15,
-    Unauthenticated = 16,
-}
 
 /// Whether a request is a call.
 pub(super) fn is_call(head: &Parts) -> bool {
@@ -103,10 +88,9 @@ pub(super) fn is_told(headers: &HeaderMap) -> bool {
 /// Whether an answer, or its trailers, say that the endpoint failed; none where they say nothing of how it went. What the
 /// caller did wrong is not the endpoint's failure.
 pub(super) fn failed(headers: &HeaderMap) -> Option<bool> {
-    const FAILED: [Code; 5] =
-        [Code::Unavailable, Code::Internal, Code::Unknown, Code::DataLoss, Code::DeadlineExceeded];
-    let code = status(headers)?;
-    Some(FAILED.iter().any(|failed| *failed as u32 == code))
+    let code = Code::of(status(headers)?);
+    // A method that one endpoint does not have is on none.
+    Some(code.is_some_and(|code| code.is_servers_fault() && code != Code::Unimplemented))
 }
 
 /// How a call went, as its headers or trailers say.

@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use super::{service::Peer, verdict::Failed};
 use crate::{
     config::Scheme,
+    syntax::authority,
     telemetry::trace::{Asked, Ended, Trace, Tracer},
 };
 
@@ -21,10 +22,7 @@ pub(super) fn begin(
     let trusted = peer.sender.is_trusted() || tracer.continues(peer.sender.address);
     let mut trace = tracer.begin(request.headers_mut(), trusted, began)?;
     let (uri, headers) = (request.uri(), request.headers());
-    let authority = match uri.authority() {
-        Some(authority) => Asked::cut(authority.as_str()),
-        None => headers.get(header::HOST).map(Asked::header).unwrap_or_default(),
-    };
+    let authority = authority::sent(uri, headers).map(|sent| Asked::cut(&sent)).unwrap_or_default();
     trace.client = Some(peer.ends.client);
     trace.listener = Some(peer.listener.name.clone());
     trace.asked = Some(Asked {

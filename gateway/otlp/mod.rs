@@ -3,6 +3,7 @@
 //! What is exported never holds up anything: traces come out of a bounded queue, one batch is on its way at a time, and
 //! one that the collector does not take in time is lost and counted.
 
+mod batch;
 mod messages;
 mod send;
 mod spans;
@@ -12,8 +13,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use prost::Message as _;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -21,7 +20,8 @@ use tokio::{
 };
 
 use self::{
-    messages::{Export, Resource, ResourceSpans, Scope, ScopeSpans},
+    batch::Batch,
+    messages::Resource,
     send::{Collector, SendError},
 };
 use crate::{
@@ -33,9 +33,6 @@ use crate::{
     },
     tls,
 };
-
-/// Traces in one batch.
-const BATCH: usize = 512;
 
 /// How long traces are gathered when there are few, so that not each is sent alone.
 const GATHERED: Duration = Duration::from_millis(200);
@@ -79,6 +76,7 @@ impl Exporters {
             resource: resource(settings),
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             failing: Lasting::default(),
+            rejecting: Lasting::default(),
             endpoint: settings.endpoint.to_string(),
         };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,43 +119,42 @@ struct Exporter {
     resource: Resource,
     backoff: Backoff,
     failing: Lasting,
+    rejecting: Lasting,
     endpoint: String,
 }
 
 impl Exporter {
     /// Exports until nobody records anything any more, or it is to end and has sent what there was.
     async fn run(mut self, mut traces: mpsc::Receiver<Box<Trace>>, mut ending: watch::Receiver<bool>) {
-        let mut batch = Vec::with_capacity(BATCH);
         loop {
             let ends = is_over(&ending);
             if ends {
                 // Whoever records now is too late.
                 traces.close();
             }
-            tokio::select! {
+            let first = tokio::select! {
                 biased;
-                taken = traces.recv_many(&mut batch, BATCH) => if taken == 0 { return },
+                first = traces.recv() => first,
                 _ = ending.changed(), if !ends => continue,
-            }
-            if batch.len() < BATCH && !ends {
+            };
+            let Some(first) = first else { return };
+            let mut batch = Batch::default();
+            batch.add(&first);
+            batch.fill(&mut traces);
+            if !batch.is_full() && !ends {
                 tokio::select! {
                     () = sleep(GATHERED) => {}
                     _ = ending.changed() => {}
                 }
-                while batch.len() < BATCH
-                    && let Ok(trace) = traces.try_recv()
-                {
-                    batch.push(trace);
-                }
+                batch.fill(&mut traces);
             }
-            self.export(&batch, &mut ending).await;
-            batch.clear();
+            self.export(batch, &mut ending).await;
         }
     }
 
-    /// Sends a batch until it is taken, refused, or too old.
-    async fn export(&mut self, batch: &[Box<Trace>], ending: &mut watch::Receiver<bool>) {
-        let (bytes, count) = self.encode(batch);
+    /// Sends a batch until it is taken, refused, or too old, and waits as long as the collector wants before the next.
+    async fn export(&mut self, batch: Batch, ending: &mut watch::Receiver<bool>) {
+        let (bytes, count) = batch.encode(&self.resource);
         let until = Instant::now() + OLDEST;
         loop {
             let (why, after) = match self.collector.send(&bytes).await {
@@ -167,7 +164,7 @@ impl Exporter {
                     trace::lost(rejected, Loss::Refused);
                     self.works();
                     if rejected > 0 {
-                        self.fails(&why);
+                        self.rejects(rejected, &why);
                     }
                     return;
                 }
@@ -179,24 +176,22 @@ impl Exporter {
             };
             self.fails(&why);
             let pause = self.backoff.pause().max(after.unwrap_or_default());
-            if is_over(ending) || Instant::now() + pause > until {
-                return trace::lost(count, Loss::Unavailable);
+            let is_old = pause > until.saturating_duration_since(Instant::now());
+            if is_old || is_over(ending) {
+                trace::lost(count, Loss::Unavailable);
             }
+            if is_over(ending) {
+                return;
+            }
+            // The next batch waits as well: a collector that says when it wants to be asked is not asked before.
             tokio::select! {
                 () = sleep(pause) => {}
                 _ = ending.changed() => {}
             }
+            if is_old {
+                return;
+            }
         }
-    }
-
-    /// As it is sent, and how many spans that are.
-    fn encode(&self, batch: &[Box<Trace>]) -> (Bytes, usize) {
-        let spans: Vec<_> = batch.iter().flat_map(|trace| spans::of(trace)).collect();
-        let count = spans.len();
-        let scope = Scope { name: "witgate".into(), version: env!("CARGO_PKG_VERSION").into() };
-        let scope_spans = vec![ScopeSpans { scope: Some(scope), spans }];
-        let resource_spans = vec![ResourceSpans { resource: Some(self.resource.clone()), scope_spans }];
-        (Export { resource_spans }.encode_to_vec().into(), count)
     }
 
     fn works(&mut self) {
@@ -211,6 +206,15 @@ impl Exporter {
         if let Some(lasts) = self.failing.met(&error) {
             tracing::warn!(collector = %self.endpoint, error, for_seconds = lasts.for_seconds,
                 "Traces are not taken, requests go on");
+        }
+    }
+
+    /// A batch was taken without so many of its spans, which is over with it.
+    fn rejects(&mut self, spans: usize, why: &str) {
+        let error = shown(why).to_string();
+        if let Some(again) = self.rejecting.happened(&error) {
+            tracing::warn!(collector = %self.endpoint, spans, error, times = again.times,
+                "Spans are rejected, the others of their batch are taken");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One connection to a collector, and what comes of a batch that is sent over it.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
@@ -11,26 +11,35 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message as _;
-use tokio::{net::TcpStream, task::JoinHandle};
+use tokio::task::JoinHandle;
 
-use super::messages::Exported;
+use super::{OLDEST, messages::Exported};
 use crate::{
     config::{OtlpProtocol, Tracing},
-    connector::http::Current,
-    net,
+    connector::http::{Current, DialError, dial},
     net::Wire,
-    tls::{self, HandshakeError, Protocol},
+    syntax::grpc::Code,
+    tls::{self, Protocol},
 };
 
 /// The part of an answer that is looked at, in bytes.
 const LONGEST: usize = 64 << 10;
 
+/// The type of what is sent by HTTP, and of an answer to it.
+const PROTOBUF: &str = "application/x-protobuf";
+
 /// Before a message of gRPC: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
-/// Statuses of gRPC after which the same may be sent again: CANCELLED, DEADLINE_EXCEEDED, ABORTED, OUT_OF_RANGE,
-/// UNAVAILABLE and DATA_LOSS.
-const PASSING: [u32; 6] = [1, 4, 10, 11, 14, 15];
+/// Statuses of gRPC after which the same may be sent again.
+const PASSING: [Code; 6] = [
+    Code::Cancelled,
+    Code::DeadlineExceeded,
+    Code::Aborted,
+    Code::OutOfRange,
+    Code::Unavailable,
+    Code::DataLoss,
+];
 
 const USER_AGENT: &str = concat!("witgate/", env!("CARGO_PKG_VERSION"));
 
@@ -112,7 +121,7 @@ impl Collector {
             OtlpProtocol::Grpc => (framed(batch), "application/grpc", endpoint.uri().clone()),
             OtlpProtocol::Http => {
                 let path = endpoint.uri().path_and_query().cloned();
-                (batch.clone(), "application/x-protobuf", path.map(Into::into).unwrap_or_default())
+                (batch.clone(), PROTOBUF, path.map(Into::into).unwrap_or_default())
             }
         };
         let mut request = Request::new(Full::new(body));
@@ -131,34 +140,21 @@ impl Collector {
         request
     }
 
-    async fn dial(&self) -> Result<Open, DialError> {
-        let Tracing { endpoint, protocol, .. } = &*self.settings;
-        let found = tokio::net::lookup_host((endpoint.host(), endpoint.port())).await;
-        let found = found.map_err(|error| DialError::Unresolved(endpoint.host().to_owned(), error))?;
-        let mut last = io::Error::other("the host has no address").into();
-        for address in found {
-            match self.connect(address, endpoint.host()).await {
-                Ok(wire) => return open(wire, *protocol).await,
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    async fn connect(&self, address: std::net::SocketAddr, host: &str) -> Result<Box<dyn Wire>, DialError> {
-        let socket = TcpStream::connect(address).await?;
-        net::prepare(&socket)?;
-        let Some(tls) = &self.tls else { return Ok(Box::new(socket)) };
-        let name = host.parse::<std::net::IpAddr>().is_err().then_some(host);
-        let protocol = match self.settings.protocol {
+    async fn dial(&self) -> Result<Open, OpenError> {
+        let Tracing { endpoint, protocol, timeout, .. } = &*self.settings;
+        let spoken = match protocol {
             OtlpProtocol::Grpc => Protocol::Http2,
             OtlpProtocol::Http => Protocol::Http1,
         };
-        Ok(Box::new(tls.connect(socket, address.ip(), name, protocol).await?))
+        // Each address has its part of the time that there is for the batch.
+        let limit = |addresses| *timeout / addresses;
+        let place = (endpoint.host(), endpoint.port());
+        let wire = dial(place, self.tls.as_deref(), spoken, limit).await?;
+        Ok(open(wire, *protocol).await?)
     }
 }
 
-async fn open(wire: Box<dyn Wire>, protocol: OtlpProtocol) -> Result<Open, DialError> {
+async fn open(wire: Box<dyn Wire>, protocol: OtlpProtocol) -> Result<Open, hyper::Error> {
     let wire = TokioIo::new(wire);
     // How a connection ends is told by the request that runs over it.
     Ok(match protocol {
@@ -199,13 +195,9 @@ impl Sender {
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-enum DialError {
-    #[error("{0:?} is not resolved: {1}")]
-    Unresolved(String, io::Error),
+enum OpenError {
     #[error(transparent)]
-    Failed(#[from] io::Error),
-    #[error(transparent)]
-    Tls(#[from] HandshakeError),
+    Dial(#[from] DialError),
     #[error("{}", whole(.0))]
     Hyper(#[from] hyper::Error),
 }
@@ -230,9 +222,13 @@ fn framed(message: &[u8]) -> Bytes {
 async fn of_http(response: Response<Incoming>) -> Result<(usize, String), SendError> {
     let (head, body) = response.into_parts();
     match head.status {
-        StatusCode::OK => {
-            let body = Limited::new(body, LONGEST).collect().await.map_err(SendError::later)?;
-            taken(&body.to_bytes())
+        status if status.is_success() => {
+            let body = Limited::new(body, LONGEST).collect().await;
+            // Some say that they have taken all by nothing, or in words of their own.
+            if !is_protobuf(&head.headers) {
+                return Ok((0, String::new()));
+            }
+            taken(&body.map_err(SendError::later)?.to_bytes())
         }
         StatusCode::TOO_MANY_REQUESTS
         | StatusCode::BAD_GATEWAY
@@ -262,11 +258,16 @@ async fn of_grpc(response: Response<Incoming>) -> Result<(usize, String), SendEr
     };
     match code {
         0 => taken(body.to_bytes().get(PREFIX..).unwrap_or_default()),
-        code if PASSING.contains(&code) => {
+        code if Code::of(code).is_some_and(|code| PASSING.contains(&code)) => {
             Err(SendError::later(format_args!("the collector answers with status {code} of gRPC: {text}")))
         }
         code => Err(SendError::Refused(format!("the collector answers with status {code} of gRPC: {text}"))),
     }
+}
+
+fn is_protobuf(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(PROTOBUF))
 }
 
 /// What an answer says of the spans that it did not take.
@@ -277,7 +278,8 @@ fn taken(message: &[u8]) -> Result<(usize, String), SendError> {
     Ok((usize::try_from(partial.rejected_spans).unwrap_or_default(), partial.error_message))
 }
 
+/// No longer than a batch lives: whoever is asked again in a year is never asked again.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    Some(Duration::from_secs(seconds).min(OLDEST))
 }

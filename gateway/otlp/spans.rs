@@ -9,39 +9,12 @@ use http::Method;
 
 use super::messages::{AnyValue, Attribute, Code, Kind, Link, Span, Status, Value};
 use crate::{
-    syntax::trace_context::TraceParent,
+    syntax::{grpc, trace_context::TraceParent},
     telemetry::{
-        Fault,
+        Fault, KnownMethod,
         trace::{Asked, Ended, Trace, Try},
     },
 };
-
-/// In the place of a method that nobody knows: made up by a client, it must not be a name of spans.
-const OTHER_METHOD: &str = "_OTHER";
-
-/// As gRPC calls its statuses, by number.
-const GRPC_STATUSES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
-/// What is an error of a server: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS.
-const FAILURES_OF_SERVERS: [u32; 6] = [2, 4, 12, 13, 14, 15];
 
 /// Bits of a span's flags: it is known whether its parent is another process', and it is.
 const KNOWN: u32 = 1 << 8;
@@ -55,7 +28,7 @@ pub(super) fn of(trace: &Trace) -> impl Iterator<Item = Span> {
 
 fn of_request(trace: &Trace) -> Span {
     let mut attributes = Attributes::default();
-    let method = trace.asked.as_ref().map_or("HTTP", |asked| method(&asked.method, "HTTP"));
+    let method = trace.asked.as_ref().map_or("HTTP", |asked| method(&asked.method));
     let mut name = method.to_owned();
     if let Some(asked) = &trace.asked {
         attributes.asked(asked);
@@ -66,14 +39,14 @@ fn of_request(trace: &Trace) -> Span {
         if let Some(agent) = &asked.user_agent {
             attributes.text("user_agent.original", agent);
         }
-        if trace.is_call {
+        if is_answered(trace) {
             name = call(&asked.path).to_owned();
         }
     }
     if let Some((route, path)) = &trace.route {
         attributes.text("http.route", &**path);
         attributes.text("witgate.route", &**route);
-        if !trace.is_call {
+        if !is_answered(trace) {
             name = format!("{method} {path}");
         }
     }
@@ -95,8 +68,8 @@ fn of_request(trace: &Trace) -> Span {
         attributes.text("witgate.reason", reason);
     }
     // What a client did wrong is no error of the server.
-    let failed_call =
-        trace.is_call && trace.grpc_status.is_some_and(|code| FAILURES_OF_SERVERS.contains(&code));
+    let code = trace.grpc_status.and_then(grpc::Code::of);
+    let failed_call = trace.is_call && code.is_some_and(grpc::Code::is_servers_fault);
     let error = match (trace.cut, trace.status) {
         (Some(Fault::Endpoint), _) => Some(trace.reason.unwrap_or("upstream-broke-off").to_owned()),
         (Some(Fault::Local), _) => Some(trace.reason.unwrap_or("ended-by-gateway").to_owned()),
@@ -122,9 +95,9 @@ fn of_try(trace: &Trace, number: usize, of: &Try) -> Span {
         attributes.asked(asked);
         let scheme = if trace.secured { "https" } else { "http" };
         attributes.text("url.full", format!("{scheme}://{}{}", plain(endpoint), asked.path));
-        name = match trace.is_call {
+        name = match is_answered(trace) {
             true => call(&asked.path).to_owned(),
-            false => method(&asked.method, "HTTP").to_owned(),
+            false => method(&asked.method).to_owned(),
         };
     }
     let address = endpoint.ip().to_canonical().to_string();
@@ -208,12 +181,19 @@ fn nanoseconds(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
-fn method<'m>(method: &'m Method, other: &'m str) -> &'m str {
-    match method.as_str() {
-        known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "OPTIONS" | "TRACE" | "PATCH" | "CONNECT"
-        | "QUERY") => known,
-        _ => other,
+/// As spans are named. What a client has made up must not be a name.
+fn method(method: &Method) -> &'static str {
+    match KnownMethod::of(method) {
+        KnownMethod::Other => "HTTP",
+        known => known.as_str(),
     }
+}
+
+/// Whether it is a call that an endpoint has, so that spans may be named by it: strangers make up others without end.
+fn is_answered(trace: &Trace) -> bool {
+    let is_known = trace.grpc_status.is_some_and(|code| code != grpc::Code::Unimplemented as u32);
+    // What the gateway says of a call says nothing of its name.
+    trace.is_call && trace.route.is_some() && trace.reason.is_none() && is_known
 }
 
 /// `package.Service/Method`.
@@ -222,7 +202,7 @@ fn call(path: &str) -> &str {
 }
 
 fn grpc_status(code: u32) -> String {
-    GRPC_STATUSES.get(code as usize).map_or_else(|| code.to_string(), |name| (*name).to_owned())
+    grpc::Code::of(code).map_or_else(|| code.to_string(), |code| code.as_str().to_owned())
 }
 
 /// Without a scope, which says something on this machine only.
@@ -252,10 +232,10 @@ impl Attributes {
     }
 
     fn asked(&mut self, asked: &Asked) {
-        let known = method(&asked.method, OTHER_METHOD);
-        self.text("http.request.method", known);
-        if known == OTHER_METHOD {
-            self.text("http.request.method_original", asked.method.as_str());
+        let known = KnownMethod::of(&asked.method);
+        self.text("http.request.method", known.as_str());
+        if known == KnownMethod::Other {
+            self.text("http.request.method_original", Asked::cut(asked.method.as_str()));
         }
     }
 

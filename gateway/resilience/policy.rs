@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
+use crate::syntax::grpc::Code;
+
 /// How the requests of an upstream, or of a route, are tried again.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {
@@ -102,15 +104,14 @@ impl Cause {
         Self::Stale,
     ];
 
-    /// Those that are statuses of calls, with the numbers of these (gRPC's `doc/statuscodes.md`). They are named as in
-    /// Envoy's `retry_on`.
+    /// Those that are statuses of calls, with the numbers of these. They are named as in Envoy's `retry_on`.
     pub const CALLS: [(Self, u32); 6] = [
-        (Self::Cancelled, 1),
-        (Self::Unknown, 2),
-        (Self::DeadlineExceeded, 4),
-        (Self::ResourceExhausted, 8),
-        (Self::Internal, 13),
-        (Self::Unavailable, 14),
+        (Self::Cancelled, Code::Cancelled as u32),
+        (Self::Unknown, Code::Unknown as u32),
+        (Self::DeadlineExceeded, Code::DeadlineExceeded as u32),
+        (Self::ResourceExhausted, Code::ResourceExhausted as u32),
+        (Self::Internal, Code::Internal as u32),
+        (Self::Unavailable, Code::Unavailable as u32),
     ];
 
     /// As it is written in `on`, and counted.

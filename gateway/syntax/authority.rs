@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, net::Ipv6Addr};
 
+use http::{HeaderMap, Uri, header};
+
 use super::{alphanumeric_or, path, push_encoded};
 
 /// A host, and perhaps a port. No user: in a request it only misleads (RFC 9110 4.2.4).
@@ -41,6 +43,20 @@ pub fn normal(host: &str) -> Cow<'_, str> {
         Some(authority) if !authority.normal && authority.host == host.len() => Cow::Owned(normalised(host)),
         _ => host.into(),
     }
+}
+
+/// Whom a request names, as it was sent, for whoever only reports it. Without a user, who may come with a password.
+pub fn sent<'r>(target: &'r Uri, headers: &'r HeaderMap) -> Option<Cow<'r, str>> {
+    let host = || headers.get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
+    let sent = target.authority().map(|authority| authority.as_str().into()).or_else(host)?;
+    Some(match sent {
+        Cow::Borrowed(text) => without_user(text).into(),
+        Cow::Owned(text) => without_user(&text).to_owned().into(),
+    })
+}
+
+fn without_user(authority: &str) -> &str {
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }
 
 fn normalised(host: &str) -> String {
@@ -155,6 +171,28 @@ mod tests {
         check("a!$&'()*+;=~b", "a!$&'()*+;=~b", None);
         check("", "", None);
         check(":80", "", Some(80));
+    }
+
+    #[test]
+    fn no_user_is_reported_with_a_host() {
+        for (target, host, expected) in [
+            ("/", "shop.test:80", Some("shop.test:80")),
+            ("http://a.test/@b", "shop.test", Some("a.test")),
+            ("http://user:pass@a.test:80/", "shop.test", Some("a.test:80")),
+            ("/", "user:p@ss@shop.test", Some("shop.test")),
+            ("/", "user:pass@", Some("")),
+            ("/", "user:p\u{e4}ss@shop.test", Some("shop.test")),
+            ("/", "", None),
+        ] {
+            let headers = Some(host).filter(|host| !host.is_empty());
+            let headers = headers.map(|host| (header::HOST, host.as_bytes().try_into().unwrap()));
+            let headers = HeaderMap::from_iter(headers);
+            let target = target.parse().unwrap();
+            assert_eq!(sent(&target, &headers).as_deref(), expected, "{target} {host}");
+        }
+        let broken = b"user:p\xffss@shop.test".as_slice().try_into().unwrap();
+        let headers = HeaderMap::from_iter([(header::HOST, broken)]);
+        assert_eq!(sent(&Uri::from_static("/"), &headers).as_deref(), Some("shop.test"));
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! What the parts of a request's head mean, by RFC 3986, 9110 and 9112, and by W3C Trace Context. Pure, and nothing of it
-//! is read anywhere else: what the server lets through, where a request is sent, what an endpoint gets and what a selector
-//! sees are one reading.
+//! What the parts of a request's head mean, by RFC 3986, 9110 and 9112, by W3C Trace Context and by gRPC. Pure, and
+//! nothing of it is read anywhere else: what the server lets through, where a request is sent, what an endpoint gets
+//! and what a selector sees are one reading.
 
 pub mod authority;
 pub mod field;
+pub mod grpc;
 pub mod list;
 pub mod path;
 pub mod query;

@@ -22,13 +22,27 @@ pub enum KnownMethod {
     Patch,
     Delete,
     Options,
+    Trace,
+    Connect,
+    Query,
     #[default]
     Other,
 }
 
 impl KnownMethod {
-    pub const ALL: [Self; 8] =
-        [Self::Get, Self::Head, Self::Post, Self::Put, Self::Patch, Self::Delete, Self::Options, Self::Other];
+    pub const ALL: [Self; 11] = [
+        Self::Get,
+        Self::Head,
+        Self::Post,
+        Self::Put,
+        Self::Patch,
+        Self::Delete,
+        Self::Options,
+        Self::Trace,
+        Self::Connect,
+        Self::Query,
+        Self::Other,
+    ];
 
     pub fn of(method: &Method) -> Self {
         match *method {
@@ -39,6 +53,9 @@ impl KnownMethod {
             Method::PATCH => Self::Patch,
             Method::DELETE => Self::Delete,
             Method::OPTIONS => Self::Options,
+            Method::TRACE => Self::Trace,
+            Method::CONNECT => Self::Connect,
+            Method::QUERY => Self::Query,
             _ => Self::Other,
         }
     }
@@ -53,6 +70,9 @@ impl KnownMethod {
             Self::Patch => "PATCH",
             Self::Delete => "DELETE",
             Self::Options => "OPTIONS",
+            Self::Trace => "TRACE",
+            Self::Connect => "CONNECT",
+            Self::Query => "QUERY",
             Self::Other => "_OTHER",
         }
     }
@@ -110,6 +130,15 @@ impl RouteTimes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_method_is_known_by_its_name_or_is_another() {
+        for method in KnownMethod::ALL {
+            assert_eq!(KnownMethod::ALL[method as usize], method);
+            let name = Method::from_bytes(method.as_str().as_bytes()).unwrap();
+            assert_eq!(KnownMethod::of(&name), method, "{name}");
+        }
+    }
 
     #[test]
     fn times_are_kept_by_method_and_class_and_only_those_that_there_are() {

@@ -1,9 +1,12 @@
 //! Traces: which requests have one, what their spans say, and that no request waits for whoever takes them.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
-use tonic::Request;
+use tonic::{Code, Request};
 
 use crate::support::{
     certs::Certs,
@@ -275,6 +278,37 @@ async fn a_request_that_reaches_nobody_has_a_span_and_the_line_of_the_log_its_tr
 }
 
 #[tokio::test]
+async fn what_a_client_sends_of_a_user_is_in_no_span_and_no_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("access.log");
+    let collector = Collector::grpc().await;
+    let origin = Origin::start("hello").await;
+    let text = config(collector.address, "", origin.address);
+    let text = format!("access_log = {{ format = 'json', file = '{}' }}\n{text}", log.display());
+    let gateway = Gateway::start_in(folder, &text);
+    let long = "x".repeat(2_000);
+    for (number, head) in [
+        "GET http://user:s3cret@shop.example/ HTTP/1.1\r\nhost: shop.example".to_owned(),
+        "GET / HTTP/1.1\r\nhost: user:s3cret@shop.example".to_owned(),
+        format!("GET / HTTP/1.1\r\nhost: user:s3cret{long}@shop.example"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut client = Client::connect(gateway.address()).await;
+        client.send(format!("{head}\r\n\r\n")).await;
+        assert_eq!(client.answer().await.status, 400, "{head}");
+        let lines = || std::fs::read_to_string(&log).unwrap_or_default();
+        until("the line", || async { lines().ends_with('\n') && lines().lines().count() == number + 1 })
+            .await;
+        assert!(!lines().contains("s3cret"), "{}", lines());
+        let spans = collector.until(number + 1).await;
+        assert!(!format!("{spans:?}").contains("s3cret"), "{spans:#?}");
+        assert_eq!(spans[number].attribute("server.address").as_deref(), Some("shop.example"));
+    }
+}
+
+#[tokio::test]
 async fn a_call_of_grpc_has_its_method_and_its_status() {
     let collector = Collector::grpc().await;
     let echo = TonicEcho::start().await;
@@ -295,6 +329,37 @@ async fn a_call_of_grpc_has_its_method_and_its_status() {
         assert_eq!(span.attribute("rpc.system.name").as_deref(), Some("grpc"));
         assert!(span.attribute("rpc.method").unwrap().starts_with("test.Echo/"));
         assert!(span.span.name.starts_with("test.Echo/"), "{}", span.span.name);
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_no_endpoint_has_names_no_span() {
+    let collector = Collector::grpc().await;
+    let echo = TonicEcho::start().await;
+    let text = config(collector.address, "", echo.address)
+        .replace("[[route]]\n", "[[route]]\npath = '/test.Echo'\n");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let down = config(collector.address, "", closed);
+    let mut seen = 0;
+    for (text, call, code, names) in [
+        (&text, "MadeUp", Code::Unimplemented, &["POST /test.Echo", "POST"][..]),
+        (&text.replace("/test.Echo", "/other"), "MadeUp", Code::Unimplemented, &["POST"][..]),
+        // Nobody knows whether there is one.
+        (&down, "MadeUp", Code::Unavailable, &["POST /", "POST"][..]),
+    ] {
+        let gateway = Gateway::start(text);
+        let mut client = EchoClient::new(gateway.address());
+        let failed = in_time(client.unary(call, Request::new("hello".into()))).await.unwrap_err();
+        assert_eq!(failed.code(), code);
+        // Those of one request come together.
+        until("the spans of the call", || async { collector.spans().len() > seen }).await;
+        let mut spans = collector.spans().split_off(seen);
+        seen += spans.len();
+        spans.sort_by_key(|span| span.is_client());
+        let mut found: Vec<_> = spans.iter().map(|span| span.span.name.as_str()).collect();
+        found.dedup();
+        assert_eq!(found, names, "{spans:#?}");
+        assert!(spans[0].attribute("rpc.method").unwrap().ends_with("/MadeUp"));
     }
 }
 
@@ -349,6 +414,76 @@ async fn a_collector_that_refuses_costs_spans_which_are_counted() {
         until("it takes them", || async { collector.spans().len() == before.1 + 2 }).await;
     }
     assert_eq!(counted(&gateway, refused).await, 3);
+}
+
+#[tokio::test]
+async fn what_a_collector_takes_is_taken_however_it_says_so() {
+    let collector = Collector::http().await;
+    let origin = Origin::start("hello").await;
+    let gateway = Gateway::start(&config(collector.address, "protocol = 'http'", origin.address));
+    let mut taken = 0;
+    for (status, kind, body) in [
+        (202, "application/x-protobuf", ""),
+        (204, "", ""),
+        (200, "application/json", "{}"),
+        (200, "text/plain", "OK"),
+    ] {
+        collector.answers(Answer::TakeBy(status, kind, body));
+        assert_eq!(send(&gateway, "").await, 200);
+        taken += 2;
+        let what = format!("{status} {kind:?}: {}", gateway.log());
+        until(&what, || async { counted(&gateway, "witgate_spans_exported_total").await == taken }).await;
+    }
+    assert_eq!(counted(&gateway, "witgate_spans_lost_total{reason=\"refused\"}").await, 0);
+    assert!(!gateway.log().contains("Traces are not taken"), "{}", gateway.log());
+}
+
+#[tokio::test]
+async fn a_collector_that_never_takes_all_of_a_batch_is_not_said_to_have_recovered() {
+    let collector = Collector::grpc().await;
+    let origin = Origin::start("hello").await;
+    let gateway = Gateway::start(&config(collector.address, "", origin.address));
+    collector.answers(Answer::TakeBut(1));
+    for lost in 1..=3 {
+        assert_eq!(send(&gateway, "").await, 200);
+        let refused = "witgate_spans_lost_total{reason=\"refused\"}";
+        until("it is lost", || async { counted(&gateway, refused).await == lost }).await;
+    }
+    gateway.logged("Spans are rejected").await;
+    // Whatever the last batch had to say would be there.
+    collector.answers(Answer::Fail(400));
+    assert_eq!(send(&gateway, "").await, 200);
+    gateway.logged("Traces are not taken").await;
+    let log = gateway.log();
+    assert!(!log.contains("Traces are taken again"), "{log}");
+    let line = log.lines().find(|line| line.contains("Spans are rejected")).unwrap();
+    assert!(line.contains("some were not wanted") && line.contains("spans=1"), "{line}");
+}
+
+#[tokio::test]
+async fn a_collector_that_wants_to_be_left_alone_is_and_gets_later_traces_all_the_same() {
+    let origin = Origin::start("hello").await;
+    for seconds in [60, u64::MAX] {
+        let collector = Collector::http().await;
+        let tracing = "protocol = 'http'\n[shutdown]\ndelay_ms = 0";
+        let mut gateway = Gateway::start(&config(collector.address, tracing, origin.address));
+        collector.answers(Answer::After(seconds));
+        assert_eq!(send(&gateway, "").await, 200);
+        let unavailable = "witgate_spans_lost_total{reason=\"unavailable\"}";
+        until("they are lost", || async { counted(&gateway, unavailable).await == 2 }).await;
+        // Longer than traces are gathered.
+        let (begun, mut sent) = (Instant::now(), 0);
+        while begun.elapsed() < Duration::from_millis(700) {
+            assert_eq!(send(&gateway, "").await, 200);
+            sent += 1;
+        }
+        assert_eq!(collector.tokens().len(), 1, "it is asked again at once");
+        // The end does not wait for it.
+        collector.answers(Answer::Take);
+        gateway.signal("TERM");
+        assert!(gateway.exit().await.success());
+        assert_eq!(collector.spans().len(), 2 * sent, "{}", gateway.log());
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,10 @@ use std::{
 };
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Request, Response, body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    Request, Response, body::Bytes, body::Incoming, header::HeaderValue, server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use prost::Message as _;
 use tokio::{
@@ -38,8 +41,12 @@ pub enum Answer {
     Take,
     /// Takes all but so many.
     TakeBut(i64),
+    /// Takes it, and says so by HTTP with this status, a type and a body.
+    TakeBy(u16, &'static str, &'static str),
     /// A status of HTTP, or that of gRPC which is like it.
     Fail(u16),
+    /// By HTTP, that it cannot take it, and is to be asked again after so many seconds.
+    After(u64),
     /// Nothing, for ever.
     Hang,
 }
@@ -197,9 +204,10 @@ impl State {
         let answer = *self.answer.lock().unwrap();
         self.asked.lock().unwrap().push(token);
         let rejected = match answer {
-            Answer::Take => 0,
+            Answer::Take | Answer::TakeBy(..) => 0,
             Answer::TakeBut(rejected) => rejected,
             Answer::Fail(status) => return Err(status),
+            Answer::After(_) => return Err(503),
             Answer::Hang => std::future::pending().await,
         };
         let mut spans = self.spans.lock().unwrap();
@@ -222,8 +230,21 @@ impl State {
         let body = request.into_body().collect().await.unwrap().to_bytes();
         let mut response = Response::new(Full::default());
         match self.take(ExportTraceServiceRequest::decode(body).unwrap(), token).await {
-            Ok(rejected) => *response.body_mut() = Full::new(taken(rejected).encode_to_vec().into()),
+            Ok(rejected) => {
+                *response.body_mut() = Full::new(taken(rejected).encode_to_vec().into());
+                let kind = HeaderValue::from_static("application/x-protobuf");
+                response.headers_mut().insert("content-type", kind);
+            }
             Err(status) => *response.status_mut() = status.try_into().unwrap(),
+        }
+        match *self.answer.lock().unwrap() {
+            Answer::After(seconds) => drop(response.headers_mut().insert("retry-after", seconds.into())),
+            Answer::TakeBy(status, kind, body) => {
+                *response.status_mut() = status.try_into().unwrap();
+                *response.body_mut() = Full::new(body.into());
+                response.headers_mut().insert("content-type", HeaderValue::from_static(kind));
+            }
+            _ => {}
         }
         response
     }

@@ -8,7 +8,10 @@ use http::{
 };
 use ipnet::IpNet;
 
-use crate::{connector::http::Credential, tls};
+use crate::{
+    connector::http::{Credential, place},
+    tls,
+};
 
 /// Where a collector of OTLP takes traces over HTTP.
 const TRACES: &str = "/v1/traces";
@@ -53,20 +56,17 @@ pub struct OtlpEndpoint {
 impl OtlpEndpoint {
     /// None if it is no `http://HOST:PORT` or `https://HOST:PORT`, over HTTP maybe with a path.
     pub fn parse(text: &str, protocol: OtlpProtocol) -> Option<Self> {
-        let mut parts = text.parse::<Uri>().ok()?.into_parts();
+        let uri: Uri = text.parse().ok()?;
+        let (host, port) = place(&uri)?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let mut parts = uri.into_parts();
         let (scheme, authority) = (parts.scheme.as_ref()?, parts.authority.as_ref()?);
-        let usual = match scheme {
-            scheme if *scheme == Scheme::HTTP => 80,
-            scheme if *scheme == Scheme::HTTPS => 443,
-            _ => return None,
-        };
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let is_spoken = *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS;
         let path = parts.path_and_query.as_ref().map_or("", PathAndQuery::path).trim_end_matches('/');
         let plain = !authority.as_str().contains('@') && !text.contains(['?', '#']);
-        if host.is_empty() || !plain || (protocol == OtlpProtocol::Grpc && !path.is_empty()) {
+        if !is_spoken || !plain || (protocol == OtlpProtocol::Grpc && !path.is_empty()) {
             return None;
         }
-        let port = authority.port_u16().unwrap_or(usual);
         let authority = HeaderValue::from_str(authority.as_str()).ok()?;
         let path = match protocol {
             OtlpProtocol::Grpc => SERVICE.to_owned(),
@@ -126,7 +126,17 @@ mod tests {
         let grpc = |text| parsed(text, OtlpProtocol::Grpc);
         assert_eq!(grpc("http://c:4317/"), expected(&format!("http://c:4317{SERVICE}"), "c", 4317));
         assert_eq!(grpc("http://c:4317/path"), None);
-        for wrong in ["c:4317", "ftp://c", "http://u:p@c", "http://c/?a=b", "http://", "/v1/traces", ""] {
+        for wrong in [
+            "c:4317",
+            "ftp://c",
+            "http://u:p@c",
+            "http://c/?a=b",
+            "http://c:99999",
+            "http://c:",
+            "http://",
+            "/v1/traces",
+            "",
+        ] {
             assert_eq!(http(wrong), None, "{wrong}");
         }
     }

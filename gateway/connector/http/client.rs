@@ -20,18 +20,21 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep, sleep_until, timeout},
 };
 use tower_service::Service;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use super::{Grant, credential::Current};
+use super::{
+    Grant,
+    credential::Current,
+    dial::{DialError, dial},
+};
 use crate::{
     connector::lock,
     net,
     registry::Ceiling,
-    tls::{self, HandshakeError, Protocol},
+    tls::{self, Protocol},
 };
 
 /// To one address, and to shake hands there.
@@ -135,24 +138,11 @@ pub(super) fn broken(error: &hyper::Error) -> Error {
     }
 }
 
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-enum DialError {
-    #[error("{0:?} is not resolved: {1}")]
-    Unresolved(String, io::Error),
-    #[error("no connection within {CONNECT:?}")]
-    TimedOut,
-    #[error(transparent)]
-    Failed(#[from] io::Error),
-    #[error(transparent)]
-    Tls(#[from] HandshakeError),
-}
-
 impl DialError {
     fn told(&self) -> Error {
         match self {
             Self::Unresolved(_, error) => Error::DnsError { rcode: Some(error.to_string()), info_code: None },
-            Self::TimedOut => Error::ConnectionTimeout,
+            Self::TimedOut(_) => Error::ConnectionTimeout,
             Self::Failed(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 Error::ConnectionRefused
             }
@@ -161,7 +151,7 @@ impl DialError {
     }
 }
 
-/// Makes connections for the client: to each address of a host in turn, until one takes it.
+/// Makes connections for the client.
 #[derive(Clone)]
 struct Dial {
     tls: Option<Arc<tls::Client>>,
@@ -183,34 +173,14 @@ impl Service<Uri> for Dial {
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
         Box::pin(async move {
-            let found = timeout(CONNECT, tokio::net::lookup_host((host.as_str(), port))).await;
-            let found = found.map_err(|_| DialError::TimedOut)?;
-            let found = found.map_err(|error| DialError::Unresolved(host.clone(), error))?;
-            let mut last = io::Error::other("the host has no address").into();
-            for address in found {
-                let dialed = timeout(CONNECT, async {
-                    let socket = TcpStream::connect(address).await?;
-                    net::prepare(&socket)?;
-                    let Some(tls) = &tls else { return Ok(Wire(Box::new(socket))) };
-                    let name = host.parse::<std::net::IpAddr>().is_err().then_some(host.as_str());
-                    Ok(Wire(Box::new(tls.connect(socket, address.ip(), name, Protocol::Http1).await?)))
-                });
-                match dialed.await.unwrap_or(Err(DialError::TimedOut)) {
-                    Ok(wire) => return Ok(TokioIo::new(wire)),
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
+            let wire = dial((&host, port), tls.as_deref(), Protocol::Http1, |_| CONNECT).await?;
+            Ok(TokioIo::new(Wire(wire)))
         })
     }
 }
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
 /// A connection, with TLS or without.
-struct Wire(Box<dyn Io>);
+struct Wire(Box<dyn net::Wire>);
 
 impl Connection for Wire {
     fn connected(&self) -> Connected {

@@ -5,6 +5,7 @@
 
 mod client;
 mod credential;
+mod dial;
 mod host;
 mod keys;
 mod urls;
@@ -13,8 +14,10 @@ use self::client::Client;
 pub use self::{credential::Credential, keys::Grant};
 pub(crate) use self::{
     credential::Current,
+    dial::{DialError, dial},
     host::{Lent, Shared, add_to_linker, share},
     keys::{Http as Keys, SETTING, grant, token_kind},
+    urls::place,
 };
 
 /// What a plugin may import to use it.

@@ -83,8 +83,9 @@ fn is_spoken(scheme: &Scheme) -> bool {
     *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS
 }
 
-/// The host, in lower case, and the port that is meant.
-fn place(uri: &Uri) -> Option<(String, u16)> {
+/// The host, in lower case and with brackets if it is IPv6, and the port that is meant. None if what stands for the port
+/// is none.
+pub(crate) fn place(uri: &Uri) -> Option<(String, u16)> {
     let host = uri.host().filter(|host| !host.is_empty())?;
     let authority = uri.authority()?;
     let port = match authority.port() {

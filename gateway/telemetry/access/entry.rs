@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use super::{AccessLog, Format, Settings, line};
 use crate::{
-    syntax::{query, trace_context::TraceParent},
+    syntax::{authority, grpc::Code, query, trace_context::TraceParent},
     telemetry::Fault,
     upstream::UpstreamName,
 };
@@ -27,10 +27,6 @@ const HIDDEN: &str = "***";
 
 /// Everything, as a name of a query's parameter.
 const ALL: &str = "*";
-
-/// UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS: what the conventions of OpenTelemetry count
-/// as errors of a server of gRPC.
-const FAILURES_OF_SERVERS: [u32; 6] = [2, 4, 12, 13, 14, 15];
 
 /// Letters that say what went wrong, as Envoy has them.
 pub mod flag {
@@ -151,9 +147,7 @@ impl Entry {
         self.method = Some(method.to_owned());
         self.path = Some(self.without_secrets(target));
         self.trace = TraceParent::of(headers).map(|parent| parent.trace);
-        let host = || headers.get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
-        let authority = target.authority().map(|authority| Cow::from(authority.as_str())).or_else(host);
-        self.authority = authority.map(Cow::into_owned);
+        self.authority = authority::sent(target, headers).map(Cow::into_owned);
         let visible = |name: HeaderName| {
             let value = headers.get(&name)?;
             Some(if self.log.hides(&name) { HeaderValue::from_static(HIDDEN) } else { value.clone() })
@@ -208,7 +202,7 @@ impl Entry {
 
     /// Whether there is a line, whatever the share of those that went well.
     fn is_error(&self) -> bool {
-        let call_failed = self.grpc_status.is_some_and(|status| FAILURES_OF_SERVERS.contains(&status));
+        let call_failed = self.grpc_status.and_then(Code::of).is_some_and(Code::is_servers_fault);
         self.failure.is_some() || self.status >= 500 || call_failed
     }
 }
