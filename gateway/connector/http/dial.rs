@@ -92,7 +92,8 @@ mod tests {
         let good = listener.local_addr().unwrap();
 
         let limit = Duration::from_millis(100);
-        let dialed = any(&[silent, good], None, None, Protocol::Http1, limit);
+        let addresses = [silent, good];
+        let dialed = any(&addresses, None, None, Protocol::Http1, limit);
         assert!(timeout(Duration::from_secs(10), dialed).await.unwrap().is_ok());
         listener.accept().await.unwrap();
         let failed = any(&[silent], None, None, Protocol::Http1, limit).await.err();
