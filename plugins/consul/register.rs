@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use guest::announce::{self, Found, Step};
 use guest::entries::Entry;
-use guest::http::{self, Answer, Client, Failure as Failed};
+use guest::http::{self, Answer, Client, Failure as Failed, Limit};
 use guest::rpcx;
 
 use crate::agent::{self, Service};
@@ -16,7 +16,7 @@ use crate::witgate::registry::types::Failure;
 use crate::{Consul, settings};
 
 /// How long Consul may take for one answer. It holds nothing back here.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Limit = Limit::Whole(Duration::from_secs(5));
 
 impl Guest for Consul {
     type Registration = RefCell<Announced>;
@@ -91,15 +91,11 @@ fn put(url: &str, body: &str) -> Result<(), Failed> {
 
 /// What an answer says that is not the one that was hoped for.
 fn taken(answer: &Answer) -> Result<(), Failed> {
-    let said = || {
-        let text: String = String::from_utf8_lossy(&answer.body).chars().take(200).collect();
-        format!("{} answered {}: {}", answer.url, answer.status, text.trim())
-    };
     match answer.status {
         200 => Ok(()),
-        400 => Err(Failed::Invalid(said())),
-        401 | 403 => Err(Failed::Denied(said())),
-        _ => Err(Failed::Unavailable(said())),
+        400 => Err(Failed::Invalid(answer.said())),
+        401 | 403 => Err(Failed::Denied(answer.said())),
+        _ => Err(Failed::Unavailable(answer.said())),
     }
 }
 

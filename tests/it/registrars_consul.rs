@@ -13,6 +13,7 @@ use crate::{
         fault_table::Registry as _,
         gateway::{Gateway, until},
         registering::Registering,
+        tampered::Tampering,
     },
 };
 
@@ -151,6 +152,25 @@ async fn an_agent_that_is_gone_is_replaced_by_another() {
     let (code, said) = registering.exit().await;
     assert_eq!(code, Some(9), "{said}");
     until("it is withdrawn there", async || !passes_at(&servers[2], "n2").await).await;
+}
+
+/// One that has lost its leader, and one that does not know the token.
+#[tokio::test]
+async fn a_server_that_is_unwell_or_refuses_is_left_for_the_next() {
+    let servers = [Consul::start().await, Consul::start().await];
+    let backend = Backend::start("beside").await;
+    let address = backend.address.to_string();
+    let urls = servers.each_ref().map(|server| format!("http://{}", server.between().address));
+    let config = consul::registry(&format!("{{ urls = {urls:?} }}"), RPCX);
+    let mut held = String::new();
+    for status in ["500 Internal Server Error", "403 Forbidden"] {
+        servers[0].between().does(Tampering::Refused(status, "no"));
+        let gateway = gateway(&config);
+        let registering = Registering::start(&config, &flags(&address, &[]), None);
+        held = until_held(&servers[1], &address, |session| !session.is_empty() && session != held).await;
+        registering.told("Announced").await;
+        until("the gateway has found it", async || gateway.get("/").await.text() == "beside").await;
+    }
 }
 
 #[tokio::test]
