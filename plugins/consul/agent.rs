@@ -9,7 +9,7 @@ use guest::entries::{Entry, check_address};
 use guest::http::{Failure, together};
 use serde_json::json;
 
-use crate::settings::escape;
+use crate::escape::escape;
 
 /// What Consul removes by itself, a moment after it turned critical. It knows no shorter time.
 const FORGOTTEN_AFTER: &str = "1m";

@@ -21,6 +21,7 @@
 
 mod agent;
 mod catalog;
+mod escape;
 mod keys;
 mod kv;
 mod question;
