@@ -16,8 +16,8 @@ const FRESH: Duration = Duration::from_secs(10);
 /// How long somebody waits for that. What there was is used if a file system hangs.
 const READING: Duration = Duration::from_secs(2);
 
-/// A secret in use. Its file is read when somebody needs it and it is not fresh; one that cannot be read, or is empty,
-/// leaves the secret that there was.
+/// A secret in use. Its file is read when somebody needs it and it is not fresh, or was refused; one that cannot be read,
+/// or is empty, leaves the secret that there was.
 pub(super) struct FreshSecret {
     file: PathBuf,
     read: Mutex<Read>,
@@ -25,16 +25,16 @@ pub(super) struct FreshSecret {
 
 struct Read {
     secret: Secret,
-    /// When it was read, or is.
-    at: Instant,
+    /// When it was read, or is. None: somebody else did, at another time, or it was refused since.
+    at: Option<Instant>,
     /// One thread reads at a time, however long that takes it.
     reading: bool,
 }
 
 impl FreshSecret {
-    /// `secret` is what the file holds.
+    /// `secret` is what the file held when the configuration was read.
     pub fn new(file: PathBuf, secret: Secret) -> Arc<Self> {
-        Arc::new(Self { file, read: Mutex::new(Read { secret, at: Instant::now(), reading: false }) })
+        Arc::new(Self { file, read: Mutex::new(Read { secret, at: None, reading: false }) })
     }
 
     /// Waits for the file two seconds at most.
@@ -47,12 +47,17 @@ impl FreshSecret {
         lock(&self.read).secret.clone()
     }
 
+    /// It was refused: whoever needs it next gets what the file holds then.
+    pub fn refused(&self) {
+        lock(&self.read).at = None;
+    }
+
     /// Whether it is time to read the file, and nobody does.
     fn begins_to_read(&self) -> bool {
         let mut read = lock(&self.read);
-        let begins = !read.reading && read.at.elapsed() > FRESH;
+        let begins = !read.reading && read.at.is_none_or(|at| at.elapsed() > FRESH);
         if begins {
-            (read.at, read.reading) = (Instant::now(), true);
+            (read.at, read.reading) = (Some(Instant::now()), true);
         }
         begins
     }
@@ -77,7 +82,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         std::fs::write(&file, "one\n").unwrap();
-        let secret = FreshSecret::new(file.clone(), Secret("one".into()));
+        let secret = FreshSecret::new(file.clone(), Secret("of the configuration".into()));
         assert_eq!(secret.current().await.0, "one");
         std::fs::write(&file, "two\n").unwrap();
         assert_eq!(secret.current().await.0, "one", "it is fresh");
@@ -91,11 +96,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_secret_that_was_refused_is_not_fresh() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "one").unwrap();
+        let secret = FreshSecret::new(file.clone(), Secret(String::new()));
+        assert_eq!(secret.current().await.0, "one");
+        std::fs::write(&file, "two").unwrap();
+        secret.refused();
+        assert_eq!(secret.current().await.0, "two");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn one_reads_at_a_time_and_nobody_else_waits_for_it() {
         let secret = FreshSecret::new(PathBuf::new(), Secret("s".into()));
-        assert!(!secret.begins_to_read(), "it is new");
-        tokio::time::advance(FRESH * 2).await;
-        assert!(secret.begins_to_read());
+        assert!(secret.begins_to_read(), "it may have been read long ago");
         tokio::time::advance(FRESH * 2).await;
         assert!(!secret.begins_to_read(), "that one has not ended");
         secret.read_again();

@@ -5,7 +5,7 @@ use guest::announce::Found;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::settings::escape;
+use crate::escape::escape;
 
 /// By which the library that rpcx uses knows its own keys: `LockFlagValue` of Consul's client in Go.
 const FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;

@@ -21,6 +21,7 @@
 
 mod agent;
 mod catalog;
+mod escape;
 mod keys;
 mod kv;
 mod question;
@@ -32,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use exports::witgate::registry::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
 use guest::entries::Entry;
-use guest::http::Client;
+use guest::http::{Client, Limit};
 use question::{Heard, Pace, Question};
 use settings::{Layout, Settings};
 use witgate::registry::types::State;
@@ -87,10 +88,9 @@ impl GuestSubscription for Following {
         if pause > Duration::ZERO {
             std::thread::sleep(pause);
         }
-        let answer = self.client.get(&question.path(), &[], question.patience());
+        let answer = self.client.get(&question.path(), &[], Limit::Parts(question.patience()));
         let answer = answer.map_err(|failure| guest::failure!(failure))?;
-        let headers = |name: &str| answer.header(name);
-        let list = match question.heard(&answer.url, answer.status, headers, &answer.body) {
+        let list = match question.heard(&answer) {
             Ok(Heard::Answer) => self.layout.read(&answer.body),
             Ok(Heard::Nothing) => Ok(Vec::new()),
             Ok(Heard::Suspect(why)) => return Ok(News::Suspect(why)),

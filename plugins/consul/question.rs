@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use guest::http::Failure;
+use guest::http::{Answer, Failure};
 
 /// What Consul needs beyond the time that it is asked to wait: it adds a sixteenth of that itself.
 const BEYOND: Duration = Duration::from_secs(10);
@@ -63,59 +63,26 @@ impl Question {
     }
 
     /// Takes in an answer.
-    pub fn heard<'h>(
-        &mut self,
-        url: &str,
-        status: u16,
-        header: impl Fn(&str) -> Option<&'h str>,
-        body: &[u8],
-    ) -> Result<Heard, Failure> {
-        let said = || {
-            let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
-            format!("{url} answered {status}: {}", text.trim())
-        };
-        let index = header("x-consul-index").and_then(|index| index.parse::<u64>().ok());
-        match status {
+    pub fn heard(&mut self, answer: &Answer) -> Result<Heard, Failure> {
+        let index = answer.header("x-consul-index").and_then(|index| index.parse::<u64>().ok());
+        match answer.status {
             200 => {}
             // The key-value store says so of a prefix that nothing begins with.
             404 if index.is_some() => {}
-            401 | 403 => return Err(Failure::Denied(said())),
-            _ => return Err(Failure::Unavailable(said())),
+            401 | 403 => return Err(Failure::Denied(answer.said())),
+            _ => return Err(Failure::Unavailable(answer.said())),
         }
-        let suspect = self.suspect(url, index, &header);
+        let suspect = suspect(answer, index);
         // What is not believed is asked for again, and at once.
         self.index = match (&suspect, index) {
             (None, Some(index)) => self.follow(index),
             _ => None,
         };
-        Ok(match (suspect, status) {
+        Ok(match (suspect, answer.status) {
             (Some(why), _) => Heard::Suspect(why),
             (None, 404) => Heard::Nothing,
             (None, _) => Heard::Answer,
         })
-    }
-
-    fn suspect<'h>(
-        &self,
-        url: &str,
-        index: Option<u64>,
-        header: impl Fn(&str) -> Option<&'h str>,
-    ) -> Option<String> {
-        let is = |name: &str, expected: &str| {
-            header(name).is_some_and(|value| value.trim().eq_ignore_ascii_case(expected))
-        };
-        if index.is_none() {
-            return Some(format!("{url} answered without X-Consul-Index, which Consul never does"));
-        }
-        if is("x-consul-results-filtered-by-acls", "true") {
-            return Some(format!("{url} left out what the token may not see"));
-        }
-        if is("x-consul-knownleader", "false") {
-            return Some(format!("{url} answered without a leader, from what it knew before"));
-        }
-        let last = header("x-consul-lastcontact").and_then(|last| last.trim().parse().ok());
-        let last = Duration::from_millis(last.unwrap_or(0));
-        (last > BEHIND).then(|| format!("{url} has not heard from the leader for {last:?}"))
     }
 
     /// The index to ask with the next time. One that goes back says that Consul was restored or is another one, and 0
@@ -123,6 +90,26 @@ impl Question {
     fn follow(&self, index: u64) -> Option<u64> {
         (self.index.is_none_or(|before| index >= before)).then_some(index.max(1))
     }
+}
+
+/// Why an answer with this index is not to be believed.
+fn suspect(answer: &Answer, index: Option<u64>) -> Option<String> {
+    let url = &answer.url;
+    let is = |name: &str, expected: &str| {
+        answer.header(name).is_some_and(|value| value.trim().eq_ignore_ascii_case(expected))
+    };
+    if index.is_none() {
+        return Some(format!("{url} answered without X-Consul-Index, which Consul never does"));
+    }
+    if is("x-consul-results-filtered-by-acls", "true") {
+        return Some(format!("{url} left out what the token may not see"));
+    }
+    if is("x-consul-knownleader", "false") {
+        return Some(format!("{url} answered without a leader, from what it knew before"));
+    }
+    let last = answer.header("x-consul-lastcontact").and_then(|last| last.trim().parse().ok());
+    let last = Duration::from_millis(last.unwrap_or(0));
+    (last > BEHIND).then(|| format!("{url} has not heard from the leader for {last:?}"))
 }
 
 /// How often Consul is asked, whatever it answers.
@@ -154,8 +141,9 @@ mod tests {
     }
 
     fn hear(question: &mut Question, status: u16, headers: &[(&str, &str)]) -> Result<Heard, Failure> {
-        let find = |name: &str| headers.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
-        question.heard("http://c", status, find, b"what it says")
+        let headers = headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
+        let (url, body) = ("http://c".to_owned(), b"what it says".to_vec());
+        question.heard(&Answer { url, status, headers: headers.collect(), body })
     }
 
     fn index(question: &mut Question, index: &str) -> String {

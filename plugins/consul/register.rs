@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use guest::announce::{self, Found, Step};
 use guest::entries::Entry;
-use guest::http::{self, Answer, Client, Failure as Failed};
+use guest::http::{self, Answer, Client, Failure as Failed, Limit};
 use guest::rpcx;
 
-use crate::agent::{self, Service};
+use crate::agent::{self, Problem, Service};
 use crate::exports::witgate::registry::registrar::{Announcement, Guest, GuestRegistration, Registration};
 use crate::keys;
 use crate::settings::Settings;
 use crate::witgate::registry::types::Failure;
 use crate::{Consul, settings};
 
-/// How long Consul may take for one answer. It holds nothing back here.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long Consul may take for one answer of its store. It holds nothing back here.
+const PATIENCE: Limit = Limit::Whole(Duration::from_secs(5));
 
 impl Guest for Consul {
     type Registration = RefCell<Announced>;
@@ -85,21 +85,27 @@ impl Announced {
     }
 }
 
-fn put(url: &str, body: &str) -> Result<(), Failed> {
-    taken(&http::put(url, body.as_bytes(), PATIENCE)?)
+fn put(url: &str, body: &str, patience: Duration) -> Result<(), Problem> {
+    let answer = http::put(url, body.as_bytes(), Limit::Whole(patience)).map_err(Problem::NoAnswer)?;
+    taken(&answer).map_err(|failure| match is_unknown(&answer) {
+        true => Problem::Unknown(failure),
+        false => Problem::Answer(failure),
+    })
+}
+
+/// What an agent says of a service or a check that it does not know, from Consul 1.11 on. Anybody may answer that there
+/// is no such page.
+fn is_unknown(answer: &Answer) -> bool {
+    answer.status == 404 && answer.body.starts_with(b"Unknown ")
 }
 
 /// What an answer says that is not the one that was hoped for.
 fn taken(answer: &Answer) -> Result<(), Failed> {
-    let said = || {
-        let text: String = String::from_utf8_lossy(&answer.body).chars().take(200).collect();
-        format!("{} answered {}: {}", answer.url, answer.status, text.trim())
-    };
     match answer.status {
         200 => Ok(()),
-        400 => Err(Failed::Invalid(said())),
-        401 | 403 => Err(Failed::Denied(said())),
-        _ => Err(Failed::Unavailable(said())),
+        400 => Err(Failed::Invalid(answer.said())),
+        401 | 403 => Err(Failed::Denied(answer.said())),
+        _ => Err(Failed::Unavailable(answer.said())),
     }
 }
 
@@ -161,11 +167,15 @@ impl announce::Registry for Store {
         if self.does(&keys::hold(key, id), value)? {
             return Ok(());
         }
+        let Some(held) = self.held(key)?.filter(|held| !held.on.is_empty()) else {
+            return Err(Failed::Unavailable(format!(
+                "the key {key} cannot be held yet: a session that held it has just ended, and Consul keeps it from \
+                 others for the LockDelay of that session"
+            )));
+        };
         // Somebody has announced the same instance and is gone: that session would take the key with it. The key is
         // there all the time.
-        if let Some(held) = self.held(key)?.filter(|held| !held.on.is_empty()) {
-            self.does(&keys::let_go(key, &held.on), value)?;
-        }
+        self.does(&keys::let_go(key, &held.on), value)?;
         match self.does(&keys::hold(key, id), value)? {
             true => Ok(()),
             false => Err(Failed::Unavailable(format!("the key {key} is held by another session"))),

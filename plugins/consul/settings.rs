@@ -6,7 +6,7 @@ use guest::entries::Entry;
 use guest::rpcx::{self, Wanted};
 use serde::Deserialize;
 
-use crate::{catalog, kv};
+use crate::{catalog, escape::escape, kv};
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -191,19 +191,6 @@ impl Settings {
             base => format!("{base}/{service}/"),
         }
     }
-}
-
-/// For a path or a query: nothing in it means anything there.
-pub fn escape(text: &str, slashes: bool) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => escaped.push(byte.into()),
-            b'/' if slashes => escaped.push('/'),
-            byte => escaped.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use guest::entries::{Entry, check_address};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::settings::Settings;
+use crate::settings::{Settings, check_scheme, check_there};
 
 /// An instance that is announced: the bodies of the calls.
 #[derive(Debug, PartialEq)]
@@ -37,12 +37,15 @@ impl Instance {
             entry.labels.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
         };
         // The scheme that is read must be the one that is written.
-        let address_of = match settings.scheme.as_deref().or(label("protocol")) {
+        let protocol = label("protocol");
+        protocol.map_or(Ok(()), check_scheme).map_err(|why| format!("label protocol: {why}"))?;
+        let address_of = match settings.scheme.as_deref().or(protocol) {
             Some(scheme) => format!("{scheme}://{address}"),
             None => address.clone(),
         };
         // Nodes know an instance by that alone.
         let hostname = label("hostname").unwrap_or(address);
+        check_there(hostname).map_err(|why| format!("label hostname: {why}"))?;
         let mut body = json!({ "env": settings.env, "appid": appid, "hostname": hostname });
         let which = body.to_string();
         body["addrs"] = json!([address_of]);
@@ -112,6 +115,15 @@ mod tests {
         for (appid, address, part) in [("", "a:1", "no appid"), ("orders", "a", "no port")] {
             let error = Instance::new(&settings, appid, &Entry::plain(address)).unwrap_err();
             assert!(error.contains(part), "{error}");
+        }
+        for (name, value, expected) in [
+            ("protocol", "http://x", r#"label protocol: "http://x" is none, write what stands before `://`"#),
+            ("protocol", "", r#"label protocol: "" is none"#),
+            ("hostname", "", r#"label hostname: "" is none"#),
+        ] {
+            let labels = vec![(name.to_owned(), value.to_owned())];
+            let entry = Entry { labels, ..Entry::plain("10.0.0.1:80") };
+            assert_eq!(Instance::new(&settings, "orders", &entry), Err(expected.to_owned()));
         }
     }
 

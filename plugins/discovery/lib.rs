@@ -25,6 +25,7 @@ use std::time::Duration;
 use answer::{Said, Wanted};
 use exports::witgate::registry::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
 use guest::entries::Entry;
+use guest::http::Limit;
 use guest::pause::jittered;
 use guest::{http, poll};
 use nodes::{Heard, Nodes, Told};
@@ -36,7 +37,7 @@ wit_bindgen::generate!({ path: "../../wit", world: "registrar-plugin", generate_
 export!(Discovery);
 
 /// How long a node may take to answer before the next one is asked.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Limit = Limit::Parts(Duration::from_secs(10));
 
 struct Discovery;
 

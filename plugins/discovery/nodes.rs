@@ -3,6 +3,8 @@
 //! Nodes pass on to each other what they are told, and do not look whether that arrives. So a node may know less than
 //! another, and one that has just started may know nothing.
 
+use std::cell::Cell;
+
 use guest::entries::Entry;
 use guest::http::{Failure, texts, together};
 
@@ -67,19 +69,41 @@ impl Nodes {
 }
 
 /// Tells each node. It is enough when one has heard it.
-pub fn tell_one(urls: &[String], tell: impl Fn(&str) -> Result<(), Failure>) -> Result<(), Failure> {
-    let failures = failures(urls, tell);
+pub fn tell_one(
+    urls: &[String],
+    first: &Cell<usize>,
+    tell: impl Fn(&str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let failures = failures(urls, first, tell);
     if failures.len() < urls.len() { Ok(()) } else { Err(together(&failures)) }
 }
 
 /// The same, where all must have heard it.
-pub fn tell_all(urls: &[String], tell: impl Fn(&str) -> Result<(), Failure>) -> Result<(), Failure> {
-    let failures = failures(urls, tell);
+pub fn tell_all(
+    urls: &[String],
+    first: &Cell<usize>,
+    tell: impl Fn(&str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let failures = failures(urls, first, tell);
     if failures.is_empty() { Ok(()) } else { Err(together(&failures)) }
 }
 
-fn failures(urls: &[String], tell: impl Fn(&str) -> Result<(), Failure>) -> Vec<Failure> {
-    urls.iter().filter_map(|url| tell(url).err()).collect()
+/// Begins with the node of this number. The first one that hears it is the first to be told the next time.
+fn failures(
+    urls: &[String],
+    first: &Cell<usize>,
+    tell: impl Fn(&str) -> Result<(), Failure>,
+) -> Vec<Failure> {
+    let (begin, mut heard, mut failures) = (first.get(), None, Vec::new());
+    for turn in 0..urls.len() {
+        let number = (begin + turn) % urls.len();
+        match tell(&urls[number]) {
+            Ok(()) => heard = heard.or(Some(number)),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    first.set(heard.unwrap_or(begin));
+    failures
 }
 
 #[cfg(test)]
@@ -152,7 +176,7 @@ mod tests {
     fn every_node_is_told_and_one_or_all_must_have_heard() {
         for (gone, one, all) in [(&[][..], true, true), (&["a"], true, false), (&["a", "b"], false, false)] {
             let urls = ["a", "b"].map(str::to_owned);
-            let told = std::cell::RefCell::new(Vec::new());
+            let (first, told) = (Cell::new(0), std::cell::RefCell::new(Vec::new()));
             let tell = |url: &str| {
                 told.borrow_mut().push(url.to_owned());
                 match gone.contains(&url) {
@@ -161,11 +185,12 @@ mod tests {
                 }
             };
             assert_eq!(
-                (tell_one(&urls, tell).is_ok(), tell_all(&urls, tell).is_ok()),
+                (tell_one(&urls, &first, tell).is_ok(), tell_all(&urls, &first, tell).is_ok()),
                 (one, all),
                 "{gone:?}"
             );
-            assert_eq!(*told.borrow(), ["a", "b", "a", "b"]);
+            let second = if gone == ["a"] { ["b", "a"] } else { ["a", "b"] };
+            assert_eq!(*told.borrow(), [["a", "b"], second].concat(), "who has heard it is told first");
         }
     }
 

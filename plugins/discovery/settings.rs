@@ -30,19 +30,28 @@ impl Settings {
     /// The error names the key and the value.
     pub fn read(text: &str) -> Result<Settings, String> {
         let Written { env, scheme, poll_seconds } = guest::settings::read(text)?;
-        for (key, text) in [("env", Some(&env)), ("scheme", scheme.as_ref())] {
-            if text.is_some_and(String::is_empty) {
-                return Err(format!("settings: {key}: \"\" is none"));
-            }
-        }
-        if let Some(scheme) = scheme.as_ref().filter(|scheme| scheme.contains([':', '/'])) {
-            return Err(format!("settings: scheme: {scheme:?} is none, write what stands before `://`"));
+        check_there(&env).map_err(|why| format!("settings: env: {why}"))?;
+        if let Some(scheme) = &scheme {
+            check_scheme(scheme).map_err(|why| format!("settings: scheme: {why}"))?;
         }
         if !(1..=600).contains(&poll_seconds) {
             return Err(format!("settings: poll_seconds: {poll_seconds} is not between 1 and 600"));
         }
         Ok(Settings { env, scheme, pause: Duration::from_secs(poll_seconds) })
     }
+}
+
+/// The error says what is wrong with the text, wherever it stands.
+pub fn check_scheme(text: &str) -> Result<(), String> {
+    check_there(text)?;
+    match text.contains([':', '/']) {
+        true => Err(format!("{text:?} is none, write what stands before `://`")),
+        false => Ok(()),
+    }
+}
+
+pub fn check_there(text: &str) -> Result<(), String> {
+    if text.is_empty() { Err("\"\" is none".to_owned()) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -91,7 +91,8 @@ pub fn identified(entries: Vec<Entry>) -> impl Iterator<Item = (String, Entry)> 
 pub fn check_address(address: &str) -> Result<(), String> {
     let (host, port) = address.rsplit_once(':').ok_or_else(|| format!("{address:?} has no port"))?;
     let bracketed = host.starts_with('[') && host.ends_with(']');
-    if host.is_empty() || host.contains(char::is_whitespace) || (host.contains(':') && !bracketed) {
+    let wrong = |one: char| one.is_whitespace() || one == '/';
+    if host.is_empty() || host.contains(wrong) || (host.contains(':') && !bracketed) {
         return Err(format!("{host:?} in {address:?} is no host"));
     }
     match port.parse::<u16>() {
@@ -306,6 +307,7 @@ mod tests {
             (r#""a:http""#, r#""http" in "a:http" is no port"#),
             (r#""a:65536""#, "is no port"),
             (r#""::1:80""#, r#""::1" in "::1:80" is no host"#),
+            (r#""a/b:80""#, r#""a/b" in "a/b:80" is no host"#),
             (r#"{"adress":"a:1"}"#, "unknown field `adress`"),
             (r#"{"weight":1}"#, "an entry has"),
             (r#"{"address":"a:1","key":"a:1"}"#, "an entry has"),

@@ -4,13 +4,15 @@
 //! nothing.
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bindings::wasi::clocks::monotonic_clock::subscribe_duration;
 use bindings::wasi::http::outgoing_handler;
 use bindings::wasi::http::types::{
     ErrorCode, Fields, IncomingBody, Method, OutgoingBody, OutgoingRequest, RequestOptions, Scheme,
 };
-use bindings::wasi::io::streams::StreamError;
+use bindings::wasi::io::poll::poll;
+use bindings::wasi::io::streams::{InputStream, StreamError};
 use bindings::witgate::http::http as granted;
 pub use bindings::witgate::registry::types::Failure;
 
@@ -22,6 +24,7 @@ mod bindings {
             world client {
                 import witgate:http/http@0.1.0;
                 import wasi:http/outgoing-handler@0.2.12;
+                import wasi:clocks/monotonic-clock@0.2.12;
             }
         ",
         world: "witgate:guest/client",
@@ -55,16 +58,32 @@ pub struct Client {
     current: Cell<usize>,
 }
 
+/// How long an answer may take.
+#[derive(Clone, Copy)]
+pub enum Limit {
+    /// So long until its head, and so long from each part of its body to the next: a list may be long.
+    Parts(Duration),
+    /// So long for all of it.
+    Whole(Duration),
+}
+
 /// What was answered, whatever its status.
 pub struct Answer {
     /// Who answered, for texts.
     pub url: String,
     pub status: u16,
-    headers: Vec<(String, Vec<u8>)>,
+    pub headers: Vec<(String, Vec<u8>)>,
     pub body: Vec<u8>,
 }
 
 impl Answer {
+    /// Who answered what, for texts: the beginning of the body says more than the status.
+    pub fn said(&self) -> String {
+        let Answer { url, status, body, .. } = self;
+        let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
+        format!("{url} answered {status}: {}", text.trim())
+    }
+
     /// The first header of this name, which is written in lower case here.
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name))?;
@@ -80,15 +99,14 @@ impl Client {
         Ok(Client { urls, current })
     }
 
-    /// Asks for what lies under the URL, and for the next URL if this one takes no connection. `limit` is the time to
-    /// the head of the answer.
-    pub fn get(&self, path: &str, headers: &[(&str, &str)], limit: Duration) -> Result<Answer, Failure> {
+    /// Asks for what lies under the URL, and for the next URL if this one takes no connection.
+    pub fn get(&self, path: &str, headers: &[(&str, &str)], limit: Limit) -> Result<Answer, Failure> {
         self.ask(&Method::Get, path, headers, None, limit)
     }
 
     /// Sends a body there in the same way. What has taken a connection may have taken the body as well, so nobody else
     /// gets it then.
-    pub fn put(&self, path: &str, body: &[u8], limit: Duration) -> Result<Answer, Failure> {
+    pub fn put(&self, path: &str, body: &[u8], limit: Limit) -> Result<Answer, Failure> {
         let length = body.len().to_string();
         self.ask(&Method::Put, path, &[("content-length", &length)], Some(body), limit)
     }
@@ -99,13 +117,19 @@ impl Client {
         path: &str,
         headers: &[(&str, &str)],
         content: Option<&[u8]>,
-        limit: Duration,
+        limit: Limit,
     ) -> Result<Answer, Failure> {
         let mut failures = Vec::new();
         for _ in 0..self.urls.len().max(1) {
             let Some(base) = self.urls.get(self.current.get() % self.urls.len().max(1)) else { break };
             match ask(method, &format!("{base}{path}"), headers, content, limit) {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    // One that is unwell, or set up in another way than the rest, is not asked again soon.
+                    if matches!(answer.status, 401 | 403 | 500..) {
+                        self.next();
+                    }
+                    return Ok(answer);
+                }
                 Err(Problem::NoConnection(text)) => failures.push(text),
                 Err(Problem::Failure(failure)) => {
                     self.next();
@@ -128,19 +152,19 @@ pub fn urls() -> Result<Vec<String>, Failure> {
 }
 
 /// Asks for a URL as it is, such as one that an answer points to.
-pub fn get(url: &str, headers: &[(&str, &str)], limit: Duration) -> Result<Answer, Failure> {
+pub fn get(url: &str, headers: &[(&str, &str)], limit: Limit) -> Result<Answer, Failure> {
     Ok(ask(&Method::Get, url, headers, None, limit)?)
 }
 
-/// Sends a body of a media type to a URL. `limit` is the time to the head of the answer.
-pub fn post(url: &str, media_type: &str, body: &[u8], limit: Duration) -> Result<Answer, Failure> {
+/// Sends a body of a media type to a URL.
+pub fn post(url: &str, media_type: &str, body: &[u8], limit: Limit) -> Result<Answer, Failure> {
     let length = body.len().to_string();
     let headers = [("content-type", media_type), ("content-length", &length)];
     Ok(ask(&Method::Post, url, &headers, Some(body), limit)?)
 }
 
 /// Sends a body to a URL.
-pub fn put(url: &str, body: &[u8], limit: Duration) -> Result<Answer, Failure> {
+pub fn put(url: &str, body: &[u8], limit: Limit) -> Result<Answer, Failure> {
     let length = body.len().to_string();
     Ok(ask(&Method::Put, url, &[("content-length", &length)], Some(body), limit)?)
 }
@@ -188,7 +212,7 @@ fn ask(
     url: &str,
     headers: &[(&str, &str)],
     content: Option<&[u8]>,
-    limit: Duration,
+    limit: Limit,
 ) -> Result<Answer, Problem> {
     let failed = |error: ErrorCode| problem(url, error);
     let invalid = |what: &str| Problem::Failure(Failure::Invalid(format!("{what} in a request to {url}")));
@@ -205,9 +229,14 @@ fn ask(
     request.set_authority(Some(authority)).map_err(|()| invalid("authority"))?;
     request.set_path_with_query(Some(path)).map_err(|()| invalid("path"))?;
     let options = RequestOptions::new();
-    let nanoseconds = u64::try_from(limit.as_nanos()).ok();
+    let (part, until) = match limit {
+        Limit::Parts(part) => (part, None),
+        Limit::Whole(whole) => (whole, Some(Instant::now() + whole)),
+    };
+    let nanoseconds = u64::try_from(part.as_nanos()).ok();
     // Whoever cannot say how long keeps to the limits of the gateway.
     let _ = options.set_first_byte_timeout(nanoseconds);
+    let _ = options.set_between_bytes_timeout(nanoseconds);
     let sink = match content {
         Some(content) => Some((request.body().map_err(|()| invalid("body"))?, content)),
         None => None,
@@ -227,7 +256,7 @@ fn ask(
     };
     let (status, headers) = (response.status(), response.headers().entries());
     let body = response.consume().map_err(|()| invalid("body"))?;
-    let body = read(&body, url)?;
+    let body = read(&body, url, until)?;
     Ok(Answer { url: url.to_owned(), status, headers, body })
 }
 
@@ -244,17 +273,22 @@ fn send(body: OutgoingBody, content: &[u8]) {
     let _ = OutgoingBody::finish(body, None);
 }
 
-fn read(body: &IncomingBody, url: &str) -> Result<Vec<u8>, Problem> {
+fn read(body: &IncomingBody, url: &str, until: Option<Instant>) -> Result<Vec<u8>, Problem> {
     let stream = body.stream().map_err(|()| Problem::Failure(Failure::Other(format!("no body of {url}"))))?;
     let mut whole = Vec::new();
+    let broke_off = |length: usize, why: &str| {
+        let text = format!("{url}: the answer broke off after {length} bytes: {why}");
+        Problem::Failure(Failure::Unavailable(text))
+    };
     loop {
+        if until.is_some_and(|until| !is_there_by(&stream, until)) {
+            return Err(broke_off(whole.len(), "it takes too long"));
+        }
         match stream.blocking_read(PART) {
             Ok(part) => whole.extend(part),
             Err(StreamError::Closed) => return Ok(whole),
             Err(StreamError::LastOperationFailed(error)) => {
-                let text = error.to_debug_string();
-                let text = format!("{url}: the answer broke off after {} bytes: {text}", whole.len());
-                return Err(Problem::Failure(Failure::Unavailable(text)));
+                return Err(broke_off(whole.len(), &error.to_debug_string()));
             }
         }
         if whole.len() > LONGEST {
@@ -262,6 +296,14 @@ fn read(body: &IncomingBody, url: &str) -> Result<Vec<u8>, Problem> {
             return Err(Problem::Failure(Failure::Invalid(text)));
         }
     }
+}
+
+/// Waits for a part of the body, or its end. What comes in many parts has no more time than what comes in none.
+fn is_there_by(stream: &InputStream, until: Instant) -> bool {
+    let left = until.saturating_duration_since(Instant::now());
+    let timer = subscribe_duration(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
+    let ready = stream.subscribe();
+    left > Duration::ZERO && poll(&[&ready, &timer]).contains(&0)
 }
 
 fn problem(url: &str, error: ErrorCode) -> Problem {

@@ -4,12 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use crate::{
-    http::{Answer, Client, Failure},
+    http::{Answer, Client, Failure, Limit},
     pause::jittered,
 };
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Limit = Limit::Parts(Duration::from_secs(30));
 
 /// What a poll came to.
 pub enum Polled<T> {
@@ -94,19 +94,16 @@ impl Known {
 
 /// Whether an answer is one of the registry's, with JSON in it: the inner error says why it is not to be believed.
 pub fn check(answer: &Answer) -> Result<Result<(), String>, Failure> {
-    let Answer { url, status, body, .. } = answer;
-    let said = || {
-        let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
-        format!("{url} answered {status}: {}", text.trim())
-    };
-    match status {
+    match answer.status {
         200 => {}
-        401 | 403 => return Err(Failure::Denied(said())),
-        _ => return Err(Failure::Unavailable(said())),
+        401 | 403 => return Err(Failure::Denied(answer.said())),
+        _ => return Err(Failure::Unavailable(answer.said())),
     }
     let json = |text: &str| text.split(';').next().is_some_and(|kind| kind.trim().ends_with("json"));
     Ok(match answer.header("content-type") {
-        Some(kind) if !json(kind) => Err(format!("{url} answered with {kind:?} where JSON was expected")),
+        Some(kind) if !json(kind) => {
+            Err(format!("{} answered with {kind:?} where JSON was expected", answer.url))
+        }
         _ => Ok(()),
     })
 }

@@ -3,7 +3,7 @@
 #![no_main]
 
 use guest::{
-    entries::{check_address, identified},
+    entries::{Entry, check_address, identified},
     lists::ListOf,
     rpcx,
 };
@@ -23,6 +23,11 @@ mod claims;
 #[expect(dead_code, reason = "the plugin uses more of it")]
 #[path = "../../plugins/etcd/layout.rs"]
 mod layout;
+#[path = "../../plugins/consul/escape.rs"]
+mod escape;
+#[expect(dead_code, reason = "the plugin uses more of it")]
+#[path = "../../plugins/consul/keys.rs"]
+mod keys;
 #[path = "../../plugins/consul/kv.rs"]
 mod kv;
 #[expect(dead_code, reason = "the connector uses more of it")]
@@ -38,6 +43,11 @@ mod nodes;
 #[expect(dead_code, reason = "the plugin asks, too")]
 #[path = "../../plugins/discovery/answer.rs"]
 mod discovery;
+#[path = "../../plugins/discovery/instance.rs"]
+mod registration;
+#[expect(dead_code, reason = "the plugin uses more of it")]
+#[path = "../../plugins/discovery/settings.rs"]
+mod settings;
 #[expect(dead_code, reason = "the plugin uses more of it")]
 #[path = "../../plugins/dns/records.rs"]
 mod records;
@@ -75,9 +85,11 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     consul(value);
+    held(key, value);
     zookeeper(key, value);
     frames(value);
     service_discovery(value);
+    announced(key, value);
     dns(value);
     mdns(value);
     if let Ok(text) = str::from_utf8(value) {
@@ -106,6 +118,14 @@ fn consul(body: &[u8]) {
     {
         assert!(list.unwrap_or_default().is_sorted_by_key(|(id, _)| id.clone()));
     }
+}
+
+/// Whatever a key is called, it stays one path of a URL, and what Consul says of it is a value or told.
+fn held(key: &[u8], body: &[u8]) {
+    let _ = (keys::read(body), keys::session_id(body));
+    let path = keys::path(&String::from_utf8_lossy(key));
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%".contains(&byte);
+    assert!(path.starts_with("/v1/kv/") && path.bytes().all(plain), "{path}");
 }
 
 /// Whatever a node is called and holds, it is an instance that is asked for or none.
@@ -149,6 +169,23 @@ fn service_discovery(body: &[u8]) {
             assert!(list.is_sorted_by_key(|(hostname, _)| hostname.clone()));
             assert!(list.iter().all(|(_, entry)| !entry.address.contains('/') && entry.weight <= 1));
         }
+    }
+}
+
+/// What is written of an instance reads as that instance, with traffic if it has a weight.
+fn announced(appid: &[u8], body: &[u8]) {
+    let _ = registration::read(body);
+    let Ok(appid) = str::from_utf8(appid) else { return };
+    let Ok(entry) = serde_json::from_slice::<Entry>(body) else { return };
+    for settings in [r#"{"env":"dev"}"#, r#"{"env":"dev","scheme":"tcp"}"#] {
+        let Ok(settings) = settings::Settings::read(settings) else { panic!("{settings}") };
+        let Ok(instance) = registration::Instance::new(&settings, appid, &entry) else { continue };
+        let answer = format!(r#"{{"code":200,"data":{{"instances":[{}]}}}}"#, instance.register);
+        let settings::Settings { env, scheme, .. } = settings;
+        let wanted = discovery::Wanted { env, appid: appid.to_owned(), scheme };
+        let Ok(discovery::Said::List(list)) = wanted.read(answer.as_bytes()) else { panic!("{answer}") };
+        let [(_, read)] = &list[..] else { panic!("{answer}") };
+        assert_eq!((&read.address, read.weight > 0), (&entry.address, entry.weight > 0), "{answer}");
     }
 }
 

@@ -156,9 +156,10 @@ async fn a_registry_that_hangs_holds_up_the_end_for_five_seconds_at_most() {
 async fn who_asks_again_does_not_wait_for_a_registry_that_hangs() {
     let backend = Backend::start("beside").await;
     let address = backend.address.to_string();
-    // What is sent, and the exit code. In the last case there is no command.
+    // What is sent, where "" has the command end, and the exit code. In the last case there is no command. No signal is
+    // sent twice: of two that are alike the second may come before the first is looked at, and counts as one with it.
     for (signals, expected) in
-        [(&["TERM", "INT", "QUIT"][..], 130), (&["", "TERM"], 9), (&["TERM", "INT"], 0)]
+        [(&["TERM", "INT", "QUIT"][..], 130), (&["", "TERM", "INT"], 9), (&["TERM", "INT"], 0)]
     {
         let (silent, config) = silent_etcd().await;
         let script = (expected != 0).then_some(WAITS);
@@ -170,9 +171,9 @@ async fn who_asks_again_does_not_wait_for_a_registry_that_hangs() {
         };
         let [sent @ .., last] = signals else { unreachable!() };
         for signal in sent {
-            match *signal {
-                "" => registering.go(),
-                signal => registering.signal(signal),
+            match (*signal, &command) {
+                ("", Some(command)) => end(&registering, command).await,
+                (signal, _) => registering.signal(signal),
             }
         }
         if let Some(command) = command {
@@ -183,6 +184,30 @@ async fn who_asks_again_does_not_wait_for_a_registry_that_hangs() {
         assert_eq!(code, Some(expected), "{signals:?}: {said}");
         assert!(!said.contains("Withdrawal took too long"), "{signals:?}: {said}");
     }
+}
+
+/// Has the command end, and waits until that has been seen.
+async fn end(registering: &Registering, command: &str) {
+    registering.go();
+    until("the command has ended", async || !Path::new("/proc").join(command).exists()).await;
+}
+
+/// A service manager sends the signal to both, and a terminal that is closed sends more than one.
+#[tokio::test]
+async fn who_stops_what_has_lost_its_command_waits_for_the_withdrawal() {
+    let backend = Backend::start("beside").await;
+    let address = backend.address.to_string();
+    let (silent, config) = silent_etcd().await;
+    let mut registering = Registering::start(&config, &flags(&address, &[]), Some(WAITS));
+    let _connection = silent.accept().await.unwrap();
+    let command = registering.command().await;
+    end(&registering, &command).await;
+    for signal in ["HUP", "TERM", "HUP"] {
+        registering.signal(signal);
+    }
+    let (code, said) = registering.exit().await;
+    assert_eq!(code, Some(9), "{said}");
+    assert!(said.contains("Withdrawal took too long"), "{said}");
 }
 
 #[tokio::test]

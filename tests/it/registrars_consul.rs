@@ -13,6 +13,7 @@ use crate::{
         fault_table::Registry as _,
         gateway::{Gateway, until},
         registering::Registering,
+        tampered::Tampering,
     },
 };
 
@@ -153,6 +154,41 @@ async fn an_agent_that_is_gone_is_replaced_by_another() {
     until("it is withdrawn there", async || !passes_at(&servers[2], "n2").await).await;
 }
 
+/// Consul says so from 1.11 on.
+#[tokio::test]
+async fn a_service_that_its_agent_does_not_know_is_withdrawn() {
+    let (consul, backend) = (Consul::start().await, Backend::start("beside").await);
+    let address = backend.address.to_string();
+    let mut registering = Registering::start(&consul.registry(SERVICE), &flags(&address, &[]), Some(WAITS));
+    registering.told("Announced").await;
+    registering.command().await;
+    let body = "Unknown service ID \"orders\". Ensure that the service ID is passed, not the service name.";
+    consul.between().does(Tampering::Refused("404 Not Found", body));
+    registering.go();
+    let (code, said) = registering.exit().await;
+    assert_eq!(code, Some(9), "{said}");
+    assert!(said.contains("Withdrawn") && !said.contains("Withdrawal failed"), "{said}");
+}
+
+/// One that has lost its leader, and one that does not know the token.
+#[tokio::test]
+async fn a_server_that_is_unwell_or_refuses_is_left_for_the_next() {
+    let servers = [Consul::start().await, Consul::start().await];
+    let backend = Backend::start("beside").await;
+    let address = backend.address.to_string();
+    let urls = servers.each_ref().map(|server| format!("http://{}", server.between().address));
+    let config = consul::registry(&format!("{{ urls = {urls:?} }}"), RPCX);
+    let mut held = String::new();
+    for status in ["500 Internal Server Error", "403 Forbidden"] {
+        servers[0].between().does(Tampering::Refused(status, "no"));
+        let gateway = gateway(&config);
+        let registering = Registering::start(&config, &flags(&address, &[]), None);
+        held = until_held(&servers[1], &address, |session| !session.is_empty() && session != held).await;
+        registering.told("Announced").await;
+        until("the gateway has found it", async || gateway.get("/").await.text() == "beside").await;
+    }
+}
+
 #[tokio::test]
 async fn a_weight_of_0_is_a_warning_and_gets_no_requests() {
     let (consul, backend) = (Consul::start().await, Backend::start("beside").await);
@@ -286,4 +322,21 @@ async fn a_key_that_a_killed_announcer_still_holds_is_taken_over_by_the_next() {
     consul.put(&format!("/v1/session/destroy/{first}"), Value::Null).await;
     let found = key(&consul, &address).await;
     assert_eq!((found["Session"].as_str(), found["Value"].as_str()), (Some(&*second), Some("d2VpZ2h0PTU=")));
+}
+
+/// Sessions that Consul makes by itself keep their keys from others for 15 seconds after their end.
+#[tokio::test]
+async fn a_key_that_consul_holds_back_is_told_of_and_held_when_it_may_be() {
+    let (consul, backend) = (Consul::start().await, Backend::start("beside").await);
+    let address = backend.address.to_string();
+    let session = consul.put("/v1/session/create", json!({ "LockDelay": "5s", "NodeChecks": [] })).await;
+    let session: Value = serde_json::from_slice(&session.body).unwrap();
+    let session = session["ID"].as_str().unwrap();
+    consul.put_raw(&format!("/v1/kv/rpcx_test/orders/tcp@{address}?acquire={session}"), "").await;
+    consul.put(&format!("/v1/session/destroy/{session}"), Value::Null).await;
+    let registering = Registering::start(&consul.registry(RPCX), &flags(&address, &[]), None);
+    let told = registering.told("Announcement failed, trying again").await;
+    assert!(told.contains(&format!("rpcx_test/orders/tcp@{address} cannot be held yet")), "{told}");
+    assert!(told.contains("LockDelay"), "{told}");
+    until_held(&consul, &address, |found| !found.is_empty()).await;
 }

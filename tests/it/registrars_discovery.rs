@@ -13,6 +13,7 @@ use crate::{
         fault_table::Registry as _,
         gateway::{Gateway, until},
         registering::Registering,
+        tampered::Tampering,
     },
 };
 
@@ -108,6 +109,48 @@ async fn a_node_that_is_frozen_or_gone_holds_nothing_up_and_is_not_told_to_have_
         assert!(asked.elapsed() < Duration::from_secs(15), "{:?}: {said}", asked.elapsed());
         assert!(said.contains("Withdrawal failed") && !said.contains("Withdrawn"), "{said}");
     }
+}
+
+/// All of them have five seconds, and two that say nothing do not use these up.
+#[tokio::test]
+async fn a_node_hears_of_the_withdrawal_though_others_are_frozen() {
+    let nodes =
+        [DiscoveryDouble::start().await, DiscoveryDouble::start().await, DiscoveryDouble::start().await];
+    let backend = Backend::start("beside").await;
+    let config = registry(&nodes.each_ref(), "");
+    let address = backend.address.to_string();
+    let mut registering =
+        Registering::start(&config, &flags(&address, &["--stop-delay-ms", "0"]), Some(WAITS));
+    registering.told("Announced").await;
+    registering.command().await;
+    nodes[0].freeze();
+    nodes[1].freeze();
+    registering.signal("TERM");
+    let (code, said) = registering.exit().await;
+    assert_eq!(code, Some(7), "{said}");
+    assert_eq!(nodes.each_ref().map(|node| known(node).len()), [1, 1, 0], "{said}");
+    assert!(said.contains("Withdrawal failed") && !said.contains("Withdrawn"), "{said}");
+}
+
+/// The head of an answer is no answer, and one that comes byte by byte has no more time than another.
+#[tokio::test]
+async fn a_node_whose_answers_are_slow_holds_nothing_up() {
+    let nodes = [DiscoveryDouble::start().await, DiscoveryDouble::start().await];
+    let backend = Backend::start("beside").await;
+    nodes[0].between().does(Tampering::Slow);
+    let config = registry(&nodes.each_ref(), "");
+    let address = backend.address.to_string();
+    let mut registering =
+        Registering::start(&config, &flags(&address, &["--stop-delay-ms", "0"]), Some(WAITS));
+    registering.told("Announced").await;
+    registering.command().await;
+    let asked = Instant::now();
+    registering.signal("TERM");
+    let (code, said) = registering.exit().await;
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.contains("Withdrawal failed") && said.contains("it takes too long"), "{said}");
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}: {said}", asked.elapsed());
+    until_known(&nodes[1], 0).await;
 }
 
 #[tokio::test]

@@ -4,11 +4,13 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::sleep,
 };
 
 use super::origin::{Origin, Seen, read_request};
@@ -24,6 +26,10 @@ pub enum Tampering {
     Instead(&'static str, &'static str),
     /// These lines are put to its headers.
     Headers(&'static str),
+    /// This is in its place, after this status.
+    Refused(&'static str, &'static str),
+    /// Its head comes at once, and of its body a byte in each fifth of a second.
+    Slow,
 }
 
 /// Stops when it is dropped.
@@ -97,6 +103,19 @@ async fn serve(
             let length = body.len();
             let text = format!("HTTP/1.1 200 OK\r\n{headers}content-length: {length}\r\n\r\n{body}");
             stream.write_all(text.as_bytes()).await?;
+        }
+        Tampering::Refused(status, body) => {
+            let length = body.len();
+            let text = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
+            stream.write_all(text.as_bytes()).await?;
+        }
+        Tampering::Slow => {
+            let (head, body) = answer.split_at((end + 4).min(answer.len()));
+            stream.write_all(head).await?;
+            for byte in body {
+                sleep(Duration::from_millis(200)).await;
+                stream.write_all(&[*byte]).await?;
+            }
         }
         Tampering::Headers(lines) => {
             let line = answer.windows(2).position(|bytes| bytes == b"\r\n").unwrap() + 2;

@@ -501,7 +501,7 @@ impl Registry for ZooKeeper {
             Tampering::None => Relaying::All,
             Tampering::Cut => Relaying::Half,
             Tampering::Instead(_, body) => Relaying::Instead(body.into()),
-            Tampering::Headers(_) => panic!("ZooKeeper has no headers"),
+            other => panic!("ZooKeeper has no {other:?}"),
         });
     }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming};
 use hyper_util::{
@@ -96,6 +96,11 @@ impl Client {
         let until_head = patience(options.first_byte_timeout);
         let answer = timeout(until_head, self.inner.request(request)).await;
         let answer = answer.map_err(|_| Error::HttpResponseTimeout)?.map_err(|error| told(&error))?;
+        if let (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Some(credential)) =
+            (answer.status(), &self.credential)
+        {
+            credential.refused();
+        }
         let patience = patience(options.between_bytes_timeout);
         Ok(answer.map(|body| Awaited { body, patience, until: None }.boxed_unsync()))
     }
@@ -253,7 +258,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::connector::http::urls::Prefix;
+    use crate::{
+        connector::http::{Credential, credential::Kind, urls::Prefix},
+        document::Secret,
+    };
 
     /// A client of a server that answers each connection by these bytes, and leaves it open.
     async fn client(answer: &'static [u8]) -> (Arc<Client>, String) {
@@ -272,6 +280,40 @@ mod tests {
         });
         let urls = vec![Prefix::parse(&url).unwrap()];
         (Arc::new(Client::new(Grant { urls, credential: None, tls: None }, None)), url)
+    }
+
+    #[tokio::test]
+    async fn a_token_that_was_refused_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let granted = Grant {
+            urls: vec![Prefix::parse(&url).unwrap()],
+            credential: Some(Credential {
+                kind: Kind::Bearer,
+                file: file.clone(),
+                secret: Secret(String::new()),
+            }),
+            tls: None,
+        };
+        let client = Client::new(granted, None);
+        for (token, status) in [("one", 401), ("two", 403), ("three", 200)] {
+            std::fs::write(&file, token).unwrap();
+            let serving = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 1024];
+                let length = stream.read(&mut request).await.unwrap();
+                let answer =
+                    format!("HTTP/1.1 {status} Some\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                String::from_utf8_lossy(&request[..length]).into_owned()
+            };
+            let (answer, said) =
+                tokio::join!(client.send(request(Method::GET, &url), RequestOptions::default()), serving);
+            assert_eq!(answer.unwrap().status(), status);
+            assert!(said.contains(&format!("authorization: Bearer {token}\r\n")), "{said}");
+        }
     }
 
     fn request(method: Method, url: &str) -> Request<WasiBody> {

@@ -43,6 +43,11 @@ impl Current {
         headers.insert(name, value);
     }
 
+    /// The registry has answered that it will not have this one.
+    pub fn refused(&self) {
+        self.secret.refused();
+    }
+
     fn header(&self, secret: &str) -> (HeaderName, HeaderValue) {
         let (name, text) = match &self.kind {
             Kind::Bearer => (AUTHORIZATION, format!("Bearer {secret}")),

@@ -24,8 +24,8 @@ pub(crate) struct Http {
     /// What may be asked, with everything that lies under it: `https://HOST:PORT`, and a path if less is meant.
     /// Required, at least one.
     pub urls: Vec<String>,
-    /// A file with a token that is sent with each request. It is read again when it is older than ten seconds.
-    /// Default: none.
+    /// A file with a token that is sent with each request. It is read again when it is older than ten seconds
+    /// or was refused. Default: none.
     pub token_file: Option<String>,
     /// The header that the token is sent in. Default: `Authorization`, where `Bearer` is put before the token.
     pub header: Option<String>,

@@ -105,7 +105,7 @@ impl Client {
         }
         let failure = error.failure(|text| at(session.endpoint(), &text));
         if matches!(failure, Failure::Denied(_))
-            && let Some(secret) = self.secret().await
+            && let Some(secret) = self.other_secret().await
             && !session.has_said(&secret)
             && session.authenticate(&secret).await.is_err()
         {
@@ -119,6 +119,12 @@ impl Client {
             }
             failure => failure,
         }
+    }
+
+    /// The secret as its file has it, when something was refused.
+    async fn other_secret(&self) -> Option<String> {
+        self.password.as_ref()?.refused();
+        self.secret().await
     }
 
     /// `user:password`, with the password as it is now: it is exchanged while the gateway runs.

@@ -80,10 +80,13 @@ impl Command {
 
     /// Waits until a signal asks for the end, for one whose command has ended.
     pub async fn stopped(&mut self) {
-        while !matches!(
-            first(&mut self.signals).await,
-            Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP
-        ) {}
+        loop {
+            match first(&mut self.signals).await {
+                Signal::TERM | Signal::INT | Signal::QUIT => return,
+                Signal::HUP if self.child.is_none() => return,
+                _ => {}
+            }
+        }
     }
 
     /// Hands a signal on, and whatever signals follow, and waits for the end: the exit code, 0 without a command.

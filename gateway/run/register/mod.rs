@@ -79,9 +79,8 @@ pub enum RegisterError {
 
 /// Announces until the command ends or a signal asks for the end, withdraws, and says the exit code.
 ///
-/// A signal reaches the command when the announcement has been withdrawn. Whoever asks twice does not wait for that, nor
-/// does whoever asks when the command has ended. A registry that cannot be reached ends nothing: it hears of the service
-/// when it is back.
+/// A signal reaches the command when the announcement has been withdrawn. Whoever asks twice does not wait for that. A
+/// registry that cannot be reached ends nothing: it hears of the service when it is back.
 pub fn register(what: Register) -> Result<u8, RegisterError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -182,6 +181,7 @@ impl Register {
                 tracing::info!(service, "Withdrawn");
             }
         });
+        let asked = matches!(event, Event::Stop(_));
         let mut hurried = false;
         let code = match event {
             Event::Ended(code) => code,
@@ -211,7 +211,13 @@ impl Register {
         if !hurried && !withdrawal.is_finished() {
             tokio::select! {
                 _ = &mut withdrawal => {}
-                () = command.stopped() => {}
+                () = async {
+                    // Whoever stops both may have ended the command before the signal is looked at here.
+                    if !asked {
+                        command.stopped().await;
+                    }
+                    command.stopped().await;
+                } => {}
             }
         }
         code

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use exports::witgate::registry::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
 use guest::entries::Entry;
-use guest::http::{Client, get};
+use guest::http::{Client, Limit, get};
 use guest::poll::{Polled, Poller};
 use wasi::clocks::monotonic_clock::subscribe_duration;
 use wasi::http::outgoing_handler::handle;
@@ -84,7 +84,7 @@ impl GuestSubscription for Way {
                 Polled::Suspect(why) => News::Suspect(why),
             }),
             Way::Redirected(client, path) => {
-                let limit = Duration::from_secs(10);
+                let limit = Limit::Parts(Duration::from_secs(10));
                 let answer = client.get(path, &[], limit).map_err(failed)?;
                 let there = answer.header("location").ok_or_else(|| Failure::Other("no redirect".into()))?;
                 let answer = get(there, &[], limit).map_err(failed)?;
