@@ -67,7 +67,8 @@ enum Command {
         /// Where clients reach the gateway.
         #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
         listen: SocketAddr,
-        /// Where the admin API and the dashboard listen.
+        /// Where the admin API and the dashboard listen, for this machine alone. For others, write `address` and
+        /// `token_file` of [admin] into the file afterwards.
         #[arg(long, default_value = "127.0.0.1:9901", value_name = "ADDR")]
         admin: SocketAddr,
         /// The file that is written. `-` is standard output.
