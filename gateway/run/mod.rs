@@ -62,7 +62,7 @@ use crate::{
     connector::{Lent, Memory},
     plugin::{Cause, EngineError, Plugins, Problem},
     registry::{Intake, OwnAddresses, Resolver},
-    server::{Lineup, Workers},
+    server::{BindError, Lineup, Workers},
     telemetry::{ProcessMetrics, Readiness, text::shown},
     tls,
     upstream::Disk,
@@ -85,11 +85,12 @@ pub enum StartError {
     Config(#[from] config::Problems),
     #[error(transparent)]
     Listen(#[from] ListenError),
-    #[error("cannot listen on {address}, the `address` of [admin]: {error}")]
-    Admin { address: SocketAddr, error: io::Error },
-    #[error("no TLS at {address}: {reason}")]
-    Tls { address: SocketAddr, reason: String },
-    #[error("cannot start the threads of the gateway")]
+    /// With the table that names the address.
+    #[error("[{table}]: {error}")]
+    Admin { table: &'static str, error: BindError },
+    #[error("[{table}]: no TLS at {address}: {reason}")]
+    Tls { table: &'static str, address: SocketAddr, reason: String },
+    #[error("cannot start the threads of the gateway (TasksMax= in its unit and ulimit -u limit them)")]
     Threads(#[source] io::Error),
     #[error("cannot start the plugin engine")]
     Engine(#[from] EngineError),

@@ -41,7 +41,7 @@ pub enum BindError {
 }
 
 impl BindError {
-    fn new(address: SocketAddr, error: io::Error) -> Self {
+    pub fn new(address: SocketAddr, error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::AddrInUse => Self::InUse(address),
             io::ErrorKind::PermissionDenied => Self::Denied(address),
