@@ -84,8 +84,9 @@ enum Command {
     /// Look at a configuration and at this machine, and say what will hurt: files, ports, memory, clocks, certificates,
     /// plugins, and whether the registries can be read.
     ///
-    /// Changes nothing. Nobody can connect to it; for a registry with mDNS it hears what comes to port 5353. Ask as root,
-    /// who may look at everything, or as the user who runs the gateway. The exit code is 1 if something will not work.
+    /// Changes nothing. Nobody can connect to it; for a registry with mDNS it hears what comes to port 5353. Ask as
+    /// root, who may look at everything, or as the user who runs the gateway. The exit code is 1 if something will not
+    /// work.
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor {
         /// The configuration file.
