@@ -67,7 +67,8 @@ enum Command {
         /// Where clients reach the gateway.
         #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
         listen: SocketAddr,
-        /// Where the admin API and the dashboard listen.
+        /// Where the admin API and the dashboard listen, for this machine alone. For others, write `address` and
+        /// `token_file` of [admin] into the file afterwards.
         #[arg(long, default_value = "127.0.0.1:9901", value_name = "ADDR")]
         admin: SocketAddr,
         /// The file that is written. `-` is standard output.
@@ -83,8 +84,9 @@ enum Command {
     /// Look at a configuration and at this machine, and say what will hurt: files, ports, memory, clocks, certificates,
     /// plugins, and whether the registries can be read.
     ///
-    /// Changes nothing, and listens nowhere. Ask as the user who runs the gateway. The exit code is 1 if something will
-    /// not work.
+    /// Changes nothing. Nobody can connect to it; for a registry with mDNS it hears what comes to port 5353. Ask as
+    /// root, who may look at everything, or as the user who runs the gateway. The exit code is 1 if something will not
+    /// work.
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor {
         /// The configuration file.
@@ -244,7 +246,7 @@ Examples:
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
   witgate doctor
-  sudo -u witgate witgate doctor /etc/witgate/witgate.toml";
+  sudo witgate doctor /etc/witgate/witgate.toml";
 
 const TOP_EXAMPLES: &str = "\
 Examples:

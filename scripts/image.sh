@@ -2,6 +2,8 @@
 # image.sh PROGRAM FOLDER: puts together in FOLDER what an image is built of: the Dockerfile, and as root/ the program with the
 # libraries that it was linked with, the authorities of this machine, and a configuration. ./dev release calls it.
 set -euo pipefail
+# Who runs in the image is another user, and has to read it.
+umask 022
 [ $# = 2 ] || { echo "usage: scripts/image.sh PROGRAM FOLDER" >&2; exit 2; }
 program=$(realpath "$1") folder=$(realpath -m "$2")
 cd "$(dirname "$0")/.."
@@ -10,7 +12,9 @@ cd "$(dirname "$0")/.."
 authorities=/etc/ssl/certs/ca-certificates.crt
 [ -e "$authorities" ] || install ca-certificates
 root=$folder/root
-rm -rf "$folder"
+# What is removed is what an earlier run made.
+[ ! -e "$root" ] || [ -e "$root/usr/bin/witgate" ] || fail "$root is there, and is not of an image: name another folder"
+rm -rf "$root" "$folder/state" "$folder/Dockerfile"
 mkdir -p "$folder/state" "$root"/{etc/witgate,tmp}
 chmod 1777 "$root/tmp"
 put() { command install -D --mode="$1" "$2" "$root$3"; }

@@ -68,7 +68,7 @@ cp "$built"/witgate{,.debug} "$handout.new"
 rm -rf "$work/with-profile"
 scripts/package.sh "$handout.new/witgate" "$handout.new"
 scripts/image.sh "$handout.new/witgate" "$handout.new/image"
-(cd "$handout.new" && sha256sum witgate* >SHA256SUMS)
+(cd "$handout.new" && find witgate* image -type f -print0 | sort -z | xargs -0 sha256sum >SHA256SUMS)
 mv "$handout.new" "$handout"
 "$handout/witgate" --version
 ls -l "$handout"

@@ -45,19 +45,23 @@ pub(super) enum Rejection {
     TooSlow(Duration),
     #[error("{0} the header Authorization: Bearer TOKEN")]
     NoToken(&'static str),
-    #[error("the token is wrong")]
+    #[error(
+        "the token is wrong: it is in the file that `token_file` names, or for reading `read_token_file`"
+    )]
     WrongToken,
     #[error("a page of {0:?} may not change anything here")]
     ForeignOrigin(String),
     #[error("a page of {0} may not follow anything here")]
     ForeignViewer(String),
     #[error(
-        "host {0:?} is not this gateway: use its address, or localhost, or name the host in the configuration"
+        "host {0:?} is not this gateway: use its address, or localhost, or add the host to `hosts` in its configuration"
     )]
     ForeignHost(String),
     #[error("a request names one host: {0}")]
     Host(&'static str),
-    #[error("what came through a proxy ({header}, from {peer}) may not change anything here")]
+    #[error(
+        "what came through a proxy ({header}, from {peer}) may not change anything here unless `trusted_proxies` has {peer}"
+    )]
     ThroughProxy { header: String, peer: IpAddr },
     #[error("the gateway is busy with other requests")]
     Busy,

@@ -96,7 +96,7 @@ pub(super) async fn carry_out(upstream: &Upstream, verb: Verb, body: &[u8]) -> R
         Verb::Drain => Order::Drain { addresses: Endpoints::read(body)? },
         Verb::Undrain => Order::Undrain { addresses: Endpoints::read(body)? },
     };
-    Ok(upstream.order(order).await?)
+    upstream.order(order).await.map_err(|error| rejection(upstream, &error))
 }
 
 fn number(source: Source, sources: &[SourceStatus]) -> Result<usize, Rejection> {
@@ -114,19 +114,20 @@ fn number(source: Source, sources: &[SourceStatus]) -> Result<usize, Rejection> 
     }
 }
 
-impl From<OrderError> for Rejection {
-    fn from(error: OrderError) -> Self {
-        let text = error.to_string();
-        match error {
-            OrderError::NoSource(_) => Self::Invalid(text),
-            OrderError::Rollback(RollbackError::NotYet { .. }) => Self::Invalid(text),
-            OrderError::NoEndpoint(address) => Self::NotFound { kind: "endpoint", name: address.to_string() },
-            OrderError::NotPinned
-            | OrderError::NothingHeld
-            | OrderError::NotDraining(_)
-            | OrderError::Rollback(_)
-            | OrderError::Gone => Self::Conflict(text),
-            OrderError::NotSaved(_) => Self::NotSaved(text),
+fn rejection(upstream: &Upstream, error: &OrderError) -> Rejection {
+    let text = format!("upstream {}: {error}", upstream.name());
+    match error {
+        OrderError::NoSource(_) | OrderError::Rollback(RollbackError::NotYet { .. }) => {
+            Rejection::Invalid(text)
         }
+        OrderError::NoEndpoint(address) => {
+            Rejection::NotFound { kind: "endpoint", name: address.to_string() }
+        }
+        OrderError::NotPinned
+        | OrderError::NothingHeld
+        | OrderError::NotDraining(_)
+        | OrderError::Rollback(_)
+        | OrderError::Gone => Rejection::Conflict(text),
+        OrderError::NotSaved(_) => Rejection::NotSaved(text),
     }
 }

@@ -82,7 +82,7 @@ pub(super) async fn serve(
     let closing = watch::Sender::new(false);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
-    let mut errors = AcceptErrors::default();
+    let mut errors = AcceptErrors::of("admin");
     loop {
         let (stream, peer) = tokio::select! {
             accepted = accept(listener, &mut errors) => accepted,

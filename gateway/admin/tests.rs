@@ -260,7 +260,7 @@ async fn the_dashboard_is_served_without_a_token_and_with_a_strict_policy() {
     api.fails("POST", "/", "", "", 405, "POST is not for this path").await;
     api.fails("GET", "/dashboard/none.js", "", "", 404, "nothing at").await;
     api.fails("GET", "/api/v1/overview", "", "", 401, "reading needs").await;
-    api.fails("GET", "/", "host: evil.example\r\n", "", 421, "is not this gateway").await;
+    api.fails("GET", "/", "host: evil.example\r\n", "", 421, "add the host to `hosts`").await;
 
     let registrations = Api::start(Scope::Registrations, Access::default()).await;
     for path in ["/", "/dashboard/app.js", "/api/v1/overview", "/api/v1/listeners", "/api/v1/configuration"] {
@@ -418,14 +418,14 @@ async fn an_order_that_makes_no_sense_is_refused_with_the_reason() {
     let check = async |order: &str, body: &str, status: u16, error: &str| {
         api.fails("POST", &format!("/api/v1/upstreams/orders/{order}"), "", body, status, error).await;
     };
-    check("unpin", "", 409, "not pinned").await;
-    check("rollback", r#"{ "generation": 9 }"#, 400, "generation 9 is not there yet").await;
+    check("unpin", "", 409, "upstream orders: it is not pinned").await;
+    check("rollback", r#"{ "generation": 9 }"#, 400, "upstream orders: generation 9 is not there yet").await;
     check("rollback", "", 400, "body: EOF").await;
     check("pin", r#"{ "generation": 9 }"#, 400, "unknown field `generation`").await;
-    check("accept", "", 409, "no removal is held back").await;
+    check("accept", "", 409, "upstream orders: no removal is held back").await;
     check("accept", r#"{ "source": "main" }"#, 409, "no removal is held back").await;
     check("accept", r#"{ "source": "other" }"#, 404, "no source in registry \"other\"").await;
-    check("accept", r#"{ "source": 7 }"#, 400, "no source 7").await;
+    check("accept", r#"{ "source": 7 }"#, 400, "upstream orders: it has no source 7").await;
     check("accept", r#"{ "source": 1.5 }"#, 400, "expected the number of a source").await;
     check("drain", "", 400, "body: EOF").await;
     check("drain", r#"{ "addresses": [] }"#, 400, "addresses names no endpoint").await;
@@ -535,7 +535,15 @@ async fn changes_need_the_token_and_reading_does_not() {
     let api = Api::start(Scope::Everything, access).await;
     let (path, body) = ("/api/v1/services/hello/one", r#"{ "address": "127.0.0.1:1" }"#);
     api.fails("PUT", path, "", body, 401, "Authorization: Bearer").await;
-    api.fails("DELETE", path, "authorization: Bearer coffee\r\n", "", 401, "token is wrong").await;
+    api.fails(
+        "DELETE",
+        path,
+        "authorization: Bearer coffee\r\n",
+        "",
+        401,
+        "token is wrong: it is in the file that `token_file` names",
+    )
+    .await;
     assert!(api.send("PUT", path, "", body).await.head.contains("www-authenticate: bearer"));
     assert_eq!(api.send("PUT", path, "authorization: Bearer tea\r\n", body).await.status, 201);
     assert_eq!(api.get(path).await.status, 200);

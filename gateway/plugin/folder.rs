@@ -151,8 +151,9 @@ enum Unfit {
     Refused(LoadError),
 }
 
-/// By name of the plugin. What is hidden is none.
-fn files(directory: &Path) -> io::Result<BTreeMap<Arc<str>, PathBuf>> {
+/// Everything in the folder that is meant as a plugin, by its name. What is hidden is not; a folder that is not there
+/// is an empty one.
+pub fn files(directory: &Path) -> io::Result<BTreeMap<Arc<str>, PathBuf>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         entries => entries?,

@@ -38,6 +38,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::{
     engine::EngineError,
     faults::LastFault,
+    folder::files,
     load::{Digest, Kind, LoadError},
     memory::MemoryUse,
     registrar::Announcement,

@@ -95,7 +95,7 @@ impl Registration {
             Ok(withdrawn) => withdrawn.unwrap_or(false),
             Err(_) => {
                 let (registry, service) = (&self.registry, &self.service);
-                tracing::warn!(%registry, service, "Withdrawal took too long");
+                tracing::warn!(%registry, service, waited = ?WITHDRAWAL, "Withdrawal took too long");
                 false
             }
         }

@@ -55,6 +55,7 @@ use crate::{
     config::{self, Config},
     connector::Memory,
     plugin::{Cause, EngineError, Plugins, Problem},
+    server::BindError,
     telemetry::{ProcessMetrics, text::shown},
 };
 
@@ -74,11 +75,12 @@ pub enum StartError {
     Config(#[from] config::Problems),
     #[error(transparent)]
     Listen(#[from] ListenError),
-    #[error("cannot listen on {address}, the `address` of [admin]: {error}")]
-    Admin { address: SocketAddr, error: io::Error },
-    #[error("no TLS at {address}: {reason}")]
-    Tls { address: SocketAddr, reason: String },
-    #[error("cannot start the threads of the gateway")]
+    /// With the table that names the address.
+    #[error("[{table}]: {error}")]
+    Admin { table: &'static str, error: BindError },
+    #[error("[{table}]: no TLS at {address}: {reason}")]
+    Tls { table: &'static str, address: SocketAddr, reason: String },
+    #[error("cannot start the threads of the gateway (TasksMax= in its unit and ulimit -u limit them)")]
     Threads(#[source] io::Error),
     #[error("cannot start the plugin engine")]
     Engine(#[from] EngineError),

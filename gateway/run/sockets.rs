@@ -16,7 +16,7 @@ use super::{
 use crate::{
     admin,
     config::{self, Config},
-    server::Listener,
+    server::{BindError, Listener},
     telemetry::ProcessMetrics,
     tls::{self, ServerSettings},
 };
@@ -53,7 +53,7 @@ pub(super) async fn bind(
     let admin = match *address {
         Some(address) => {
             let inherited = take_admin(&mut estate.admin, address, &mut taken);
-            let (socket, copy) = bind_admin(address, tls.as_ref(), &files, inherited).await?;
+            let (socket, copy) = bind_admin("admin", address, tls.as_ref(), &files, inherited).await?;
             copies.admin = Some((address, copy));
             Some(socket)
         }
@@ -62,7 +62,8 @@ pub(super) async fn bind(
     let registrations = match registrations {
         Some(own) => {
             let inherited = take_admin(&mut estate.registrations, own.address, &mut taken);
-            let (socket, copy) = bind_admin(own.address, own.tls.as_ref(), &files, inherited).await?;
+            let (socket, copy) =
+                bind_admin("admin.registrations", own.address, own.tls.as_ref(), &files, inherited).await?;
             copies.registrations = Some((own.address, copy));
             Some(socket)
         }
@@ -89,14 +90,22 @@ fn take_admin(
     Some(inherited.socket)
 }
 
+/// `table` is that of the configuration which names the address.
 async fn bind_admin(
+    table: &'static str,
     address: SocketAddr,
     tls: Option<&ServerSettings>,
     files: &tls::Files,
     inherited: Option<std::net::TcpListener>,
 ) -> Result<(AdminSocket, OwnedFd), StartError> {
-    let tls = open_tls(address, tls, tls::Protocol::Http1, files)?;
-    let failed = |error| StartError::Admin { address, error };
+    let open = |settings| tls::Server::open(settings, tls::Protocol::Http1, files).map(Arc::new);
+    // The files were right a moment ago, when the configuration was read.
+    let tls = tls.map(open).transpose().map_err(|error| StartError::Tls {
+        table,
+        address,
+        reason: error.to_string(),
+    })?;
+    let failed = |error| StartError::Admin { table, error: BindError::new(address, error) };
     let listener = match inherited {
         Some(listener) => tokio::net::TcpListener::from_std(listener),
         None => tokio::net::TcpListener::bind(address).await,
@@ -104,18 +113,6 @@ async fn bind_admin(
     let listener = listener.map_err(failed)?;
     let copy = listener.as_fd().try_clone_to_owned().map_err(failed)?;
     Ok(((listener, tls), copy))
-}
-
-/// What ends TLS at an address. The files were right a moment ago, when the configuration was read.
-pub(super) fn open_tls(
-    address: SocketAddr,
-    settings: Option<&ServerSettings>,
-    protocol: tls::Protocol,
-    files: &tls::Files,
-) -> Result<Option<Arc<tls::Server>>, StartError> {
-    let open = |settings| tls::Server::open(settings, protocol, files).map(Arc::new);
-    let failed = |error: tls::FileError| StartError::Tls { address, reason: error.to_string() };
-    settings.map(open).transpose().map_err(failed)
 }
 
 /// The admin API answers as long as the process lives, so that draining can be watched.

@@ -1,6 +1,6 @@
 //! The accept loop of one listener on one worker.
 
-use std::{future::Future, io, pin::pin, rc::Rc, time::Duration};
+use std::{future::Future, io, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use hyper::{
     Response,
@@ -36,7 +36,7 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let mut errors = AcceptErrors::default();
+    let mut errors = AcceptErrors::of(served.listener().settings.name.clone());
     let (worker, mut handed) = spread::Worker::open(open.spread(), open.worker);
     let mut gone = pin!(served.reached(|ending| ending.gone));
     let mut nobody_comes = pin!(served.reached(|ending| ending.nobody_comes));
@@ -111,17 +111,18 @@ where
 
 /// What a listener makes of errors of `accept`: they end no loop, and are no reason to go round at once.
 pub struct AcceptErrors {
+    listener: Arc<str>,
     backoff: Backoff,
     failing: Lasting,
 }
 
-impl Default for AcceptErrors {
-    fn default() -> Self {
-        Self { backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), failing: Lasting::default() }
-    }
-}
-
 impl AcceptErrors {
+    /// The name of the listener is for the log.
+    pub fn of(listener: impl Into<Arc<str>>) -> Self {
+        let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        Self { listener: listener.into(), backoff, failing: Lasting::default() }
+    }
+
     /// Waits before the next `accept` where an error would come again at once. A client that went away while it
     /// waited concerns nobody.
     pub async fn pause_after(&mut self, error: &io::Error) {
@@ -130,7 +131,8 @@ impl AcceptErrors {
             return;
         }
         if let Some(lasts) = self.failing.met(&error.to_string()) {
-            tracing::warn!(%error, for_seconds = lasts.for_seconds, times = lasts.times, "Accept failed");
+            tracing::warn!(listener = &*self.listener, %error, for_seconds = lasts.for_seconds,
+                times = lasts.times, "Accept failed");
         }
         tokio::time::sleep(self.backoff.pause()).await;
     }
@@ -149,7 +151,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_descriptors_the_next_attempt_comes_ever_later() {
-        let mut errors = AcceptErrors::default();
+        let mut errors = AcceptErrors::of("web");
         let none_left = io::Error::from_raw_os_error(24);
         let start = tokio::time::Instant::now();
         for _ in 0..100 {
@@ -163,7 +165,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_went_away_delays_nobody() {
         let start = tokio::time::Instant::now();
-        AcceptErrors::default().pause_after(&io::ErrorKind::ConnectionAborted.into()).await;
+        AcceptErrors::of("web").pause_after(&io::ErrorKind::ConnectionAborted.into()).await;
         assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }

@@ -41,7 +41,7 @@ pub enum BindError {
 }
 
 impl BindError {
-    fn new(address: SocketAddr, error: io::Error) -> Self {
+    pub fn new(address: SocketAddr, error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::AddrInUse => Self::InUse(address),
             io::ErrorKind::PermissionDenied => Self::Denied(address),
@@ -356,7 +356,7 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 /// Binds without sharing the port, which is the only way to find a process that shares it. Chooses the port for 0.
-fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+pub fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Without this, connections that linger from the process before would count as use.
     socket.set_reuse_address(true)?;

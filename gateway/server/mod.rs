@@ -29,7 +29,7 @@ pub use http1::Arrival;
 pub use http2::OpenStream;
 pub use info::{ConnInfo, Takeover};
 pub use lineup::Lineup;
-pub use listen::{BindError, Inherited, Listener};
+pub use listen::{BindError, Inherited, Listener, probe};
 pub use tasks::supervised;
 pub use upgraded::Upgraded;
 pub use worker::{Server, Workers, serve};

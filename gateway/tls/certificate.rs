@@ -26,7 +26,9 @@ pub(crate) enum FileError {
     Unsupported(rustls::Error),
     #[error("no certificate of an authority is in {0}, in PEM")]
     NoAuthority(PathBuf),
-    #[error("the system has no certificates of authorities")]
+    #[error(
+        "the system has no certificates of authorities: install them (ca-certificates), or name a `ca_file`"
+    )]
     NoSystem,
     #[error("line {line} of {path} is no key of 64 hexadecimal digits")]
     TicketKey { path: PathBuf, line: usize },

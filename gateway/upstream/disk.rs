@@ -34,7 +34,7 @@ pub enum DiskError {
     Damaged { path: PathBuf, why: String },
     #[error("{path} was written by another version (format {found}, this one reads 1 to {VERSION})")]
     Version { path: PathBuf, found: u64 },
-    #[error("another gateway writes to {0}")]
+    #[error("another gateway writes to {0}: give each a `directory` of [state] of its own")]
     Held(PathBuf),
 }
 

@@ -82,11 +82,15 @@ const CASES: [(&str, Run); 47] = [
 ];
 
 fn main() -> ExitCode {
-    let wanted: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let words = env::args().skip(1).filter(|argument| !argument.starts_with('-'));
+    let wanted: Vec<String> = words.map(|word| word.to_lowercase()).collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut report = Report::default();
-    for (name, run) in CASES.into_iter().filter(|(name, _)| wanted.iter().all(|word| name.contains(&**word)))
-    {
+    for (name, run) in CASES {
+        let lower = name.to_lowercase();
+        if !wanted.iter().all(|word| lower.contains(word)) {
+            continue;
+        }
         let case = async move { tokio::time::timeout(LIMIT, run()).await.expect("the case ends in time") };
         // A task of its own, so that one that fails ends alone.
         let outcome = runtime.block_on(async { tokio::spawn(case).await });

@@ -95,6 +95,43 @@ fn check(example: &str, (name, wasm): (&str, &[u8]), (old, new): (&str, &str), e
 }
 
 /// A file or folder, or a module that is one of the two.
+/// Whoever finds a warning in the log finds in the handbook what it means and what helps.
+#[test]
+fn each_warning_of_the_log_is_in_the_handbook() {
+    let handbook = read(&source::root().join("docs/operations.md"));
+    let rows = || handbook.lines().filter(|line| line.starts_with("| `"));
+    let (mut count, mut missing) = (0, Vec::new());
+    for module in source::modules() {
+        let text = read(&source::root().join(&module.file));
+        for message in messages(&module.code, &text) {
+            count += 1;
+            // The handbook may leave out the advice behind a colon.
+            let short = message.split(": ").next().unwrap_or_default();
+            let names = [format!("`{message}`"), format!("`{short}`")];
+            if !rows().any(|row| names.iter().any(|name| row.contains(name))) {
+                missing.push(format!("{}: {message}", module.file));
+            }
+        }
+    }
+    assert!(count > 50, "{count}");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// The texts of warnings and errors: the last string of each. `code` is the text with blanks in the place of strings.
+fn messages<'a>(code: &'a str, text: &'a str) -> impl Iterator<Item = &'a str> {
+    let calls = ["tracing::warn!(", "tracing::error!("];
+    let starts =
+        calls.into_iter().flat_map(|call| code.match_indices(call).map(|(at, call)| at + call.len()));
+    starts.map(|start| {
+        let mut depth = 1;
+        let end = code[start..].find(|c| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            depth == 0
+        });
+        text[start..start + end.unwrap()].rsplit('"').nth(1).expect("a message")
+    })
+}
+
 fn exists(path: &str) -> bool {
     [path.to_owned(), format!("{path}.rs")].iter().any(|path| source::root().join(path).exists())
 }

@@ -1,7 +1,10 @@
 //! `witgate doctor`: each thing that will hurt is found where it really is so, with what to do about it.
 
 use std::{
+    fmt::Write as _,
+    fs::{self, Permissions},
     net::SocketAddr,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -52,6 +55,11 @@ impl Said {
             line.starts_with(mark) && parts.iter().all(|part| whole.contains(part))
         });
         assert!(found.is_some(), "no line {mark} with {parts:?} in\n{}", self.0);
+        self
+    }
+
+    fn has_not(&self, part: &str) -> &Self {
+        assert!(!self.0.contains(part), "{part} in\n{}", self.0);
         self
     }
 
@@ -130,9 +138,19 @@ fn too_few_files_and_too_little_memory_for_max_connections_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let many = format!("[[listener]]\naddress = \"127.0.0.1:0\"\nmax_connections = 10000000\n\n{MEMORY}");
     let said = doctor_by(&["prlimit", "--nofile=1024:1024"], folder.path(), &many);
-    said.has("▲ warning", &["open files", "1024 may be open", "256 clients", "10000000", "LimitNOFILE="])
-        .has("▲ warning", &["memory", "10000000 clients hold about 234375 MiB", "`max_connections`"])
-        .ends_with(0);
+    said.has(
+        "▲ warning",
+        &[
+            "open files",
+            "1024 may be open by the limit of this shell",
+            "256 clients",
+            "10000000",
+            "a unit has",
+            "LimitNOFILE=",
+        ],
+    )
+    .has("▲ warning", &["memory", "10000000 clients hold about 234375 MiB", "a unit has", "MemoryMax="])
+    .ends_with(0);
 }
 
 #[test]
@@ -149,6 +167,35 @@ fn a_state_directory_that_cannot_be_is_told() {
     doctor(folder.path(), &with("state")).has("▲ warning", &["state", "registry.json"]).ends_with(0);
 }
 
+/// A user who is not root may be one for whom the folders of a service are closed, while its files are well.
+#[test]
+fn what_this_user_may_not_look_at_is_a_warning_and_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    for name in ["closed", "plugins"] {
+        fs::create_dir(at(name)).unwrap();
+    }
+    fs::write(at("plugins/mine.wasm"), guest("first")).unwrap();
+    for name in ["closed", "plugins/mine.wasm"] {
+        fs::set_permissions(at(name), Permissions::from_mode(0o000)).unwrap();
+    }
+    let nobody: &[&str] = match rustix::process::geteuid().is_root() {
+        true => &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"],
+        false => &[],
+    };
+    let state = "[state]\ndirectory = \"closed/state\"\n";
+    let said = doctor_by(nobody, folder.path(), &format!("{HEAD}{MEMORY}{state}"));
+    said.has("▲ warning", &["state", "closed/state may not be looked at by this user", "as root"])
+        .has("▲ warning", &["plugin", "cannot read", "mine.wasm", "ermission denied", "root can see"])
+        .ends_with(0);
+    let plugins = "[plugins]\ndirectory = \"closed/plugins\"\n";
+    doctor_by(nobody, folder.path(), &format!("{HEAD}{MEMORY}{state}{plugins}"))
+        .has("▲ warning", &["plugin", "cannot read the folder", "closed/plugins", "root can see"])
+        .ends_with(0);
+    fs::set_permissions(at("closed"), Permissions::from_mode(0o700)).unwrap();
+}
+
 #[test]
 fn certificates_that_are_over_or_not_yet_good_are_told() {
     let folder = tempfile::tempdir().unwrap();
@@ -163,6 +210,19 @@ fn certificates_that_are_over_or_not_yet_good_are_told() {
     said(&certs.ending("good", &["localhost"], 90)).has("✓ ok", &["good.crt", "good for"]).ends_with(0);
     said(&certs.beginning("early", &["localhost"], 5))
         .has("✕ error", &["early.crt", "does not count yet", "clock"])
+        .ends_with(1);
+    // That of a client whose server is asked for spans.
+    let old = certs.expired_client("old");
+    let tracing = format!(
+        "{HEAD}{MEMORY}[tracing]\nendpoint = \"https://127.0.0.1:1\"\n\
+         tls = {{ ca_file = {:?}, cert_file = {:?}, key_file = {:?} }}\n",
+        certs.ca(),
+        old.certificate,
+        old.key
+    );
+    doctor(folder.path(), &tracing)
+        .has("✕ error", &["old.crt", "tracing", "ended"])
+        .has("✓ ok", &["ca.crt (tracing)", "good for"])
         .ends_with(1);
 }
 
@@ -212,6 +272,39 @@ fn plugins_that_are_not_the_right_ones_are_told() {
     std::fs::remove_file(plugins.join("first.wasm")).unwrap();
     doctor(folder.path(), &text)
         .has("✕ error", &["plugin", "upstream orders", "put first.wasm into"])
+        .ends_with(1);
+}
+
+#[test]
+fn files_of_plugins_that_cannot_be_read_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugins = folder.path().join("plugins");
+    fs::create_dir(&plugins).unwrap();
+    let text = format!("{HEAD}{MEMORY}");
+    for (name, why) in [("folder.wasm", "it is a folder"), ("dangling.wasm", "No such file")] {
+        match name {
+            "folder.wasm" => fs::create_dir(plugins.join(name)).unwrap(),
+            _ => symlink("nowhere", plugins.join(name)).unwrap(),
+        }
+        doctor(folder.path(), &text)
+            .has("✕ error", &["plugin", "cannot read", name, why, "or take it away"])
+            .ends_with(1);
+    }
+    fs::remove_dir(plugins.join("folder.wasm")).unwrap();
+    fs::remove_file(plugins.join("dangling.wasm")).unwrap();
+    fs::write(plugins.join("mine.wasm"), guest("first")).unwrap();
+    fs::create_dir(plugins.join("mine.wasm.sha256")).unwrap();
+    // What is hidden is no plugin.
+    fs::create_dir(plugins.join(".part.wasm")).unwrap();
+    doctor(folder.path(), &text)
+        .has("✕ error", &["plugin", "cannot read", "mine.wasm.sha256", "it is a folder"])
+        .has("✓ ok", &["plugin", "mine.wasm, sha256", "loaded"])
+        .has_not(".part.wasm")
+        .ends_with(1);
+    fs::remove_dir_all(&plugins).unwrap();
+    fs::write(&plugins, "").unwrap();
+    doctor(folder.path(), &text)
+        .has("✕ error", &["plugin", "cannot read the folder", "plugins"])
         .ends_with(1);
 }
 
@@ -294,6 +387,55 @@ async fn a_clock_that_is_far_off_is_told() {
     );
     let said = doctor(folder.path(), &text);
     said.has("▲ warning", &["clock", "seconds ahead of that of", &server.address.to_string(), "chrony"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_urls_each_is_spoken_to_as_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let certs = Certs::new(&folder.path().join("tls"));
+    let answer = "HTTP/1.1 200 OK\r\nDate: Mon, 01 Jan 2001 00:00:00 GMT\r\nContent-Length: 0\r\n\r\n";
+    let server = Origin::replying(move |_| Reply::raw(answer)).await;
+    let text = format!(
+        "{HEAD}[registry.main]\nplugin = \"consul\"\n\
+         http = {{ urls = [\"http://{}\", \"https://127.0.0.1:{}\"], ca_file = {:?} }}\n\n\
+         [upstream.orders]\nservice = \"orders\"\nregistry = \"main\"\n",
+        server.address,
+        free_port(),
+        certs.ca()
+    );
+    doctor(folder.path(), &text)
+        .has("▲ warning", &["clock", "seconds ahead of that of", &server.address.to_string()])
+        .has("✓ ok", &["ca.crt (registry main)"])
+        .has_not("no TLS at");
+}
+
+#[test]
+fn a_registry_by_mdns_names_the_setting_of_its_links() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "{HEAD}[registry.here]\nplugin = \"mdns\"\nmdns = {{ interfaces = [\"nosuch0\"] }}\n\n\
+         [upstream.orders]\nservice = \"orders\"\nregistry = \"here\"\n"
+    );
+    doctor(folder.path(), &text)
+        .has("✕ error", &["registry", "nosuch0", "see `mdns.interfaces` of [registry.here]"])
+        .ends_with(1);
+}
+
+#[test]
+fn that_not_all_of_many_services_are_asked_for_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("services.json"), r#"{"services": {}}"#).unwrap();
+    let mut text = format!("{HEAD}[registry.list]\nplugin = \"file\"\nfile = \"services.json\"\n\n");
+    let more = |text: &mut String, number: usize| {
+        let upstream = format!("[upstream.s{number}]\nservice = \"s{number}\"\nregistry = \"list\"\n");
+        text.write_str(&upstream).unwrap();
+    };
+    (0..50).for_each(|number| more(&mut text, number));
+    doctor(folder.path(), &text).has_not("were asked for").ends_with(0);
+    more(&mut text, 50);
+    doctor(folder.path(), &text)
+        .has("✓ ok", &["registry", "list: 50 of its 51 services were asked for"])
+        .ends_with(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,7 +33,23 @@ impl Image {
         let program = folder.join("witgate");
         run(Command::new("strip").arg("-o").arg(&program).arg(env!("CARGO_BIN_EXE_witgate")));
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/image.sh");
-        run(Command::new(script).arg(&program).arg(folder.join("image")));
+        let context = folder.join("image");
+        let script = || {
+            // As somebody calls it whose files are nobody else's to read.
+            let mut command = Command::new("sh");
+            command.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(&script).arg(&program).arg(&context);
+            command
+        };
+        let (strange, mine) = (context.join("root/mine"), context.join("mine"));
+        fs::create_dir_all(&strange).unwrap();
+        fs::write(&mine, "").unwrap();
+        assert!(!script().output().unwrap().status.success(), "a root that it did not make");
+        assert!(strange.exists());
+        fs::remove_dir_all(context.join("root")).unwrap();
+        run(&mut script());
+        fs::write(context.join("root/usr/of-an-earlier-run"), "").unwrap();
+        run(&mut script());
+        assert!(mine.exists() && !context.join("root/usr/of-an-earlier-run").exists());
         fs::write(folder.join("policy.json"), r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
         let buildah = |command: &str, arguments: &[&str]| {
             let mut buildah = Command::new("buildah");

@@ -78,6 +78,8 @@ fn what_would_not_be_valid_is_not_written() {
         (vec!["init", "consul", "--address", "ftp://10.0.0.1"], "\"ftp://10.0.0.1\""),
         (vec!["init", "memory", "--address", "10.0.0.1:1"], "inside the gateway"),
         (vec!["init", "etcd", "--listen", "127.0.0.1:9901"], "127.0.0.1:9901"),
+        (vec!["init", "etcd", "--admin", "0.0.0.0:9901"], "others can reach 0.0.0.0:9901"),
+        (vec!["init", "etcd", "--admin", "0.0.0.0:9901"], "give --admin an address of this machine alone"),
     ] {
         let (code, said) = witgate(folder.path(), &arguments);
         assert_eq!(code, Some(1), "{said}");

@@ -150,11 +150,24 @@ fn a_missing_configuration_is_named() {
 fn a_port_in_use_is_told_and_exits_with_1() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let (_folder, path) =
-        file(&format!("[admin]\naddress = \"127.0.0.1:0\"\n\n[[listener]]\naddress = \"{address}\"\n"));
-    let (code, _, stderr) = witgate(&["run", "--config", &path]);
-    assert_eq!(code, Some(1));
-    assert!(stderr.contains(&address.to_string()) && stderr.contains("in use"), "{stderr}");
+    let start = |listener: &str, admin: &str, registrations: &str| {
+        let (_folder, path) = file(&format!(
+            "[admin]\naddress = \"{admin}\"\nregistrations = {{ address = \"{registrations}\" }}\n\n\
+             [[listener]]\naddress = \"{listener}\"\n"
+        ));
+        let (code, _, stderr) = witgate(&["run", "--config", &path]);
+        assert_eq!(code, Some(1));
+        stderr
+    };
+    let (free, taken) = ("127.0.0.1:0", address.to_string());
+    for (place, said) in [
+        ("listener", start(&taken, free, free)),
+        ("[admin]: ", start(free, &taken, free)),
+        ("[admin.registrations]: ", start(free, free, &taken)),
+    ] {
+        let in_use = format!("{taken} is in use by another process (`witgate doctor` says by which)");
+        assert!(said.contains(place) && said.contains(&in_use), "{said}");
+    }
 }
 
 const ROUTE: &str = r#"

@@ -1,6 +1,10 @@
 //! `witgate top`: the dashboard's first screen, on a real terminal.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use rustix::termios::LocalModes;
 use serde_json::json;
@@ -99,14 +103,31 @@ async fn it_fits_the_terminal_as_it_is_resized() {
     let top = top(&gateway, &[], &[]);
     top.until("it is there", |screen| screen.contains("q quits"));
     top.resize((20, 6));
-    top.until("it is narrow", |screen| {
-        let lines: Vec<&str> = screen.lines().collect();
-        lines.len() <= 6
-            && lines.iter().all(|line| line.chars().count() <= 20)
-            && screen.contains("REGISTRIES")
-    });
+    top.until("it is narrow", |screen| fits(screen, (20, 6)) && screen.contains("REGISTRIES"));
     top.resize(SIZE);
     top.until_drawn("q quits");
+}
+
+fn fits(screen: &str, (columns, lines): (usize, usize)) -> bool {
+    screen.lines().count() <= lines && screen.lines().all(|line| line.chars().count() <= columns)
+}
+
+/// Nothing is drawn for the three seconds that an answer is waited for, unless a new size makes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_resized_while_a_gateway_that_hangs_is_asked() {
+    let gateway = gateway(&[]);
+    let mut top = top(&gateway, &[], &[]);
+    top.until("it is there", |screen| screen.contains("q quits"));
+    gateway.signal("STOP");
+    // It is asked again at once then.
+    top.until("no answer came", |screen| screen.contains("did not answer"));
+    let begun = Instant::now();
+    top.resize((20, 6));
+    top.until("it is narrow", |screen| fits(screen, (20, 6)));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    top.type_in("q");
+    assert_eq!(top.ended().code(), Some(0));
+    gateway.signal("CONT");
 }
 
 #[tokio::test(flavor = "multi_thread")]

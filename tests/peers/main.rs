@@ -61,11 +61,13 @@ fn cases() -> impl IntoIterator<Item = Case> {
 }
 
 fn main() -> ExitCode {
-    let wanted: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let words = env::args().skip(1).filter(|argument| !argument.starts_with('-'));
+    let wanted: Vec<String> = words.map(|word| word.to_lowercase()).collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut report = Report::default();
     for case in cases() {
-        if !wanted.iter().all(|word| case.peer.contains(&**word) || case.registry.contains(&**word)) {
+        let names = [case.peer, case.registry].map(str::to_lowercase);
+        if !wanted.iter().all(|word| names.iter().any(|name| name.contains(word))) {
             continue;
         }
         let run = case.run;

@@ -8,7 +8,7 @@ use crate::support::{
     backend::Backend,
     consul::Consul,
     etcd::free_port,
-    gateway::{Gateway, until},
+    gateway::Gateway,
     peer::{self, Peer},
     registering::Registering,
     service::{CLIENTS, endpoints},
@@ -118,8 +118,7 @@ pub async fn finds(registry: Registry) -> u64 {
     registering.signal("TERM");
     let (code, said) = registering.exit().await;
     assert_eq!(code, Some(0), "{said}");
-    looks.until("it is gone", |found| found.instances.is_empty()).await;
-    let requests = backend.requests();
-    until("nobody asks it any more", async || backend.requests() == requests).await;
-    requests as u64
+    let gone = |found: &Found| found.instances.is_empty() && found.answers.is_empty();
+    looks.until("it is gone", gone).await;
+    backend.requests() as u64
 }

@@ -11,7 +11,7 @@ mod keys;
 mod urls;
 
 use self::client::Client;
-pub use self::{credential::Credential, keys::Grant};
+pub use self::{credential::Credential, keys::Grant, urls::Prefix};
 pub(crate) use self::{
     credential::Current,
     dial::{DialError, dial},

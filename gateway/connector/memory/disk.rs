@@ -27,7 +27,7 @@ const SMALL: u64 = 1 << 20;
 pub(super) enum DiskError {
     #[error("cannot {what} {path}: {error}")]
     Io { what: &'static str, path: PathBuf, error: io::Error },
-    #[error("another gateway writes to {0}")]
+    #[error("another gateway writes to {0}: give each a `directory` of [state] of its own")]
     Held(PathBuf),
 }
 

@@ -10,7 +10,7 @@ use std::{
 use super::finding::Finding;
 use crate::{
     config::{self, Config},
-    connector::Grants,
+    connector::{Grants, etcd},
     telemetry::text::shown,
     tls::{self, Authorities, ClientSettings, ServerSettings},
 };
@@ -44,8 +44,11 @@ fn files(config: &Config) -> BTreeMap<PathBuf, (String, bool)> {
     let upstreams = config.upstreams.values();
     let upstreams = upstreams.map(|of| (format!("upstream {}", of.name), of.tls.clone()));
     let registries = config.registries.values();
-    let registries = registries.map(|of| (format!("registry {}", of.name), of_registry(&of.grants)));
-    for (who, settings) in upstreams.chain(registries) {
+    let registries = registries.flat_map(|of| {
+        of_registry(&of.grants).into_iter().map(|tls| (format!("registry {}", of.name), Some(tls)))
+    });
+    let tracing = config.tracing.iter().map(|of| ("tracing".to_owned(), of.tls.clone()));
+    for (who, settings) in upstreams.chain(registries).chain(tracing) {
         let Some(ClientSettings { authorities, certificate, .. }) = settings else { continue };
         certificate.iter().for_each(|pair| add(&pair.certificate, &who, true));
         if let Authorities::File(file) = &authorities {
@@ -55,16 +58,21 @@ fn files(config: &Config) -> BTreeMap<PathBuf, (String, bool)> {
     files
 }
 
-/// How a registry is spoken to by TLS, if it is.
-pub(super) fn of_registry(grants: &Grants) -> Option<ClientSettings> {
-    let of_etcd = grants.etcd.as_ref().and_then(|grant| grant.tls.as_ref()).map(|tls| ClientSettings {
+/// How a registry is spoken to by TLS, if it is: each of its connectors in its own way.
+fn of_registry(grants: &Grants) -> Vec<ClientSettings> {
+    let of_etcd = grants.etcd.as_ref().and_then(of_etcd);
+    let of_http = grants.http.as_ref().and_then(|grant| grant.tls.clone());
+    let of_zookeeper = grants.zookeeper.as_ref().and_then(|grant| grant.tls.clone());
+    [of_etcd, of_http, of_zookeeper].into_iter().flatten().collect()
+}
+
+pub(super) fn of_etcd(grant: &etcd::Grant) -> Option<ClientSettings> {
+    let tls = grant.tls.as_ref()?;
+    Some(ClientSettings {
         authorities: Authorities::File(tls.ca_file.clone()),
         certificate: tls.certificate.clone().map(|(certificate, key)| tls::PairFiles { certificate, key }),
         server_name: tls.server_name.as_deref().and_then(tls::ServerName::new),
-    });
-    let of_http = || grants.http.as_ref()?.tls.clone();
-    let of_zookeeper = || grants.zookeeper.as_ref()?.tls.clone();
-    of_etcd.or_else(of_http).or_else(of_zookeeper)
+    })
 }
 
 fn of_file(file: &Path, who: &str, is_own: bool, now: SystemTime) -> Vec<Finding> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Examination;
+use super::{super::describe::many, Examination};
 use crate::telemetry::text::{shown, shown_lines};
 
 /// One thing that was looked at.
@@ -65,13 +65,8 @@ pub(super) fn told(findings: &[Finding]) -> Examination {
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     let (errors, warnings) = (count(Level::Error), count(Level::Warning));
-    let _ = writeln!(text, "{}, {}", counted(errors, "error"), counted(warnings, "warning"));
+    let _ = writeln!(text, "{}, {}", many(errors as u64, "error"), many(warnings as u64, "warning"));
     Examination { text, has_errors: errors > 0 }
-}
-
-fn counted(count: usize, what: &str) -> String {
-    let many = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{many}")
 }
 
 #[cfg(test)]

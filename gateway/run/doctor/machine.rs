@@ -15,6 +15,9 @@ use crate::{
 const PLAIN: u64 = 24 << 10;
 const WITH_TLS: u64 = 64 << 10;
 
+/// What is looked at are the limits of whoever asks.
+const UNIT: &str = "a unit has a limit of its own";
+
 pub(super) fn look(config: &Config) -> Vec<Finding> {
     vec![open_files(config), memory(config)]
 }
@@ -26,11 +29,15 @@ fn open_files(config: &Config) -> Finding {
         return Finding::ok("open files", "as many as wanted");
     };
     match descriptors::falls_short(wanted, allowed) {
-        None => Finding::ok("open files", format!("{allowed} may be open, enough for {wanted} clients")),
+        None => Finding::ok(
+            "open files",
+            format!("{allowed} may be open by the limit of this shell, enough for {wanted} clients; {UNIT}"),
+        ),
         Some(enough_for) => Finding::warning(
             "open files",
             format!(
-                "{allowed} may be open, enough for {enough_for} clients, and `max_connections` is {wanted}"
+                "{allowed} may be open by the limit of this shell, enough for {enough_for} clients, and \
+                 `max_connections` is {wanted}; {UNIT}"
             ),
         )
         .advice(
@@ -51,13 +58,13 @@ fn memory(config: &Config) -> Finding {
         descriptors::max_connections(config),
         needed >> 20
     );
-    match available() {
-        None => Finding::ok("memory", needs),
-        Some((most, whose)) if needed > most => {
-            Finding::warning("memory", format!("{needs}, and {whose} has {} MiB", most >> 20))
-                .advice("lower `max_connections` of the listeners, or give it more memory")
-        }
-        Some((most, whose)) => Finding::ok("memory", format!("{needs}; {whose} has {} MiB", most >> 20)),
+    let Some((most, whose)) = available() else { return Finding::ok("memory", needs) };
+    let text = format!("{needs}; {whose} has {} MiB, and {UNIT}", most >> 20);
+    match needed > most {
+        true => Finding::warning("memory", text).advice(
+            "lower `max_connections` of the listeners, or give it more memory (MemoryMax= in its unit)",
+        ),
+        false => Finding::ok("memory", text),
     }
 }
 
@@ -66,7 +73,7 @@ fn available() -> Option<(u64, &'static str)> {
     let of_machine =
         files::read_text(Path::new("/proc/meminfo"), DOCUMENT).ok().and_then(|text| of_machine(&text));
     let machine = of_machine.map(|most| (most, "this machine"));
-    let group = of_groups().map(|most| (most, "the control group of this process"));
+    let group = of_groups().map(|most| (most, "the control group of this shell"));
     [machine, group].into_iter().flatten().min()
 }
 

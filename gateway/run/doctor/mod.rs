@@ -1,7 +1,7 @@
 //! `witgate doctor`: looks at a configuration and at this machine, and says what will hurt.
 //!
-//! Changes nothing, listens nowhere, and asks registries as the gateway does, for what it would read. Whoever does not
-//! answer is waited for a few seconds.
+//! Changes nothing, and asks registries as the gateway does, for what it would read. Nobody can connect to it; where a
+//! registry is read by mDNS it hears what comes to port 5353. Whoever does not answer is waited for a few seconds.
 
 mod certificates;
 mod clock;

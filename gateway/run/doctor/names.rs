@@ -1,6 +1,6 @@
 //! Whether the names in lists come to addresses, by the servers that the gateway would ask.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use super::finding::Finding;
 use crate::{
@@ -49,7 +49,11 @@ pub(super) async fn examine(
         }
     }
     if good > 0 {
-        found.push(Finding::ok("dns", format!("names of instances in {registry} that are resolved: {good}")));
+        let mut text = format!("names of instances in {registry} that are resolved: {good}");
+        if names.len() > MOST {
+            let _ = write!(text, ", of the {MOST} of {} that were asked for", names.len());
+        }
+        found.push(Finding::ok("dns", text));
     }
     found
 }

@@ -1,6 +1,6 @@
 //! Whether the plugins that are used load and take their settings, and whether their files are the right ones.
 
-use std::{fs, path::Path};
+use std::{io, path::Path};
 
 use super::{
     super::{blocking, uses::uses},
@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     config::Config,
-    files,
-    plugin::{Cause, Digest, Origin, PluginInfo, Plugins},
+    files::{self, ReadError},
+    plugin::{self, Cause, Digest, Origin, PluginInfo, Plugins},
 };
 
 pub(super) async fn examine(config: &Config, plugins: &Plugins) -> Vec<Finding> {
@@ -45,40 +45,67 @@ fn shipped(known: &[PluginInfo]) -> Option<Finding> {
 
 /// Every file in the folder, used or not: what is dropped there is what runs.
 fn of_files(known: &[PluginInfo], directory: &Path) -> Vec<Finding> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut entries: Vec<_> =
-        entries.filter(|path| path.extension().is_some_and(|end| end == "wasm")).collect();
-    entries.sort();
-    entries.iter().filter_map(|path| of_file(known, path)).collect()
+    match plugin::files(directory) {
+        Ok(files) => files.iter().flat_map(|(name, path)| of_file(known, name, path)).collect(),
+        Err(error) => {
+            vec![unreadable(&format!("the folder {}: {error}", directory.display()), error.kind())]
+        }
+    }
 }
 
-fn of_file(known: &[PluginInfo], path: &Path) -> Option<Finding> {
-    let name = path.file_stem()?.to_str()?;
-    let bytes = files::read(path, files::STATE).ok()?;
-    let digest = Digest::of(&bytes).to_string();
-    let place = format!("{}, sha256 {digest}", path.display());
-    if let Some(expected) = expected(path).filter(|expected| *expected != digest) {
-        let text = format!("{place}: {}.sha256 says {expected}", path.display());
-        let advice =
-            "it is not the file that was meant: copy it again, or both files from where they were built";
-        return Some(Finding::error("plugin", text).advice(advice));
+fn of_file(known: &[PluginInfo], name: &str, path: &Path) -> Vec<Finding> {
+    let shown = path.display();
+    let digest = match files::read(path, files::STATE) {
+        Ok(bytes) => Digest::of(&bytes).to_string(),
+        Err(error) => {
+            let text = format!("{shown}: {error}");
+            return vec![unreadable(&text, io::Error::from(error).kind())];
+        }
+    };
+    let place = format!("{shown}, sha256 {digest}");
+    let mut found = Vec::new();
+    match expected(path) {
+        Ok(Some(expected)) if expected != digest => {
+            let text = format!("{place}: {shown}.sha256 says {expected}");
+            let advice =
+                "it is not the file that was meant: copy it again, or both files from where they were built";
+            return vec![Finding::error("plugin", text).advice(advice)];
+        }
+        Ok(_) => {}
+        Err(error) => {
+            found.push(unreadable(&format!("{shown}.sha256: {error}"), io::Error::from(error).kind()));
+        }
     }
-    let info = known.iter().find(|plugin| &*plugin.name == name)?;
-    match &info.last_refusal {
+    let info = known.iter().find(|plugin| &*plugin.name == name);
+    found.push(match info.map(|info| (info, &info.last_refusal)) {
         // A use that goes without it has said so above.
-        Some(refused) if info.version == 0 || info.origin == Some(Origin::Shipped) => Some(
+        Some((info, Some(refused))) if info.version == 0 || info.origin == Some(Origin::Shipped) => {
             Finding::error("plugin", format!("{place}: {}", refused.reason))
-                .advice("build it again, see docs/plugins.md; until then it is as if there was no such file"),
-        ),
-        _ if info.version > 0 => Some(Finding::ok("plugin", format!("{place}: loaded"))),
-        _ => Some(Finding::ok("plugin", format!("{place}: used by nothing"))),
+                .advice("build it again, see docs/plugins.md; until then it is as if there was no such file")
+        }
+        Some((info, _)) if info.version > 0 => Finding::ok("plugin", format!("{place}: loaded")),
+        _ => Finding::ok("plugin", format!("{place}: used by nothing")),
+    });
+    found
+}
+
+/// Whoever runs the gateway may read what this user may not; nobody can read what is no file.
+fn unreadable(text: &str, kind: io::ErrorKind) -> Finding {
+    match kind {
+        io::ErrorKind::PermissionDenied => Finding::warning("plugin", format!("cannot read {text}"))
+            .advice("let who runs the gateway read it; root can see all of it here"),
+        _ => Finding::error("plugin", format!("cannot read {text}"))
+            .advice("put a file there that can be read, or take it away"),
     }
 }
 
-/// What `sha256sum` wrote of a file, in a file beside it.
-fn expected(path: &Path) -> Option<String> {
+/// What `sha256sum` wrote of a file, in a file beside it. None if there is no such file.
+fn expected(path: &Path) -> Result<Option<String>, ReadError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".sha256");
-    let text = files::read_text(Path::new(&beside), files::SECRET).ok()?;
-    text.split_whitespace().next().map(str::to_ascii_lowercase)
+    match files::read_text(Path::new(&beside), files::SECRET) {
+        Ok(text) => Ok(Some(text.split_whitespace().next().unwrap_or("nothing").to_ascii_lowercase())),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
 }

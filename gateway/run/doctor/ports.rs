@@ -13,6 +13,7 @@ use super::finding::Finding;
 use crate::{
     config::Config,
     files::{self, DOCUMENT},
+    server,
 };
 
 /// Connections out to one endpoint have a port each, and some more wait until theirs may be used again.
@@ -21,27 +22,49 @@ const FEW: u16 = 16_384;
 /// How the kernel writes that a socket listens.
 const LISTENING: &str = "0A";
 
+/// What `[::]` stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unspecified {
+    /// IPv6 alone: a listener for clients.
+    OneFamily,
+    /// What the system says, which is IPv4 as well unless somebody changed that: the administration.
+    BothFamilies,
+}
+
+/// Who wants to listen where.
+struct Wanted {
+    who: String,
+    address: SocketAddr,
+    unspecified: Unspecified,
+}
+
 pub(super) fn look(config: &Config) -> Vec<Finding> {
     let range = system("/proc/sys/net/ipv4/ip_local_port_range");
     let range = range.as_deref().and_then(local_range);
     let reserved = system("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
-    let listeners =
-        config.listeners.iter().map(|listener| (format!("listener {}", listener.name), listener.address));
-    let admin = config.admin.address.map(|address| ("admin".to_owned(), address));
-    let registrations =
-        config.admin.registrations.as_ref().map(|own| ("admin.registrations".to_owned(), own.address));
-    let mut found: Vec<Finding> = listeners
-        .chain(admin)
-        .chain(registrations)
-        .flat_map(|(who, address)| {
-            let can = can_listen(&who, address);
-            let given_away = range.clone().and_then(|range| may_be_taken(&who, address, range, &reserved));
-            [Some(can), given_away]
-        })
-        .flatten()
-        .collect();
+    let mut found = Vec::new();
+    for wanted in wanted(config) {
+        found.push(can_listen(&wanted));
+        let Wanted { who, address, .. } = &wanted;
+        found.extend(range.clone().and_then(|range| may_be_taken(who, *address, range, &reserved)));
+    }
     found.extend(range.and_then(|range| few(&range)));
     found
+}
+
+fn wanted(config: &Config) -> impl Iterator<Item = Wanted> {
+    let of_clients = config.listeners.iter().map(|listener| Wanted {
+        who: format!("listener {}", listener.name),
+        address: listener.address,
+        unspecified: Unspecified::OneFamily,
+    });
+    let registrations = config.admin.registrations.as_ref().map(|own| ("admin.registrations", own.address));
+    let of_admin = config.admin.address.map(|address| ("admin", address)).into_iter().chain(registrations);
+    of_clients.chain(of_admin.map(|(who, address)| Wanted {
+        who: who.to_owned(),
+        address,
+        unspecified: Unspecified::BothFamilies,
+    }))
 }
 
 /// What the system says in a file.
@@ -49,23 +72,36 @@ fn system(file: impl AsRef<Path>) -> Option<String> {
     files::read_text(file.as_ref(), DOCUMENT).ok()
 }
 
-fn can_listen(who: &str, address: SocketAddr) -> Finding {
+fn can_listen(wanted: &Wanted) -> Finding {
+    match bind(wanted) {
+        Ok(()) => Finding::ok("port", format!("{}: {} is free", wanted.who, wanted.address)),
+        Err(failed) => cannot(wanted, &failed, || holder(wanted)),
+    }
+}
+
+/// What this user may not do or see, the one who runs the gateway may.
+fn cannot(wanted: &Wanted, failed: &io::Error, holder: impl FnOnce() -> Option<(u32, String)>) -> Finding {
+    let Wanted { who, address, .. } = wanted;
     let place = format!("{who}: {address}");
     let error = |text: String| Finding::error("port", text);
-    let Err(failed) = bind(address) else { return Finding::ok("port", format!("{place} is free")) };
+    let warning = |text: String| Finding::warning("port", text);
     match failed.kind() {
-        io::ErrorKind::AddrInUse => match holder(address) {
+        io::ErrorKind::AddrInUse => match holder() {
             Some((_, name)) if name == "witgate" => {
                 Finding::ok("port", format!("{place} is that of a gateway that runs"))
             }
             Some((process, name)) => error(format!("{place} is in use by {name}, process {process}"))
                 .advice(format!("stop that, or choose another `address` for {who}")),
-            None => error(format!("{place} is in use, by a process that may not be looked at"))
-                .advice(format!("ask again as root to see whose it is, or choose another `address` for {who}")),
+            None => warning(format!("{place} is in use, by a process that this user may not look at")).advice(
+                format!(
+                    "ask again as root to see whether it is a gateway that runs; if not, choose another `address` for {who}"
+                ),
+            ),
         },
-        io::ErrorKind::PermissionDenied => error(format!("{place}: may not listen there, as this user")).advice(
-            "run it with AmbientCapabilities=CAP_NET_BIND_SERVICE, as its unit does, or choose a port above 1023",
-        ),
+        io::ErrorKind::PermissionDenied => warning(format!("{place}: may not listen there, as this user"))
+            .advice(
+                "run it with AmbientCapabilities=CAP_NET_BIND_SERVICE, as its unit does, or choose a port above 1023",
+            ),
         io::ErrorKind::AddrNotAvailable => error(format!("{place}: this machine has no such address"))
             .advice(format!("write one that it has as `address` of {who}; 0.0.0.0 and [::] are all of them")),
         _ => error(format!("{place}: {failed}")).advice(format!("choose another `address` for {who}")),
@@ -73,25 +109,20 @@ fn can_listen(who: &str, address: SocketAddr) -> Finding {
 }
 
 /// As whoever listens does, without listening: nobody may connect to this.
-fn bind(address: SocketAddr) -> io::Result<()> {
+fn bind(wanted: &Wanted) -> io::Result<()> {
+    let address = wanted.address;
+    if wanted.unspecified == Unspecified::OneFamily {
+        return server::probe(address).map(drop);
+    }
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
     socket.bind(&address.into())
 }
 
-/// The process that listens at an address, and its name. None if that may not be seen.
-fn holder(address: SocketAddr) -> Option<(u32, String)> {
+/// The process that listens where somebody else wants to, and its name. None if that may not be seen.
+fn holder(wanted: &Wanted) -> Option<(u32, String)> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| system(table).unwrap_or_default());
-    let inodes: Vec<String> = tables
-        .iter()
-        .flat_map(|table| table.lines().skip(1))
-        .filter_map(listening)
-        .filter(|(ip, port, _)| *port == address.port() && covers(*ip, address.ip()))
-        .map(|(.., inode)| format!("socket:[{inode}]"))
-        .collect();
+    let inodes = in_the_way(tables.iter().flat_map(|table| table.lines().skip(1)), wanted);
     let processes = fs::read_dir("/proc").ok()?.flatten();
     processes
         .filter_map(|process| Some((process.file_name().to_str()?.parse::<u32>().ok()?, process.path())))
@@ -105,9 +136,29 @@ fn holder(address: SocketAddr) -> Option<(u32, String)> {
         .next()
 }
 
-/// Whether who listens on `held` is in the way of who wants to listen on `wanted`.
-fn covers(held: IpAddr, wanted: IpAddr) -> bool {
-    held.is_unspecified() || wanted.is_unspecified() || held.to_canonical() == wanted.to_canonical()
+/// The sockets among these lines of tables of the kernel because of which nobody else can listen there.
+fn in_the_way<'a>(lines: impl Iterator<Item = &'a str>, wanted: &Wanted) -> Vec<String> {
+    let held: Vec<_> =
+        lines.filter_map(listening).filter(|(_, port, _)| *port == wanted.address.port()).collect();
+    let those = |covers: &dyn Fn(IpAddr) -> bool| -> Vec<String> {
+        let those = held.iter().filter(|(ip, ..)| covers(*ip));
+        those.map(|(.., inode)| format!("socket:[{inode}]")).collect()
+    };
+    let ip = wanted.address.ip().to_canonical();
+    let same = those(&|held| {
+        let held = held.to_canonical();
+        held.is_ipv4() == ip.is_ipv4() && (held == ip || held.is_unspecified() || ip.is_unspecified())
+    });
+    if !same.is_empty() {
+        return same;
+    }
+    // Whether a socket for `[::]` is one for IPv4, too, is not told: it is, if nobody else can be.
+    those(&|held| match held.to_canonical() {
+        IpAddr::V6(held) => ip.is_ipv4() && held.is_unspecified(),
+        IpAddr::V4(_) => {
+            ip.is_ipv6() && ip.is_unspecified() && wanted.unspecified == Unspecified::BothFamilies
+        }
+    })
 }
 
 /// A line of a table of the kernel: where somebody listens, and the number of the socket.
@@ -173,7 +224,7 @@ fn few(range: &RangeInclusive<u16>) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::finding, *};
 
     #[test]
     fn who_listens_is_read_from_the_tables_of_the_kernel() {
@@ -185,14 +236,81 @@ mod tests {
         assert_eq!(listening("nonsense"), None);
     }
 
+    fn wanted(address: impl Into<SocketAddr>, unspecified: Unspecified) -> Wanted {
+        Wanted { who: "listener web".into(), address: address.into(), unspecified }
+    }
+
     #[test]
     fn an_own_listener_of_the_test_is_found() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        for unspecified in [Unspecified::OneFamily, Unspecified::BothFamilies] {
+            let wanted = wanted(taken.local_addr().unwrap(), unspecified);
+            assert_eq!(bind(&wanted).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+            assert_eq!(holder(&wanted).map(|(process, _)| process), Some(std::process::id()));
+        }
         let address = taken.local_addr().unwrap();
-        assert_eq!(bind(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        assert_eq!(holder(address).map(|(process, _)| process), Some(std::process::id()));
         drop(taken);
-        bind(address).unwrap();
+        bind(&wanted(address, Unspecified::OneFamily)).unwrap();
+    }
+
+    #[test]
+    fn a_listener_for_ipv6_goes_beside_one_for_ipv4_and_the_administration_does_not() {
+        let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let address = (Ipv6Addr::UNSPECIFIED, taken.local_addr().unwrap().port());
+        let listener = wanted(address, Unspecified::OneFamily);
+        bind(&listener).unwrap();
+        assert_eq!(holder(&listener), None);
+        let admin = wanted(address, Unspecified::BothFamilies);
+        assert_eq!(bind(&admin).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(holder(&admin).map(|(process, _)| process), Some(std::process::id()));
+    }
+
+    #[test]
+    fn who_is_in_the_way_is_of_the_same_family_or_of_both() {
+        let line = |address: &str, inode: u32| {
+            format!("0: {address}:0050 0:0 0A 00000000:00000000 00:00000000 00000000 0 0 {inode} 1")
+        };
+        let (any4, one4) = (line("00000000", 1), line("0100007F", 2));
+        let (any6, one6) = (line(&"0".repeat(32), 3), line("00000000000000000000000001000000", 4));
+        for (held, address, unspecified, expected) in [
+            (vec![&any4, &any6], "0.0.0.0:80", Unspecified::OneFamily, "1"),
+            (vec![&any4, &any6], "[::]:80", Unspecified::OneFamily, "3"),
+            (vec![&any4], "[::]:80", Unspecified::OneFamily, ""),
+            (vec![&any4], "[::]:80", Unspecified::BothFamilies, "1"),
+            (vec![&any4], "[::1]:80", Unspecified::BothFamilies, ""),
+            (vec![&any6], "127.0.0.1:80", Unspecified::OneFamily, "3"),
+            (vec![&one6], "127.0.0.1:80", Unspecified::OneFamily, ""),
+            (vec![&one6], "0.0.0.0:80", Unspecified::OneFamily, ""),
+            (vec![&one4, &one6], "0.0.0.0:80", Unspecified::OneFamily, "2"),
+            (vec![&one4, &one6], "127.0.0.2:80", Unspecified::OneFamily, ""),
+            (vec![&one4], "127.0.0.1:81", Unspecified::OneFamily, ""),
+        ] {
+            let wanted = wanted(address.parse::<SocketAddr>().unwrap(), unspecified);
+            let expected: Vec<_> =
+                expected.split_whitespace().map(|inode| format!("socket:[{inode}]")).collect();
+            assert_eq!(
+                in_the_way(held.iter().map(|line| line.as_str()), &wanted),
+                expected,
+                "{address} {held:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_only_this_user_may_not_is_a_warning() {
+        let wanted = wanted(([0, 0, 0, 0], 80), Unspecified::OneFamily);
+        let told = |kind: io::ErrorKind, holder: Option<(u32, String)>| {
+            finding::told(&[cannot(&wanted, &kind.into(), || holder)]).text
+        };
+        for (told, expected) in [
+            (told(io::ErrorKind::PermissionDenied, None), "▲ warning"),
+            (told(io::ErrorKind::AddrInUse, None), "▲ warning"),
+            (told(io::ErrorKind::AddrInUse, Some((1, "nginx".into()))), "✕ error"),
+            (told(io::ErrorKind::AddrInUse, Some((1, "witgate".into()))), "✓ ok"),
+            (told(io::ErrorKind::AddrNotAvailable, None), "✕ error"),
+        ] {
+            assert!(told.starts_with(expected), "{told}");
+        }
     }
 
     #[test]

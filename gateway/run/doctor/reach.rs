@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::registries::PATIENCE;
-use crate::tls::{Client, Protocol};
+use crate::tls::{Client, ClientSettings, Files, Protocol};
 
 /// The head of an answer is not longer.
 const HEAD: u64 = 16 << 10;
@@ -19,8 +19,15 @@ const HEAD: u64 = 16 << 10;
 pub(super) struct Place {
     /// `HOST:PORT`.
     pub address: String,
-    /// Whether it speaks HTTP, so that it can be asked for the time.
-    pub speaks_http: bool,
+    pub speaks: Speaks,
+}
+
+/// What a server is spoken to by.
+#[derive(Debug, Clone)]
+pub(super) enum Speaks {
+    /// HTTP, so that it can be asked for the time; with TLS if there are settings for that.
+    Http(Option<ClientSettings>),
+    Other,
 }
 
 /// What became of a connection.
@@ -46,17 +53,23 @@ pub(super) enum NotReached {
 }
 
 /// Connects, and asks for the time where that can be asked.
-pub(super) async fn reach(place: Place, tls: Option<Arc<Client>>) -> Reached {
+pub(super) async fn reach(place: Place, files: Arc<Files>) -> Reached {
     let address = place.address.clone();
+    let client = |settings| files.client(settings);
     let (outcome, ahead) = match timeout(PATIENCE, connect(&address)).await {
         Err(_) => (Err(NotReached::TimedOut(address)), None),
         Ok(Err(error)) => (Err(error), None),
-        Ok(Ok(_)) if !place.speaks_http => (Ok(()), None),
-        Ok(Ok(stream)) => match timeout(PATIENCE, ask(stream, &address, tls)).await {
-            Ok(Ok(date)) => (Ok(()), date.map(ahead)),
-            Ok(Err(error)) => (Err(error), None),
-            // That it does not answer is told by whoever asks for a service.
-            Err(_) => (Ok(()), None),
+        Ok(Ok(stream)) => match &place.speaks {
+            Speaks::Other => (Ok(()), None),
+            Speaks::Http(tls) => {
+                let asked = ask(stream, &address, tls.as_ref().map(client));
+                match timeout(PATIENCE, asked).await {
+                    Ok(Ok(date)) => (Ok(()), date.map(ahead)),
+                    Ok(Err(error)) => (Err(error), None),
+                    // That it does not answer is told by whoever asks for a service.
+                    Err(_) => (Ok(()), None),
+                }
+            }
         },
     };
     Reached { place, outcome, ahead }

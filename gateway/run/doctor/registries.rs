@@ -12,12 +12,12 @@ use super::{
     certificates, clock,
     finding::Finding,
     names,
-    reach::{Place, Reached, reach},
+    reach::{Place, Reached, Speaks, reach},
 };
 use crate::{
     bindings::wit::News,
     config::{self, Config},
-    connector::Grants,
+    connector::{Grants, http::Prefix},
     plugin::Plugins,
     registry::Failure,
     tls,
@@ -73,16 +73,15 @@ async fn of_registry(
     config: &Config,
     registry: &Arc<config::Registry>,
     plugins: &Plugins,
-    files: &tls::Files,
+    files: &Arc<tls::Files>,
 ) -> (Vec<Finding>, Vec<Reached>) {
     if registry.grants.memory.is_some() {
         let text = format!("{}: inside the gateway", registry.name);
         return (vec![Finding::ok(ABOUT, text)], Vec::new());
     }
-    let tls = certificates::of_registry(&registry.grants).map(|settings| files.client(&settings));
     let mut reaching = JoinSet::new();
     for place in places(&registry.grants) {
-        reaching.spawn(reach(place, tls.clone()));
+        reaching.spawn(reach(place, files.clone()));
     }
     let named = named(config, &registry.name);
     let services: Vec<&str> =
@@ -99,6 +98,14 @@ async fn of_registry(
     said.sort_by(|one, other| one.0.cmp(&other.0));
     let reached = reaching.join_all().await;
     let mut found = told(registry, &said, named.is_empty());
+    if named.len() > MOST {
+        let text = format!(
+            "{}: {MOST} of its {} services were asked for, not the others",
+            registry.name,
+            named.len()
+        );
+        found.push(Finding::ok(ABOUT, text));
+    }
     // Who cannot be reached at all is what failed above.
     let works = said.iter().any(|(_, said)| !matches!(said, Said::Failed(_) | Said::Nothing));
     for Reached { place, outcome, .. } in &reached {
@@ -129,13 +136,19 @@ fn named(config: &Config, registry: &str) -> BTreeSet<Arc<str>> {
 }
 
 fn places(grants: &Grants) -> Vec<Place> {
-    let place = |address: String, speaks_http| Place { address, speaks_http };
-    let etcd =
-        grants.etcd.iter().flat_map(|grant| grant.endpoints.iter().map(|one| place(one.clone(), true)));
-    let http = grants.http.iter().flat_map(|grant| grant.urls.iter().map(|url| place(url.place(), true)));
+    let place = |address: String, speaks| Place { address, speaks };
+    let etcd = grants.etcd.iter().flat_map(|grant| {
+        let tls = certificates::of_etcd(grant);
+        grant.endpoints.iter().map(move |one| place(one.clone(), Speaks::Http(tls.clone())))
+    });
+    let http = grants.http.iter().flat_map(|grant| {
+        // Each of the URLs says for itself whether it is TLS.
+        let tls = |url: &Prefix| grant.tls.clone().filter(|_| url.is_tls());
+        grant.urls.iter().map(move |url| place(url.place(), Speaks::Http(tls(url))))
+    });
     let zookeeper = grants.zookeeper.iter().flat_map(|grant| &grant.servers);
     let tcp = grants.tcp.iter().flat_map(|grant| grant.addresses.iter().map(|one| &one.text));
-    let others = zookeeper.chain(tcp).map(|one| place(one.clone(), false));
+    let others = zookeeper.chain(tcp).map(|one| place(one.clone(), Speaks::Other));
     etcd.chain(http).chain(others).collect()
 }
 
@@ -207,20 +220,21 @@ fn failed(registry: &config::Registry, service: &str, failure: &Failure) -> Find
 
 fn where_it_is(registry: &config::Registry) -> String {
     let (name, grants) = (&registry.name, &registry.grants);
-    let setting = if grants.etcd.is_some() {
-        "`etcd.endpoints`"
-    } else if grants.http.is_some() {
-        "`http.urls`"
-    } else if grants.zookeeper.is_some() {
-        "`zookeeper.servers`"
-    } else if grants.dns.is_some() {
-        "`dns.servers`"
-    } else if grants.tcp.is_some() {
-        "`tcp.addresses`"
-    } else {
-        "`file`"
-    };
-    format!("see {setting} of [registry.{name}], and whether it is there and well")
+    let settings = [
+        (grants.dns.is_some(), "`dns.servers`"),
+        (grants.etcd.is_some(), "`etcd.endpoints`"),
+        (grants.file.is_some(), "`file`"),
+        (grants.http.is_some(), "`http.urls`"),
+        (grants.mdns.is_some(), "`mdns.interfaces`"),
+        (grants.tcp.is_some(), "`tcp.addresses`"),
+        (grants.zookeeper.is_some(), "`zookeeper.servers`"),
+    ];
+    let granted: Vec<&str> =
+        settings.iter().filter(|(is_granted, _)| *is_granted).map(|(_, of)| *of).collect();
+    match granted[..] {
+        [] => format!("see what is lent to the plugin in [registry.{name}]"),
+        _ => format!("see {} of [registry.{name}], and whether it is there and well", granted.join(" and ")),
+    }
 }
 
 fn credential(registry: &config::Registry) -> &'static str {

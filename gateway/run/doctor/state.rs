@@ -1,6 +1,6 @@
 //! Whether what outlives the process can be written.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use rustix::fs::{Access, access, statvfs};
 
@@ -15,43 +15,60 @@ const ROOM: u64 = 256 << 20;
 
 pub(super) fn look(config: &Config) -> Vec<Finding> {
     let folder = &config.state;
-    let mut found = vec![writable(folder)];
-    let disk = folder.ancestors().find(|folder| folder.exists()).and_then(|folder| statvfs(folder).ok());
-    let left = disk.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    let (about, shown) = ("state", folder.display());
+    let there = match nearest(folder) {
+        Ok(there) => there,
+        Err(error) => {
+            let text = format!("{shown} may not be looked at by this user: {error}");
+            return vec![Finding::warning(about, text).advice("ask again as root")];
+        }
+    };
+    let mut found = vec![writable(folder, there)];
+    let left = statvfs(there).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
     if let Some(left) = left.filter(|left| *left < ROOM) {
-        let text = format!("{} MiB are left on the disk of {}", left >> 20, folder.display());
-        found.push(Finding::warning("state", text).advice("make room, or move `directory` of [state]"));
+        let text = format!("{} MiB are left on the disk of {shown}", left >> 20);
+        found.push(Finding::warning(about, text).advice("make room, or move `directory` of [state]"));
     }
     if let Some(damaged) = Memory::look(&folder.join(REGISTRY)) {
-        found.push(Finding::warning("state", damaged).advice(
+        found.push(Finding::warning(about, damaged).advice(
             "services that register there again and again come back by themselves; others register anew",
         ));
     }
     found
 }
 
-fn writable(folder: &Path) -> Finding {
-    let may = |folder: &Path| access(folder, Access::WRITE_OK | Access::EXEC_OK);
+/// The folder if it is there, or the nearest of those that it lies in.
+fn nearest(folder: &Path) -> io::Result<&Path> {
+    for folder in folder.ancestors() {
+        // Where all of a relative path ends.
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        if folder.try_exists()? {
+            return Ok(folder);
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+/// `there` is the nearest that there is.
+fn writable(folder: &Path, there: &Path) -> Finding {
     let shown = folder.display();
     let advice = "let who runs the gateway write there (StateDirectory= in its unit), or name another folder by \
                   `directory` of [state]";
-    if folder.exists() {
-        if !folder.is_dir() {
-            return Finding::error("state", format!("{shown} is no folder")).advice(advice);
-        }
-        return match may(folder) {
-            Err(error) => {
-                Finding::error("state", format!("{shown} cannot be written: {error}")).advice(advice)
-            }
-            Ok(()) if is_own(folder) => Finding::ok("state", format!("{shown} can be written")),
-            Ok(()) => Finding::ok(
-                "state",
-                format!("{shown} is another user's, who runs the gateway if all is well"),
-            ),
+    let may = access(there, Access::WRITE_OK | Access::EXEC_OK);
+    if there != folder {
+        return match may {
+            Ok(()) if there.is_dir() => Finding::ok("state", format!("{shown} can be made")),
+            _ => Finding::error("state", format!("{shown} is not there and cannot be made")).advice(advice),
         };
     }
-    match folder.ancestors().skip(1).find(|parent| parent.exists()) {
-        Some(parent) if may(parent).is_ok() => Finding::ok("state", format!("{shown} can be made")),
-        _ => Finding::error("state", format!("{shown} is not there and cannot be made")).advice(advice),
+    if !folder.is_dir() {
+        return Finding::error("state", format!("{shown} is no folder")).advice(advice);
+    }
+    match may {
+        Err(error) => Finding::error("state", format!("{shown} cannot be written: {error}")).advice(advice),
+        Ok(()) if is_own(folder) => Finding::ok("state", format!("{shown} can be written")),
+        Ok(()) => {
+            Finding::ok("state", format!("{shown} is another user's, who runs the gateway if all is well"))
+        }
     }
 }

@@ -101,6 +101,11 @@ pub struct Init {
 pub enum InitError {
     #[error("the registry {registry} {takes}: leave --address {given:?} out")]
     Addresses { registry: &'static str, takes: &'static str, given: String },
+    #[error(
+        "others can reach {0}, which has to ask for a token: give --admin an address of this machine alone, and write \
+         `address` and `token_file` of [admin] into the file afterwards"
+    )]
+    Admin(SocketAddr),
     /// An address is wrong, or two are the same.
     #[error("what it would write is no valid configuration:\n{0}")]
     Config(#[from] config::Problems),
@@ -112,6 +117,10 @@ pub enum InitError {
 
 /// The text of a configuration, which is valid as it stands. Paths in it are relative to the folder of `file`.
 pub fn init(what: &Init, file: &Path) -> Result<String, InitError> {
+    // The file of a token is made by whoever knows the token.
+    if !what.admin.ip().is_loopback() {
+        return Err(InitError::Admin(what.admin));
+    }
     let Kind { name, with, table, addresses } = what.registry;
     let place = |usual: &str| match what.addresses.is_empty() {
         true => vec![usual.to_owned()],

@@ -7,6 +7,7 @@ mod terminal;
 
 use std::{
     io::{self, IsTerminal as _},
+    pin::pin,
     time::{Duration, SystemTime},
 };
 
@@ -14,7 +15,7 @@ use serde_json::Value;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{Interval, MissedTickBehavior, interval, sleep, timeout},
 };
 
 use self::{
@@ -116,15 +117,14 @@ impl Watching {
         let mut pace = interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         pace.tick().await;
+        // It is waited for beside the terminal, which is drawn anew and obeyed however long an answer takes.
+        let mut next = pin!(ask_in_time(client, pace));
         loop {
             terminal.draw(&self.lines(terminal.size()))?;
             tokio::select! {
-                _ = pace.tick() => {
-                    // A key counts while an answer is waited for.
-                    tokio::select! {
-                        asked = ask(client) => self.take(asked),
-                        () = until_quit(keys) => return Ok(()),
-                    }
+                (asked, pace) = &mut next => {
+                    self.take(asked);
+                    next.set(ask_in_time(client, pace));
                 }
                 _ = resized.recv() => {}
                 () = until_quit(keys) => return Ok(()),
@@ -152,6 +152,12 @@ impl Watching {
         let shown = Shown { overview: self.latest.as_ref(), gone: gone.as_deref(), address: &self.address };
         screen(&shown, Some(size))
     }
+}
+
+/// Asks when it is time for that, and gives back what says when the next time is.
+async fn ask_in_time(client: &Client, mut pace: Interval) -> (Result<Value, AskError>, Interval) {
+    pace.tick().await;
+    (ask(client).await, pace)
 }
 
 async fn ask(client: &Client) -> Result<Value, AskError> {

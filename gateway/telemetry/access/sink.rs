@@ -145,7 +145,7 @@ impl Shared {
                 losing.over();
             } else if let Some(lasts) = losing.met("") {
                 let lines = lost - told;
-                tracing::warn!(lines, for_seconds = lasts.for_seconds, "Lines of access logs lost");
+                tracing::warn!(output = %self.destination, lines, for_seconds = lasts.for_seconds, "Lines of access logs lost");
                 told = lost;
             }
             if end {

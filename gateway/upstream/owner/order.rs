@@ -28,25 +28,25 @@ pub enum Order {
     Undrain { addresses: BTreeSet<SocketAddr> },
 }
 
-/// Why an order was not carried out.
+/// Why an order was not carried out. Whoever tells it says of which upstream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
-    #[error("upstream is not pinned")]
+    #[error("it is not pinned")]
     NotPinned,
     #[error(transparent)]
     Rollback(#[from] RollbackError),
-    #[error("upstream has no source {0}")]
+    #[error("it has no source {0}")]
     NoSource(usize),
     #[error("no removal is held back")]
     NothingHeld,
-    #[error("upstream has no endpoint {0}")]
+    #[error("it has no endpoint {0}")]
     NoEndpoint(SocketAddr),
-    #[error("endpoint {0} does not drain by an order")]
+    #[error("its endpoint {0} does not drain by an order")]
     NotDraining(SocketAddr),
     /// It holds for now, and would be forgotten by a restart.
     #[error("done, but not written to disk: {0}")]
     NotSaved(String),
-    #[error("upstream is gone")]
+    #[error("it is gone")]
     Gone,
 }
 
