@@ -47,6 +47,8 @@ pub(super) enum Rejection {
     NoToken(&'static str),
     #[error("the token is wrong")]
     WrongToken,
+    #[error("the token is the one for reading, and changes need another")]
+    TokenForReading,
     #[error("a page of {0:?} may not change anything here")]
     ForeignOrigin(String),
     #[error("a page of {0} may not follow anything here")]
@@ -73,7 +75,7 @@ impl Rejection {
             Self::Invalid(_) | Self::Host(_) => StatusCode::BAD_REQUEST,
             Self::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::NoToken(_) | Self::WrongToken => StatusCode::UNAUTHORIZED,
+            Self::NoToken(_) | Self::WrongToken | Self::TokenForReading => StatusCode::UNAUTHORIZED,
             Self::ForeignOrigin(_) | Self::ForeignViewer(_) | Self::ThroughProxy { .. } => {
                 StatusCode::FORBIDDEN
             }
@@ -96,7 +98,7 @@ impl Rejection {
             Self::WrongMethod { allowed, .. } => {
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
             }
-            Self::NoToken(_) | Self::WrongToken => {
+            Self::NoToken(_) | Self::WrongToken | Self::TokenForReading => {
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Self::Busy => {
