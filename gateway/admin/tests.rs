@@ -790,3 +790,19 @@ async fn who_has_connected_before_a_shutdown_and_speaks_after_it_has_an_answer()
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
     timeout(Duration::from_secs(10), &mut api.served).await.unwrap().unwrap();
 }
+
+/// Browsers connect before they have anything to ask.
+#[tokio::test]
+async fn who_says_nothing_does_not_hold_up_a_shutdown_for_as_long_as_an_answer() {
+    let mut api = Api::open().await;
+    let mut silent = TcpStream::connect(api.address).await.unwrap();
+    // It comes after the other, which is served by the time that this has its answer.
+    assert_eq!(api.get("/healthz").await.status, 200);
+    // Nothing but time ends the other one.
+    tokio::time::pause();
+    let start = tokio::time::Instant::now();
+    api.stop.take().unwrap().send(()).unwrap();
+    (&mut api.served).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+}
