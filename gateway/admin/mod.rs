@@ -249,7 +249,10 @@ impl Admin {
                 self.guard.check_follow(&head)?;
                 self.follow(resource).await
             }
-            resource => self.make(resource).await.map(with_json),
+            resource => {
+                self.overview.asked();
+                self.make(resource).await.map(with_json)
+            }
         }
     }
 

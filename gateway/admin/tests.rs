@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -805,4 +806,23 @@ async fn who_says_nothing_does_not_hold_up_a_shutdown_for_as_long_as_an_answer()
     (&mut api.served).await.unwrap();
     assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
     assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn who_asks_again_and_again_is_told_of_rates_though_the_last_who_followed_has_left() {
+    let api = Api::open().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let admin = Admin::new(&listener, false, api.parts.clone(), Scope::Everything, Access::default());
+    let admin = Arc::new(admin);
+    let rate = async || {
+        let head = hyper::Request::get("/api/v1/overview").body(()).unwrap().into_parts().0;
+        let answer = admin.clone().show(Resource::Overview, head).await.unwrap();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        serde_json::from_slice::<Value>(&body).unwrap()["services"][0]["requests_per_second"].clone()
+    };
+    assert_eq!(rate().await, json!(null));
+    drop(admin.overview.watch());
+    // What is counted within half a second is counted once.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(rate().await, json!(0.0));
 }
