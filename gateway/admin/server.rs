@@ -206,10 +206,11 @@ async fn open(
             closed(&mut closing).await;
             sleep(FIRST_WORDS).await;
         };
+        let mut first = [0];
         tokio::select! {
             biased;
             // What is wrong with it is met again when it is read.
-            _ = stream.readable() => {}
+            _ = stream.peek(&mut first) => {}
             () = too_late => return None,
         }
         Some(tls.accept(stream).await)

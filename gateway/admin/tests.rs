@@ -826,3 +826,35 @@ async fn who_asks_again_and_again_is_told_of_rates_though_the_last_who_followed_
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(rate().await, json!(0.0));
 }
+
+/// The same with TLS, where nobody has begun to shake hands.
+#[tokio::test]
+async fn who_has_not_begun_to_shake_hands_does_not_hold_up_a_shutdown_for_as_long_as_an_answer() {
+    let (api, folder) = (Api::open().await, tempfile::tempdir().unwrap());
+    let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&certificate, identity.cert.pem()).unwrap();
+    std::fs::write(&key, identity.signing_key.serialize_pem()).unwrap();
+    let certificates = vec![tls::PairFiles { certificate, key }];
+    let settings = tls::ServerSettings { certificates, clients: None, ticket_keys: None };
+    let tls = tls::Server::open(&settings, tls::Protocol::Http1, &api.parts.files).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (parts, access) = (api.parts.clone(), Access::default());
+    let shutdown = async { drop(stopped.await) };
+    let served =
+        tokio::spawn(serve(listener, Some(Arc::new(tls)), parts, Scope::Everything, access, shutdown));
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    // It comes after the other, and is refused.
+    let mut other = TcpStream::connect(address).await.unwrap();
+    other.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    // With or without an alert, and reset where not all that it said was read.
+    let _ = timeout(Duration::from_secs(10), other.read_to_end(&mut Vec::new())).await.unwrap();
+    tokio::time::pause();
+    let start = tokio::time::Instant::now();
+    drop(stop);
+    served.await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+}
