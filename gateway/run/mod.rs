@@ -85,8 +85,8 @@ pub enum StartError {
     Config(#[from] config::Problems),
     #[error(transparent)]
     Listen(#[from] ListenError),
-    #[error("cannot listen on {address}, the `address` of [{section}]: {error}")]
-    Admin { section: &'static str, address: SocketAddr, error: io::Error },
+    #[error("cannot listen on {address}, the `address` of [admin]: {error}")]
+    Admin { address: SocketAddr, error: io::Error },
     #[error("no TLS at {address}: {reason}")]
     Tls { address: SocketAddr, reason: String },
     #[error("cannot start the threads of the gateway")]

@@ -53,7 +53,7 @@ pub(super) async fn bind(
     let admin = match *address {
         Some(address) => {
             let inherited = take_admin(&mut estate.admin, address, &mut taken);
-            let (socket, copy) = bind_admin("admin", address, tls.as_ref(), &files, inherited).await?;
+            let (socket, copy) = bind_admin(address, tls.as_ref(), &files, inherited).await?;
             copies.admin = Some((address, copy));
             Some(socket)
         }
@@ -62,9 +62,7 @@ pub(super) async fn bind(
     let registrations = match registrations {
         Some(own) => {
             let inherited = take_admin(&mut estate.registrations, own.address, &mut taken);
-            let section = "admin.registrations";
-            let (socket, copy) =
-                bind_admin(section, own.address, own.tls.as_ref(), &files, inherited).await?;
+            let (socket, copy) = bind_admin(own.address, own.tls.as_ref(), &files, inherited).await?;
             copies.registrations = Some((own.address, copy));
             Some(socket)
         }
@@ -92,14 +90,13 @@ fn take_admin(
 }
 
 async fn bind_admin(
-    section: &'static str,
     address: SocketAddr,
     tls: Option<&ServerSettings>,
     files: &tls::Files,
     inherited: Option<std::net::TcpListener>,
 ) -> Result<(AdminSocket, OwnedFd), StartError> {
     let tls = open_tls(address, tls, tls::Protocol::Http1, files)?;
-    let failed = |error| StartError::Admin { section, address, error };
+    let failed = |error| StartError::Admin { address, error };
     let listener = match inherited {
         Some(listener) => tokio::net::TcpListener::from_std(listener),
         None => tokio::net::TcpListener::bind(address).await,
@@ -157,33 +154,4 @@ pub(super) fn announce(sockets: &Sockets) -> Started {
 
 pub(super) fn say_listening(listener: &Listener) {
     say(&format!("listening {} {}", listener.settings.protocol.as_str(), listener.address()));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Access, Registrations};
-
-    #[tokio::test]
-    async fn an_address_that_is_taken_is_told_with_the_section_that_names_it() {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = taken.local_addr().unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let mut config = Config::empty(folder.path().to_owned());
-        let told = async |config: &Config| {
-            let bound = bind(config, &Arc::new(ProcessMetrics::new(1)), &mut Estate::default()).await;
-            bound.err().unwrap().to_string()
-        };
-        config.admin.address = Some(address);
-        let text = told(&config).await;
-        assert!(
-            text.starts_with(&format!("cannot listen on {address}, the `address` of [admin]: ")),
-            "{text}"
-        );
-        config.admin.address = None;
-        config.admin.registrations = Some(Registrations { address, access: Access::default(), tls: None });
-        let text = told(&config).await;
-        let expected = format!("cannot listen on {address}, the `address` of [admin.registrations]: ");
-        assert!(text.starts_with(&expected), "{text}");
-    }
 }
