@@ -49,6 +49,8 @@ pub(super) enum Rejection {
         "the token is wrong: it is in the file that `token_file` names, or for reading `read_token_file`"
     )]
     WrongToken,
+    #[error("the token is the one for reading, and changes need another")]
+    TokenForReading,
     #[error("a page of {0:?} may not change anything here")]
     ForeignOrigin(String),
     #[error("a page of {0} may not follow anything here")]
@@ -77,7 +79,7 @@ impl Rejection {
             Self::Invalid(_) | Self::Host(_) => StatusCode::BAD_REQUEST,
             Self::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::NoToken(_) | Self::WrongToken => StatusCode::UNAUTHORIZED,
+            Self::NoToken(_) | Self::WrongToken | Self::TokenForReading => StatusCode::UNAUTHORIZED,
             Self::ForeignOrigin(_) | Self::ForeignViewer(_) | Self::ThroughProxy { .. } => {
                 StatusCode::FORBIDDEN
             }
@@ -100,7 +102,7 @@ impl Rejection {
             Self::WrongMethod { allowed, .. } => {
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
             }
-            Self::NoToken(_) | Self::WrongToken => {
+            Self::NoToken(_) | Self::WrongToken | Self::TokenForReading => {
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Self::Busy => {

@@ -112,7 +112,10 @@ impl Client {
         }
         let error = value["error"].as_str().map_or_else(|| format!("status {status}"), str::to_owned);
         let error = match status {
-            StatusCode::UNAUTHORIZED => format!("{error}: name a file with it by --token-file"),
+            StatusCode::UNAUTHORIZED if self.token.is_none() => {
+                format!("{error}: name a file with the token by --token-file")
+            }
+            StatusCode::UNAUTHORIZED => format!("{error}; it is the one in the file that --token-file names"),
             _ => error,
         };
         Err(AskError::Refused { status, error })

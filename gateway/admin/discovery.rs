@@ -3,12 +3,18 @@
 //!
 //! As there, the status of an answer is 200 and its `code` says what happened.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use hyper::Response;
 use serde::{Deserialize, Serialize};
 
-use super::answer::{self, Body};
+use super::{
+    Admin,
+    answer::{self, Body, Rejection},
+};
 use crate::{
     config::Discovery,
     connector::memory::{Instance, InstanceState, Memory, Registration, Rejected},
@@ -101,18 +107,45 @@ impl From<Rejected> for Refused {
 
 /// Answers a call; `url` is where this was asked, as the client sees it.
 pub(super) async fn answer(
-    memory: &Memory,
-    discovery: &Discovery,
+    admin: Arc<Admin>,
     call: Call,
     url: &str,
     body: &[u8],
-) -> Response<Body> {
-    told(try_answer(memory, discovery, call, url, body).await)
+) -> Result<Response<Body>, Rejection> {
+    let parts = admin.parts.clone();
+    let discovery = admin.discovery.as_ref().ok_or(Rejection::Failed)?;
+    let question = match Question::read(discovery, call, body) {
+        Ok(question) => question,
+        Err(refused) => return Ok(told(Err(refused))),
+    };
+    let memory = &*parts.memory;
+    let outcome = match call {
+        Call::Register => register(memory, &question).await,
+        Call::Renew => found(memory.renew(&question.appid, &question.hostname)),
+        Call::Cancel => {
+            let (removed, change) = memory.remove(&question.appid, &question.hostname);
+            let _ = memory.saved(change).await;
+            found(removed)
+        }
+        // It may be long: not on the thread that answers about health.
+        Call::Fetch => {
+            let fetch = move |admin: &Admin| Ok(told(fetched(&admin.parts.memory, &question)));
+            return admin.beside(fetch).await;
+        }
+        Call::Nodes => {
+            let hostname = url.split_once("://").map_or(url, |(_, host)| host).to_owned();
+            let addrs = vec![url.to_owned()];
+            list(vec![Shown::new(&question.env, NODES, hostname, addrs, String::new(), UP, now())])
+        }
+    };
+    Ok(told(outcome))
 }
 
-/// Answers a fetch, which may be long: not on the thread that answers about health.
-pub(super) fn fetch(memory: &Memory, discovery: &Discovery, body: &[u8]) -> Response<Body> {
-    told(Question::read(discovery, Call::Fetch, body).and_then(|question| fetched(memory, &question)))
+async fn register(memory: &Memory, question: &Question) -> Result<Data, Refused> {
+    let done = memory.put(&question.appid, &question.hostname, question.registration()?)?;
+    // It is in force either way, and this API has no word for what would be lost with the process.
+    let _ = memory.saved(done.change).await;
+    Ok(Data::Nothing(""))
 }
 
 fn told(outcome: Result<Data, Refused>) -> Response<Body> {
@@ -124,37 +157,6 @@ fn told(outcome: Result<Data, Refused>) -> Response<Body> {
         Err(Refused::Failed(why)) => (500, why, nothing()),
     };
     answer::json(&Answer { code, message, data })
-}
-
-async fn try_answer(
-    memory: &Memory,
-    discovery: &Discovery,
-    call: Call,
-    url: &str,
-    body: &[u8],
-) -> Result<Data, Refused> {
-    let question = Question::read(discovery, call, body)?;
-    let Question { appid, hostname, .. } = &question;
-    match call {
-        Call::Register => {
-            let done = memory.put(appid, hostname, question.registration()?)?;
-            // It is in force either way, and this API has no word for what would be lost with the process.
-            let _ = memory.saved(done.change).await;
-            Ok(Data::Nothing(""))
-        }
-        Call::Renew => found(memory.renew(appid, hostname)),
-        Call::Cancel => {
-            let (removed, change) = memory.remove(appid, hostname);
-            let _ = memory.saved(change).await;
-            found(removed)
-        }
-        Call::Fetch => fetched(memory, &question),
-        Call::Nodes => {
-            let hostname = url.split_once("://").map_or(url, |(_, host)| host).to_owned();
-            let addrs = vec![url.to_owned()];
-            list(vec![Shown::new(&question.env, NODES, hostname, addrs, String::new(), UP, now())])
-        }
-    }
 }
 
 fn fetched(memory: &Memory, question: &Question) -> Result<Data, Refused> {

@@ -93,7 +93,12 @@ impl Guard {
     /// The token for changes, or for reading.
     pub(super) fn check_token(&self, head: &Head, changes: bool) -> Result<(), Rejection> {
         match changes {
-            true => check_token(&self.change, &head.headers, "changes need"),
+            true => match check_token(&self.change, &head.headers, "changes need") {
+                Err(Rejection::WrongToken) if self.read.is_some() && self.check_read(head).is_ok() => {
+                    Err(Rejection::TokenForReading)
+                }
+                checked => checked,
+            },
             false => self.check_read(head),
         }
     }
@@ -247,7 +252,8 @@ mod tests {
         assert!(matches!(guard.check_read(&bearer("water")), Err(Rejection::WrongToken)));
         assert!(matches!(guard.check_read(&with(&[])), Err(Rejection::NoToken(_))));
         assert!(guard.check_change(&bearer("tea"), HERE).is_ok());
-        assert!(matches!(guard.check_change(&bearer("milk"), HERE), Err(Rejection::WrongToken)));
+        assert!(matches!(guard.check_change(&bearer("milk"), HERE), Err(Rejection::TokenForReading)));
+        assert!(matches!(guard.check_change(&bearer("water"), HERE), Err(Rejection::WrongToken)));
         // With nothing but a token for reading, changes are not freer than that.
         let guard = tokens(None, Some("milk"));
         assert!(guard.check_change(&bearer("milk"), HERE).is_ok());

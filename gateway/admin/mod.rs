@@ -43,7 +43,6 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 use self::{
     answer::{Body, Rejection, document, events, json, with_json, with_type},
-    discovery::Call,
     feeds::Feeds,
     guard::Guard,
     overview::Overview,
@@ -221,17 +220,9 @@ impl Admin {
                 orders::carry_out(&upstream, verb, &body).await?;
                 upstreams::one(catalog, &name).map(|upstream| json(&upstream))
             }
-            Resource::Discovery(Call::Fetch) => {
-                let fetch = move |admin: &Self| {
-                    let discovery = admin.discovery.as_ref().ok_or(Rejection::Failed)?;
-                    Ok(discovery::fetch(&admin.parts.memory, discovery, &body))
-                };
-                self.beside(fetch).await
-            }
             Resource::Discovery(call) => {
-                let Some(discovery) = &self.discovery else { return Err(Rejection::Failed) };
                 let url = format!("{}://{}", self.scheme, guard::host(head)?.unwrap_or_default());
-                Ok(discovery::answer(memory, discovery, call, &url, &body).await)
+                discovery::answer(self, call, &url, &body).await
             }
             Resource::Instance { service, id } if head.method == Method::PUT => {
                 services::put(memory, &service, &id, &body).await
@@ -258,7 +249,10 @@ impl Admin {
                 self.guard.check_follow(&head)?;
                 self.follow(resource).await
             }
-            resource => self.make(resource).await.map(with_json),
+            resource => {
+                self.overview.asked();
+                self.make(resource).await.map(with_json)
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::{
     runtime,
     sync::{Notify, watch},
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -31,6 +31,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest head of a request, in bytes, and what is read at once of its body.
 const LONGEST_HEAD: usize = 64 * 1024;
+
+/// How long who has connected and said nothing may take to begin once the listener closes. Browsers connect before they
+/// have anything to ask, and whoever hands over waits for all.
+const FIRST_WORDS: Duration = Duration::from_millis(200);
 
 /// How long answers on their way have to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -138,7 +142,7 @@ async fn connection(
     let client = &place.client;
     let stream = tokio::select! {
         // Who has just come has its first answer, also when the listener closes.
-        opened = open(stream, tls, peer) => match opened {
+        opened = open(stream, tls, peer, closing.clone()) => match opened {
             Some(stream) => stream,
             None => return,
         },
@@ -169,11 +173,14 @@ async fn connection(
         () = closed(&mut closing) => {
             // Who has said nothing yet would be closed without an answer, whatever is on its way.
             tokio::select! {
+                // Whatever has arrived by then counts.
+                biased;
                 ended = connection.as_mut() => ended,
                 () = begun.notified() => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
+                () = sleep(FIRST_WORDS) => return,
             }
         }
         () = client.told_to_leave() => {
@@ -186,12 +193,32 @@ async fn connection(
     }
 }
 
-/// With TLS: shakes hands. None: that failed.
-async fn open(stream: TcpStream, tls: Option<Arc<tls::Server>>, peer: SocketAddr) -> Option<Box<dyn Wire>> {
+/// With TLS: shakes hands. None: that failed, or the listener closed before it began.
+async fn open(
+    stream: TcpStream,
+    tls: Option<Arc<tls::Server>>,
+    peer: SocketAddr,
+    mut closing: watch::Receiver<bool>,
+) -> Option<Box<dyn Wire>> {
     let Some(tls) = tls else { return Some(Box::new(stream)) };
-    match timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok((stream, _))) => Some(Box::new(stream)),
-        Ok(Err(error)) => {
+    let shake_hands = async {
+        let too_late = async {
+            closed(&mut closing).await;
+            sleep(FIRST_WORDS).await;
+        };
+        let mut first = [0];
+        tokio::select! {
+            biased;
+            // What is wrong with it is met again when it is read.
+            _ = stream.peek(&mut first) => {}
+            () = too_late => return None,
+        }
+        Some(tls.accept(stream).await)
+    };
+    match timeout(HEAD_TIMEOUT, shake_hands).await {
+        Ok(None) => None,
+        Ok(Some(Ok((stream, _)))) => Some(Box::new(stream)),
+        Ok(Some(Err(error))) => {
             let reason = tls::reason(&error).as_str();
             tracing::debug!(listener = "admin", client = %peer, reason, %error, "Handshake failed");
             None

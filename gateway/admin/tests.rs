@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -797,4 +798,71 @@ async fn who_has_connected_before_a_shutdown_and_speaks_after_it_has_an_answer()
     timeout(Duration::from_secs(10), silent.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
     timeout(Duration::from_secs(10), &mut api.served).await.unwrap().unwrap();
+}
+
+/// Browsers connect before they have anything to ask.
+#[tokio::test]
+async fn who_says_nothing_does_not_hold_up_a_shutdown_for_as_long_as_an_answer() {
+    let mut api = Api::open().await;
+    let mut silent = TcpStream::connect(api.address).await.unwrap();
+    // It comes after the other, which is served by the time that this has its answer.
+    assert_eq!(api.get("/healthz").await.status, 200);
+    // Nothing but time ends the other one.
+    tokio::time::pause();
+    let start = tokio::time::Instant::now();
+    api.stop.take().unwrap().send(()).unwrap();
+    (&mut api.served).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn who_asks_again_and_again_is_told_of_rates_though_the_last_who_followed_has_left() {
+    let api = Api::open().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let admin = Admin::new(&listener, false, api.parts.clone(), Scope::Everything, Access::default());
+    let admin = Arc::new(admin);
+    let rate = async || {
+        let head = hyper::Request::get("/api/v1/overview").body(()).unwrap().into_parts().0;
+        let answer = admin.clone().show(Resource::Overview, head).await.unwrap();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        serde_json::from_slice::<Value>(&body).unwrap()["services"][0]["requests_per_second"].clone()
+    };
+    assert_eq!(rate().await, json!(null));
+    drop(admin.overview.watch());
+    // What is counted within half a second is counted once.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(rate().await, json!(0.0));
+}
+
+/// The same with TLS, where nobody has begun to shake hands.
+#[tokio::test]
+async fn who_has_not_begun_to_shake_hands_does_not_hold_up_a_shutdown_for_as_long_as_an_answer() {
+    let (api, folder) = (Api::open().await, tempfile::tempdir().unwrap());
+    let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&certificate, identity.cert.pem()).unwrap();
+    std::fs::write(&key, identity.signing_key.serialize_pem()).unwrap();
+    let certificates = vec![tls::PairFiles { certificate, key }];
+    let settings = tls::ServerSettings { certificates, clients: None, ticket_keys: None };
+    let tls = tls::Server::open(&settings, tls::Protocol::Http1, &api.parts.files).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (parts, access) = (api.parts.clone(), Access::default());
+    let shutdown = async { drop(stopped.await) };
+    let served =
+        tokio::spawn(serve(listener, Some(Arc::new(tls)), parts, Scope::Everything, access, shutdown));
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    // It comes after the other, and is refused.
+    let mut other = TcpStream::connect(address).await.unwrap();
+    other.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    // With or without an alert, and reset where not all that it said was read.
+    let _ = timeout(Duration::from_secs(10), other.read_to_end(&mut Vec::new())).await.unwrap();
+    tokio::time::pause();
+    let start = tokio::time::Instant::now();
+    drop(stop);
+    served.await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
 }

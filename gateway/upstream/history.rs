@@ -8,8 +8,9 @@ use std::{
 
 use super::{Changed, Endpoint};
 
-/// Changes remembered.
+/// Changes of the list remembered, and orders that let endpoints drain or no more: those are no reason to forget a list.
 const KEPT: usize = 50;
+const KEPT_DRAINS: usize = 10;
 
 /// Endpoints remembered for the way back, over all changes together. Past this the oldest changes can still be read,
 /// and no longer be gone back to.
@@ -63,6 +64,11 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Whether the list stays as it is, and only who drains is another.
+    fn is_drain(self) -> bool {
+        matches!(self, Self::Drained | Self::Undrained)
+    }
+
     /// The word for the API and logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -139,7 +145,7 @@ impl History {
     pub(super) fn record(&mut self, recorded: Recorded<'_>) {
         let Recorded { generation, at, source, cause, applied, changed, held } = recorded;
         let of = |kind: fn(&Changed) -> bool| changed.iter().filter(|c| kind(c)).map(|c| c.address).collect();
-        let undo = match applied {
+        let undo = match applied && !cause.is_drain() {
             true => changed.iter().map(|c| (c.address, c.before.clone())).collect(),
             false => Vec::new(),
         };
@@ -160,11 +166,19 @@ impl History {
     }
 
     fn trim(&mut self) {
-        if self.entries.len() > KEPT
-            && let Some(oldest) = self.entries.pop_front()
+        let is_drain = |entry: &Entry| entry.cause.is_drain();
+        let drains = self.entries.iter().filter(|entry| is_drain(entry)).count();
+        if drains > KEPT_DRAINS
+            && let Some(oldest) = self.entries.iter().position(is_drain)
         {
-            self.begin = oldest.generation;
-            self.endpoints -= oldest.undo.map_or(0, |undo| undo.len());
+            // There is nothing to undo in it, so the way back is as long as before.
+            self.entries.remove(oldest);
+        } else if self.entries.len() - drains > KEPT {
+            let oldest = self.entries.iter().position(|entry| !is_drain(entry)).unwrap_or_default();
+            for entry in self.entries.drain(..=oldest) {
+                self.begin = entry.generation;
+                self.endpoints -= entry.undo.map_or(0, |undo| undo.len());
+            }
         }
         for entry in &mut self.entries {
             if self.endpoints <= KEPT_ENDPOINTS {
@@ -213,16 +227,54 @@ mod tests {
     }
 
     fn record(history: &mut History, generation: u64, changed: &[Changed]) {
-        let (at, cause) = (SystemTime::UNIX_EPOCH, Cause::News);
-        history.record(Recorded {
-            generation,
-            at,
-            source: Some(0),
-            cause,
-            applied: true,
-            changed,
-            held: &[],
-        });
+        record_cause(history, generation, changed, Cause::News);
+    }
+
+    fn record_cause(history: &mut History, generation: u64, changed: &[Changed], cause: Cause) {
+        let (at, source) = (SystemTime::UNIX_EPOCH, Some(0));
+        history.record(Recorded { generation, at, source, cause, applied: true, changed, held: &[] });
+    }
+
+    #[test]
+    fn drains_are_no_reason_to_forget_a_list() {
+        let mut history = History::default();
+        let (changes, latest) = (KEPT as u64 + 5, KEPT as u64 + 105);
+        let put = |before, weight| Changed {
+            address: endpoint(1, 1).address,
+            before,
+            after: Some(endpoint(1, weight)),
+        };
+        // Each list says its generation as the weight.
+        for generation in 1..=changes {
+            let before = (generation > 1).then(|| endpoint(1, generation as u32 - 1));
+            record(&mut history, generation, &[put(before, generation as u32)]);
+        }
+        let last = endpoint(1, changes as u32);
+        for generation in changes + 1..=latest {
+            let cause = if generation % 2 == 0 { Cause::Drained } else { Cause::Undrained };
+            record_cause(&mut history, generation, &[put(Some(last.clone()), changes as u32)], cause);
+        }
+        let list = HashMap::from([(last.address, last.clone())]);
+        let at = |history: &History, generation, latest| {
+            let list = history.list_at(generation, latest, list.clone())?;
+            Ok(list.values().next().unwrap().weight.get())
+        };
+        assert_eq!(history.iter().count(), KEPT + KEPT_DRAINS);
+        assert_eq!(at(&history, 5, latest), Ok(5));
+        assert_eq!(at(&history, 4, latest), Err(RollbackError::Forgotten(4)));
+        assert_eq!(at(&history, changes + 50, latest), Ok(changes as u32), "the list was the same then");
+        let drains: Vec<u64> =
+            history.iter().filter(|of| of.cause.is_drain()).map(|of| of.generation).collect();
+        assert_eq!(drains, (latest - KEPT_DRAINS as u64 + 1..=latest).collect::<Vec<_>>(), "the last ones");
+        assert_eq!(history.endpoints, KEPT);
+
+        // They go with the lists that they were about.
+        for generation in latest + 1..=latest + KEPT as u64 {
+            record(&mut history, generation, &[put(Some(last.clone()), changes as u32)]);
+        }
+        assert_eq!(history.iter().count(), KEPT + KEPT_DRAINS, "the last list before them is still known");
+        record(&mut history, latest + KEPT as u64 + 1, &[put(Some(last.clone()), changes as u32)]);
+        assert_eq!((history.iter().count(), history.begin), (KEPT, latest + 1));
     }
 
     #[test]

@@ -257,12 +257,14 @@ impl Publisher {
     }
 
     /// Forgets statistics of endpoints that have left. Only of these, and after they were told so: requests that are under
-    /// way to an endpoint see in its statistics when it leaves.
+    /// way to an endpoint see in its statistics when it leaves. And not while there are any: whoever waits until an endpoint
+    /// has nothing left would be told so, and one that comes back would begin as if it had nothing to do.
     fn forget_retired(&mut self, now: Instant) {
         for (most, age) in [(RETIRED_FEW, RETIRED_FOR), (RETIRED_MOST, Duration::ZERO)] {
             if self.retired.len() > most {
                 let young = |since: Instant| now.saturating_duration_since(since) < age;
-                self.retired.retain(|_, (since, stats)| !stats.has_left() || young(*since));
+                self.retired
+                    .retain(|_, (since, stats)| !stats.has_left() || stats.is_in_use() || young(*since));
             }
         }
     }

@@ -238,6 +238,11 @@ impl Stats {
         self.in_flight.load(Relaxed)
     }
 
+    /// Whether a request or a connection is counted here that has not ended.
+    pub fn is_in_use(&self) -> bool {
+        self.in_flight() > 0 || self.connections.load(Relaxed) > 0
+    }
+
     /// The latency average in nanoseconds, 0 while there is no sample and it was not [seeded](Self::seed).
     pub fn latency_ns(&self) -> u64 {
         self.latency.load(Relaxed)

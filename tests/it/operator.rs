@@ -1,25 +1,17 @@
 //! `witgate upstream`: the operator sees how lists stand, holds, turns back and lets go of them, and drains endpoints.
 
-use std::{
-    net::SocketAddr,
-    path::Path,
-    process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-};
+use std::{net::SocketAddr, path::Path, process::Command};
 
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    task::JoinHandle,
 };
 
 use crate::support::{
     backend::Backend,
     gateway::{Gateway, until},
+    traffic::Traffic,
 };
 
 const CONFIG: &str = r#"
@@ -159,41 +151,6 @@ async fn removals_are_held_back_until_they_are_accepted() {
     until("nobody is left", || async { gateway.get("/").await.reason() == Some("no-endpoints") }).await;
 }
 
-/// Requests without a pause, from several clients, until it is stopped.
-struct Traffic {
-    stop: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<usize>>,
-}
-
-impl Traffic {
-    fn start(gateway: &Gateway) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let client = |_| {
-            let (mut session, stop) = (gateway.session(), stop.clone());
-            tokio::spawn(async move {
-                let mut requests = 0;
-                while !stop.load(Relaxed) {
-                    let answer = session.get("/").await;
-                    assert!(answer.status.is_success(), "{} {:?}", answer.status, answer.reason());
-                    requests += 1;
-                }
-                requests
-            })
-        };
-        Self { clients: (0..4).map(client).collect(), stop }
-    }
-
-    /// How many requests there were. None of them failed.
-    async fn end(self) -> usize {
-        self.stop.store(true, Relaxed);
-        let mut requests = 0;
-        for client in self.clients {
-            requests += client.await.unwrap();
-        }
-        requests
-    }
-}
-
 /// Waits until this one gets more requests.
 async fn until_used(backend: &Backend) {
     let before = backend.requests();
@@ -228,7 +185,7 @@ async fn a_drained_endpoint_gets_nothing_new_until_it_is_undrained() {
     let gateway = start(&[&all[0], &all[1]]);
     until_endpoints(&gateway, 2).await;
     let (name, address) = ("orders", all[0].address.to_string());
-    let traffic = Traffic::start(&gateway);
+    let traffic = Traffic::start(gateway.address(), "/", 4);
     until_used(&all[0]).await;
     let said = done(&gateway, &["drain", name, &address]);
     assert!(said.starts_with(&format!("{address} of orders drains, with ")), "{said}");
@@ -248,11 +205,11 @@ async fn a_drained_endpoint_gets_nothing_new_until_it_is_undrained() {
     assert!(shown.contains("drains by order"), "{shown}");
     let line = |said: String| said.lines().find(|line| line.starts_with("orders ")).unwrap().to_owned();
     assert!(line(done(&gateway, &["list"])).contains(" draining 1 "));
-    assert!(traffic.end().await > 100);
+    assert!(traffic.stop().await.none_failed().sent > 100);
 
     let gateway = gateway.restart().await;
     gateway.logged("Endpoints drain").await;
-    let traffic = Traffic::start(&gateway);
+    let traffic = Traffic::start(gateway.address(), "/", 4);
     until("the registry has answered", || async { orders(&gateway).await["sources"][0]["origin"] == "live" })
         .await;
     until_used(&all[2]).await;
@@ -263,7 +220,7 @@ async fn a_drained_endpoint_gets_nothing_new_until_it_is_undrained() {
     let said = done(&gateway, &["undrain", name, &address]);
     assert_eq!(said, format!("{address} of orders is drained no more, orders has 3 endpoints\n"));
     until_used(&all[0]).await;
-    assert!(traffic.end().await > 100);
+    assert!(traffic.stop().await.none_failed().sent > 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,7 +254,7 @@ async fn who_drains_serves_where_nobody_else_is_well() {
     let gateway = start(&[&all[0], &all[1]]);
     until_endpoints(&gateway, 2).await;
     let addresses = [all[0].address.to_string(), all[1].address.to_string()];
-    let traffic = Traffic::start(&gateway);
+    let traffic = Traffic::start(gateway.address(), "/", 4);
     let said = done(&gateway, &["drain", "orders", &addresses[0], &addresses[1]]);
     let expected = format!(
         "{}, {} of orders drain, and still get requests: no other endpoint is well\n",
@@ -306,7 +263,7 @@ async fn who_drains_serves_where_nobody_else_is_well() {
     assert_eq!(said, expected);
     until_used(&all[0]).await;
     until_used(&all[1]).await;
-    traffic.end().await;
+    traffic.stop().await.none_failed();
 
     let check = |arguments: &[&str], code: i32, part: &str| {
         let (found, said) = witgate(gateway.admin, arguments);
@@ -341,8 +298,12 @@ async fn what_is_not_done_exits_with_1_and_says_why() {
         assert_eq!(code, Some(expected), "{arguments:?}: {said}");
         assert!(said.contains(part), "{arguments:?}: {said}");
     };
-    check(gateway.admin, &["pin", "orders"], 1, "Authorization: Bearer");
+    check(gateway.admin, &["pin", "orders"], 1, "name a file with the token by --token-file");
     check(gateway.admin, &["pin", "orders", "--token-file", &token], 0, "orders is pinned, with 1 endpoint");
+    let wrong = gateway.folder().join("wrong").display().to_string();
+    std::fs::write(&wrong, "coffee\n").unwrap();
+    let hint = "the token is wrong; it is the one in the file that --token-file names";
+    check(gateway.admin, &["pin", "orders", "--token-file", &wrong], 1, hint);
     check(gateway.admin, &["pin", "orders", "--token-file", "/no/such/file"], 1, "/no/such/file");
     check(gateway.admin, &["show", "nothing"], 1, "no upstream \"nothing\"");
     check(

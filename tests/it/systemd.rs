@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     os::unix::net::UnixDatagram,
     path::Path,
     process::Command,
@@ -11,7 +11,9 @@ use std::{
 
 use crate::support::{
     backend::Backend,
-    gateway::{Gateway, PATIENCE, until},
+    component::with_functions,
+    gateway::{Gateway, PATIENCE, bound_to_test, has_ended, until},
+    guest::guest,
 };
 
 const UNIT: &str = "packaging/witgate.service";
@@ -56,21 +58,42 @@ impl Manager {
 
     /// Runs the unit's command line, with a configuration of the test's own.
     fn run(&self) -> Gateway {
+        let mut gateway = self.begin(tempfile::tempdir().unwrap(), ROUTE);
+        gateway.until_ready();
+        gateway
+    }
+
+    /// The same with this configuration, and waits only until it listens.
+    fn begin(&self, folder: tempfile::TempDir, text: &str) -> Gateway {
         let [command] = &settings("ExecStart")[..] else { panic!("one command") };
         assert_eq!(command, "/usr/bin/witgate run --config /etc/witgate/witgate.toml");
         let socket = format!("NOTIFY_SOCKET={}", self.folder.path().join("notify").display());
         // As systemd does, which means this one process.
         let itself = "WATCHDOG_PID=$$ exec \"$0\" \"$@\"";
         let program = ["env", &socket, "WATCHDOG_USEC=1000000", "sh", "-c", itself];
-        Gateway::start_by(&program, tempfile::tempdir().unwrap(), ROUTE)
+        let mut command = bound_to_test();
+        command.args(program).arg(env!("CARGO_BIN_EXE_witgate"));
+        Gateway::start_early_by(command, folder, text)
+    }
+
+    /// What has been told and was not looked at yet.
+    fn rest(&self) -> Vec<Told> {
+        self.socket.set_nonblocking(true).unwrap();
+        let told = std::iter::from_fn(|| self.try_next().ok()).collect();
+        self.socket.set_nonblocking(false).unwrap();
+        told
     }
 
     fn next(&self) -> Told {
+        self.try_next().expect("the gateway tells something")
+    }
+
+    fn try_next(&self) -> io::Result<Told> {
         let mut bytes = [0; 4096];
-        let length = self.socket.recv(&mut bytes).expect("the gateway tells something");
+        let length = self.socket.recv(&mut bytes)?;
         let text = std::str::from_utf8(&bytes[..length]).unwrap();
         let assignments = text.lines().map(|line| line.split_once('=').unwrap());
-        assignments.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        Ok(assignments.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
     /// The next that assigns this.
@@ -126,7 +149,10 @@ async fn a_service_manager_is_told_of_start_reload_upgrade_life_and_end() {
     let handed_over = manager.until("MAINPID");
     assert_eq!((&*handed_over["MAINPID"], &*handed_over["READY"]), (&*gateway.pid().to_string(), "1"));
     assert_ne!(old, gateway.pid());
-    manager.until("WATCHDOG");
+    // The new one shows that it lives, though the variable of systemd names the old one.
+    until("the old process has ended", || async { has_ended(old) }).await;
+    manager.rest();
+    assert_eq!(manager.until("WATCHDOG")["WATCHDOG"], "1");
 
     gateway.signal("TERM");
     let stopping = manager.until("STOPPING");
@@ -152,6 +178,27 @@ async fn an_upgrade_that_came_to_nothing_is_the_status_of_the_service() {
     );
     until("it serves", || async { gateway.get("/").await.status.is_success() }).await;
     manager.until("WATCHDOG");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_came_to_nothing_makes_no_service_ready_that_is_not() {
+    let manager = Manager::start();
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("plugins")).unwrap();
+    // It takes longer to compile than any test waits.
+    fs::write(folder.path().join("plugins/mine.wasm"), with_functions(&guest("first"), 20_000)).unwrap();
+    let slow = ROUTE.replace("registry = \"memory\"", "registry = \"memory\"\nselector = \"mine\"");
+    let gateway = manager.begin(folder, &slow);
+    until("it is compiled", || async { gateway.plugin("mine").await["state"] == "compiling" }).await;
+    gateway.reconfigure("[[route]]\npath = \"orders\"\n");
+    gateway.logged("the running one stays").await;
+    gateway.signal("USR2");
+    gateway.logged("No new process took over, serving on").await;
+    assert_eq!(gateway.session_to_admin().get("/readyz").await.status, 503);
+    let told = manager.rest();
+    assert!(told[0]["STATUS"].starts_with("Starting"), "{told:?}");
+    let wrong = ["READY", "RELOADING"];
+    assert!(told.iter().all(|told| wrong.iter().all(|name| !told.contains_key(*name))), "{told:?}");
 }
 
 /// Both come with systemd, which need not run.

@@ -1,9 +1,15 @@
 //! A new process takes over from the running one, and nobody notices; or it comes to nothing, and nobody notices that.
 
 use std::{
-    fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    fs::{self, File},
+    io::{IoSlice, Seek as _, Write as _},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::{PermissionsExt as _, symlink},
+    },
     path::{Path, PathBuf},
+    process::Stdio,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -14,16 +20,25 @@ use std::{
 use bytes::Bytes;
 use h2::Reason;
 use http::{Method, StatusCode};
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    net::{
+        AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+        SocketType, recv, send, sendmsg, socketpair,
+        sockopt::{Timeout, set_socket_timeout},
+    },
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     task::JoinSet,
+    time::timeout,
 };
 
 use crate::support::{
     backend::Backend,
     client::Client,
-    gateway::{Gateway, has_ended, until},
+    gateway::{Gateway, PATIENCE, bound_to_test, has_ended, until},
     http2::{self, Http2},
     session::Session,
     traffic::Traffic,
@@ -382,6 +397,92 @@ async fn orders_are_refused_while_a_new_process_has_read_what_they_would_change(
     assert!(refused.text().contains("about to take over"), "{}", refused.text());
     gateway.logged("No new process took over").await;
     assert_eq!(pin().await.status, StatusCode::OK);
+}
+
+/// A new process that says it is ready, and when it is to take over does nothing for six seconds, and ends.
+const LEAVES_AT_THE_LAST: &str = r#"printf '{"ready":{"taken":[]}}' >&0
+while message=$(dd bs=262144 count=1 2>/dev/null) && [ -n "$message" ]; do
+  case "$message" in *take-over*) sleep 6; exit 3 ;; esac
+done"#;
+
+/// Nobody could renew anything meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_registered_has_its_whole_time_again_when_a_new_process_leaves_at_the_last() {
+    let (gateway, program) = exchangeable(ROUTE);
+    let backend = serving(&gateway).await;
+    exchange(&program, LEAVES_AT_THE_LAST);
+    let register = async |id: &str, ttl: u32| {
+        let body = format!(r#"{{"address":"{}","ttl_seconds":{ttl}}}"#, backend.address);
+        gateway.session_to_admin().put(&format!("/api/v1/services/short/{id}"), body).await.status
+    };
+    assert_eq!(register("kept", 5).await, StatusCode::CREATED);
+    gateway.signal("USR2");
+    gateway.logged("No new process took over, serving on").await;
+    assert!(gateway.log().contains("exit status: 3"), "{}", gateway.log());
+    // By the time that another one is gone, so is whatever had no time left.
+    assert_eq!(register("other", 1).await, StatusCode::CREATED);
+    let ids = async || {
+        let listed = gateway.api("/api/v1/services/short").await;
+        let all = listed["instances"].as_array().unwrap().clone();
+        all.iter().map(|of| of["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    until("the other one is gone", || async { !ids().await.contains(&"other".to_owned()) }).await;
+    assert_eq!(ids().await, ["kept"]);
+}
+
+/// What is registered in a gateway that was never used.
+const NOTHING: &str = "{\"version\":2}\n";
+
+/// Says something to a new process as the old one does, with a file of this text if any.
+fn say(end: &OwnedFd, message: &str, text: Option<&str>) {
+    let file = text.map(|text| {
+        let mut file = File::from(memfd_create("registry", MemfdFlags::CLOEXEC).unwrap());
+        file.write_all(text.as_bytes()).unwrap();
+        file.rewind().unwrap();
+        file
+    });
+    let files: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut beside = SendAncillaryBuffer::new(&mut room);
+    if !files.is_empty() {
+        beside.push(SendAncillaryMessage::ScmRights(&files));
+    }
+    sendmsg(end, &[IoSlice::new(message.as_bytes())], &mut beside, SendFlags::empty()).unwrap();
+}
+
+/// What the new process says.
+fn hear(end: &OwnedFd) -> String {
+    let mut bytes = [0; 4096];
+    let (length, _) = recv(end, &mut bytes, RecvFlags::empty()).expect("it says something");
+    String::from_utf8(bytes[..length].to_vec()).unwrap()
+}
+
+/// Until it has said that it serves, the old process may take everything back, and whatever was registered with it by then
+/// would be lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_let_in_to_the_admin_api_before_the_old_process_is_told() {
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    set_socket_timeout(&ours, Timeout::Recv, Some(PATIENCE)).unwrap();
+    let its_end = theirs.try_clone().unwrap();
+    say(&ours, r#"{"registry":{"version":1}}"#, Some(NOTHING));
+    say(&ours, r#""complete""#, None);
+    let mut command = bound_to_test();
+    command.arg(env!("CARGO_BIN_EXE_witgate")).env("WITGATE_SUCCEEDS", std::process::id().to_string());
+    command.stdin(Stdio::from(theirs));
+    let mut gateway = Gateway::start_early_by(command, tempfile::tempdir().unwrap(), ROUTE);
+    assert_eq!(hear(&ours), r#"{"ready":{"taken":[]}}"#);
+    // There is no room for what it is going to say.
+    while send(&its_end, b"full", SendFlags::DONTWAIT).is_ok() {}
+    say(&ours, r#""take-over""#, Some(NOTHING));
+    until("it takes clients", || async { TcpStream::connect(gateway.address()).await.is_ok() }).await;
+    assert_eq!(gateway.get("/").await.reason(), Some("no-endpoints"), "it serves");
+    let mut admin = gateway.session_to_admin();
+    let mut asked = tokio::spawn(async move { admin.get("/healthz").await.status });
+    assert!(timeout(Duration::from_millis(300), &mut asked).await.is_err(), "it is let in");
+    while hear(&ours) != r#""serving""# {}
+    assert_eq!(asked.await.unwrap(), StatusCode::OK);
+    gateway.until_ready();
 }
 
 fn post(path: &str) -> http::request::Builder {

@@ -88,12 +88,19 @@ impl Gateway {
 
     /// Starts a gateway in `folder` by another program, which becomes it.
     pub fn start_by(program: &[&str], folder: tempfile::TempDir, text: &str) -> Self {
-        Self::write_config(folder.path(), text);
-        let config = folder.path().join("witgate.toml").display().to_string();
         let mut command = bound_to_test();
         command.args(program).arg(env!("CARGO_BIN_EXE_witgate"));
-        let mut gateway = Self::spawn(command, folder, &["run", "--config", &config]);
+        let mut gateway = Self::start_early_by(command, folder, text);
         gateway.until_ready();
+        gateway
+    }
+
+    /// Starts a gateway in `folder` by a command that lacks nothing but its arguments, and waits only until it listens.
+    pub fn start_early_by(command: Command, folder: tempfile::TempDir, text: &str) -> Self {
+        Self::write_config(folder.path(), text);
+        let config = folder.path().join("witgate.toml").display().to_string();
+        let mut gateway = Self::spawn(command, folder, &["run", "--config", &config]);
+        let _ = gateway.until_said(|line| line.starts_with("listening http"));
         gateway
     }
 

@@ -62,12 +62,12 @@ impl Default for Overview {
     }
 }
 
-/// Somebody looks again and again. When nobody does any more, what was counted is forgotten.
+/// Somebody follows. When nobody looks any more, what was counted is forgotten.
 pub(super) struct Watch(Arc<Mutex<Rates>>);
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        locked(&self.0).left();
+        locked(&self.0).left(Instant::now());
     }
 }
 
@@ -75,6 +75,11 @@ impl Overview {
     pub(super) fn watch(&self) -> Watch {
         locked(&self.rates).joined();
         Watch(self.rates.clone())
+    }
+
+    /// Somebody asks for one answer, and may ask again.
+    pub(super) fn asked(&self) {
+        locked(&self.rates).asked(Instant::now());
     }
 
     /// How one service stands.

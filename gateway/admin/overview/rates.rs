@@ -24,8 +24,10 @@ const FORGET: Duration = Duration::from_secs(15);
 #[derive(Default)]
 pub(super) struct Rates {
     samples: VecDeque<Sample>,
-    /// How many look again and again.
+    /// How many follow what they look at.
     watchers: usize,
+    /// When somebody else looked last, who may do so again.
+    asked: Option<Instant>,
 }
 
 struct Sample {
@@ -52,15 +54,21 @@ pub(super) struct Lately {
 }
 
 impl Rates {
-    /// Somebody begins to look again and again.
+    /// Somebody begins to follow.
     pub(super) fn joined(&mut self) {
         self.watchers += 1;
     }
 
-    /// One of them does so no more. After the last there is nothing to remember.
-    pub(super) fn left(&mut self) {
+    /// Somebody looks who follows nothing.
+    pub(super) fn asked(&mut self, now: Instant) {
+        self.asked = Some(now);
+    }
+
+    /// One follows no more. After the last there is nothing to remember, unless somebody else looks again and again.
+    pub(super) fn left(&mut self, now: Instant) {
         self.watchers -= 1;
-        if self.watchers == 0 {
+        let asked = self.asked.is_some_and(|asked| now.saturating_duration_since(asked) <= FORGET);
+        if self.watchers == 0 && !asked {
             self.samples = VecDeque::new();
         }
     }
@@ -198,9 +206,27 @@ mod tests {
         rates.sample(|| vec![(name.clone(), metrics.clone())], start);
         rates.sample(|| panic!("not so soon again"), start + PACE / 2);
         rates.sample(|| vec![(name.clone(), metrics.clone())], start + PACE);
-        rates.left();
+        rates.left(start + PACE);
         assert!(rates.of(&name).is_some());
-        rates.left();
+        rates.left(start + PACE);
         assert!(rates.of(&name).is_none());
+    }
+
+    #[test]
+    fn who_looks_by_himself_keeps_what_was_counted_when_the_last_follower_leaves() {
+        let (mut rates, name) = (Rates::default(), UpstreamName::new("orders"));
+        let (metrics, start) = (Arc::new(UpstreamMetrics::new(1)), Instant::now());
+        let mut looks_while_others_leave = |asked: Duration| {
+            rates.asked(start + asked);
+            rates.joined();
+            for second in [30, 31] {
+                let now = start + Duration::from_secs(second);
+                rates.sample(|| vec![(name.clone(), metrics.clone())], now);
+            }
+            rates.left(start + Duration::from_secs(31));
+            rates.of(&name).is_some()
+        };
+        assert!(looks_while_others_leave(Duration::from_secs(29)));
+        assert!(!looks_while_others_leave(Duration::ZERO), "he has gone, too");
     }
 }

@@ -47,6 +47,8 @@ impl PickTime {
         let weight = WEIGHT.min(samples + 1);
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).saturating_mul(PARTS);
         let time = if samples == 0 { time } else { time.min(average.saturating_mul(MOST)) };
+        // A clock may say that no time has passed; of an average of nothing there would be no other any more.
+        let time = time.max(PARTS);
         let next = average - average / weight + time / weight;
         self.average.store(next, Relaxed);
         self.samples.store(weight, Relaxed);
@@ -68,6 +70,15 @@ mod tests {
         let mut turn = Turn::default();
         let timed: Vec<u32> = (1..=600).filter(|_| turn.is_next()).collect();
         assert_eq!(timed, [16, 272, 528]);
+    }
+
+    #[test]
+    fn a_pick_that_took_no_time_by_the_clock_does_not_hold_the_average_at_nothing() {
+        let time = PickTime::default();
+        time.note(Duration::ZERO);
+        assert_eq!(time.average(), Some(Duration::from_nanos(1)));
+        (0..500).for_each(|_| time.note(Duration::from_nanos(150)));
+        assert!(time.average() > Some(Duration::from_nanos(140)), "{:?}", time.average());
     }
 
     #[test]

@@ -321,7 +321,7 @@ impl Owner {
     }
 
     async fn command(&mut self, Command { order, answer }: Command) {
-        let mut done = self.obey(order.clone());
+        let mut done = self.obey(&order);
         match &done {
             Ok(()) => tracing::info!(upstream = %self.name, ?order, "Order carried out"),
             Err(error) => tracing::info!(upstream = %self.name, ?order, %error, "Order refused"),

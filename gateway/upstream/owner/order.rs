@@ -58,7 +58,7 @@ pub struct Command {
 }
 
 impl Owner {
-    pub(super) fn obey(&mut self, order: Order) -> Result<(), OrderError> {
+    pub(super) fn obey(&mut self, order: &Order) -> Result<(), OrderError> {
         match order {
             Order::Pin => {
                 self.pin(self.listed(), Cause::Pinned);
@@ -70,17 +70,17 @@ impl Owner {
             }
             Order::Rollback { generation } => {
                 let (list, latest) = (self.listed(), self.publisher.generation());
-                let list = self.status.borrow().history.list_at(generation, latest, list)?;
-                self.pin(list, Cause::RolledBack { to: generation });
+                let list = self.status.borrow().history.list_at(*generation, latest, list)?;
+                self.pin(list, Cause::RolledBack { to: *generation });
             }
-            Order::Accept { source } => self.accept(source)?,
+            Order::Accept { source } => self.accept(*source)?,
             Order::Drain { addresses } => self.drain(addresses)?,
             Order::Undrain { addresses } => self.undrain(addresses)?,
         }
         Ok(())
     }
 
-    fn drain(&mut self, mut addresses: BTreeSet<SocketAddr>) -> Result<(), OrderError> {
+    fn drain(&mut self, addresses: &BTreeSet<SocketAddr>) -> Result<(), OrderError> {
         let list = self.listed();
         let is_known = |address: &SocketAddr| {
             list.contains_key(address) || self.knows(*address) || self.drains.has(*address)
@@ -89,39 +89,42 @@ impl Owner {
             return Err(OrderError::NoEndpoint(*unknown));
         }
         let now = SystemTime::now();
-        addresses.retain(|address| self.drains.begin(*address, now));
-        if !addresses.is_empty() {
-            self.repeat(&addresses, &list, Cause::Drained);
-        }
+        let begun: Vec<_> =
+            addresses.iter().copied().filter(|address| self.drains.begin(*address, now)).collect();
+        self.repeat(begun, &list, Cause::Drained);
         Ok(())
     }
 
-    fn undrain(&mut self, addresses: BTreeSet<SocketAddr>) -> Result<(), OrderError> {
+    fn undrain(&mut self, addresses: &BTreeSet<SocketAddr>) -> Result<(), OrderError> {
         if let Some(other) = addresses.iter().find(|address| !self.drains.has(**address)) {
             return Err(OrderError::NotDraining(*other));
         }
         let list = self.listed();
         addresses.iter().for_each(|address| self.drains.end(*address));
-        self.repeat(&addresses, &list, Cause::Undrained);
+        self.repeat(addresses.iter().copied(), &list, Cause::Undrained);
         Ok(())
     }
 
-    /// The list says the same of these as before, and what is laid over it is something else.
+    /// The list says the same of these as before, and what is laid over it is something else. Of those that are not in it
+    /// there is nothing to record.
     fn repeat(
         &mut self,
-        addresses: &BTreeSet<SocketAddr>,
+        addresses: impl IntoIterator<Item = SocketAddr>,
         list: &HashMap<SocketAddr, Endpoint>,
         cause: Cause,
     ) {
-        let listed = addresses.iter().filter_map(|address| list.get(address));
+        let listed = addresses.into_iter().filter_map(|address| list.get(&address));
         let same = |endpoint: &Endpoint| Changed {
             address: endpoint.address,
             before: Some(endpoint.clone()),
             after: Some(endpoint.clone()),
         };
         let changed: Vec<Changed> = listed.map(same).collect();
-        self.relist(&changed);
-        self.record(&changed, None, cause, &[], true);
+        self.untold = true;
+        if !changed.is_empty() {
+            self.relist(&changed);
+            self.record(&changed, None, cause, &[], true);
+        }
     }
 
     fn accept(&mut self, source: Option<usize>) -> Result<(), OrderError> {

@@ -32,6 +32,8 @@ impl Owner {
         if saved.drains != Drains::default() {
             let endpoints = saved.drains.iter().count();
             tracing::info!(upstream = %self.name, endpoints, "Endpoints drain");
+            // Also where no source says anything that would have it told.
+            self.untold = true;
         }
         // Before there is a list, so that nobody of it is offered.
         self.drains = saved.drains;

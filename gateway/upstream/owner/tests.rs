@@ -139,18 +139,18 @@ async fn an_endpoint_has_left_when_it_is_in_no_list_any_more() {
     owner.take(news(0, [8]));
     assert_eq!(left(&stats), [2], "the others are a reserve, which need not be offered");
     assert!(!owner.status.borrow().sources[0].reserve.is_empty());
-    owner.obey(Order::Accept { source: Some(0) }).unwrap();
+    owner.obey(&Order::Accept { source: Some(0) }).unwrap();
     owner.refresh();
     assert_eq!(left(&stats), [2, 3, 4, 5, 6, 7]);
     owner.take(news(0, [7, 8]));
     assert_eq!(left(&stats), [2, 3, 4, 5, 6], "it is back");
 
-    owner.obey(Order::Pin).unwrap();
+    owner.obey(&Order::Pin).unwrap();
     owner.take(news(0, [8]));
-    owner.obey(Order::Accept { source: Some(0) }).unwrap_or(());
+    owner.obey(&Order::Accept { source: Some(0) }).unwrap_or(());
     owner.refresh();
     assert_eq!(left(&stats), [2, 3, 4, 5, 6], "what is pinned is in the list");
-    owner.obey(Order::Unpin).unwrap();
+    owner.obey(&Order::Unpin).unwrap();
     owner.refresh();
     assert_eq!(left(&stats), [2, 3, 4, 5, 6, 7]);
 }
@@ -268,16 +268,16 @@ async fn a_removal_is_confirmed_by_time_alone() {
 async fn a_pinned_list_stays_and_news_are_recorded() {
     let mut owner = owner(&["a"]);
     owner.take(news(0, 1..=3));
-    owner.obey(Order::Pin).unwrap();
+    owner.obey(&Order::Pin).unwrap();
     owner.take(news(0, 2..=4));
     assert_eq!(ports(&owner), [1, 2, 3]);
     let last = owner.status.borrow().history.iter().next_back().unwrap().clone();
     assert_eq!((last.applied, last.added.count, last.removed.count), (false, 1, 1));
     refuse(&mut owner, 1, 2);
     assert_eq!(ports(&owner), [2, 3], "a pinned list loses what fails");
-    owner.obey(Order::Unpin).unwrap();
+    owner.obey(&Order::Unpin).unwrap();
     assert_eq!(ports(&owner), [2, 3, 4]);
-    assert_eq!(owner.obey(Order::Unpin), Err(OrderError::NotPinned));
+    assert_eq!(owner.obey(&Order::Unpin), Err(OrderError::NotPinned));
 }
 
 #[tokio::test]
@@ -287,15 +287,15 @@ async fn a_rolled_back_list_is_that_of_its_generation() {
     let good = owner.publisher.generation();
     owner.take(news(0, 2..=4));
     owner.take(news(0, 3..=5));
-    owner.obey(Order::Rollback { generation: good }).unwrap();
+    owner.obey(&Order::Rollback { generation: good }).unwrap();
     assert_eq!(ports(&owner), [1, 2, 3]);
     owner.refresh();
     assert_eq!(owner.status.borrow().pin.unwrap().endpoints, 3);
     let wanted = owner.publisher.generation() + 1;
-    let refused = owner.obey(Order::Rollback { generation: wanted });
+    let refused = owner.obey(&Order::Rollback { generation: wanted });
     let expected = RollbackError::NotYet { wanted, latest: wanted - 1 };
     assert_eq!(refused, Err(OrderError::Rollback(expected)));
-    owner.obey(Order::Unpin).unwrap();
+    owner.obey(&Order::Unpin).unwrap();
     assert_eq!(ports(&owner), [3, 4, 5]);
 }
 
@@ -304,9 +304,9 @@ async fn an_accepted_removal_is_carried_out() {
     let mut owner = owner(&["a", "b"]);
     owner.take(news(0, 1..=2));
     owner.take(news(0, []));
-    assert_eq!(owner.obey(Order::Accept { source: Some(2) }), Err(OrderError::NoSource(2)));
-    assert_eq!(owner.obey(Order::Accept { source: Some(1) }), Err(OrderError::NothingHeld));
-    owner.obey(Order::Accept { source: None }).unwrap();
+    assert_eq!(owner.obey(&Order::Accept { source: Some(2) }), Err(OrderError::NoSource(2)));
+    assert_eq!(owner.obey(&Order::Accept { source: Some(1) }), Err(OrderError::NothingHeld));
+    owner.obey(&Order::Accept { source: None }).unwrap();
     assert!(ports(&owner).is_empty());
 }
 
@@ -327,7 +327,7 @@ fn draining(owner: &mut Owner) -> Vec<u16> {
 async fn an_endpoint_that_drains_waits_until_nobody_else_is_well() {
     let mut owner = owner(&["a"]);
     owner.take(news(0, 1..=3));
-    owner.obey(drain([1, 2])).unwrap();
+    owner.obey(&drain([1, 2])).unwrap();
     assert_eq!((ports(&owner), draining(&mut owner)), (vec![3], vec![1, 2]));
     let waiting: Vec<u16> = owner.status.borrow().standby.iter().map(|of| of.address.port()).collect();
     assert_eq!(waiting.len(), 2, "{waiting:?}");
@@ -336,12 +336,12 @@ async fn an_endpoint_that_drains_waits_until_nobody_else_is_well() {
     refuse(&mut owner, 3, 2);
     assert_eq!(ports(&owner), [1, 2], "rather those than nobody");
 
-    let unknown = owner.obey(drain([1, 9]));
+    let unknown = owner.obey(&drain([1, 9]));
     assert_eq!(unknown, Err(OrderError::NoEndpoint(address(9))));
-    let other = owner.obey(undrain([1, 3]));
+    let other = owner.obey(&undrain([1, 3]));
     assert_eq!(other, Err(OrderError::NotDraining(address(3))));
     assert_eq!(draining(&mut owner), [1, 2], "all of them, or none");
-    owner.obey(undrain([1, 2])).unwrap();
+    owner.obey(&undrain([1, 2])).unwrap();
     assert_eq!((ports(&owner), draining(&mut owner)), (vec![1, 2], vec![]));
     assert_eq!(owner.status.borrow().history.iter().next_back().unwrap().cause, Cause::Undrained);
 }
@@ -351,27 +351,87 @@ async fn a_drain_stays_over_changes_of_the_list_and_orders() {
     let mut owner = owner(&["a"]);
     owner.take(news(0, 1..=3));
     let before = owner.publisher.generation();
-    owner.obey(drain([1])).unwrap();
+    owner.obey(&drain([1])).unwrap();
     assert_eq!(draining(&mut owner), [1]);
     let since = owner.status.borrow().draining[0].since;
     owner.take(news(0, 2..=4));
     assert_eq!((ports(&owner), draining(&mut owner)), (vec![2, 3, 4], vec![1]), "though it has left");
     owner.take(news(0, 1..=4));
     assert_eq!(ports(&owner), [2, 3, 4], "it came back");
-    owner.obey(Order::Pin).unwrap();
-    owner.obey(Order::Rollback { generation: before }).unwrap();
+    owner.obey(&Order::Pin).unwrap();
+    owner.obey(&Order::Rollback { generation: before }).unwrap();
     assert_eq!(ports(&owner), [2, 3], "the list of then, and who drains");
     let mut restarted = next(&owner, &["a"]);
     assert_eq!((ports(&restarted), draining(&mut restarted)), (vec![2, 3], vec![1]));
-    restarted.obey(undrain([1])).unwrap();
+    restarted.obey(&undrain([1])).unwrap();
     assert_eq!(ports(&restarted), [1, 2, 3], "the pin has no drain in it");
 
-    owner.obey(Order::Unpin).unwrap();
-    owner.obey(drain([1, 2])).unwrap();
+    owner.obey(&Order::Unpin).unwrap();
+    owner.obey(&drain([1, 2])).unwrap();
     assert_eq!(draining(&mut owner), [1, 2]);
     assert_eq!(owner.status.borrow().draining[0].since, since, "it goes on since then");
-    owner.obey(undrain([1, 2])).unwrap();
+    owner.obey(&undrain([1, 2])).unwrap();
     assert_eq!(ports(&owner), [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_drain_of_an_endpoint_in_no_list_is_told_after_a_restart() {
+    let known = Saved {
+        at: SystemTime::now(),
+        sources: Vec::new(),
+        pin: None,
+        drains: Drains::from_iter([(address(1), SystemTime::now())]),
+        health: None,
+    };
+    let restarted = Owner::new(Plan { known: Some(known), ..plan(&["a"], None) });
+    let draining: Vec<SocketAddr> = restarted.status.borrow().draining.iter().map(|of| of.address).collect();
+    assert_eq!(draining, [address(1)]);
+}
+
+#[tokio::test]
+async fn an_order_about_endpoints_in_no_list_is_told_and_no_change_of_the_list() {
+    let mut owner = owner(&["a"]);
+    owner.take(news(0, 1..=3));
+    owner.obey(&drain([1])).unwrap();
+    owner.take(news(0, 2..=4));
+    let recorded = owner.status.borrow().history.iter().count();
+    owner.obey(&drain([1])).unwrap();
+    owner.obey(&undrain([1])).unwrap();
+    owner.refresh();
+    assert!(owner.status.borrow().draining.is_empty());
+    assert_eq!(owner.status.borrow().history.iter().count(), recorded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_under_way_to_one_that_drains_stays_known_however_many_have_left() {
+    let mut owner = owner(&["a"]);
+    owner.take(news(0, 1..=400));
+    let snapshot = owner.reader.snapshot();
+    let member = snapshot.iter().find(|member| member.address() == address(1)).unwrap();
+    let _under_way = member.begin(now());
+    owner.obey(&drain([1])).unwrap();
+    owner.refresh();
+    owner.take(Event::News {
+        source: 0,
+        news: News::Changes((1..=300).map(|port| ClaimChange::Remove(port.to_string())).collect()),
+    });
+    owner.obey(&Order::Accept { source: None }).unwrap();
+    owner.refresh();
+    let in_flight = |owner: &Owner| {
+        let status = owner.status.borrow();
+        status.draining.first().and_then(|of| Some(of.stats.as_ref()?.in_flight()))
+    };
+    assert_eq!(in_flight(&owner), Some(1));
+    tokio::time::advance(Duration::from_secs(700)).await;
+    // Another change of the list, after which those that left are forgotten.
+    for port in [500, 501] {
+        owner.take(news(0, (301..=400).chain([port])));
+    }
+    assert!(owner.publisher.stats_of(address(2)).is_none(), "of others nothing is remembered");
+    assert_eq!(in_flight(&owner), Some(1));
+    owner.take(news(0, [1, 301]));
+    owner.obey(&undrain([1])).unwrap();
+    assert_eq!(owner.publisher.stats_of(address(1)).unwrap().in_flight(), 1, "also when it is back");
 }
 
 #[tokio::test(start_paused = true)]
@@ -382,10 +442,10 @@ async fn an_endpoint_that_drains_no_more_starts_slowly() {
     owner.take(news(0, 1..=4));
     tokio::time::advance(Duration::from_secs(100)).await;
     owner.look();
-    owner.obey(drain([1])).unwrap();
+    owner.obey(&drain([1])).unwrap();
     owner.refresh();
     assert_eq!((owner.status.borrow().starting, ports(&owner)), (0, vec![2, 3, 4]));
-    owner.obey(undrain([1])).unwrap();
+    owner.obey(&undrain([1])).unwrap();
     owner.refresh();
     assert_eq!((owner.status.borrow().starting, ports(&owner)), (1, vec![1, 2, 3, 4]));
 }
@@ -398,11 +458,11 @@ async fn a_drain_in_a_subset_is_replaced_and_concerns_the_whole_list() {
     owner.take(news(0, 1..=20));
     let used = ports(&owner);
     let unused = (1..=20).find(|port| !used.contains(port)).unwrap();
-    owner.obey(drain([used[0], unused])).unwrap();
+    owner.obey(&drain([used[0], unused])).unwrap();
     let (now_used, drained) = (ports(&owner), draining(&mut owner));
     assert_eq!((now_used.len(), drained.len()), (3, 2));
     assert!(now_used.iter().all(|port| !drained.contains(port)), "{now_used:?} {drained:?}");
-    owner.obey(undrain(drained)).unwrap();
+    owner.obey(&undrain(drained)).unwrap();
     assert_eq!(ports(&owner), used);
 }
 
@@ -643,7 +703,7 @@ async fn a_reserve_and_a_pin_outlive_a_restart() {
     assert_eq!(owner.status.borrow().sources[0].reserve.len(), 2);
     owner.take(news(0, 7..=9));
     assert_eq!(ports(&owner), [1, 2]);
-    owner.obey(Order::Unpin).unwrap();
+    owner.obey(&Order::Unpin).unwrap();
     assert_eq!(ports(&owner), [7, 8, 9]);
 }
 
@@ -765,10 +825,10 @@ async fn a_gateway_uses_some_of_many_and_replaces_who_fails() {
     assert_eq!(ports(&owner), used, "it came back");
 
     // Orders concern the whole list.
-    owner.obey(Order::Pin).unwrap();
+    owner.obey(&Order::Pin).unwrap();
     owner.take(news(0, 51..=150));
     assert_eq!((ports(&owner), owner.pin.as_ref().unwrap().list.len()), (used, 100));
-    owner.obey(Order::Unpin).unwrap();
+    owner.obey(&Order::Unpin).unwrap();
     assert_eq!((ports(&owner).len(), owner.listed().len()), (10, 100));
 
     // Another setting is in force at once.
@@ -837,11 +897,11 @@ async fn happen(owners: &mut [&mut Owner], happening: &Happening) {
                 owner.take(Event::Checked { address: address(*port), passed: *passed });
             }
             Happening::Pass(_) => owner.tick(),
-            Happening::Pin => owner.obey(Order::Pin).unwrap(),
-            Happening::Unpin => drop(owner.obey(Order::Unpin)),
+            Happening::Pin => owner.obey(&Order::Pin).unwrap(),
+            Happening::Unpin => drop(owner.obey(&Order::Unpin)),
             // Of those that are known, and of those that drain.
-            Happening::Drain(port) => drop(owner.obey(drain([*port]))),
-            Happening::Undrain(port) => drop(owner.obey(undrain([*port]))),
+            Happening::Drain(port) => drop(owner.obey(&drain([*port]))),
+            Happening::Undrain(port) => drop(owner.obey(&undrain([*port]))),
         }
     }
 }

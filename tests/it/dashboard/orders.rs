@@ -64,6 +64,7 @@ async fn a_list_is_pinned_rolled_back_and_let_go_from_the_page() {
     browser.picture("roll-back").await;
     browser.click("Roll back").await;
     // Reading is one thing, and changing another.
+    browser.until_says("the token is the one for reading, and changes need another").await;
     give(&browser, "tea").await;
     browser.until_says("went back to generation 1").await;
     browser.until(&format!("!{}", says(&third, ""))).await;
@@ -141,6 +142,38 @@ async fn an_endpoint_is_drained_from_the_page() {
         browser.until(&format!("!{}", says(address, "drains"))).await;
     }
     browser.until(&says(&addresses[1], "serves")).await;
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_takes_the_place_of_the_last_that_serves() {
+    let backends = Backend::several(3).await;
+    let folder = tempfile::tempdir().unwrap();
+    let with_priority =
+        |of: usize, priority| json!({ "address": backends[of].address, "priority": priority });
+    let all = [with_priority(0, 0), with_priority(1, 1), with_priority(2, 1)];
+    std::fs::write(folder.path().join("services.json"), json!({ "services": { "orders": all } }).to_string())
+        .unwrap();
+    let config = format!(
+        "[registry.file]\nplugin = \"file\"\nfile = \"services.json\"\n{}",
+        memory("orders").replace("\"memory\"", "\"file\"")
+    );
+    let gateway = Gateway::start_in(folder, &config);
+    let browser = Browser::start(DESKTOP).await;
+    send(&gateway, "/orders", 40).await;
+    open(&browser, &gateway, "#/services/orders").await;
+    let address = |of: usize| backends[of].address.to_string();
+    let press = |of: usize| format!("{}.querySelector('.order button').click()", row(address(of)));
+    browser.until(&says(address(0), "serves")).await;
+    browser.until(&says(address(1), "waits: ready, priority 1")).await;
+    browser.eval(&press(0)).await;
+    browser.until_says("while any other endpoint is well. The 2 that wait take its share").await;
+    browser.click("Let it drain").await;
+    browser.until(&says(address(0), "drains by order, nothing under way")).await;
+    // It serves, and has had no request yet.
+    browser.until(&format!("!{}", says(address(1), "waits"))).await;
+    browser.eval(&press(1)).await;
+    browser.until_says("The other endpoint takes its share").await;
     assert_eq!(browser.complaints(), [""; 0]);
 }
 

@@ -18,15 +18,15 @@ const CAUSES = {
   undrained: "ended a drain",
 };
 
-/** Who did it. */
+/** Who did it. What no registry has said, nor the gateway by itself, is an order. */
 export function actor(change) {
-  if (["accepted", "pinned", "unpinned", "rolled back", "drained", "undrained"].includes(change.cause)) return "operator";
   if (change.cause === "restored") return "disk";
-  return change.cause === "health" ? "the gateway" : (change.registry ?? "operator");
+  if (change.cause === "health") return "the gateway";
+  return change.cause === "accepted" ? "operator" : (change.registry ?? "operator");
 }
 
 /** Whether the list stays as it is, and only who drains is another. */
-export const isDrain = (change) => ["drained", "undrained"].includes(change.cause);
+export const isDrain = ({ cause }) => cause === "drained" || cause === "undrained";
 
 /** What happened, as parts of a sentence, each with how it is to be looked at. */
 export function parts(change) {

@@ -90,16 +90,13 @@ export function askRollback(name, generation, upstream) {
 
 /** Asks whether an endpoint is to drain. */
 export function askDrain(name, { address, in_flight: inFlight, picks }, upstream) {
-  const draining = new Set([address, ...upstream.draining.map((of) => of.address)]);
-  const out = new Set(upstream.ejected.map((of) => of.address));
-  const others = upstream.endpoints.filter((of) => !draining.has(of.address) && !out.has(of.address)).length;
-  const share = picks?.share ? `, which is ${percent(picks.share)} of all now,` : "";
-  const who = others === 1 ? "The other endpoint takes" : `The ${count(others)} other endpoints take`;
+  const share = picks?.share ? `, which is ${percent(picks.share)} of all now` : "";
+  const others = othersOf(address, upstream);
   confirm(name, {
     title: `Drain ${address} of ${name}?`,
     says: [
-      others > 0
-        ? `It gets no new requests. ${who} its share${share} while any of them is well.`
+      others
+        ? `It gets no new requests while any other endpoint is well. ${others} its share${share}.`
         : "No other endpoint is well: it goes on to get requests until one is.",
       inFlight > 0
         ? `${many(inFlight, "request")} under way to it ${inFlight === 1 ? "ends" : "end"} as ever.`
@@ -110,6 +107,24 @@ export function askDrain(name, { address, in_flight: inFlight, picks }, upstream
     body: { addresses: [address] },
     does: "Let it drain",
   });
+}
+
+/** Who takes the place of an endpoint that drains, to be followed by what; null if nobody is well. */
+function othersOf(address, upstream) {
+  const draining = new Set([address, ...upstream.draining.map((of) => of.address)]);
+  const out = new Set(upstream.ejected.map((of) => of.address));
+  // Whom its registry calls draining is no better than one that drains by an order.
+  const isOther = (of) => !draining.has(of.address) && of.state !== "draining";
+  const serving = upstream.endpoints.filter((of) => isOther(of) && !out.has(of.address)).length;
+  if (serving > 0) return serving === 1 ? "The other endpoint takes" : `The ${count(serving)} other endpoints take`;
+  // Of a lower priority, or of another zone.
+  const waiting = upstream.standby.filter(isOther).length;
+  if (waiting > 0) return waiting === 1 ? "The one that waits takes" : `The ${count(waiting)} that wait take`;
+  // Those that drain are left to other gateways before any other is.
+  const known = [upstream.endpoints, upstream.standby, upstream.ejected].flat();
+  const seen = new Set(known.map((of) => of.address));
+  const drainElsewhere = upstream.draining.filter((of) => !seen.has(of.address)).length;
+  return upstream.unused_count > drainElsewhere ? "One that was left to other gateways takes" : null;
 }
 
 /** Asks whether an endpoint is to drain no more. */
