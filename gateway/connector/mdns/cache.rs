@@ -680,7 +680,7 @@ mod tests {
         assert!(test.cache.instances.is_empty() && test.cache.hosts.is_empty() && test.cache.bytes == 0);
     }
 
-    /// An instance that moves from host to host takes the room of one.
+    /// An instance that moves from host to host, or says ever something else, takes the room of one.
     #[tokio::test(start_paused = true)]
     async fn what_was_replaced_takes_no_room() {
         let mut test = Test::new();
@@ -694,6 +694,9 @@ mod tests {
             let there = Fact { name: host, ..address("10.0.0.2", 4_500) };
             test.hear(1.0, vec![moved, texts("a", &format!("{long}{round}"), 4_500), there]).unwrap();
             assert_eq!(test.cache.hosts.len(), 2, "that of b, and where a is");
+        }
+        for round in 0..100 {
+            test.hear(1.0, vec![texts("a", &format!("{round}{long}"), 4_500)]).unwrap();
         }
         test.hear(2.0, whole("a", 4_500)).unwrap();
         assert_eq!((test.cache.bytes, test.cache.hosts.len()), (bytes, 1));

@@ -439,6 +439,8 @@ fn property(text: &[u8]) -> Result<TxtProperty, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
     use crate::connector::mdns::wire::local;
 
@@ -454,7 +456,7 @@ mod tests {
     /// Whoever follows fails, and the task ends: what follows next begins with a thread that has heard nothing.
     async fn ends(mut task: Task, why: &str) {
         let told = task.follow(kind(), Instant::now()).unwrap();
-        task.run().await;
+        timeout(Duration::from_secs(20), task.run()).await.expect("it goes on");
         let Some(Failure::Unavailable(text)) = &told.borrow().failed else { panic!("it has not failed") };
         assert!(text.contains(why), "{text}");
     }

@@ -217,6 +217,8 @@ fn shared(domain: Domain) -> io::Result<Socket> {
 pub mod tests {
     use std::mem::MaybeUninit;
 
+    use tokio::time::timeout;
+
     use super::*;
 
     /// That of the machine itself, which is always there.
@@ -244,6 +246,12 @@ pub mod tests {
         }
     }
 
+    /// Reads until this comes: others may speak here, too.
+    async fn reads(mut next: impl AsyncFnMut() -> Vec<u8>, wanted: &[u8]) {
+        let read = async { while next().await != wanted {} };
+        timeout(Duration::from_secs(20), read).await.expect("it does not come");
+    }
+
     /// What is sent to the port of this machine is for other programs.
     #[cfg(target_os = "linux")]
     #[tokio::test]
@@ -259,14 +267,13 @@ pub mod tests {
         let _speaks = Link::speaking(index, at).unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         sender.send_to(b"to the port", address).await.unwrap();
-        let mut packet = [0; 100];
-        loop {
-            // Others speak here, too.
+        let next = async || {
+            let mut packet = vec![0; 100];
             let length = other.recv(&mut packet).await.unwrap();
-            if &packet[..length] == b"to the port" {
-                break;
-            }
-        }
+            packet.truncate(length);
+            packet
+        };
+        reads(next, b"to the port").await;
         assert!(packets.try_recv().is_err());
     }
 
@@ -276,15 +283,14 @@ pub mod tests {
         let listens = Link::open(index, at.clone(), &heard).unwrap();
         let speaks = Link::speaking(index, at).unwrap();
         speaks.say(b"?? to everybody");
-        loop {
+        let mut next = async || {
             let (from, packet) = packets.recv().await.unwrap();
-            if packet == b"?? to everybody" {
-                assert_eq!(from, index);
-                break;
-            }
-        }
+            assert_eq!(from, index);
+            packet
+        };
+        reads(&mut next, b"?? to everybody").await;
         listens.say(b"?? and again");
-        while packets.recv().await.unwrap().1 != b"?? and again" {}
+        reads(&mut next, b"?? and again").await;
         for (socket, _) in &speaks.sockets {
             let read = SockRef::from(&**socket).recv(&mut [MaybeUninit::uninit(); 100]);
             assert_eq!(read.map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
