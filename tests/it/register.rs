@@ -436,8 +436,12 @@ async fn what_is_announced_by_mdns_is_announced_again_when_its_link_is_back() {
     let (avahi, backend) = (Avahi::start("").await, Backend::everywhere("beside").await);
     let address = format!("{}:{}", avahi.network.near(), backend.address.port());
     let config = avahi.registry("{ type = '_http._tcp' }");
+    let listener = avahi.somebody().listens();
     let _registering = Registering::start(&config, &flags(&address, &[]), None);
-    until("avahi finds it", async || !avahi.browse("_http._tcp").is_empty()).await;
+    // It is said twice in any case.
+    listener.hears_said(&["_http", "_tcp"]);
+    listener.hears_said(&["_http", "_tcp"]);
+    drop(listener);
     avahi.network.plug(false);
     until("nobody listens on it", async || avahi.network.listeners() == 0).await;
     let listener = avahi.somebody().listens();
