@@ -14,6 +14,7 @@ use crate::support::{
     backend::Backend,
     etcd::free_port,
     gateway::{Gateway, bound_to_test, until},
+    network::Network,
     peer::Peer as _,
     rpcx,
     service::{becomes, endpoints, source},
@@ -155,10 +156,10 @@ async fn an_instance_with_dots_in_its_name_is_asked_for() {
 }
 
 /// Where our own client listens, nobody outside of the link is heard, and neither is one who does not speak from the
-/// port. `mdns-sd` has no such check.
+/// port, nor one who does not speak to everybody. `mdns-sd` has no such check.
 #[tokio::test(flavor = "multi_thread")]
 async fn for_rpcx_only_neighbours_are_believed() {
-    let avahi = Avahi::start("").await;
+    let (avahi, elsewhere) = (Avahi::start("").await, Network::new());
     let backends = all(&["one", "two"]).await;
     let gateway = gateway(&avahi.registry("{ layout = \"rpcx\" }"));
     let near = avahi.network.near();
@@ -173,11 +174,73 @@ async fn for_rpcx_only_neighbours_are_believed() {
     other.send_to(&false_one, (near, 5353)).unwrap();
     let loopback = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let _ = loopback.send_to(&false_one, (near, 5353));
+    // On the same way as the true one, and before it.
+    avahi.somebody_from((near, 0).into()).says(&false_one);
+    avahi.somebody_from((elsewhere.near(), 5353).into()).says(&announcement("far", &backends[0]));
     let true_one = announcement("true", &backends[1]);
     avahi.somebody().says(&true_one);
     endpoints(&gateway, 1).await;
     until("it gets requests", || async { gateway.get("/").await.text() == "two" }).await;
     assert_eq!(backends[0].requests(), 0);
+}
+
+/// A list is whole or it stays as it was: instances on a link that is gone have not left.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_interface_that_is_named_is_needed() {
+    let (avahi, other) = (Avahi::start("").await, Network::new());
+    let backend = Backend::everywhere("one").await;
+    avahi.serve("_orders._tcp", "one", port(&backend), &[]);
+    let (cable, second) = (avahi.network.cable(), other.cable());
+    let both = avahi.registry("{}").replace(&format!("\"{cable}\""), &format!("\"{second}\", \"{cable}\""));
+    let gateway = gateway(&both);
+    endpoints(&gateway, 1).await;
+    avahi.network.plug(false);
+    // It has begun again by then, with the one that is left.
+    let why = format!("{cable} of `interfaces` is not up");
+    until("the other is not enough", || async {
+        source(&gateway).await["failure"]["error"].to_string().contains(&why)
+    })
+    .await;
+    assert_eq!(source(&gateway).await["instances"], 1);
+    assert_eq!(gateway.get("/").await.text(), "one");
+    avahi.network.plug(true);
+    becomes(&gateway, "live").await;
+    assert_eq!(source(&gateway).await["instances"], 1);
+}
+
+/// `mdns-sd` takes what was heard on such a link for instances that have left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_with_other_addresses_is_followed_again() {
+    let avahi = Avahi::start("").await;
+    let (http, rpcx) = (Backend::everywhere("http").await, Backend::everywhere("rpcx").await);
+    let somebody = avahi.somebody();
+    let address = format!("tcp@{}:{}", avahi.network.near(), port(&rpcx));
+    let text = json!([{ "service": "orders", "meta": "", "service_address": address }]).to_string();
+    let of_http = somebody.announcement(&["_orders", "_tcp"], "one", port(&http), 600);
+    let of_rpcx = somebody.announcement_with(&["_rpcxservices"], "one", port(&rpcx), 600, &[&text]);
+    let gateways = ["{}", "{ layout = \"rpcx\" }"].map(|settings| gateway(&avahi.registry(settings)));
+    for (gateway, announcement) in gateways.iter().zip([&of_http, &of_rpcx]) {
+        somebody.says(announcement);
+        endpoints(gateway, 1).await;
+    }
+    let listener = somebody.listens();
+    avahi.network.readdress();
+    let why = format!("{} has no address", avahi.network.cable());
+    let freezes = async |gateway| {
+        becomes(gateway, "frozen").await;
+        let source = source(gateway).await;
+        assert_eq!(source["instances"], 1);
+        assert!(source["failure"]["error"].to_string().contains(&why), "{source}");
+    };
+    tokio::join!(freezes(&gateways[0]), freezes(&gateways[1]));
+    for (gateway, (announcement, kind)) in
+        gateways.iter().zip([(&of_http, &["_orders", "_tcp"][..]), (&of_rpcx, &["_rpcxservices"])])
+    {
+        listener.hears_asked_for(kind);
+        somebody.says(announcement);
+        becomes(gateway, "live").await;
+        assert_eq!(gateway.get("/").await.status, 200);
+    }
 }
 
 /// The service in its namespace, as rpcx announces itself.

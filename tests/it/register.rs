@@ -454,3 +454,22 @@ async fn what_is_announced_by_mdns_is_found_by_avahi_until_it_is_withdrawn() {
     assert_eq!(registering.exit().await.0, Some(9));
     until("it is gone", async || !found(&avahi).contains("on\\032")).await;
 }
+
+/// Whoever has come to the link meanwhile hears of it without asking.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_announced_by_mdns_is_announced_again_when_its_link_is_back() {
+    let (avahi, backend) = (Avahi::start("").await, Backend::everywhere("beside").await);
+    let address = format!("{}:{}", avahi.network.near(), backend.address.port());
+    let config = avahi.registry("{ type = '_http._tcp' }");
+    let listener = avahi.somebody().listens();
+    let _registering = Registering::start(&config, &flags(&address, &[]), None);
+    // It is said twice in any case.
+    listener.hears_said(&["_http", "_tcp"]);
+    listener.hears_said(&["_http", "_tcp"]);
+    drop(listener);
+    avahi.network.plug(false);
+    until("nobody listens on it", async || avahi.network.listeners() == 0).await;
+    let listener = avahi.somebody().listens();
+    avahi.network.plug(true);
+    listener.hears_said(&["_http", "_tcp"]);
+}

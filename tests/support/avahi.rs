@@ -194,7 +194,12 @@ impl Avahi {
 
     /// Somebody else on the link.
     pub fn somebody(&self) -> Somebody {
-        Somebody::on(self.network.near())
+        self.somebody_from((self.network.near(), 5353).into())
+    }
+
+    /// One whose packets say that they come from there.
+    pub fn somebody_from(&self, from: SocketAddr) -> Somebody {
+        Somebody::on(self.network.near(), from)
     }
 }
 
@@ -228,11 +233,11 @@ pub struct Somebody {
 }
 
 impl Somebody {
-    fn on(ip: Ipv4Addr) -> Self {
+    fn on(ip: Ipv4Addr, from: SocketAddr) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
         socket.set_reuse_address(true).unwrap();
         socket.set_multicast_if_v4(&ip).unwrap();
-        socket.bind(&SocketAddr::from((ip, 5353)).into()).unwrap();
+        socket.bind(&from.into()).unwrap();
         Self { socket: socket.into(), ip }
     }
 
@@ -266,8 +271,7 @@ impl Somebody {
         texts: &[&str],
     ) -> Vec<u8> {
         let texts = texts.iter().map(|text| text.as_bytes().to_vec().into_boxed_slice()).collect();
-        let labels: Vec<&[u8]> = kind.iter().map(|label| label.as_bytes()).collect();
-        let (kind, host) = (local(&labels).unwrap(), local(&[b"somebody"]).unwrap());
+        let (kind, host) = (named(kind), local(&[b"somebody"]).unwrap());
         let instance = kind.prepend_label(name.as_bytes()).unwrap();
         let fact = |name: &Name, data, alone| Fact { name: name.clone(), data, ttl, alone };
         let service = Service { priority: 0, weight: 0, port, host: host.clone() };
@@ -286,15 +290,34 @@ pub struct Listener(UdpSocket);
 impl Listener {
     /// Waits until somebody asks where this instance is.
     pub fn hears_asked(&self, kind: &[&str], name: &str) {
-        let labels: Vec<&[u8]> = kind.iter().map(|label| label.as_bytes()).collect();
-        let name = local(&labels).unwrap().prepend_label(name.as_bytes()).unwrap();
+        let name = named(kind).prepend_label(name.as_bytes()).unwrap();
+        self.hears(|message| message.questions.contains(&(name.clone(), Kind::SRV)));
+    }
+
+    /// Waits until somebody asks for all instances of a type, and knows none.
+    pub fn hears_asked_for(&self, kind: &[&str]) {
+        let question = (named(kind), Kind::PTR);
+        self.hears(|message| message.questions.contains(&question) && message.facts.is_empty());
+    }
+
+    /// Waits until somebody says that there is an instance of a type.
+    pub fn hears_said(&self, kind: &[&str]) {
+        let kind = named(kind);
+        let is_it = |fact: &Fact| fact.name == kind && fact.ttl > 0 && matches!(fact.data, Data::Pointer(_));
+        self.hears(|message| message.is_response && message.facts.iter().any(is_it));
+    }
+
+    fn hears(&self, wanted: impl Fn(&Message) -> bool) {
         let mut packet = [0; 9_000];
         loop {
             let length = self.0.recv(&mut packet).expect("nobody asks for it");
-            let message = Message::read(&packet[..length]);
-            if message.is_some_and(|message| message.questions.contains(&(name.clone(), Kind::SRV))) {
+            if Message::read(&packet[..length]).is_some_and(|message| wanted(&message)) {
                 return;
             }
         }
     }
+}
+
+fn named(kind: &[&str]) -> Name {
+    local(&kind.iter().map(|label| label.as_bytes()).collect::<Vec<_>>()).unwrap()
 }

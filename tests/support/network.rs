@@ -78,6 +78,26 @@ impl Network {
         ip(&["-n", &self.name, "link", "set", &self.inner_cable(), if plugged { "up" } else { "down" }]);
     }
 
+    /// How many sockets outside listen to multicast DNS on the cable.
+    pub fn listeners(&self) -> usize {
+        let table = std::fs::read_to_string("/proc/net/igmp").unwrap();
+        let cable = self.cable();
+        let mut lines =
+            table.lines().skip_while(|line| line.split_whitespace().nth(1) != Some(&cable)).skip(1);
+        let group =
+            lines.by_ref().take_while(|line| line.starts_with("\t\t")).find(|line| line.contains("FB0000E0"));
+        group.map_or(0, |line| line.split_whitespace().nth(1).unwrap().parse().unwrap())
+    }
+
+    /// Gives the interface outside its address in a larger network, and takes that in the old one away. All who were
+    /// reached still are, and the interface has no address that it had: none of IPv6 either.
+    pub fn readdress(&self) {
+        let (near, cable) = (self.near, self.cable());
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{cable}/disable_ipv6"), "1").unwrap();
+        ip(&["addr", "add", &format!("{near}/29"), "dev", &cable]);
+        ip(&["addr", "del", &format!("{near}/30"), "dev", &cable]);
+    }
+
     /// Makes all addresses of a block this machine's own, until the network is gone.
     pub fn own(&self, block: &str) {
         ip(&["route", "add", "local", block, "dev", &self.cable()]);

@@ -44,6 +44,10 @@ pub struct Cache {
     instances: HashMap<Name, Instance>,
     hosts: HashMap<Name, Host>,
     bytes: usize,
+    /// An instance has left its host, where it may have been the last.
+    moved: bool,
+    /// When `due` has something to do.
+    due: Option<Instant>,
 }
 
 /// A type that is followed.
@@ -149,11 +153,13 @@ impl Cache {
         let asks = Asks::after(wait, now);
         let new = Followed { pointers: BTreeMap::new(), asks, changed: false };
         self.followed.entry(kind.clone()).or_insert(new);
+        self.note_due();
     }
 
     pub fn unfollow(&mut self, kind: &Name) {
         self.followed.remove(kind);
         self.sweep();
+        self.note_due();
     }
 
     /// Whether what there is of a type has changed since this was asked last.
@@ -188,29 +194,39 @@ impl Cache {
         }
         // Pointers first, then where they lead, then the hosts: in a message they are in any order.
         let facts = || message.facts.iter().chain(&message.more);
+        let mut matters = false;
         for fact in facts() {
             if let Data::Pointer(to) = &fact.data {
-                self.pointer(fact, to, now)?;
+                matters |= self.pointer(fact, to, now)?;
             }
         }
         for fact in facts() {
-            match &fact.data {
+            matters |= match &fact.data {
                 Data::Service(service) => self.service(fact, service, now)?,
                 Data::Texts(texts) => self.texts(fact, texts, now)?,
-                _ => {}
-            }
+                _ => false,
+            };
         }
         for fact in facts() {
             if let Data::Address(ip) = fact.data {
-                self.address(fact, ip, now);
+                matters |= self.address(fact, ip, now);
             }
         }
-        self.note_missing(now);
+        // What others say to each other is most of what there is to hear.
+        if matters {
+            if std::mem::take(&mut self.moved) {
+                self.sweep();
+            }
+            self.note_missing(now);
+            self.note_due();
+        }
         Ok(())
     }
 
-    fn pointer(&mut self, Fact { name, ttl, .. }: &Fact, to: &Name, now: Instant) -> Result<(), TooMany> {
-        let Some(followed) = self.followed.get_mut(name) else { return Ok(()) };
+    /// False: it is of no type that is followed.
+    fn pointer(&mut self, fact: &Fact, to: &Name, now: Instant) -> Result<bool, TooMany> {
+        let Fact { name, ttl, .. } = fact;
+        let Some(followed) = self.followed.get_mut(name) else { return Ok(false) };
         match followed.pointers.get_mut(to) {
             Some(life) if *ttl == 0 => life.ends_soon(now),
             Some(life) => *life = Life::new(*ttl, now),
@@ -225,12 +241,13 @@ impl Cache {
                 self.instances.entry(to.clone()).or_default();
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn service(&mut self, fact: &Fact, service: &Service, now: Instant) -> Result<(), TooMany> {
+    /// False: it is of no instance that is known.
+    fn service(&mut self, fact: &Fact, service: &Service, now: Instant) -> Result<bool, TooMany> {
         let Fact { name, ttl, .. } = fact;
-        let Some(instance) = self.instances.get_mut(name) else { return Ok(()) };
+        let Some(instance) = self.instances.get_mut(name) else { return Ok(false) };
         match &mut instance.service {
             Some((known, life)) if known == service => match ttl {
                 0 => life.ends_soon(now),
@@ -238,17 +255,20 @@ impl Cache {
             },
             _ if *ttl == 0 => {}
             other => {
-                *other = Some((service.clone(), Life::new(*ttl, now)));
+                let before = other.replace((service.clone(), Life::new(*ttl, now)));
                 self.hosts.entry(service.host.clone()).or_default();
-                self.grow(name, service.host.len())?;
+                self.moved |= before.as_ref().is_some_and(|(before, _)| before.host != service.host);
+                let before = before.map_or(0, |(before, _)| before.host.len());
+                self.differs(name, before, service.host.len())?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn texts(&mut self, fact: &Fact, texts: &Texts, now: Instant) -> Result<(), TooMany> {
+    /// False: it is of no instance that is known.
+    fn texts(&mut self, fact: &Fact, texts: &Texts, now: Instant) -> Result<bool, TooMany> {
         let Fact { name, ttl, .. } = fact;
-        let Some(instance) = self.instances.get_mut(name) else { return Ok(()) };
+        let Some(instance) = self.instances.get_mut(name) else { return Ok(false) };
         match &mut instance.texts {
             Some((known, life)) if known == texts => match ttl {
                 0 => life.ends_soon(now),
@@ -256,15 +276,17 @@ impl Cache {
             },
             _ if *ttl == 0 => {}
             other => {
-                *other = Some((texts.clone(), Life::new(*ttl, now)));
-                self.grow(name, texts.iter().map(|text| text.len()).sum())?;
+                let before = other.replace((texts.clone(), Life::new(*ttl, now)));
+                let before = before.map_or(0, |(before, _)| length(&before));
+                self.differs(name, before, length(texts))?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn address(&mut self, Fact { name, ttl, alone, .. }: &Fact, ip: IpAddr, now: Instant) {
-        let Some(host) = self.hosts.get_mut(name) else { return };
+    /// False: it is of no host that is known.
+    fn address(&mut self, Fact { name, ttl, alone, .. }: &Fact, ip: IpAddr, now: Instant) -> bool {
+        let Some(host) = self.hosts.get_mut(name) else { return false };
         if *alone {
             // Of the same kind, and not said in the same breath.
             let others = host.addresses.iter_mut().filter(|(other, _)| *other != ip);
@@ -285,11 +307,12 @@ impl Cache {
                 self.followed.values_mut().for_each(|followed| followed.changed = true);
             }
         }
+        true
     }
 
-    /// Notes that an instance says something else, and that so many bytes are more.
-    fn grow(&mut self, name: &Name, bytes: usize) -> Result<(), TooMany> {
-        self.bytes += bytes;
+    /// Notes that an instance says something else, in so many bytes instead of so many.
+    fn differs(&mut self, name: &Name, before: usize, bytes: usize) -> Result<(), TooMany> {
+        self.bytes = self.bytes + bytes - before;
         let mut kinds = self.followed.iter_mut().filter(|(_, followed)| followed.pointers.contains_key(name));
         let too_many = self.bytes > MOST_BYTES;
         kinds.try_for_each(|(kind, followed)| {
@@ -298,8 +321,11 @@ impl Cache {
         })
     }
 
-    /// Forgets what has ended, and says what is to be asked now.
+    /// Forgets what has ended, and says what is to be asked now. It costs nothing before there is something to do.
     pub fn due(&mut self, now: Instant) -> Option<Message> {
+        if self.due.is_none_or(|due| due > now) {
+            return None;
+        }
         self.end(now);
         let mut asked = Message::default();
         self.ask_for_types(now, &mut asked);
@@ -314,6 +340,7 @@ impl Cache {
             host.ask(name, now, &mut asked.questions);
         }
         self.note_missing(now);
+        self.note_due();
         (!asked.questions.is_empty()).then_some(asked)
     }
 
@@ -374,12 +401,16 @@ impl Cache {
         self.hosts.retain(|name, _| hosts.contains(name));
         let of_services = services().map(|(service, _)| service.host.len()).sum::<usize>();
         let texts = self.instances.values().filter_map(|instance| instance.texts.as_ref());
-        let of_texts = texts.flat_map(|(texts, _)| texts.iter()).map(|text| text.len()).sum::<usize>();
+        let of_texts = texts.map(|(texts, _)| length(texts)).sum::<usize>();
         self.bytes = self.instances.keys().map(Name::len).sum::<usize>() + of_services + of_texts;
     }
 
     /// When `due` has something to do.
     pub fn next_due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    fn note_due(&mut self) {
         let followed = self
             .followed
             .values()
@@ -394,7 +425,7 @@ impl Cache {
             let missing = host.missing.as_ref().map(|asks| asks.due);
             host.addresses.iter().map(|(_, life)| life.due()).chain(missing)
         });
-        followed.chain(instances).chain(hosts).min()
+        self.due = followed.chain(instances).chain(hosts).min();
     }
 
     /// Notes what is missing of what was heard, so that it will be asked for.
@@ -406,6 +437,10 @@ impl Cache {
             note(host.addresses.is_empty(), &mut host.missing, now);
         }
     }
+}
+
+fn length(texts: &Texts) -> usize {
+    texts.iter().map(|text| text.len()).sum()
 }
 
 fn note(lacks: bool, missing: &mut Option<Asks>, now: Instant) {
@@ -643,6 +678,45 @@ mod tests {
         test.hear(0.4, whole("a", 4_500)).unwrap();
         test.cache.unfollow(&kind());
         assert!(test.cache.instances.is_empty() && test.cache.hosts.is_empty() && test.cache.bytes == 0);
+    }
+
+    /// An instance that moves from host to host, or says ever something else, takes the room of one.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_replaced_takes_no_room() {
+        let mut test = Test::new();
+        test.hear(0.2, whole("a", 4_500)).unwrap();
+        test.hear(0.2, whole("b", 4_500)).unwrap();
+        let (bytes, long) = (test.cache.bytes, "x".repeat(1 << 20));
+        for round in 0..100 {
+            let host = local(&[format!("box-{round}").as_bytes()]).unwrap();
+            let service = Service { priority: 0, weight: 0, port: 80, host: host.clone() };
+            let moved = Fact { data: Data::Service(service), ..texts("a", "", 4_500) };
+            let there = Fact { name: host, ..address("10.0.0.2", 4_500) };
+            test.hear(1.0, vec![moved, texts("a", &format!("{long}{round}"), 4_500), there]).unwrap();
+            assert_eq!(test.cache.hosts.len(), 2, "that of b, and where a is");
+        }
+        for round in 0..100 {
+            test.hear(1.0, vec![texts("a", &format!("{round}{long}"), 4_500)]).unwrap();
+        }
+        test.hear(2.0, whole("a", 4_500)).unwrap();
+        assert_eq!((test.cache.bytes, test.cache.hosts.len()), (bytes, 1));
+        assert_eq!(test.found(), ["a [10.0.0.1]:80", "b [10.0.0.1]:80"]);
+    }
+
+    /// Every packet on the link is followed by a look at what is due.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_looked_through_before_something_is_due() {
+        let mut test = Test::new();
+        let all = (0..5_000).flat_map(|number| whole(&number.to_string(), 4_500));
+        test.hear(0.2, all.collect()).unwrap();
+        test.asks_until(100.0);
+        let (other, since) = (local(&[b"_ipp", b"_tcp"]).unwrap(), std::time::Instant::now());
+        for _ in 0..5_000 {
+            test.hear(100.0, vec![Fact { name: other.clone(), ..pointer("a", 4_500) }]).unwrap();
+            assert_eq!(test.cache.due(test.at(100.0)), None);
+        }
+        // To look through it so often takes minutes.
+        assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,33 +5,34 @@
 //! instance is believed to have left.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use mdns_sd::{
-    DaemonEvent, Error, IfKind, IfPredicate, Metrics, RRType, Receiver, ServiceDaemon, ServiceInfo,
-    TxtProperty,
+    DaemonEvent, Error, IfKind, IfPredicate, Metrics, RRType, ServiceDaemon, ServiceInfo, TxtProperty,
 };
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
-    engine::{LOOKS, Order, looked_at, on_no_link, unavailable},
+    asking::Asking,
+    engine::{LOOKS, Order, looked_at, lost, missing, on_no_link, unavailable},
     heard::{Heard, label, unescaped},
-    links::{Interfaced, Link, is_wanted},
+    links::{Interfaced, interfaces, is_wanted},
     list::{Teller, Told},
     responder::{Announcement, LONGEST_LABEL},
-    wire::{Kind, Message, Name},
+    wire::Name,
 };
 use crate::{connector::lock, registry::Failure};
 
-/// How often the thread looks at the interfaces, in seconds.
-const ITS_LOOKS: u32 = 2;
+/// How often the thread looks at the interfaces, in seconds. It asks on one that has come as soon as it sees it, which
+/// must be before the first list is complete.
+const ITS_LOOKS: u32 = 1;
 
 /// Records of all kinds that the thread may keep. It has no bound of its own, and keeps what nobody asked for, too.
 const MOST_RECORDS: i64 = 200_000;
@@ -41,12 +42,6 @@ const LONGEST_TYPE: u8 = 30;
 
 /// It puts a number behind a name that others have, which must fit into the label.
 const LONGEST_NAME: usize = LONGEST_LABEL - " (1000)".len();
-
-/// How often instances with dots in their names are asked for. What says where one is, is good for two minutes.
-const ASKS: Duration = Duration::from_secs(40);
-
-/// A name of which only part was heard is asked for after this.
-const MISSING_FOR: Duration = Duration::from_millis(100);
 
 /// A farewell is said twice, the second time after 120 ms.
 const FAREWELLS: Duration = Duration::from_millis(200);
@@ -62,22 +57,14 @@ pub struct Task {
     /// Something was heard of what is followed.
     news: Arc<Notify>,
     announced: BTreeMap<u64, Announced>,
-    last: u64,
     /// When the interfaces are looked at next.
     looks: Instant,
-    metrics: Option<Receiver<Metrics>>,
-    /// While there are names with dots.
-    asking: Option<Asking>,
+    /// Ends when the thread keeps too much.
+    bound: JoinSet<()>,
+    asking: Asking,
+    /// Not all that is asked for is followed any more.
+    unfollowed: bool,
     _reader: JoinSet<()>,
-}
-
-/// Asks for instances with dots in their names. `mdns-sd` takes each dot for the end of a label when it asks, and
-/// nobody has such a name. The answers go to everybody on the link, and it does take those for what they are.
-struct Asking {
-    links: BTreeMap<u32, Link>,
-    due: Instant,
-    /// Those that were there when they were asked for last.
-    known: BTreeSet<Name>,
 }
 
 /// Dropping it ends the thread.
@@ -121,6 +108,8 @@ impl Task {
         let links = looked_at(names)?;
         let daemon = Daemon(ServiceDaemon::new().map_err(failed)?);
         let (reader, said) = begin(&daemon.0, names).map_err(failed)?;
+        let mut bound = JoinSet::new();
+        bound.spawn(keeps_too_much(daemon.0.clone(), MOST_RECORDS));
         Ok(Self {
             names: names.to_vec(),
             daemon,
@@ -130,10 +119,10 @@ impl Task {
             followed: HashMap::new(),
             news: Arc::default(),
             announced: BTreeMap::new(),
-            last: 0,
             looks: Instant::now() + LOOKS,
-            metrics: None,
-            asking: None,
+            bound,
+            asking: Asking::default(),
+            unfollowed: false,
             _reader: reader,
         })
     }
@@ -142,8 +131,7 @@ impl Task {
         loop {
             let now = Instant::now();
             let followed = self.followed.values().filter_map(|followed| followed.teller.next_due(now));
-            let asking = self.asking.iter().map(|asking| asking.due);
-            let due = followed.chain(asking).fold(self.looks, Instant::min);
+            let due = followed.chain(self.asking.next_due()).fold(self.looks, Instant::min);
             let said = tokio::select! {
                 order = self.orders.recv() => match order {
                     Some(order) => {
@@ -154,17 +142,20 @@ impl Task {
                 },
                 said = self.said.recv() => match said {
                     Some(said) => {
-                        self.hear(&said);
+                        self.hear(&said, Instant::now());
                         continue;
                     }
                     None => Err(unavailable("the thread of mdns-sd has ended".to_owned())),
                 },
+                Some(_) = self.bound.join_next() => {
+                    Err(unavailable(format!("more than {MOST_RECORDS} records were heard")))
+                }
                 () = self.news.notified() => Ok(()),
                 () = sleep_until(due) => Ok(()),
             };
             let now = Instant::now();
-            let bounded = said.and_then(|()| self.look_when_due(now));
-            if let Err(failure) = bounded {
+            let whole = said.and_then(|()| self.look_when_due(now));
+            if let Err(failure) = whole {
                 self.fail(&failure);
                 return;
             }
@@ -182,8 +173,8 @@ impl Task {
                     watch::channel(Told { failed: Some(failure), ..Told::default() }).1
                 }));
             }
-            Order::Announce(announcement, reply) => {
-                let _ = reply.send(self.announce(&announcement));
+            Order::Announce(id, announcement, reply) => {
+                let _ = reply.send(self.announce(id, &announcement));
             }
             Order::Forget(id) => _ = self.withdraw(id),
             Order::Withdraw(id, done) => {
@@ -207,12 +198,15 @@ impl Task {
         if self.links.is_empty() {
             looked_at(&self.names)?;
         }
+        if let Some(failure) = missing(&self.names, self.links.values()) {
+            return Err(failure);
+        }
         let text = kind.to_utf8();
         let events = self.daemon.0.browse(&text).map_err(failed)?;
         let loopback = self.links.values().any(Interfaced::is_loopback);
         let heard = Arc::new(Mutex::new(Heard::new(&text, loopback)));
         let mut reader = JoinSet::new();
-        // A reader that leaves a thousand events is given up.
+        // A reader that leaves a thousand events is given up, with what was heard kept for the next.
         let (to, news) = (heard.clone(), self.news.clone());
         reader.spawn(async move {
             while let Ok(event) = events.recv_async().await {
@@ -230,6 +224,7 @@ impl Task {
 
     fn unfollow(&mut self, kind: &Name, failure: Option<Failure>) {
         if let Some(followed) = self.followed.remove(kind) {
+            self.unfollowed = true;
             let _ = self.daemon.0.stop_browse(&followed.kind);
             followed.teller.fail(failure);
         }
@@ -240,10 +235,14 @@ impl Task {
         kinds.iter().for_each(|kind| self.unfollow(kind, Some(failure.clone())));
     }
 
-    fn announce(&mut self, announcement: &Announcement) -> Result<(u64, oneshot::Receiver<String>), Failure> {
+    fn announce(
+        &mut self,
+        id: u64,
+        announcement: &Announcement,
+    ) -> Result<oneshot::Receiver<String>, Failure> {
         let Announcement { kind, ip, port, texts, .. } = announcement;
         if !self.links.values().any(|at| at.reaches(*ip)) {
-            return Err(on_no_link(*ip));
+            return Err(on_no_link(*ip, self.links.values()));
         }
         let kind = kind.to_utf8();
         let texts = texts.iter().map(|text| property(text)).collect::<Result<Vec<_>, _>>()?;
@@ -269,9 +268,8 @@ impl Task {
         self.daemon.0.register(info.clone()).map_err(failed)?;
         let (named, name) = oneshot::channel();
         let names = [fullname.clone(), fullname];
-        self.last += 1;
-        self.announced.insert(self.last, Announced { info, names, named: Some(named) });
-        Ok((self.last, name))
+        self.announced.insert(id, Announced { info, names, named: Some(named) });
+        Ok(name)
     }
 
     /// It says goodbye.
@@ -280,8 +278,15 @@ impl Task {
         self.daemon.0.unregister(announced.info.get_fullname()).is_ok()
     }
 
-    fn hear(&mut self, said: &DaemonEvent) {
+    fn hear(&mut self, said: &DaemonEvent, now: Instant) {
         match said {
+            // It has asked there for what is followed, and has not announced anything.
+            DaemonEvent::IpAdd(_) => {
+                self.followed.values_mut().for_each(|followed| followed.teller.note_asked(now));
+                for announced in self.announced.values() {
+                    let _ = self.daemon.0.register(announced.info.clone());
+                }
+            }
             DaemonEvent::NameChange(change) if matches!(change.rr_type, RRType::SRV | RRType::TXT) => {
                 let original = change.original.to_lowercase();
                 let mut all = self.announced.values_mut();
@@ -302,11 +307,16 @@ impl Task {
         }
     }
 
-    /// The failure is one of everything: more is kept than there is room for.
+    /// The failure is one of everything.
     fn look_when_due(&mut self, now: Instant) -> Result<(), Failure> {
         let mut looks = self.looks <= now;
         for followed in self.followed.values_mut() {
             let mut heard = lock(&followed.heard);
+            // The thread would say all of it at once to whoever follows next, and be too fast again. Only another
+            // begins with nothing.
+            if let (true, Some(why)) = (heard.missed, &heard.ended) {
+                return Err(unavailable(format!("{} {why}", followed.kind)));
+            }
             if std::mem::take(&mut heard.changed) {
                 followed.teller.note_change(now);
             }
@@ -314,13 +324,6 @@ impl Task {
         }
         if looks {
             self.look(now);
-            let metrics = self.metrics.take().and_then(|metrics| metrics.try_recv().ok()).unwrap_or_default();
-            let records = metrics.iter().filter(|(name, _)| name.starts_with("cached-"));
-            let records: i64 = records.map(|(_, count)| count).sum();
-            if records > MOST_RECORDS {
-                return Err(unavailable(format!("more than {MOST_RECORDS} records were heard")));
-            }
-            self.metrics = self.daemon.0.get_metrics().ok();
         }
         Ok(())
     }
@@ -328,66 +331,32 @@ impl Task {
     /// Looks whether the interfaces are as they were.
     fn look(&mut self, now: Instant) {
         self.looks = now + LOOKS;
-        let found = looked_at(&self.names);
-        let lost = |found: &BTreeMap<u32, Interfaced>| {
-            let lost = self.links.iter().find(|(index, _)| !found.contains_key(index));
-            lost.map(|(_, at)| unavailable(format!("{} is no longer up", at.name)))
-        };
-        let (failure, found) = match found {
-            Ok(found) => (lost(&found), found),
-            Err(failure) => (Some(failure), BTreeMap::new()),
+        let (failure, found) = match interfaces(&self.names) {
+            Ok(found) => (lost(self.links.iter(), &found), found),
+            Err(error) => (Some(unavailable(format!("interfaces: {error}"))), BTreeMap::new()),
         };
         if let Some(failure) = failure {
             self.fail(&failure);
-        }
-        if found != self.links {
-            // At once, and not when the thread looks next.
-            let _ = self.daemon.0.enable_interface(wanted(&self.names));
-            if found.keys().any(|index| !self.links.contains_key(index)) {
-                for announced in self.announced.values() {
-                    let _ = self.daemon.0.register(announced.info.clone());
-                }
-            }
         }
         self.links = found;
     }
 
     /// Asks for instances with dots in their names, and soon for new ones.
     fn ask(&mut self, now: Instant) {
-        let mut names = BTreeSet::new();
-        for (kind, followed) in &self.followed {
-            let heard = lock(&followed.heard);
-            let kind = base_of(kind);
-            names.extend(heard.with_dots.iter().filter_map(|name| kind.prepend_label(name.as_bytes()).ok()));
+        let mut changed = std::mem::take(&mut self.unfollowed);
+        for followed in self.followed.values() {
+            changed |= std::mem::take(&mut lock(&followed.heard).dots_changed);
         }
-        if names.is_empty() {
-            self.asking = None;
-            return;
-        }
-        let asking = self.asking.get_or_insert_with(|| Asking {
-            links: BTreeMap::new(),
-            due: now + MISSING_FOR,
-            known: BTreeSet::new(),
-        });
-        if !names.is_subset(&asking.known) {
-            asking.due = asking.due.min(now + MISSING_FOR);
-        }
-        asking.known.extend(names.iter().cloned());
-        asking.links.retain(|index, link| self.links.get(index) == Some(&link.at));
-        for (index, at) in &self.links {
-            if let Entry::Vacant(vacant) = asking.links.entry(*index)
-                && let Ok(link) = Link::open(*index, at.clone(), &mpsc::channel(1).0)
-            {
-                vacant.insert(link);
+        if changed {
+            let mut names = BTreeSet::new();
+            for (kind, followed) in &self.followed {
+                let (heard, kind) = (lock(&followed.heard), base_of(kind));
+                let with_dots = heard.with_dots.iter();
+                names.extend(with_dots.filter_map(|name| kind.prepend_label(name.as_bytes()).ok()));
             }
+            self.asking.set(names, now);
         }
-        if asking.due <= now {
-            let questions =
-                names.iter().flat_map(|name| [Kind::SRV, Kind::TXT].map(|kind| (name.clone(), kind)));
-            let packets = Message { questions: questions.collect(), ..Message::default() }.write();
-            asking.links.values().for_each(|link| packets.iter().for_each(|packet| link.say(packet)));
-            (asking.due, asking.known) = (now + ASKS, names);
-        }
+        self.asking.ask(&self.links, now);
     }
 
     /// Tells those who follow what has changed.
@@ -399,13 +368,33 @@ impl Task {
                 ended.push((kind.clone(), Some(unavailable(format!("{} {why}", followed.kind)))));
             } else if !followed.teller.is_read() {
                 ended.push((kind.clone(), None));
-            } else if followed.teller.is_due(now, || heard.lacks()) {
+            } else if !heard.some_left && followed.teller.is_due(now, || heard.lacks()) {
                 followed.teller.tell(heard.list.clone());
             }
             followed.teller.refresh(now);
         }
         ended.into_iter().for_each(|(kind, failure)| self.unfollow(&kind, failure));
     }
+}
+
+/// Ends when the thread keeps more records than `most`.
+async fn keeps_too_much(daemon: ServiceDaemon, most: i64) {
+    loop {
+        // However long it takes to answer: it is asked for the next count after it has given the last.
+        let metrics = match daemon.get_metrics() {
+            Ok(metrics) => metrics.recv_async().await.unwrap_or_default(),
+            Err(_) => Metrics::default(),
+        };
+        if records(&metrics) > most {
+            return;
+        }
+        sleep(LOOKS).await;
+    }
+}
+
+/// Of all kinds.
+fn records(metrics: &Metrics) -> i64 {
+    metrics.iter().filter(|(name, _)| name.starts_with("cached-")).map(|(_, count)| count).sum()
 }
 
 /// Has the thread listen on the interfaces that are wanted, and hands on what it says of announcements.
@@ -422,7 +411,8 @@ fn begin(
     let mut reader = JoinSet::new();
     reader.spawn(async move {
         while let Ok(event) = events.recv_async().await {
-            if matches!(event, DaemonEvent::Announce(..) | DaemonEvent::NameChange(_)) {
+            if matches!(event, DaemonEvent::Announce(..) | DaemonEvent::NameChange(_) | DaemonEvent::IpAdd(_))
+            {
                 let _ = say.send(event);
             }
         }
@@ -445,4 +435,58 @@ fn property(text: &[u8]) -> Result<TxtProperty, Failure> {
     let key = str::from_utf8(&text[..end.unwrap_or(text.len())]);
     let key = key.map_err(|_| Failure::Invalid(format!("{:?} has no key", String::from_utf8_lossy(text))))?;
     Ok(end.map_or_else(|| key.into(), |end| (key, &text[end + 1..]).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::connector::mdns::wire::local;
+
+    fn kind() -> Name {
+        local(&[b"_orders", b"_tcp"]).unwrap()
+    }
+
+    fn task() -> (Task, mpsc::UnboundedSender<Order>) {
+        let (orders, taken) = mpsc::unbounded_channel();
+        (Task::start(&["lo".to_owned()], taken).unwrap(), orders)
+    }
+
+    /// Whoever follows fails, and the task ends: what follows next begins with a thread that has heard nothing.
+    async fn ends(mut task: Task, why: &str) {
+        let told = task.follow(kind(), Instant::now()).unwrap();
+        timeout(Duration::from_secs(20), task.run()).await.expect("it goes on");
+        let Some(Failure::Unavailable(text)) = &told.borrow().failed else { panic!("it has not failed") };
+        assert!(text.contains(why), "{text}");
+    }
+
+    #[tokio::test]
+    async fn answers_that_were_missed_end_the_task() {
+        let (mut task, _orders) = task();
+        let _told = task.follow(kind(), Instant::now()).unwrap();
+        lock(&task.followed[&kind()].heard).end();
+        task.news.notify_one();
+        ends(task, "_orders._tcp.local. was answered faster").await;
+    }
+
+    #[tokio::test]
+    async fn records_without_bound_end_the_task() {
+        let (mut task, _orders) = task();
+        task.bound = JoinSet::new();
+        task.bound.spawn(keeps_too_much(task.daemon.0.clone(), -1));
+        ends(task, "more than 200000 records").await;
+    }
+
+    #[tokio::test]
+    async fn records_of_all_kinds_are_counted() {
+        let (task, _orders) = task();
+        let metrics = task.daemon.0.get_metrics().unwrap().recv_async().await.unwrap();
+        let of_records = metrics.keys().filter(|name| name.starts_with("cached-"));
+        let mut of_records: Vec<&str> = of_records.map(String::as_str).collect();
+        of_records.sort_unstable();
+        assert_eq!(of_records.len(), 6, "{of_records:?}");
+        let counted = of_records.iter().map(|name| ((*name).to_owned(), 2)).chain([("timer".to_owned(), 9)]);
+        assert_eq!(records(&counted.collect()), 12);
+    }
 }

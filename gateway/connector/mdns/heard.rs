@@ -1,10 +1,10 @@
 //! What `mdns-sd` has said of the instances of one type.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use mdns_sd::{ResolvedService, ScopedIp, ServiceEvent};
 
-use super::list::{Instance, List, MOST_BYTES, MOST_INSTANCES};
+use super::list::{Instance, List, MOST_BYTES, MOST_INSTANCES, TOO_MANY, written};
 
 pub struct Heard {
     /// What the full names of instances end with: `_http._tcp.local.`.
@@ -16,6 +16,8 @@ pub struct Heard {
     lacking: BTreeSet<String>,
     /// Those of both that have dots in their names.
     pub with_dots: BTreeSet<String>,
+    /// Since somebody took note of it.
+    pub dots_changed: bool,
     /// Of names and what is said of them.
     bytes: usize,
     /// Since somebody took note of it.
@@ -23,6 +25,8 @@ pub struct Heard {
     pub some_left: bool,
     /// Why nothing more is heard.
     pub ended: Option<String>,
+    /// Something was said that was not heard.
+    pub missed: bool,
 }
 
 impl Heard {
@@ -36,10 +40,12 @@ impl Heard {
             list: List::new(),
             lacking: BTreeSet::new(),
             with_dots: BTreeSet::new(),
+            dots_changed: false,
             bytes: 0,
             changed: false,
             some_left: false,
             ended: None,
+            missed: false,
         }
     }
 
@@ -76,13 +82,14 @@ impl Heard {
             self.list.clear();
             self.lacking.clear();
             self.with_dots.clear();
-            self.ended =
-                Some(format!("has more than {MOST_INSTANCES} instances, or too much is said of them"));
+            self.dots_changed = true;
+            self.ended = Some(TOO_MANY.to_owned());
         }
     }
 
-    /// Nothing more is said.
+    /// Nothing more is said to one who did not listen.
     pub fn end(&mut self) {
+        self.missed = true;
         self.ended.get_or_insert_with(|| "was answered faster than it could be read".to_owned());
     }
 
@@ -95,11 +102,8 @@ impl Heard {
         if !id.contains('.') {
             return;
         }
-        if self.list.contains_key(&id) || self.lacking.contains(&id) {
-            self.with_dots.insert(id);
-        } else {
-            self.with_dots.remove(&id);
-        }
+        let is_there = self.list.contains_key(&id) || self.lacking.contains(&id);
+        self.dots_changed |= if is_there { self.with_dots.insert(id) } else { self.with_dots.remove(&id) };
     }
 
     fn id(&self, fullname: &str) -> Option<String> {
@@ -117,18 +121,14 @@ impl Heard {
 
     /// None: it has no address that leads anywhere from here.
     fn instance(&self, found: &ResolvedService) -> Option<Instance> {
-        let mut addresses: Vec<String> = found
-            .addresses
-            .iter()
-            // The loopback of another machine is not this one's.
-            .filter(|ip| self.loopback || !ip.is_loopback())
-            .map(|ip| match ip {
-                ScopedIp::V6(ip) if ip.addr().is_unicast_link_local() => {
-                    format!("{}%{}", ip.addr(), ip.scope_id().name)
-                }
-                ip => IpAddr::to_string(&ip.to_ip_addr()),
-            })
-            .collect();
+        let address = |ip: &ScopedIp| {
+            let interface = match ip {
+                ScopedIp::V6(ip) => &*ip.scope_id().name,
+                _ => "",
+            };
+            written(ip.to_ip_addr(), interface, self.loopback)
+        };
+        let mut addresses: Vec<String> = found.addresses.iter().filter_map(address).collect();
         addresses.sort();
         addresses.dedup();
         let text = |(key, value): (&str, Option<&[u8]>)| {
@@ -203,6 +203,9 @@ mod tests {
         assert!(heard.lacks() && heard.list.is_empty());
         heard.hear(found("web"));
         assert_eq!(heard.with_dots.iter().collect::<Vec<_>>(), ["web v1.2"]);
+        assert!(std::mem::take(&mut heard.dots_changed));
+        heard.hear(found("Web v1.2"));
+        assert!(!heard.dots_changed);
         heard.hear(removed("web"));
         assert!(std::mem::take(&mut heard.some_left));
         heard.hear(resolved("Web v1.2", "10.0.0.1,127.0.0.1,fd00::1", "1"));
@@ -213,7 +216,8 @@ mod tests {
         assert!(!heard.lacks() && heard.changed && !heard.some_left);
         heard.hear(removed("WEB v1.2"));
         assert!(heard.list.is_empty() && heard.with_dots.is_empty() && heard.some_left && heard.bytes == 0);
-        heard.hear(resolved("here", "127.0.0.1", "1"));
+        assert!(heard.dots_changed);
+        heard.hear(resolved("here", "127.0.0.1,::ffff:127.0.0.1", "1"));
         assert!(heard.list.is_empty(), "the loopback of another machine leads nowhere");
     }
 

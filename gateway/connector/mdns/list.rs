@@ -1,6 +1,6 @@
 //! What is known of a type, and when it is told to those who follow it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
@@ -9,6 +9,7 @@ use crate::registry::Failure;
 /// Instances of one type, and bytes of what is said of them.
 pub const MOST_INSTANCES: usize = 10_000;
 pub const MOST_BYTES: usize = 32 << 20;
+pub const TOO_MANY: &str = "has more than 10000 instances, or more than 32 MiB are said of them";
 
 /// How long answers to the first questions are waited for: the second follows after a second, in case the first was
 /// lost. What cannot be reached by then is waited for a little longer.
@@ -49,9 +50,25 @@ pub struct Instance {
     pub texts: Vec<Vec<u8>>,
 }
 
+/// An address that somebody said he is at, as it is written here. None: it leads nowhere from here, or back to whoever
+/// dials it. `loopback`: what was heard comes from this machine, whose loopback it is.
+pub fn written(ip: IpAddr, interface: &str, loopback: bool) -> Option<String> {
+    // One of IPv4 may be written as one of IPv6, and is dialled as what it is.
+    let ip = ip.to_canonical();
+    if ip.is_unspecified() || ip.is_multicast() || (ip.is_loopback() && !loopback) {
+        return None;
+    }
+    Some(match ip {
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => format!("{ip}%{interface}"),
+        ip => ip.to_string(),
+    })
+}
+
 /// Tells those who follow a type.
 pub struct Teller {
     told: watch::Sender<Told>,
+    begun: Instant,
+    /// When everybody was asked.
     since: Instant,
     fresh: Instant,
     /// When a change is told.
@@ -60,7 +77,7 @@ pub struct Teller {
 
 impl Teller {
     pub fn new(now: Instant) -> Self {
-        Self { told: watch::Sender::default(), since: now, fresh: now, due: None }
+        Self { told: watch::Sender::default(), begun: now, since: now, fresh: now, due: None }
     }
 
     pub fn subscribe(&self) -> watch::Receiver<Told> {
@@ -73,6 +90,11 @@ impl Teller {
 
     pub fn fail(&self, failure: Option<Failure>) {
         self.told.send_modify(|told| told.failed = failure);
+    }
+
+    /// Others are asked, too. While the first list is not complete it waits for them, but not for ever.
+    pub fn note_asked(&mut self, now: Instant) {
+        self.since = now.min(self.begun + FIRST_LIST_AT_MOST);
     }
 
     pub fn note_change(&mut self, now: Instant) {
@@ -112,5 +134,50 @@ impl Teller {
         }
         let first = self.since + FIRST_LIST;
         Some(if first > now { first } else { self.since + FIRST_LIST_AT_MOST })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_list_waits_for_those_who_are_asked_later_but_not_for_ever() {
+        let now = Instant::now();
+        let after = |milliseconds| now + Duration::from_millis(milliseconds);
+        let mut teller = Teller::new(now);
+        assert!(!teller.is_due(after(1_499), || false) && teller.is_due(after(1_500), || false));
+        teller.note_asked(after(1_000));
+        assert!(!teller.is_due(after(2_499), || false) && teller.is_due(after(2_500), || false));
+        assert!(!teller.is_due(after(3_999), || true) && teller.is_due(after(4_000), || true));
+        (0..100).for_each(|round| teller.note_asked(after(round * 1_000)));
+        assert!(teller.is_due(after(4_500), || false));
+        teller.tell(List::new());
+        teller.note_asked(after(5_000));
+        assert!(!teller.is_due(after(9_000), || false), "nothing has changed");
+    }
+
+    #[test]
+    fn an_address_counts_when_it_leads_to_who_said_it() {
+        for (ip, elsewhere, here) in [
+            ("10.0.0.1", Some("10.0.0.1"), Some("10.0.0.1")),
+            ("::ffff:10.0.0.1", Some("10.0.0.1"), Some("10.0.0.1")),
+            ("fe80::1", Some("fe80::1%eth0"), Some("fe80::1%eth0")),
+            ("fd00::1", Some("fd00::1"), Some("fd00::1")),
+            ("127.0.0.1", None, Some("127.0.0.1")),
+            ("127.9.9.9", None, Some("127.9.9.9")),
+            ("::1", None, Some("::1")),
+            ("::ffff:127.0.0.1", None, Some("127.0.0.1")),
+            // The system takes these for the loopback, too.
+            ("0.0.0.0", None, None),
+            ("::", None, None),
+            ("::ffff:0.0.0.0", None, None),
+            ("224.0.0.251", None, None),
+            ("ff02::fb", None, None),
+        ] {
+            let ip: IpAddr = ip.parse().unwrap();
+            assert_eq!(written(ip, "eth0", false).as_deref(), elsewhere, "{ip}");
+            assert_eq!(written(ip, "eth0", true).as_deref(), here, "{ip}");
+        }
     }
 }

@@ -7,6 +7,7 @@
 //! others, and that of rpcx is one of them: for these there are a small querier (`cache.rs`) and responder
 //! (`responder.rs`) of our own (`own.rs`).
 
+mod asking;
 mod cache;
 mod dns_sd;
 mod engine;
@@ -23,11 +24,11 @@ mod responder;
 pub mod wire;
 
 use std::{
-    net::IpAddr,
     sync::{Arc, Mutex, Weak},
+    time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 
 use self::{
     engine::{Engine, Order},
@@ -47,6 +48,10 @@ use crate::registry::Failure;
 /// rest.
 const LONGEST_TEXT: usize = 255;
 const MOST_TEXT: usize = 1_000;
+
+/// How long an announcement may take. A name is free after a second, and each that others have takes one more; on a
+/// link that is down, nobody is ever asked.
+const NAMED: Duration = Duration::from_secs(15);
 
 /// The links that some tables name. Everything that follows or announces types of DNS-SD there shares a task, and so
 /// does everything else. Each is begun when first needed and ends when nothing needs it.
@@ -76,8 +81,10 @@ impl Client {
 
     /// Follows the instances of a type whose names fit.
     pub async fn follow(&self, kind: &str, names: Vec<String>) -> Result<Feed, Failure> {
+        let no_names =
+            || Failure::Invalid(format!("{kind:?} is followed by names without parts, which fit nothing"));
+        let names = Names::new(names).ok_or_else(no_names)?;
         let kind = type_name(kind)?;
-        let names = Names::new(names).ok_or_else(|| Failure::Invalid("no part of a name is given".into()))?;
         let engine = self.engine(&kind)?;
         let (reply, followed) = oneshot::channel();
         let ended = || Failure::Unavailable("mDNS: listening has ended".into());
@@ -95,33 +102,62 @@ impl Client {
         texts: Vec<Vec<u8>>,
         ttl: u32,
     ) -> Result<Presence, Failure> {
-        let kind = type_name(kind)?;
-        let ip: IpAddr = ip.parse().map_err(|_| {
-            Failure::Invalid(format!("{ip:?} is no IP address, and only addresses can be announced by mDNS"))
-        })?;
-        let length: usize = texts.iter().map(Vec::len).sum();
-        if let Some(text) = texts.iter().find(|text| text.len() > LONGEST_TEXT) {
-            let text = String::from_utf8_lossy(text);
-            return Err(Failure::Invalid(format!("{text:?} is longer than {LONGEST_TEXT} bytes")));
-        }
-        if length > MOST_TEXT || ttl == 0 || port == 0 || name.is_empty() {
-            return Err(Failure::Invalid(format!(
-                "an announcement has a name, a port, a time to live, and {MOST_TEXT} bytes of text at most"
-            )));
-        }
-        let said = texts.into_iter().filter(|text| !text.is_empty());
-        let texts: Texts = said.map(Vec::into_boxed_slice).collect();
-        let engine = self.engine(&kind)?;
-        let announcement = Announcement { kind, name, ip, port, texts, ttl };
-        let (reply, begun) = oneshot::channel();
-        let ended = || Failure::Unavailable("mDNS: listening has ended".into());
-        engine.orders.send(Order::Announce(announcement, reply)).map_err(|_| ended())?;
-        let (id, named) = begun.await.map_err(|_| ended())??;
-        // From here on dropping the future forgets the announcement.
-        let mut presence = Presence::new(String::new(), id, engine);
-        presence.set_name(named.await.map_err(|_| ended())?);
-        Ok(presence)
+        let announcement = checked(kind, name, ip, port, texts, ttl)?;
+        let engine = self.engine(&announcement.kind)?;
+        announced(engine, announcement).await
     }
+}
+
+/// What can be announced.
+fn checked(
+    kind: &str,
+    name: String,
+    ip: &str,
+    port: u16,
+    texts: Vec<Vec<u8>>,
+    ttl: u32,
+) -> Result<Announcement, Failure> {
+    let invalid = |text: String| Err(Failure::Invalid(text));
+    let kind = type_name(kind)?;
+    let Ok(ip) = ip.parse() else {
+        return invalid(format!("{ip:?} is no IP address, and only addresses can be announced by mDNS"));
+    };
+    if let Some(text) = texts.iter().find(|text| text.len() > LONGEST_TEXT) {
+        let (text, length) = (String::from_utf8_lossy(text), text.len());
+        return invalid(format!("{name:?}: the text {text:?} has {length} bytes, and {LONGEST_TEXT} fit"));
+    }
+    let length: usize = texts.iter().map(Vec::len).sum();
+    if length > MOST_TEXT {
+        return invalid(format!("{name:?}: its texts have {length} bytes altogether, and {MOST_TEXT} fit"));
+    }
+    if name.is_empty() {
+        return invalid(format!("the instance at {ip} port {port} has an empty name"));
+    }
+    if port == 0 {
+        return invalid(format!("{name:?}: its port is 0, where nobody can be reached"));
+    }
+    if ttl == 0 {
+        return invalid(format!("{name:?}: its time to live is 0 seconds, which says goodbye"));
+    }
+    let said = texts.into_iter().filter(|text| !text.is_empty());
+    let texts: Texts = said.map(Vec::into_boxed_slice).collect();
+    Ok(Announcement { kind, name, ip, port, texts, ttl })
+}
+
+/// Has it announced, and waits until it has a name. Dropping the future forgets the announcement, wherever it is.
+async fn announced(engine: Arc<Engine>, announcement: Announcement) -> Result<Presence, Failure> {
+    let ended = || Failure::Unavailable("mDNS: listening has ended".into());
+    let name = announcement.name.clone();
+    let (reply, begun) = oneshot::channel();
+    // First, so that the order to forget it comes after that to announce it.
+    let mut presence = Presence::new(engine.clone());
+    engine.orders.send(Order::Announce(presence.id(), announcement, reply)).map_err(|_| ended())?;
+    let named = begun.await.map_err(|_| ended())??;
+    let Ok(named) = timeout(NAMED, named).await else {
+        return Err(Failure::Unavailable(format!("mDNS: {name:?} could not be announced within {NAMED:?}")));
+    };
+    presence.set_name(named.map_err(|_| ended())?);
+    Ok(presence)
 }
 
 /// A type as it is written, like `_http._tcp`, as the name that it has on a link.
@@ -146,7 +182,87 @@ fn is_of_dns_sd(kind: &Name) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{net::IpAddr, task::Poll};
+
+    use tokio::{sync::mpsc, time::Instant};
+
     use super::*;
+
+    /// An engine that begins to announce, and does not come to an end with it. What it is told comes out.
+    fn stuck() -> (Arc<Engine>, mpsc::UnboundedReceiver<Order>) {
+        let ((orders, mut taken), (pass, passed)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+        let task = async move {
+            let mut unnamed = Vec::new();
+            while let Some(order) = taken.recv().await {
+                if let Order::Announce(id, announcement, reply) = order {
+                    let (named, name) = oneshot::channel();
+                    unnamed.push(named);
+                    let _ = reply.send(Ok(name));
+                    let _ = pass.send(Order::Announce(id, announcement, oneshot::channel().0));
+                } else {
+                    let _ = pass.send(order);
+                }
+            }
+        };
+        (Arc::new(Engine::of(orders, task)), passed)
+    }
+
+    fn announcement() -> Announcement {
+        let (kind, name) = (type_name("_http._tcp").unwrap(), "orders".to_owned());
+        Announcement { kind, name, ip: IpAddr::from([10, 0, 0, 1]), port: 80, texts: [].into(), ttl: 120 }
+    }
+
+    async fn is_begun_and_forgotten(passed: &mut mpsc::UnboundedReceiver<Order>) {
+        let Some(Order::Announce(begun, ..)) = passed.recv().await else { panic!("it is not begun") };
+        let Some(Order::Forget(forgotten)) = passed.recv().await else { panic!("it stays") };
+        assert_eq!(begun, forgotten);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_announced_is_given_up() {
+        let ((engine, mut passed), since) = (stuck(), Instant::now());
+        let Err(Failure::Unavailable(error)) = announced(engine.clone(), announcement()).await else {
+            panic!("it is announced")
+        };
+        assert_eq!((since.elapsed(), &*error), (NAMED, "mDNS: \"orders\" could not be announced within 15s"));
+        is_begun_and_forgotten(&mut passed).await;
+    }
+
+    /// Whoever leaves may do so before the engine has even heard of it.
+    #[tokio::test(start_paused = true)]
+    async fn an_announcement_that_nobody_waits_for_is_forgotten() {
+        for polls in 1..4 {
+            let (engine, mut passed) = stuck();
+            let mut waits = Box::pin(announced(engine.clone(), announcement()));
+            for _ in 0..polls {
+                let polled = std::future::poll_fn(|context| Poll::Ready(waits.as_mut().poll(context))).await;
+                assert!(polled.is_pending());
+                tokio::task::yield_now().await;
+            }
+            drop(waits);
+            is_begun_and_forgotten(&mut passed).await;
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_announced_is_named() {
+        let text = |length| vec![b'x'; length];
+        for (name, ip, port, texts, ttl, why) in [
+            ("orders", "web-1:80", 80, vec![], 120, "\"web-1:80\" is no IP address"),
+            ("orders", "10.0.0.1", 80, vec![text(256)], 120, "xxx\" has 256 bytes, and 255 fit"),
+            ("orders", "10.0.0.1", 80, vec![text(250); 5], 120, "\"orders\": its texts have 1250 bytes"),
+            ("", "10.0.0.1", 80, vec![], 120, "the instance at 10.0.0.1 port 80 has an empty name"),
+            ("orders", "10.0.0.1", 0, vec![], 120, "\"orders\": its port is 0"),
+            ("orders", "10.0.0.1", 80, vec![], 0, "\"orders\": its time to live is 0"),
+        ] {
+            let checked = checked("_http._tcp", name.to_owned(), ip, port, texts, ttl);
+            let Err(Failure::Invalid(error)) = checked else { panic!("{why}") };
+            assert!(error.contains(why), "{error}");
+        }
+        let texts = vec![text(250); 4].into_iter().chain([text(0)]).collect();
+        let right = checked("_http._tcp", "orders".to_owned(), "fd00::1", 80, texts, 120).unwrap();
+        assert_eq!((right.texts.len(), right.ip), (4, "fd00::1".parse().unwrap()));
+    }
 
     #[test]
     fn a_type_is_labels_that_begin_with_an_underscore() {

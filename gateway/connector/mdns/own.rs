@@ -5,20 +5,19 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
     sync::Arc,
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 
 use super::{
     cache::{Cache, Found, TooMany},
-    engine::{LOOKS, Order, looked_at, on_no_link, unavailable},
-    links::{Heard, Link},
-    list::{GATHERED, Instance, List, MOST_INSTANCES, Teller},
+    engine::{LOOKS, Order, looked_at, lost, missing, on_no_link, unavailable},
+    links::{Heard, Interfaced, Link},
+    list::{GATHERED, Instance, List, TOO_MANY, Teller, Told, written},
     responder::{Announcement, Responder, Saying},
     wire::{Message, Name, label},
 };
@@ -30,6 +29,8 @@ const PACKETS: usize = 256;
 pub struct Task {
     names: Vec<String>,
     links: BTreeMap<u32, (Link, Cache)>,
+    /// Why interfaces that are up are not listened on, by their names.
+    unopened: BTreeMap<String, String>,
     heard: mpsc::Sender<Heard>,
     packets: mpsc::Receiver<Heard>,
     orders: mpsc::UnboundedReceiver<Order>,
@@ -44,18 +45,53 @@ pub struct Task {
 impl Task {
     /// On the interfaces of these names.
     pub fn start(names: &[String], orders: mpsc::UnboundedReceiver<Order>) -> Result<Self, Failure> {
+        Self::on(names, looked_at(names)?, orders)
+    }
+
+    /// On those that were found; one is enough.
+    fn on(
+        names: &[String],
+        found: BTreeMap<u32, Interfaced>,
+        orders: mpsc::UnboundedReceiver<Order>,
+    ) -> Result<Self, Failure> {
         let (heard, packets) = mpsc::channel(PACKETS);
-        let mut links = BTreeMap::new();
-        for (index, at) in looked_at(names)? {
-            let name = at.name.clone();
-            match Link::open(index, at, &heard) {
-                Ok(link) => links.insert(index, (link, Cache::default())),
-                Err(error) => return Err(unavailable(format!("listening on {name}: {error}"))),
-            };
+        let mut task = Self {
+            names: names.to_vec(),
+            links: BTreeMap::new(),
+            unopened: BTreeMap::new(),
+            heard,
+            packets,
+            orders,
+            followed: HashMap::new(),
+            responder: Responder::default(),
+            named: Vec::new(),
+            looks: Instant::now() + LOOKS,
+        };
+        found.into_iter().for_each(|(index, at)| task.open(index, at, Instant::now()));
+        if task.links.is_empty() {
+            let why: Vec<String> = task.unopened.into_values().collect();
+            return Err(unavailable(why.join(", ")));
         }
-        let (names, looks) = (names.to_vec(), Instant::now() + LOOKS);
-        let (followed, responder) = (HashMap::new(), Responder::default());
-        Ok(Self { names, links, heard, packets, orders, followed, responder, named: vec![], looks })
+        Ok(task)
+    }
+
+    /// Listens on an interface, or notes why it cannot. It is tried again with each look.
+    fn open(&mut self, index: u32, at: Interfaced, now: Instant) {
+        let name = at.name.clone();
+        match Link::open(index, at, &self.heard) {
+            Ok(link) => {
+                self.unopened.remove(&name);
+                self.responder.announce_again(|ip| link.at.reaches(ip), now);
+                let (_, cache) = self.links.entry(index).insert_entry((link, Cache::default())).into_mut();
+                self.followed.keys().for_each(|kind| cache.follow(kind, now));
+            }
+            Err(error) => {
+                let why = format!("listening on {name}: {error}");
+                if self.unopened.insert(name.clone(), why).is_none() {
+                    tracing::warn!(interface = name, %error, "Listening for mDNS failed");
+                }
+            }
+        }
     }
 
     pub async fn run(mut self) {
@@ -83,6 +119,9 @@ impl Task {
 
     fn obey(&mut self, order: Order, now: Instant) {
         match order {
+            Order::Follow(_, reply) if let Some(failure) = self.missing() => {
+                let _ = reply.send(watch::channel(Told { failed: Some(failure), ..Told::default() }).1);
+            }
             Order::Follow(kind, reply) => {
                 let links = &mut self.links;
                 let followed = self.followed.entry(kind).or_insert_with_key(|kind| {
@@ -91,8 +130,8 @@ impl Task {
                 });
                 let _ = reply.send(followed.subscribe());
             }
-            Order::Announce(announcement, reply) => {
-                let _ = reply.send(self.announce(announcement, now));
+            Order::Announce(id, announcement, reply) => {
+                let _ = reply.send(self.announce(id, announcement, now));
             }
             Order::Forget(id) => self.responder.forget(id),
             Order::Withdraw(id, done) => {
@@ -108,21 +147,29 @@ impl Task {
         }
     }
 
+    /// Why a list would not be whole.
+    fn missing(&self) -> Option<Failure> {
+        let failure = missing(&self.names, self.links.values().map(|(link, _)| &link.at))?;
+        let why = self.names.iter().find_map(|name| self.unopened.get(name));
+        Some(why.map_or(failure, |why| unavailable(why.clone())))
+    }
+
     fn announce(
         &mut self,
+        id: u64,
         announcement: Announcement,
         now: Instant,
-    ) -> Result<(u64, oneshot::Receiver<String>), Failure> {
+    ) -> Result<oneshot::Receiver<String>, Failure> {
         let (ip, name) = (announcement.ip, announcement.name.clone());
         if !self.links.values().any(|(link, _)| link.at.reaches(ip)) {
-            return Err(on_no_link(ip));
+            return Err(on_no_link(ip, self.links.values().map(|(link, _)| &link.at)));
         }
-        let id = self.responder.announce(announcement, now);
-        let id =
-            id.ok_or_else(|| Failure::Invalid(format!("mDNS: {name:?} can be no name of an instance")))?;
+        if !self.responder.announce(id, announcement, now) {
+            return Err(Failure::Invalid(format!("mDNS: {name:?} can be no name of an instance")));
+        }
         let (named, name) = oneshot::channel();
         self.named.push((id, named));
-        Ok((id, name))
+        Ok(name)
     }
 
     fn hear(&mut self, index: u32, packet: &[u8], now: Instant) {
@@ -132,9 +179,7 @@ impl Task {
         self.responder.hear(&message, |ip| at.reaches(ip), now);
         if let Err(TooMany(kind)) = cache.hear(&message, now) {
             // What is too much is not kept in part: that would be a list that is cut at random.
-            let text =
-                format!("{kind} has more than {MOST_INSTANCES} instances, or too much is said of them");
-            self.unfollow(&kind, Some(unavailable(text)));
+            self.unfollow(&kind, Some(unavailable(format!("{kind} {TOO_MANY}"))));
         }
     }
 
@@ -155,22 +200,27 @@ impl Task {
     fn look(&mut self, now: Instant) -> Result<(), Failure> {
         self.looks = now + LOOKS;
         let mut found = looked_at(&self.names)?;
+        let links = self.links.iter().map(|(index, (link, _))| (index, &link.at));
+        if let Some(failure) = lost(links, &found) {
+            return Err(failure);
+        }
+        let mut changed = Vec::new();
         for (index, (link, _)) in &mut self.links {
-            let name = &link.at.name;
-            let at = found.remove(index).ok_or_else(|| unavailable(format!("{name} is no longer up")))?;
-            // With another address it is the same link.
-            if at != link.at {
+            // What was heard there is as true as before.
+            if let Some(at) = found.remove(index).filter(|at| *at != link.at) {
+                let name = at.name.clone();
                 let open = Link::open(*index, at, &self.heard);
                 *link = open.map_err(|error| unavailable(format!("listening on {name}: {error}")))?;
+                changed.push(link.at.clone());
             }
         }
-        for (index, at) in found {
-            // Not ready yet; it is tried again with the next look.
-            let Ok(link) = Link::open(index, at, &self.heard) else { continue };
-            let mut cache = Cache::default();
-            self.followed.keys().for_each(|kind| cache.follow(kind, now));
-            self.links.insert(index, (link, cache));
+        self.responder.announce_again(|ip| changed.iter().any(|at| at.reaches(ip)), now);
+        let reached = |ip| self.links.values().any(|(link, _)| link.at.reaches(ip));
+        if let Some(ip) = self.responder.ips().find(|ip| !reached(*ip)) {
+            return Err(unavailable(format!("{ip}, which is announced, is on no link any more")));
         }
+        self.unopened.retain(|name, _| found.values().any(|at| at.name == *name));
+        found.into_iter().for_each(|(index, at)| self.open(index, at, now));
         Ok(())
     }
 
@@ -188,6 +238,7 @@ impl Task {
             }
         }
         let responder = &self.responder;
+        self.named.retain(|(_, named)| !named.is_closed());
         for (id, named) in self.named.extract_if(.., |(id, _)| responder.name(*id).is_some()) {
             let name = responder.name(id).and_then(label).unwrap_or_default();
             let _ = named.send(name.to_owned());
@@ -251,16 +302,8 @@ fn listed(links: &BTreeMap<u32, (Link, Cache)>, kind: &Name, loopback: bool) -> 
 fn instance(found: &Found<'_>, interface: &str, loopback: bool) -> Option<Instance> {
     let service = found.service;
     let host = service.host.to_utf8();
-    let addresses: Vec<String> = found
-        .addresses
-        .iter()
-        // The loopback of another machine is not this one's.
-        .filter(|ip| loopback || !ip.is_loopback())
-        .map(|ip| match ip {
-            IpAddr::V6(ip) if ip.is_unicast_link_local() => format!("{ip}%{interface}"),
-            ip => ip.to_string(),
-        })
-        .collect();
+    let addresses = found.addresses.iter().filter_map(|ip| written(*ip, interface, loopback));
+    let addresses: Vec<String> = addresses.collect();
     Some(Instance {
         name: label(found.name)?.to_owned(),
         host: host.strip_suffix('.').unwrap_or(&host).to_owned(),
@@ -270,4 +313,43 @@ fn instance(found: &Found<'_>, interface: &str, loopback: bool) -> Option<Instan
         weight: service.weight,
         texts: found.texts.iter().map(|text| text.to_vec()).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connector::mdns::{links::tests::loopback, wire::local};
+
+    /// One that is listened on, and one that cannot be.
+    fn found() -> BTreeMap<u32, Interfaced> {
+        let (lo, at) = loopback();
+        let (ip, netmask) = ("203.0.113.1".parse().unwrap(), "255.255.255.0".parse().unwrap());
+        let address = if_addrs::Ifv4Addr { ip, netmask, prefixlen: 24, broadcast: None };
+        let addresses = vec![if_addrs::IfAddr::V4(address)];
+        [(lo, at), (999_999, Interfaced { name: "gone0".to_owned(), addresses })].into()
+    }
+
+    fn followed(names: &[&str]) -> Result<Option<Failure>, Failure> {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let mut task = Task::on(&names, found(), mpsc::unbounded_channel().1)?;
+        let (reply, mut followed) = oneshot::channel();
+        task.obey(Order::Follow(local(&[b"_rpcxservices"]).unwrap(), reply), Instant::now());
+        let told = followed.try_recv().unwrap().borrow().failed.clone();
+        Ok(told)
+    }
+
+    #[tokio::test]
+    async fn an_interface_that_cannot_be_listened_on_costs_only_those_who_name_it() {
+        assert!(matches!(followed(&[]), Ok(None)));
+        assert!(matches!(followed(&["lo"]), Ok(None)));
+        let Ok(Some(Failure::Unavailable(text))) = followed(&["lo", "gone0"]) else {
+            panic!("the list is not whole")
+        };
+        assert!(text.contains("listening on gone0: "), "{text}");
+        let unheard = found().split_off(&999_999);
+        let Err(Failure::Unavailable(text)) = Task::on(&[], unheard, mpsc::unbounded_channel().1) else {
+            panic!("nothing is listened on")
+        };
+        assert!(text.contains("listening on gone0: "), "{text}");
+    }
 }

@@ -17,8 +17,13 @@ pub struct Presence {
 }
 
 impl Presence {
-    pub(super) fn new(name: String, id: u64, engine: Arc<Engine>) -> Self {
-        Self { name, id, orders: engine.orders.clone(), engine: Some(engine) }
+    /// Of one that is about to be announced, and has no name yet.
+    pub(super) fn new(engine: Arc<Engine>) -> Self {
+        Self { name: String::new(), id: engine.next(), orders: engine.orders.clone(), engine: Some(engine) }
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
     }
 
     /// The name that it has, with a number if others had the one that was asked for.

@@ -52,7 +52,6 @@ pub struct Saying {
 #[derive(Default)]
 pub struct Responder {
     own: BTreeMap<u64, Own>,
-    last: u64,
     later: Vec<Later>,
 }
 
@@ -63,6 +62,8 @@ struct Own {
     name: Name,
     host: Name,
     step: Step,
+    /// Under this name, so that a goodbye is due.
+    told: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -129,7 +130,7 @@ impl Own {
     }
 
     /// All there is to say.
-    fn told(&self) -> Saying {
+    fn all(&self) -> Saying {
         let facts = vec![self.pointer(), self.service(), self.texts(), self.address()];
         self.saying(Message { is_response: true, facts, ..Message::default() })
     }
@@ -193,6 +194,7 @@ impl Own {
             Step::Standing | Step::Announcing { .. } => now,
             Step::Probing { .. } => {
                 self.number += 1;
+                self.told = false;
                 if let Some(name) = self.announcement.named(self.number) {
                     self.name = name;
                 }
@@ -204,20 +206,22 @@ impl Own {
 }
 
 impl Responder {
-    /// Begins to announce. None: it has no name that can be announced.
-    pub fn announce(&mut self, announcement: Announcement, now: Instant) -> Option<u64> {
-        let (mut number, mut name) = (1, announcement.named(1)?);
-        // Those of this process do not hear each other.
-        while self.own.values().any(|own| own.name == name) {
+    /// Begins to announce, under a new id. False: it has no name that can be announced.
+    pub fn announce(&mut self, id: u64, announcement: Announcement, now: Instant) -> bool {
+        let (own, mut number) = (&self.own, 1);
+        let name = loop {
+            let Some(name) = announcement.named(number) else { return false };
+            // Those of this process do not hear each other.
+            if !own.values().any(|own| own.name == name) {
+                break name;
+            }
             number += 1;
-            name = announcement.named(number)?;
-        }
-        let host = local(&[announcement.host().as_bytes()])?;
+        };
+        let Some(host) = local(&[announcement.host().as_bytes()]) else { return false };
         let due = now + Duration::from_millis(fastrand::u64(0..BETWEEN_PROBES.as_millis() as u64));
         let step = Step::Probing { sent: 0, due };
-        self.last += 1;
-        self.own.insert(self.last, Own { announcement, number, name, host, step });
-        Some(self.last)
+        self.own.insert(id, Own { announcement, number, name, host, step, told: false });
+        true
     }
 
     /// The name under which it is known, as soon as it is.
@@ -233,10 +237,23 @@ impl Responder {
         self.later.retain(|later| later.id != Some(id));
     }
 
+    /// A link has come, or has changed: names are asked for there, and announced again (RFC 6762, 8). `reaches` says
+    /// whether it is one of those of an address.
+    pub fn announce_again(&mut self, reaches: impl Fn(IpAddr) -> bool, now: Instant) {
+        for own in self.own.values_mut().filter(|own| reaches(own.announcement.ip)) {
+            own.step = Step::Probing { sent: 0, due: now };
+        }
+    }
+
+    /// The addresses that are announced.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.own.values().map(|own| own.announcement.ip)
+    }
+
     /// Takes it back. When the last word is said, if there is one.
     pub fn withdraw(&mut self, id: u64, now: Instant) -> Option<Instant> {
         let own = self.own.get(&id)?;
-        let told = !matches!(own.step, Step::Probing { .. });
+        let told = own.told;
         let farewells =
             [now, now + SECOND_FAREWELL].map(|due| Later { due, id: None, saying: own.farewell() });
         self.forget(id);
@@ -306,12 +323,13 @@ impl Responder {
                         said.push(own.probe());
                         Step::Probing { sent: sent + 1, due: now + BETWEEN_PROBES }
                     } else {
-                        said.push(own.told());
+                        said.push(own.all());
+                        own.told = true;
                         Step::Announcing { sent: 1, due: now + BETWEEN_ANNOUNCEMENTS }
                     };
                 }
                 Step::Announcing { sent, due } if due <= now => {
-                    said.push(own.told());
+                    said.push(own.all());
                     let due = now + BETWEEN_ANNOUNCEMENTS;
                     let sent = sent + 1;
                     own.step =
@@ -355,6 +373,12 @@ mod tests {
         announcement("", 1).kind.prepend_label(label.as_bytes()).unwrap()
     }
 
+    fn announce(responder: &mut Responder, announcement: Announcement, now: Instant) -> u64 {
+        let id = responder.own.keys().max().map_or(0, |last| last + 1);
+        assert!(responder.announce(id, announcement, now));
+        id
+    }
+
     /// Lets time pass until then, and says what was said.
     fn until(responder: &mut Responder, end: Instant) -> Vec<(Instant, Message)> {
         let mut said = Vec::new();
@@ -379,7 +403,7 @@ mod tests {
 
     fn announced(port: u16) -> (Responder, u64, Instant) {
         let (mut responder, start) = (Responder::default(), Instant::now());
-        let id = responder.announce(announcement("orders", port), start).unwrap();
+        let id = announce(&mut responder, announcement("orders", port), start);
         until(&mut responder, start + Duration::from_secs(5));
         (responder, id, start + Duration::from_secs(5))
     }
@@ -395,7 +419,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_name_is_asked_for_three_times_then_announced_twice() {
         let (mut responder, start) = (Responder::default(), Instant::now());
-        let id = responder.announce(announcement("orders", 80), start).unwrap();
+        let id = announce(&mut responder, announcement("orders", 80), start);
         assert_eq!(responder.name(id), None);
         let said = until(&mut responder, start + Duration::from_secs(10));
         let (probes, announcements) = said.split_at(3);
@@ -413,11 +437,11 @@ mod tests {
     async fn a_name_that_somebody_has_gets_a_number() {
         let (mut first, _, now) = announced(80);
         let mut second = Responder::default();
-        let id = second.announce(announcement("orders", 81), now).unwrap();
+        let id = announce(&mut second, announcement("orders", 81), now);
         talk(&mut first, &mut second, now + Duration::from_secs(10));
         assert_eq!(second.name(id), Some(&name("orders (2)")));
         // Nobody else in this process, either.
-        let third = second.announce(announcement("orders (2)", 82), now).unwrap();
+        let third = announce(&mut second, announcement("orders (2)", 82), now);
         assert_eq!(second.own[&third].name, name("orders (2) (2)"));
     }
 
@@ -425,8 +449,8 @@ mod tests {
     async fn of_two_who_want_a_name_at_once_one_has_it() {
         for (one, other) in [(80, 81), (81, 80)] {
             let (mut first, mut second, now) = (Responder::default(), Responder::default(), Instant::now());
-            let a = first.announce(announcement("orders", one), now).unwrap();
-            let b = second.announce(announcement("orders", other), now).unwrap();
+            let a = announce(&mut first, announcement("orders", one), now);
+            let b = announce(&mut second, announcement("orders", other), now);
             talk(&mut first, &mut second, now + Duration::from_secs(10));
             let mut names = [first.name(a).unwrap().clone(), second.name(b).unwrap().clone()];
             names.sort();
@@ -437,7 +461,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_same_said_by_another_is_no_conflict() {
         let ((mut first, _, now), mut second) = (announced(80), Responder::default());
-        let id = second.announce(announcement("orders", 80), now).unwrap();
+        let id = announce(&mut second, announcement("orders", 80), now);
         talk(&mut first, &mut second, now + Duration::from_secs(10));
         assert_eq!(second.name(id), Some(&name("orders")));
     }
@@ -447,7 +471,7 @@ mod tests {
     async fn what_it_says_itself_is_no_conflict() {
         let (mut responder, now) = (Responder::default(), Instant::now());
         let id =
-            responder.announce(Announcement { texts: [].into(), ..announcement("orders", 80) }, now).unwrap();
+            announce(&mut responder, Announcement { texts: [].into(), ..announcement("orders", 80) }, now);
         while let Some(due) = responder.next_due() {
             for Saying { message, .. } in responder.due(due) {
                 for packet in message.write() {
@@ -502,8 +526,26 @@ mod tests {
         responder.hear(&asks((name("orders"), Kind::ANY)), |_| true, now);
         assert_eq!(until(&mut responder, now + Duration::from_secs(10)), []);
         // What was never said needs no goodbye.
-        let id = responder.announce(announcement("orders", 80), now).unwrap();
+        let id = announce(&mut responder, announcement("orders", 80), now);
         assert_eq!(responder.withdraw(id, now), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn on_a_link_that_has_changed_it_is_announced_again() {
+        let (mut responder, id, now) = announced(80);
+        responder.announce_again(|_| false, now);
+        assert_eq!(until(&mut responder, now + Duration::from_secs(5)), []);
+        responder.announce_again(|ip| ip == IP.parse::<IpAddr>().unwrap(), now);
+        let said = until(&mut responder, now + Duration::from_secs(5));
+        assert_eq!(
+            said.iter().map(|(_, said)| said.is_response).collect::<Vec<_>>(),
+            [false, false, false, true, true]
+        );
+        assert_eq!(responder.name(id), Some(&name("orders")));
+        assert_eq!(responder.ips().collect::<Vec<_>>(), [IP.parse::<IpAddr>().unwrap()]);
+        // One that is withdrawn meanwhile was announced before.
+        responder.announce_again(|_| true, now);
+        assert!(responder.withdraw(id, now).is_some());
     }
 
     #[tokio::test(start_paused = true)]
