@@ -46,7 +46,7 @@ pub(super) enum Rejection {
     #[error("{0} the header Authorization: Bearer TOKEN")]
     NoToken(&'static str),
     #[error(
-        "the token is wrong: it is in the file that `token_file` names, or for reading `read_token_file`"
+        "the token is wrong: the right one is in the file that `token_file` names, or for reading `read_token_file`"
     )]
     WrongToken,
     #[error("the token is the one for reading, and changes need another")]

@@ -115,7 +115,9 @@ impl Client {
             StatusCode::UNAUTHORIZED if self.token.is_none() => {
                 format!("{error}: name a file with the token by --token-file")
             }
-            StatusCode::UNAUTHORIZED => format!("{error}; it is the one in the file that --token-file names"),
+            StatusCode::UNAUTHORIZED => {
+                format!("{error}; what was sent is in the file that --token-file names")
+            }
             _ => error,
         };
         Err(AskError::Refused { status, error })

@@ -542,7 +542,7 @@ async fn changes_need_the_token_and_reading_does_not() {
         "authorization: Bearer coffee\r\n",
         "",
         401,
-        "token is wrong: it is in the file that `token_file` names",
+        "token is wrong: the right one is in the file that `token_file` names",
     )
     .await;
     assert!(api.send("PUT", path, "", body).await.head.contains("www-authenticate: bearer"));

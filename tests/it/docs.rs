@@ -94,7 +94,6 @@ fn check(example: &str, (name, wasm): (&str, &[u8]), (old, new): (&str, &str), e
     assert!(said.contains(expected.unwrap_or_else(|error| error)), "{said}");
 }
 
-/// A file or folder, or a module that is one of the two.
 /// Whoever finds a warning in the log finds in the handbook what it means and what helps.
 #[test]
 fn each_warning_of_the_log_is_in_the_handbook() {
@@ -132,6 +131,7 @@ fn messages<'a>(code: &'a str, text: &'a str) -> impl Iterator<Item = &'a str> {
     })
 }
 
+/// A file or folder, or a module that is one of the two.
 fn exists(path: &str) -> bool {
     [path.to_owned(), format!("{path}.rs")].iter().any(|path| source::root().join(path).exists())
 }

@@ -302,7 +302,7 @@ async fn what_is_not_done_exits_with_1_and_says_why() {
     check(gateway.admin, &["pin", "orders", "--token-file", &token], 0, "orders is pinned, with 1 endpoint");
     let wrong = gateway.folder().join("wrong").display().to_string();
     std::fs::write(&wrong, "coffee\n").unwrap();
-    let hint = "the token is wrong; it is the one in the file that --token-file names";
+    let hint = "; what was sent is in the file that --token-file names";
     check(gateway.admin, &["pin", "orders", "--token-file", &wrong], 1, hint);
     check(gateway.admin, &["pin", "orders", "--token-file", "/no/such/file"], 1, "/no/such/file");
     check(gateway.admin, &["show", "nothing"], 1, "no upstream \"nothing\"");

@@ -295,7 +295,7 @@ async fn what_a_client_sends_of_a_user_is_in_no_span_and_no_line() {
             assert!(!written().contains("s3cret"), "{}", written());
         }
     };
-    // Refused before it is known whom they name: nothing of them is told.
+    // They are refused before anything of them is told.
     let heads = [
         "GET http://user:s3cret@shop.example/ HTTP/1.1\r\nhost: shop.example",
         "GET / HTTP/1.1\r\nhost: user:s3cret@shop.example",
@@ -306,17 +306,13 @@ async fn what_a_client_sends_of_a_user_is_in_no_span_and_no_line() {
         assert_eq!(client.answer().await.status, 400, "{head}");
         told(number + 1).await;
     }
-    // And those of HTTP/2 after that.
-    let long = "x".repeat(2_000);
-    for (number, user) in ["user:s3cret".to_owned(), format!("user:s3cret{long}")].into_iter().enumerate() {
-        let request = http::Request::get(format!("http://{user}@shop.example/")).body(()).unwrap();
-        let answer = Http2::connect(gateway.address()).await.request(request).await;
-        assert_eq!(answer.status, 400, "{user}");
-        told(heads.len() + number + 1).await;
-        let spans = collector.until(number + 1).await;
-        assert!(!format!("{spans:?}").contains("s3cret"), "{spans:#?}");
-        assert_eq!(spans[number].attribute("server.address").as_deref(), Some("shop.example"));
-    }
+    let request = http::Request::get("http://user:s3cret@shop.example/").body(()).unwrap();
+    assert_eq!(Http2::connect(gateway.address()).await.request(request).await.status, 400);
+    told(heads.len() + 1).await;
+    // The span of one that is not comes after theirs.
+    assert_eq!(send(&gateway, "").await, 200);
+    let spans = collector.until(2).await;
+    assert!(!format!("{spans:?}").contains("s3cret"), "{spans:#?}");
 }
 
 #[tokio::test]
