@@ -115,12 +115,23 @@ async fn the_alerts_are_rules_of_prometheus_and_one_of_them_goes_off() {
         alerts().await.iter().filter_map(of).any(|upstream| upstream == "none")
     })
     .await;
+    let drain = http::Request::post("/api/v1/upstreams/well/drain");
+    let body = format!(r#"{{"addresses":["{}"]}}"#, origin.address);
+    assert_eq!(gateway.session_to_admin().send(drain, body.into()).await.status, 200);
+    until("a drain is noticed, for which there is a day", async || {
+        let of = |alert: &Value| {
+            (alert["labels"]["alertname"] == "WitgateDrainForgotten").then(|| alert["state"].clone())
+        };
+        alerts().await.iter().filter_map(of).any(|state| state == "pending")
+    })
+    .await;
     let rules = prometheus.ask("rules", &[]).await;
     for rule in rules["groups"][0]["rules"].as_array().unwrap() {
         assert_eq!(rule["health"], "ok", "{rule}");
     }
     let alerts = alerts().await;
-    assert!(alerts.iter().all(|alert| alert["labels"]["upstream"] != "well"), "{alerts:?}");
+    let drains = |alert: &Value| alert["labels"]["alertname"] == "WitgateDrainForgotten";
+    assert!(alerts.iter().all(|alert| alert["labels"]["upstream"] != "well" || drains(alert)), "{alerts:?}");
 }
 
 #[tokio::test]
