@@ -16,8 +16,9 @@ use super::{
 };
 use crate::bindings::wit;
 
-/// Changes that wait for a follower before it is given the whole list instead.
-const MOST_CHANGES: usize = 256;
+/// Changes that wait for a follower before it is given the whole list instead. Each service that is followed has room for
+/// all of them from the start, 32 bytes for one.
+const MOST_CHANGES: usize = 32;
 
 /// Changes that wait to be saved, and their bytes; with more, everything is saved instead.
 const MOST_UNSAVED: usize = 16_384;
