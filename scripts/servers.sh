@@ -3,8 +3,8 @@
 # avahi and Prometheus as Debian ships them, unpacked under target/servers, and services and clients of go-zero and rpcx,
 # built from tests/peers as target/peers/go-zero and target/peers/rpcx. Their Go is the machine's or, where it has none
 # that is new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY says. With names only these:
-# rpcx, go-zero, spring and dubbo, which Maven builds for ./dev peers, or clients, which the proxy benchmark has in
-# benches/proxy/clients.
+# rpcx, go-zero, eureka, which Maven builds, spring and dubbo, which it builds for ./dev peers, or clients, which the proxy
+# benchmark has in benches/proxy/clients.
 # Touches neither the machine's packages nor its sources, needs no root, and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -109,8 +109,8 @@ fi
 for name in "$@"; do
   case $name in
     go-zero | rpcx) peer "$name" ;;
-    spring | dubbo) java_peer "$name" ;;
+    eureka | spring | dubbo) java_peer "$name" ;;
     clients) peer clients benches/proxy/clients ;;
-    *) fail "scripts/servers.sh takes rpcx, go-zero, spring, dubbo and clients, not \"$name\"" ;;
+    *) fail "scripts/servers.sh takes rpcx, go-zero, eureka, spring, dubbo and clients, not \"$name\"" ;;
   esac
 done

@@ -31,6 +31,8 @@ pub(super) enum Rejection {
     NotFound { kind: &'static str, name: String },
     #[error("{method} is not for this path; allowed: {allowed}")]
     WrongMethod { method: Method, allowed: &'static str },
+    #[error("{path:?} of Eureka is not spoken here; there are {spoken}")]
+    NotSpoken { path: String, spoken: &'static str },
     #[error("{0}")]
     Invalid(String),
     #[error("{0}")]
@@ -87,6 +89,7 @@ impl Rejection {
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::NotSaved(_) | Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
+            Self::NotSpoken { .. } => StatusCode::NOT_IMPLEMENTED,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::request::Parts as Head;
 use hyper::{
     HeaderMap, Version,
@@ -27,7 +28,7 @@ pub(super) struct Guard {
 
 impl Guard {
     pub(super) fn new(access: Access, loopback: bool) -> Self {
-        let Access { token, read_token, hosts, trusted_proxies, discovery: _ } = access;
+        let Access { token, read_token, hosts, trusted_proxies, discovery: _, eureka: _ } = access;
         let digest = |token: &Secret| digest(token.0.as_bytes());
         let (token, read_token) = (token.as_ref().map(digest), read_token.as_ref().map(digest));
         Self {
@@ -100,6 +101,17 @@ impl Guard {
                 checked => checked,
             },
             false => self.check_read(head),
+        }
+    }
+
+    /// The same, where the token may also be the password of basic authentication, whoever the user is: clients that
+    /// know nothing else put it into the URL that they are given.
+    pub(super) fn check_password(&self, head: &Head, changes: bool) -> Result<(), Rejection> {
+        let taken = if changes { &self.change } else { &self.read };
+        let Some(password) = password(&head.headers) else { return self.check_token(head, changes) };
+        match taken {
+            Some(taken) if !taken.contains(&digest(password.as_bytes())) => Err(Rejection::WrongToken),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -191,6 +203,18 @@ fn check_token(
     if taken.contains(&digest(given.trim_ascii())) { Ok(()) } else { Err(Rejection::WrongToken) }
 }
 
+/// That of basic authentication, if that is what the header says.
+fn password(headers: &HeaderMap) -> Option<String> {
+    let mut lines = headers.get_all(AUTHORIZATION).iter();
+    let (Some(given), None) = (lines.next(), lines.next()) else { return None };
+    let (scheme, given) = given.as_bytes().split_at_checked("Basic ".len())?;
+    if !scheme.eq_ignore_ascii_case(b"Basic ") {
+        return None;
+    }
+    let given = String::from_utf8(BASE64_STANDARD.decode(given.trim_ascii()).ok()?).ok()?;
+    given.split_once(':').map(|(_, password)| password.to_owned())
+}
+
 fn digest(text: &[u8]) -> [u8; 32] {
     Sha256::digest(text).into()
 }
@@ -242,6 +266,24 @@ mod tests {
         assert!(matches!(guard.check_change(&two, HERE), Err(Rejection::NoToken(_))));
         assert!(tokens(None, None).check_change(&none, HERE).is_ok());
         assert!(guard.check_read(&none).is_ok());
+    }
+
+    #[test]
+    fn the_token_may_be_a_password_where_clients_know_nothing_else() {
+        let guard = tokens(Some("tea"), Some("milk"));
+        let basic = |text: &str| {
+            let value = format!("Basic {}", BASE64_STANDARD.encode(text));
+            with(&[("host", "localhost"), ("authorization", &value)])
+        };
+        assert!(guard.check_password(&basic("anybody:tea"), true).is_ok());
+        assert!(guard.check_password(&basic(":milk"), false).is_ok());
+        assert!(guard.check_password(&bearer("tea"), true).is_ok());
+        assert!(matches!(guard.check_password(&basic("anybody:milk"), true), Err(Rejection::WrongToken)));
+        assert!(matches!(guard.check_password(&basic("tea"), true), Err(Rejection::NoToken(_))));
+        let none = with(&[("host", "localhost")]);
+        assert!(matches!(guard.check_password(&none, true), Err(Rejection::NoToken(_))));
+        assert!(tokens(None, None).check_password(&basic("a:b"), true).is_ok());
+        assert!(guard.check_change(&basic("anybody:tea"), HERE).is_err(), "elsewhere it is no token");
     }
 
     #[test]

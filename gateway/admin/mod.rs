@@ -10,6 +10,7 @@ mod configuration;
 mod dashboard;
 mod discovery;
 mod door;
+mod eureka;
 mod feeds;
 mod guard;
 mod io;
@@ -43,6 +44,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 use self::{
     answer::{Body, Rejection, document, events, json, with_json, with_type},
+    eureka::Eureka,
     feeds::Feeds,
     guard::Guard,
     overview::Overview,
@@ -53,7 +55,7 @@ pub use self::{
     door::Door,
     server::{Listening, start},
 };
-pub use crate::config::{Access, Discovery};
+pub use crate::config::{Access, Discovery, Eureka as EurekaSettings};
 use crate::{
     catalog::Catalog,
     connector::Memory,
@@ -84,7 +86,8 @@ pub struct Parts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     Everything,
-    /// `/api/v1/services`, `/healthz` and, where that is switched on, the API of service_discovery; nothing else.
+    /// `/api/v1/services`, `/healthz` and, where that is switched on, the API of service_discovery and that of Eureka;
+    /// nothing else.
     Registrations,
 }
 
@@ -112,6 +115,8 @@ struct Admin {
     guard: Guard,
     /// The API of service_discovery, if it is spoken here.
     discovery: Option<Discovery>,
+    /// That of Eureka.
+    eureka: Option<Eureka>,
     parts: Arc<Parts>,
     long_answers: Semaphore,
     overview: Overview,
@@ -122,11 +127,13 @@ impl Admin {
     fn new(listener: &TcpListener, secured: bool, parts: Arc<Parts>, scope: Scope, access: Access) -> Self {
         let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
         let discovery = access.discovery.clone();
+        let eureka = access.eureka.clone().map(Eureka::new);
         Self {
             scope,
             scheme: if secured { "https" } else { "http" },
             guard: Guard::new(access, loopback),
             discovery,
+            eureka,
             parts,
             long_answers: Semaphore::new(LONG_ANSWERS),
             overview: Overview::default(),
@@ -194,6 +201,18 @@ impl Admin {
             }
             return Ok(resource);
         }
+        if let Resource::Eureka(_) = resource {
+            let eureka = self.eureka.as_ref().filter(|_| self.scope == Scope::Registrations);
+            let eureka = eureka.ok_or_else(|| Rejection::NoResource(path.to_owned()))?;
+            let changes = changes(&head.method);
+            if changes {
+                self.guard.check_sender(head, peer)?;
+            }
+            if !eureka.config.needs_no_token(peer) || guard::of_proxy(&head.headers).is_some() {
+                self.guard.check_password(head, changes)?;
+            }
+            return Ok(resource);
+        }
         match (changes(&head.method), resource.is_for_everybody()) {
             (true, _) => self.guard.check_change(head, peer)?,
             (false, false) => self.guard.check_read(head)?,
@@ -223,6 +242,10 @@ impl Admin {
             Resource::Discovery(call) => {
                 let url = format!("{}://{}", self.scheme, guard::host(head)?.unwrap_or_default());
                 discovery::answer(self, call, &url, &body).await
+            }
+            Resource::Eureka(call) => {
+                let Some(eureka) = &self.eureka else { return Err(Rejection::Failed) };
+                eureka.change(memory, call, head, &body).await
             }
             Resource::Instance { service, id } if head.method == Method::PUT => {
                 services::put(memory, &service, &id, &body).await
@@ -311,6 +334,7 @@ impl Admin {
             Resource::Configuration => Ok(document(&configuration::of(&self.parts))),
             Resource::Services => Ok(document(&services::all(memory))),
             Resource::Service(service) => Ok(document(&services::one(memory, &service))),
+            Resource::Eureka(call) => self.eureka.as_ref().ok_or(Rejection::Failed)?.show(memory, &call),
             // Answered elsewhere.
             other => Err(Rejection::NoResource(format!("{other:?}"))),
         }

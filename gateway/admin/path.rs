@@ -2,7 +2,7 @@
 
 use hyper::Method;
 
-use super::{answer::Rejection, dashboard, discovery::Call, orders::Verb};
+use super::{answer::Rejection, dashboard, discovery::Call, eureka, orders::Verb};
 
 /// Letters of an unknown path that are told back.
 const SHOWN: usize = 200;
@@ -30,6 +30,8 @@ pub(super) enum Resource {
     },
     /// Of the API of service_discovery.
     Discovery(Call),
+    /// Of Eureka's.
+    Eureka(eureka::Call),
 }
 
 impl Resource {
@@ -53,6 +55,10 @@ impl Resource {
             }
             ["api", "v1", "plugins"] => Self::Plugins,
             ["api", "v1", "plugins", name] => Self::Plugin(read_name("plugin", name)?),
+            ["eureka", ref rest @ ..] => {
+                let rest: Result<Vec<_>, _> = rest.iter().map(|word| read_name("path", word)).collect();
+                Self::Eureka(eureka::Call::read(&rest?))
+            }
             ["api", call] => Self::Discovery(Call::read(call).ok_or_else(unknown)?),
             ["api", "v1", "services"] => Self::Services,
             ["api", "v1", "services", service] => Self::Service(read_name("service", service)?),
@@ -66,7 +72,12 @@ impl Resource {
     pub(super) fn is_for_registrations(&self) -> bool {
         matches!(
             self,
-            Self::Health | Self::Services | Self::Service(_) | Self::Instance { .. } | Self::Discovery(_)
+            Self::Health
+                | Self::Services
+                | Self::Service(_)
+                | Self::Instance { .. }
+                | Self::Discovery(_)
+                | Self::Eureka(_)
         )
     }
 
@@ -95,6 +106,9 @@ impl Resource {
                 matches!(*method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE),
                 "GET, HEAD, PUT, DELETE",
             ),
+            Self::Eureka(call) => {
+                (call.allowed().split(", ").any(|allowed| allowed == method.as_str()), call.allowed())
+            }
             Self::Order(..) | Self::Discovery(_) => (*method == Method::POST, "POST"),
             _ => (matches!(*method, Method::GET | Method::HEAD), "GET, HEAD"),
         };
@@ -150,6 +164,9 @@ mod tests {
         check("/dashboard/", Err("nothing at"));
         check("/api/renew", Ok(Resource::Discovery(Call::Renew)));
         check("/api/polls", Err("nothing at"));
+        check("/eureka/apps/", Ok(Resource::Eureka(eureka::Call::Applications)));
+        let (app, id) = ("ORDERS".to_owned(), "h:orders:80".to_owned());
+        check("/eureka/apps/ORDERS/h%3Aorders:80", Ok(Resource::Eureka(eureka::Call::Instance { app, id })));
         check("/healthz/", Err("nothing at"));
         check("/api/v1/services/a/b/c", Err("nothing at"));
         check("/api/v1/services/a/%2", Err("id \"%2\" is not percent-encoded UTF-8"));

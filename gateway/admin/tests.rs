@@ -692,6 +692,134 @@ async fn the_api_of_service_discovery_is_where_it_is_switched_on_for_those_who_m
     api.fails("POST", "/api/register", "via: 1.1 proxy\r\n", &body, 403, "via").await;
 }
 
+fn eureka(token: Option<&str>, from: &[&str]) -> Access {
+    let from = from.iter().map(|network| network.parse().unwrap()).collect();
+    let token = token.map(|token| Secret(token.into()));
+    Access { token, eureka: Some(EurekaSettings { from }), ..Access::default() }
+}
+
+const JSON: &str = "content-type: application/json\r\n";
+
+/// The body of a registration as Eureka's client makes it.
+fn eureka_instance(id: &str, status: &str) -> String {
+    json!({ "instance": { "instanceId": id, "hostName": "h1.example", "app": "ORDERS", "ipAddr": "10.0.0.1",
+        "status": status, "port": { "$": 8080, "@enabled": "true" }, "securePort": { "$": 443, "@enabled": "false" },
+        "vipAddress": "orders", "secureVipAddress": "orders", "leaseInfo": { "durationInSecs": 60 },
+        "metadata": { "version": "2" } } })
+    .to_string()
+}
+
+#[tokio::test]
+async fn a_program_with_eurekas_client_registers_and_finds_others() {
+    let api = Api::start(Scope::Registrations, eureka(None, &[])).await;
+    let apps = api.get("/eureka/apps/").await.json();
+    assert_eq!(
+        apps,
+        json!({ "applications": { "versions__delta": "0", "apps__hashcode": "", "application": [] } })
+    );
+    assert_eq!(api.get("/eureka/apps/ORDERS").await.status, 404);
+    let registered = api.send("POST", "/eureka/apps/ORDERS", JSON, &eureka_instance("h1", "UP")).await;
+    assert_eq!(registered.status, 204, "{}", registered.body);
+    let stands = api.get("/api/v1/services/orders/h1").await.json();
+    assert_eq!(
+        (&stands["address"], &stands["ttl_seconds"]),
+        (&json!("10.0.0.1:8080"), &json!(60)),
+        "{stands}"
+    );
+    // One that registered otherwise is found, too, and both in any case.
+    api.put("/api/v1/services/orders/native", json!({ "address": "10.0.0.2:80", "weight": 2 })).await;
+    let orders = api.get("/eureka/apps/Orders").await.json();
+    let ids = |answer: &Value| {
+        let list = answer["application"]["instance"].as_array().unwrap();
+        list.iter().map(|one| one["instanceId"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (ids(&orders), &orders["application"]["name"]),
+        (vec![json!("h1"), json!("native")], &json!("ORDERS"))
+    );
+    let native = &orders["application"]["instance"][1];
+    assert_eq!(
+        (&native["hostName"], &native["metadata"]["weight"]),
+        (&json!("10.0.0.2"), &json!("2")),
+        "{native}"
+    );
+    for path in ["/eureka/vips/orders", "/eureka/svips/ORDERS", "/eureka/v2/apps"] {
+        let found = api.get(path).await.json();
+        assert_eq!(
+            found["applications"]["application"][0]["instance"].as_array().unwrap().len(),
+            2,
+            "{path}"
+        );
+    }
+    for path in ["/eureka/instances/h1", "/eureka/apps/orders/h1"] {
+        assert_eq!(api.get(path).await.json()["instance"]["metadata"], json!({ "version": "2" }), "{path}");
+    }
+
+    let status = "/eureka/apps/ORDERS/h1/status";
+    assert_eq!(api.put(&format!("{status}?value=OUT_OF_SERVICE"), json!(null)).await.status, 200);
+    assert_eq!(api.get("/api/v1/services/orders/h1").await.json()["weight"], 0);
+    let again = api.send("POST", "/eureka/apps/ORDERS", JSON, &eureka_instance("h1", "UP")).await;
+    assert_eq!(again.status, 204);
+    assert_eq!(api.get("/api/v1/services/orders/h1").await.json()["weight"], 0, "it stays so");
+    let delta = api.get("/eureka/apps/delta").await.json();
+    assert_eq!(delta["applications"]["apps__hashcode"], "OUT_OF_SERVICE_1_UP_1_", "{delta}");
+    assert_eq!(api.send("DELETE", &format!("{status}?value=UP"), "", "").await.status, 200);
+    assert_eq!(api.get("/api/v1/services/orders/h1").await.json()["weight"], 1);
+    assert_eq!(api.put("/eureka/apps/ORDERS/h1/metadata?build=7", json!(null)).await.status, 200);
+    assert_eq!(api.get("/eureka/apps/orders/h1").await.json()["instance"]["metadata"]["build"], "7");
+
+    assert_eq!(
+        api.put("/eureka/apps/ORDERS/h1?status=UP&lastDirtyTimestamp=1", json!(null)).await.status,
+        200
+    );
+    assert_eq!(api.send("DELETE", "/eureka/apps/ORDERS/h1", "", "").await.status, 200);
+    assert_eq!(api.send("DELETE", "/eureka/apps/ORDERS/h1", "", "").await.status, 404);
+    assert_eq!(api.put("/eureka/apps/ORDERS/h1", json!(null)).await.status, 404, "it is to register again");
+    let delta = api.get("/eureka/apps/delta").await.json();
+    let told = delta["applications"]["application"][0]["instance"].as_array().unwrap();
+    assert_eq!(
+        (&told.last().unwrap()["actionType"], &told.last().unwrap()["instanceId"]),
+        (&json!("DELETED"), &json!("h1"))
+    );
+    assert_eq!(delta["applications"]["apps__hashcode"], "UP_1_", "{delta}");
+}
+
+#[tokio::test]
+async fn what_is_not_spoken_of_eureka_is_told_and_only_those_may_who_may() {
+    for (scope, access) in [(Scope::Registrations, Access::default()), (Scope::Everything, eureka(None, &[]))]
+    {
+        let api = Api::start(scope, access).await;
+        api.fails("GET", "/eureka/apps", "", "", 404, "nothing at").await;
+    }
+    let api = Api::start(Scope::Registrations, eureka(None, &[])).await;
+    api.fails("POST", "/eureka/peerreplication/batch/", "", "{}", 501, "there are apps, apps/delta").await;
+    api.fails("GET", "/eureka/lastn", "", "", 501, "\"lastn\" of Eureka is not spoken").await;
+    let xml = "content-type: application/xml\r\n";
+    api.fails("POST", "/eureka/apps/ORDERS", xml, "<instance/>", 400, "application/json is").await;
+    api.fails("POST", "/eureka/apps/ORDERS", JSON, "{}", 400, "missing field `instance`").await;
+    let nowhere = json!({ "instance": { "port": { "$": 80, "@enabled": "true" } } }).to_string();
+    api.fails("POST", "/eureka/apps/ORDERS", JSON, &nowhere, 400, "neither ipAddr nor hostName").await;
+    api.fails("POST", "/eureka/apps", JSON, "{}", 405, "GET, HEAD").await;
+
+    let body = eureka_instance("h1", "UP");
+    let api = Api::start(Scope::Registrations, eureka(Some("tea"), &["10.0.0.0/8"])).await;
+    api.fails("POST", "/eureka/apps/ORDERS", JSON, &body, 401, "Authorization").await;
+    // anybody:tea
+    for credential in ["Bearer tea", "Basic YW55Ym9keTp0ZWE="] {
+        let headers = format!("{JSON}authorization: {credential}\r\n");
+        assert_eq!(
+            api.send("POST", "/eureka/apps/ORDERS", &headers, &body).await.status,
+            204,
+            "{credential}"
+        );
+    }
+    assert_eq!(api.get("/eureka/apps").await.status, 200, "reading is everybody's");
+    let api = Api::start(Scope::Registrations, eureka(Some("tea"), &["127.0.0.0/8"])).await;
+    assert_eq!(api.send("POST", "/eureka/apps/ORDERS", JSON, &body).await.status, 204);
+    let through = format!("{JSON}via: 1.1 proxy\r\n");
+    api.fails("POST", "/eureka/apps/ORDERS", &through, &body, 403, "via").await;
+}
+
 #[tokio::test]
 async fn metrics_tell_what_was_counted() {
     let api = Api::open().await;

@@ -178,6 +178,21 @@ pub struct Access {
     pub trusted_proxies: Vec<IpNet>,
     /// The API of service_discovery, where it is spoken.
     pub discovery: Option<Discovery>,
+    /// That of Eureka.
+    pub eureka: Option<Eureka>,
+}
+
+/// Eureka's REST, spoken by the embedded registry.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Eureka {
+    /// Whose clients need no token for it.
+    pub from: Vec<IpNet>,
+}
+
+impl Eureka {
+    pub fn needs_no_token(&self, peer: IpAddr) -> bool {
+        contains(&self.from, peer)
+    }
 }
 
 /// The API of service_discovery, spoken by the embedded registry.
@@ -191,9 +206,13 @@ pub struct Discovery {
 
 impl Discovery {
     pub fn needs_no_token(&self, peer: IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        self.from.iter().any(|network| network.contains(&peer))
+        contains(&self.from, peer)
     }
+}
+
+fn contains(networks: &[IpNet], peer: IpAddr) -> bool {
+    let peer = peer.to_canonical();
+    networks.iter().any(|network| network.contains(&peer))
 }
 
 #[derive(Debug, Clone, PartialEq)]

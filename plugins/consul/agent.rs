@@ -7,10 +7,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use guest::entries::{Entry, check_address};
+use guest::escape::escape;
 use guest::http::{Failure, together};
 use serde_json::json;
-
-use crate::escape::escape;
 
 /// What Consul removes by itself, a moment after it turned critical. It knows no shorter time.
 const FORGOTTEN_AFTER: &str = "1m";

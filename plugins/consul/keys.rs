@@ -2,10 +2,9 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use guest::announce::Found;
+use guest::escape::escape;
 use serde::Deserialize;
 use serde_json::json;
-
-use crate::escape::escape;
 
 /// By which the library that rpcx uses knows its own keys: `LockFlagValue` of Consul's client in Go.
 const FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;

@@ -21,7 +21,6 @@
 
 mod agent;
 mod catalog;
-mod escape;
 mod keys;
 mod kv;
 mod question;

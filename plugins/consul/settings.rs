@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use guest::entries::Entry;
+use guest::escape::escape;
 use guest::rpcx::{self, Wanted};
 use serde::Deserialize;
 
-use crate::{catalog, escape::escape, kv};
+use crate::{catalog, kv};
 
 #[derive(Clone, Debug)]
 pub struct Settings {

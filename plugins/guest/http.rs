@@ -169,6 +169,11 @@ pub fn put(url: &str, body: &[u8], limit: Limit) -> Result<Answer, Failure> {
     Ok(ask(&Method::Put, url, &[("content-length", &length)], Some(body), limit)?)
 }
 
+/// Has what is at a URL removed.
+pub fn delete(url: &str, limit: Limit) -> Result<Answer, Failure> {
+    Ok(ask(&Method::Delete, url, &[], None, limit)?)
+}
+
 /// One failure for those of several URLs: what the operator can mend comes first.
 pub fn together(failures: &[Failure]) -> Failure {
     let all = texts(failures);

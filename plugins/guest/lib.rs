@@ -7,6 +7,7 @@ pub mod announce;
 pub mod bytes;
 pub mod claims;
 pub mod entries;
+pub mod escape;
 pub mod fuse;
 #[cfg(feature = "http")]
 pub mod http;

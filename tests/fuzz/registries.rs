@@ -23,8 +23,6 @@ mod claims;
 #[expect(dead_code, reason = "the plugin uses more of it")]
 #[path = "../../plugins/etcd/layout.rs"]
 mod layout;
-#[path = "../../plugins/consul/escape.rs"]
-mod escape;
 #[expect(dead_code, reason = "the plugin uses more of it")]
 #[path = "../../plugins/consul/keys.rs"]
 mod keys;
@@ -43,6 +41,8 @@ mod nodes;
 #[expect(dead_code, reason = "the plugin asks, too")]
 #[path = "../../plugins/discovery/answer.rs"]
 mod discovery;
+#[path = "../../plugins/eureka/answer.rs"]
+mod applications;
 #[path = "../../plugins/discovery/instance.rs"]
 mod registration;
 #[expect(dead_code, reason = "the plugin uses more of it")]
@@ -90,6 +90,7 @@ fuzz_target!(|data: &[u8]| {
     frames(value);
     service_discovery(value);
     announced(key, value);
+    eureka(value);
     dns(value);
     mdns(value);
     if let Ok(text) = str::from_utf8(value) {
@@ -186,6 +187,19 @@ fn announced(appid: &[u8], body: &[u8]) {
         let Ok(discovery::Said::List(list)) = wanted.read(answer.as_bytes()) else { panic!("{answer}") };
         let [(_, read)] = &list[..] else { panic!("{answer}") };
         assert_eq!((&read.address, read.weight > 0), (&entry.address, entry.weight > 0), "{answer}");
+    }
+}
+
+/// An answer of Eureka is a list, of which each instance has an id and an address, or it is told what it is instead.
+fn eureka(body: &[u8]) {
+    for secure in [false, true] {
+        let wanted = applications::Wanted { app: "orders".to_owned(), secure, by_name: secure };
+        for list in [wanted.list(body, false), wanted.list(body, true)] {
+            assert!(list.unwrap_or_default().iter().all(|known| known.entry.address.contains([':', ','])));
+        }
+        if let Ok(delta) = wanted.delta(body) {
+            assert!(delta.counts.keys().all(|status| !status.is_empty()));
+        }
     }
 }
 

@@ -18,6 +18,8 @@ use crate::support::{
     consul::Consul,
     discovery_double::DiscoveryDouble,
     etcd::{Etcd, Version, free_port},
+    eureka::Eureka,
+    fault_table::Registry as _,
     gateway::{Gateway, until},
     go_zero,
     http2::{self, Http2},
@@ -127,6 +129,19 @@ async fn the_discovery_example_routes_to_services_that_registered() {
     let gateway = Gateway::run(folder);
     let backend = Backend::start("one").await;
     node.register_with("one", backend.address, json!({}));
+    for path in ["/orders/1", "/svc/orders/1"] {
+        until(path, || async { gateway.get(path).await.text() == "one" }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_eureka_example_routes_to_applications() {
+    let mut eureka = Eureka::start().await;
+    let folder = example("eureka");
+    edit(folder.path(), |text| text.replace("127.0.0.1:8761", &eureka.address().to_string()));
+    let gateway = Gateway::run(folder);
+    let backend = Backend::start("one").await;
+    eureka.register("one", backend.address).await;
     for path in ["/orders/1", "/svc/orders/1"] {
         until(path, || async { gateway.get(path).await.text() == "one" }).await;
     }

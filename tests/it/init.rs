@@ -9,10 +9,12 @@ use crate::support::{
     bind::Dnsmasq,
     discovery_double::DiscoveryDouble,
     etcd::{Etcd, Version},
+    eureka::Eureka,
+    fault_table::Registry as _,
     gateway::{Gateway, until},
 };
 
-const REGISTRIES: [&str; 7] = ["consul", "discovery", "dns", "etcd", "file", "memory", "zookeeper"];
+const REGISTRIES: [&str; 8] = ["consul", "discovery", "dns", "etcd", "eureka", "file", "memory", "zookeeper"];
 
 /// `witgate` in a folder: its exit code, and what it says.
 fn witgate(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
@@ -127,6 +129,14 @@ async fn a_gateway_with_it_answers_for_services_of_service_discovery() {
     std::fs::write(folder.path().join("witgate.toml"), text).unwrap();
     node.register_with("one", backend.address, json!({}));
     answers(&Gateway::run(folder), "orders", "one").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_with_it_answers_for_applications_of_eureka() {
+    let (mut eureka, backend) = (Eureka::start().await, Backend::start("one").await);
+    eureka.register("one", backend.address).await;
+    let gateway = gateway(tempfile::tempdir().unwrap(), "eureka", Some(&eureka.address().to_string()));
+    answers(&gateway, "orders", "one").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

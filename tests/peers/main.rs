@@ -51,6 +51,10 @@ fn cases() -> impl IntoIterator<Item = Case> {
         "Spring Cloud", "ZooKeeper", Finds, spring::finds(spring::Registry::ZooKeeper);
         "Spring Cloud", "Consul", Found, spring::found(spring::Registry::Consul);
         "Spring Cloud", "Consul", Finds, spring::finds(spring::Registry::Consul);
+        "Spring Cloud", "Eureka", Found, spring::found(spring::Registry::Eureka);
+        "Spring Cloud", "Eureka", Finds, spring::finds(spring::Registry::Eureka);
+        "Spring Cloud", "the gateway as Eureka", Found, spring::found(spring::Registry::Embedded);
+        "Spring Cloud", "the gateway as Eureka", Finds, spring::finds(spring::Registry::Embedded);
         "Dubbo by interface, triple", "ZooKeeper", Found, dubbo::found("interface", "tri");
         "Dubbo by interface, dubbo", "ZooKeeper", Found, dubbo::found("interface", "dubbo");
         "Dubbo by application, triple", "ZooKeeper", Found, dubbo::found("application", "tri");

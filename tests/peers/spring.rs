@@ -8,6 +8,7 @@ use crate::support::{
     backend::Backend,
     consul::Consul,
     etcd::free_port,
+    eureka::Eureka,
     gateway::Gateway,
     peer::{self, Peer},
     registering::Registering,
@@ -36,12 +37,17 @@ struct Found {
 pub enum Registry {
     ZooKeeper,
     Consul,
+    Eureka,
+    /// That of a gateway, as Eureka.
+    Embedded,
 }
 
 /// A server that runs.
 enum Server {
     ZooKeeper(ZooKeeper),
     Consul(Consul),
+    Eureka(Eureka),
+    Embedded(Gateway),
 }
 
 impl Server {
@@ -49,6 +55,11 @@ impl Server {
         match registry {
             Registry::ZooKeeper => Self::ZooKeeper(ZooKeeper::start().await),
             Registry::Consul => Self::Consul(Consul::start().await),
+            Registry::Eureka => Self::Eureka(Eureka::start().await),
+            Registry::Embedded => Self::Embedded(Gateway::start(
+                "[admin.registrations]\naddress = \"127.0.0.1:0\"\neureka = {}\n\n\
+                 [[route]]\npath = \"/svc/{service}\"\nregistry = \"memory\"\n",
+            )),
         }
     }
 
@@ -57,18 +68,31 @@ impl Server {
         match self {
             Self::ZooKeeper(zookeeper) => zookeeper.registry("{ layout = \"curator\" }"),
             Self::Consul(consul) => consul.registry("{}"),
+            Self::Eureka(eureka) => eureka.registry("{ poll_seconds = 1 }"),
+            Self::Embedded(_) => format!(
+                "[registry.main]\nplugin = \"eureka\"\nhttp = {{ urls = [\"http://{}/eureka\"] }}\n\
+                 settings = {{ poll_seconds = 1 }}\n",
+                self.address().1
+            ),
         }
     }
 
     /// The program in this role, told of the server and the service.
     fn command(&self, role: &str) -> Command {
-        let (registry, address) = match self {
-            Self::ZooKeeper(zookeeper) => ("zookeeper", zookeeper.address()),
-            Self::Consul(consul) => ("consul", consul.address()),
-        };
+        let (registry, address) = self.address();
         let mut command = Spring::command(role);
         command.args([registry, &address.to_string(), NAME]);
         command
+    }
+
+    /// What it speaks, and where.
+    fn address(&self) -> (&'static str, SocketAddr) {
+        match self {
+            Self::ZooKeeper(zookeeper) => ("zookeeper", zookeeper.address()),
+            Self::Consul(consul) => ("consul", consul.address()),
+            Self::Eureka(eureka) => ("eureka", eureka.address()),
+            Self::Embedded(gateway) => ("eureka", gateway.registrations.unwrap()),
+        }
     }
 
     /// An instance that has registered itself, or is about to.
@@ -79,6 +103,7 @@ impl Server {
         for registry in ["zookeeper", "consul"] {
             command.arg(format!("spring.cloud.{registry}.discovery.metadata.version=2"));
         }
+        command.arg("eureka.instance.metadata-map.version=2");
         peer::Service::run(NAME, address, command, tempfile::tempdir().unwrap()).await
     }
 }

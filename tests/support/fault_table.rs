@@ -145,6 +145,16 @@ pub async fn restarted_without_its_data<R: Registry>() {
     table.recovers().await;
 }
 
+/// The same with a registry of which the adapter knows that it has just started: its answer is not believed in the first
+/// place, and this is why.
+pub async fn restarted_without_its_data_and_suspect<R: Registry>(why: &str) {
+    let mut table = Table::<R>::start().await;
+    table.registry.restart_empty().await;
+    table.fails("suspect", why).await;
+    assert_eq!(service::source(&table.gateway).await["instances"], table.backends.len());
+    table.recovers().await;
+}
+
 pub async fn credential_revoked<R: Registry>() {
     let mut table = Table::<R>::start().await;
     table.registry.revoke().await;

@@ -15,6 +15,7 @@ pub mod discovery_double;
 pub mod dns;
 pub mod dns_between;
 pub mod etcd;
+pub mod eureka;
 pub mod fault_table;
 pub mod forgetful;
 pub mod gateway;

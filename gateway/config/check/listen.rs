@@ -8,7 +8,7 @@ use super::Checker;
 use crate::{
     config::{
         file,
-        running::{Access, Admin, Discovery, Listener, ListenerProtocol, Registrations},
+        running::{Access, Admin, Discovery, Eureka, Listener, ListenerProtocol, Registrations},
     },
     document::{Way, similar},
 };
@@ -188,6 +188,10 @@ impl Checker<'_> {
         let mut access = self.access(&way, token_file, read_token_file, hosts, trusted_proxies);
         let discovery = registrations.discovery.as_ref();
         access.discovery = discovery.and_then(|discovery| self.discovery(&way.key("discovery"), discovery));
+        access.eureka = registrations
+            .eureka
+            .as_ref()
+            .map(|eureka| Eureka { from: self.networks(&way.key("eureka").key("from"), &eureka.from) });
         let tls = self.listener_tls(&way.key("tls"), registrations.tls.as_ref());
         self.guarded(&at, address?, token_file);
         Some(Registrations { address: address?, access, tls: tls? })
@@ -209,7 +213,7 @@ impl Checker<'_> {
             self.host_name(&way.key("hosts").index(index), host);
         }
         let trusted_proxies = self.networks(&way.key("trusted_proxies"), trusted_proxies);
-        Access { token, read_token, hosts: hosts.to_vec(), trusted_proxies, discovery: None }
+        Access { token, read_token, hosts: hosts.to_vec(), trusted_proxies, discovery: None, eureka: None }
     }
 
     fn discovery(&mut self, way: &Way, discovery: &file::Discovery) -> Option<Discovery> {

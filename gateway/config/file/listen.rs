@@ -142,6 +142,9 @@ pub(in crate::config) struct Registrations {
     pub trusted_proxies: Vec<String>,
     /// Speak the API of service_discovery, too, for programs written for that registry. Default: not spoken.
     pub discovery: Option<Discovery>,
+    /// Speak Eureka's REST below `/eureka`, too, for programs with Eureka's client; `{}` switches it on. Default: not
+    /// spoken.
+    pub eureka: Option<Eureka>,
     /// End TLS here, as a listener for clients does. Default: no TLS.
     pub tls: Option<ListenerTls>,
 }
@@ -155,5 +158,14 @@ pub(in crate::config) struct Discovery {
     pub env: Option<String>,
     /// Networks, like `10.0.0.0/8`, whose clients need no token for this API, since those of that registry have none.
     /// Default: none.
+    pub from: Vec<String>,
+}
+
+/// Eureka's REST, spoken by the embedded registry.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Eureka {
+    /// Networks, like `10.0.0.0/8`, whose clients need no token for it. Others may send it as the password of the URL
+    /// that they are given, whoever the user is. Default: none.
     pub from: Vec<String>,
 }

@@ -36,7 +36,7 @@ enum Addresses {
     /// One path. Written if none is given.
     Path(&'static str),
     Places(&'static str),
-    /// Places, each a URL.
+    /// Places, each a URL. A path in what is written if none is given belongs to every place alone.
     Urls(&'static str),
 }
 
@@ -65,6 +65,12 @@ pub const KINDS: &[Kind] = &[
         with: "services in etcd",
         table: include_str!("etcd.toml"),
         addresses: Addresses::Places("127.0.0.1:2379"),
+    },
+    Kind {
+        name: "eureka",
+        with: "applications of Eureka",
+        table: include_str!("eureka.toml"),
+        addresses: Addresses::Urls("127.0.0.1:8761/eureka"),
     },
     Kind {
         name: "file",
@@ -135,7 +141,7 @@ pub fn init(what: &Init, file: &Path) -> Result<String, InitError> {
         Addresses::Path(_) if what.addresses.len() > 1 => too_many("is one file")?,
         Addresses::Path(usual) => json!(place(usual)[0]).to_string(),
         Addresses::Places(usual) => list(place(usual)),
-        Addresses::Urls(usual) => list(place(usual).into_iter().map(url)),
+        Addresses::Urls(usual) => list(place(usual).into_iter().map(|place| url(place, usual))),
     };
     let (listen, admin) = (what.listen.to_string(), what.admin.to_string());
     let text = [HEAD, table, TAIL].concat();
@@ -170,8 +176,13 @@ fn list(texts: impl IntoIterator<Item = String>) -> String {
     format!("[{}]", texts.join(", "))
 }
 
-fn url(place: String) -> String {
-    if place.contains("://") { place } else { format!("http://{place}") }
+fn url(place: String, usual: &str) -> String {
+    let path = usual.find('/').map_or("", |at| &usual[at..]);
+    match place {
+        url if url.contains("://") => url,
+        place if place.contains('/') => format!("http://{place}"),
+        place => format!("http://{place}{path}"),
+    }
 }
 
 #[cfg(test)]
@@ -196,6 +207,18 @@ mod tests {
             assert_eq!(left, None, "{text}");
             assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
         }
+    }
+
+    #[test]
+    fn a_place_alone_becomes_a_url_with_the_usual_path() {
+        for (place, expected) in [
+            ("10.0.0.1:8761", "http://10.0.0.1:8761/eureka"),
+            ("10.0.0.1:8761/eureka/v2", "http://10.0.0.1:8761/eureka/v2"),
+            ("https://eureka.internal", "https://eureka.internal"),
+        ] {
+            assert_eq!(url(place.to_owned(), "127.0.0.1:8761/eureka"), expected);
+        }
+        assert_eq!(url("10.0.0.1:8500".to_owned(), "127.0.0.1:8500"), "http://10.0.0.1:8500");
     }
 
     /// What a reader makes by taking the `#` away may name files that are not there, and nothing else is wrong.

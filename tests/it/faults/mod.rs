@@ -6,6 +6,7 @@ mod consul;
 mod discovery;
 mod dns;
 mod etcd;
+mod eureka;
 mod flapping;
 mod gateway;
 mod mdns;

@@ -26,8 +26,8 @@ import org.springframework.web.bind.annotation.RestController;
  * <p>{@code server -with-stdin REGISTRY ADDRESS NAME PORT [PROPERTY=VALUE...]}: answers GET with its port.
  *
  * <p>{@code client -with-stdin REGISTRY ADDRESS NAME}: writes a line of JSON whenever something else is found: the
- * addresses of all instances, and what those answered that answered. REGISTRY is zookeeper or consul. Both end with
- * their standard input.
+ * addresses of all instances, and what those answered that answered. REGISTRY is zookeeper, consul or eureka. Both end
+ * with their standard input.
  */
 @SpringBootApplication
 public class Main {
@@ -48,6 +48,14 @@ public class Main {
     properties.add("spring.cloud.consul.discovery.heartbeat.enabled=true");
     properties.add("spring.cloud.consul.discovery.heartbeat.ttl=3s");
     properties.add("spring.cloud.consul.config.enabled=false");
+    properties.add("eureka.client.enabled=" + registry.equals("eureka"));
+    properties.add("eureka.client.service-url.defaultZone=http://" + address + "/eureka/");
+    properties.add("eureka.client.registry-fetch-interval-seconds=1");
+    properties.add("eureka.client.initial-instance-info-replication-interval-seconds=0");
+    properties.add("eureka.instance.hostname=127.0.0.1");
+    properties.add("eureka.instance.ip-address=127.0.0.1");
+    properties.add("eureka.instance.lease-renewal-interval-in-seconds=1");
+    properties.add("eureka.instance.lease-expiration-duration-in-seconds=3");
     boolean server = args[0].equals("server");
     properties.add("spring.application.name=" + (server ? name : "somebody"));
     if (server) {
@@ -55,11 +63,13 @@ public class Main {
       properties.add("server.port=" + args[5]);
       // Instances of one name on one machine, told apart as on many.
       properties.add("spring.cloud.consul.discovery.instance-id=" + name + "-" + args[5]);
+      properties.add("eureka.instance.instance-id=" + name + "-" + args[5]);
       for (int i = 6; i < args.length; i++) {
         properties.add(args[i]);
       }
     } else {
       properties.add("spring.cloud.service-registry.auto-registration.enabled=false");
+      properties.add("eureka.client.register-with-eureka=false");
     }
     ConfigurableApplicationContext context =
         new SpringApplicationBuilder(Main.class)
