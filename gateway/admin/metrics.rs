@@ -28,7 +28,7 @@ use crate::{
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Everything that is exposed.
-pub(super) fn text(parts: &Parts, format: Format) -> String {
+pub(super) fn all(parts: &Parts, format: Format) -> Vec<u8> {
     let mut exposition = Exposition::new(format);
     let upstreams = upstreams(parts);
     requests(&mut exposition, &upstreams);
@@ -95,8 +95,8 @@ fn requests(exposition: &mut Exposition, upstreams: &[Arc<Upstream>]) {
     });
     series(exposition, &names::TCP_BYTES, bytes);
     let mut durations = exposition.family(&names::REQUEST_DURATION);
-    for (name, counts) in &counts {
-        durations.histogram([name], &counts.latencies);
+    for (upstream, (name, counts)) in upstreams.iter().zip(&counts) {
+        durations.histogram([name], &counts.latencies, &upstream.metrics.native());
     }
 }
 
@@ -108,9 +108,9 @@ fn times(exposition: &mut Exposition, parts: &Parts, upstreams: &[Arc<Upstream>]
     for upstream in upstreams {
         let all = upstream.metrics.times();
         for (route, times) in all.iter().filter(|(route, _)| routes.contains(route)) {
-            for (method, class, latencies) in times.counts() {
+            for (method, class, latencies, native) in times.counts() {
                 let name = upstream.name().as_str();
-                durations.histogram([&**route, name, method.as_str(), CLASSES[class]], &latencies);
+                durations.histogram([&**route, name, method.as_str(), CLASSES[class]], &latencies, &native);
             }
         }
     }

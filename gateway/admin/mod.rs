@@ -263,8 +263,8 @@ impl Admin {
             }
             Resource::Metrics => {
                 let format = negotiate::format(&head.headers);
-                let text = self.beside(move |admin| Ok(metrics::text(&admin.parts, format))).await?;
-                let mut response = with_type(text, format.content_type());
+                let all = self.beside(move |admin| Ok(metrics::all(&admin.parts, format))).await?;
+                let mut response = with_type(all, format.content_type());
                 response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
                 Ok(response)
             }

@@ -10,18 +10,30 @@ struct Offer {
     format: Format,
     kind: &'static str,
     subtype: &'static str,
-    version: &'static str,
+    /// What a range may say besides, to be more exact. One that says something else of these does not mean it.
+    parameters: &'static [(&'static str, &'static str)],
 }
 
 /// Where nothing else decides, the earlier one is taken.
-const OFFERS: [Offer; 3] = [
-    Offer { format: Format::Text, kind: "text", subtype: "plain", version: "0.0.4" },
-    Offer { format: Format::OpenMetrics, kind: "application", subtype: "openmetrics-text", version: "1.0.0" },
+const OFFERS: [Offer; 4] = [
+    Offer { format: Format::Text, kind: "text", subtype: "plain", parameters: &[("version", "0.0.4")] },
+    Offer {
+        format: Format::OpenMetrics,
+        kind: "application",
+        subtype: "openmetrics-text",
+        parameters: &[("version", "1.0.0")],
+    },
     Offer {
         format: Format::EarlyOpenMetrics,
         kind: "application",
         subtype: "openmetrics-text",
-        version: "0.0.1",
+        parameters: &[("version", "0.0.1")],
+    },
+    Offer {
+        format: Format::Protobuf,
+        kind: "application",
+        subtype: "vnd.google.protobuf",
+        parameters: &[("proto", "io.prometheus.client.MetricFamily"), ("encoding", "delimited")],
     },
 ];
 
@@ -29,7 +41,8 @@ const OFFERS: [Offer; 3] = [
 struct Range<'a> {
     kind: &'a str,
     subtype: &'a str,
-    version: Option<&'a str>,
+    /// Without that of the quality.
+    parameters: Vec<(&'a str, &'a str)>,
     /// In thousandths.
     quality: u16,
 }
@@ -75,14 +88,12 @@ impl<'a> Range<'a> {
     fn read(text: &'a str) -> Option<Self> {
         let mut parts = text.split(';').map(str::trim);
         let (kind, subtype) = parts.next()?.split_once('/')?;
-        let mut range = Self { kind, subtype, version: None, quality: 1_000 };
+        let mut range = Self { kind, subtype, parameters: Vec::new(), quality: 1_000 };
         for (name, value) in parts.filter_map(|part| part.split_once('=')) {
             let value = value.trim().trim_matches('"');
             match name.trim() {
                 name if name.eq_ignore_ascii_case("q") => range.quality = quality(value)?,
-                name if name.eq_ignore_ascii_case("version") => range.version = Some(value),
-                // Others, like that which says how names of metrics may be escaped, change nothing here.
-                _ => {}
+                name => range.parameters.push((name, value)),
             }
         }
         Some(range)
@@ -94,10 +105,15 @@ impl<'a> Range<'a> {
         match (self.kind, self.subtype) {
             ("*", "*") => Some(0),
             (_, "*") if kind => Some(1),
-            (_, subtype) if kind && subtype.eq_ignore_ascii_case(offer.subtype) => match self.version {
-                None => Some(2),
-                Some(version) => (version == offer.version).then_some(3),
-            },
+            (_, subtype) if kind && subtype.eq_ignore_ascii_case(offer.subtype) => {
+                // Parameters of others, like that which says how names of metrics may be escaped, change nothing here.
+                let said = self.parameters.iter().filter_map(|(name, value)| {
+                    let known =
+                        offer.parameters.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))?;
+                    Some(known.1 == *value)
+                });
+                said.map(|same| same.then_some(1)).sum::<Option<u8>>().map(|said| 2 + said)
+            }
             _ => None,
         }
     }
@@ -144,7 +160,7 @@ mod tests {
                 "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,\
                application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
             ],
-            Format::OpenMetrics,
+            Format::Protobuf,
         );
         check(
             &[
@@ -160,6 +176,17 @@ mod tests {
         check(&["text/plain;version=0.0.4;q=1,*/*;q=0.1"], Format::Text);
         check(&["text/plain"], Format::Text);
         check(&["application/openmetrics-text"], Format::OpenMetrics);
+    }
+
+    #[test]
+    fn the_binary_format_is_for_who_names_it_as_it_is() {
+        check(&["application/vnd.google.protobuf"], Format::Protobuf);
+        check(&["application/vnd.google.protobuf;encoding=delimited, text/plain;q=0.9"], Format::Protobuf);
+        check(&["application/vnd.google.protobuf;encoding=text, text/plain;q=0.1"], Format::Text);
+        check(&["application/vnd.google.protobuf;proto=a.Thing;encoding=delimited"], Format::Text);
+        check(&["application/vnd.google.protobuf;q=0, */*"], Format::Text);
+        // By `*`, a text.
+        check(&["application/*"], Format::OpenMetrics);
     }
 
     #[test]

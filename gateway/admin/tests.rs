@@ -20,7 +20,7 @@ use crate::{
     connector::Lent,
     registry::{BoxFuture, Failure, Registry, Subscription},
     resilience::{Cause, RetryPolicy},
-    telemetry::names,
+    telemetry::{Took, names},
     upstream::{Disk, Evidence, OfferPolicy, UpstreamName},
 };
 
@@ -298,8 +298,8 @@ async fn the_overview_says_how_everything_stands_the_worst_first() {
     // Rates are there as soon as it was looked at twice.
     assert_eq!(orders["requests_per_second"], json!(null));
     let upstream = api.parts.catalog.table().upstreams[&UpstreamName::new("orders")].clone();
-    (0..10).for_each(|_| upstream.metrics.answered(0, 200, Duration::from_millis(2)));
-    upstream.metrics.answered(1, 503, Duration::from_millis(2));
+    (0..10).for_each(|_| upstream.metrics.answered(0, 200, Took::of(Duration::from_millis(2))));
+    upstream.metrics.answered(1, 503, Took::of(Duration::from_millis(2)));
     let lately = loop {
         let orders = api.get("/api/v1/upstreams/orders").await.json()["standing"].clone();
         if orders["requests_per_second"] != json!(null) {
@@ -824,13 +824,13 @@ async fn what_is_not_spoken_of_eureka_is_told_and_only_those_may_who_may() {
 async fn metrics_tell_what_was_counted() {
     let api = Api::open().await;
     let orders = api.parts.catalog.table().upstreams[&UpstreamName::new("orders")].clone();
-    orders.metrics.answered(1, 200, Duration::from_millis(3));
+    orders.metrics.answered(1, 200, Took::of(Duration::from_millis(3)));
     orders.metrics.began(0);
     orders.metrics.retried(0, Cause::Connect);
     orders.metrics.refused(1);
     orders.metrics.learned(0, Evidence::TimedOut);
     api.post("/api/v1/upstreams/orders/pin", "").await;
-    api.parts.metrics.unrouted.answered(0, 404, Duration::ZERO);
+    api.parts.metrics.unrouted.answered(0, 404, Took::of(Duration::ZERO));
     let _open = api.parts.metrics.listener(&"web".into()).accepted();
     api.put("/api/v1/services/a/b", json!({ "address": "a:1" })).await;
 

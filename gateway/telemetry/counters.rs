@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Fault, RouteTimes};
+use super::{
+    Fault, RouteTimes,
+    histogram::{Histogram, Latencies, Native, Took, add, collect},
+};
 use crate::{resilience::Cause, upstream::Evidence};
 
 /// Whose fault it was that a request did not come to its end, as it is counted.
@@ -42,32 +45,6 @@ impl Refused {
             Self::BodyTooLarge => "request-body-too-large",
         }
     }
-}
-
-/// Upper bounds of the latency buckets; a last one without bound follows.
-const BOUNDS: [Duration; 14] = [
-    Duration::from_micros(500),
-    Duration::from_millis(1),
-    Duration::from_micros(2_500),
-    Duration::from_millis(5),
-    Duration::from_millis(10),
-    Duration::from_millis(25),
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(250),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_millis(2_500),
-    Duration::from_secs(5),
-    Duration::from_secs(10),
-];
-
-/// With the last.
-pub(super) const BUCKETS: usize = BOUNDS.len() + 1;
-
-/// The bucket of an answer that took so long.
-pub(super) fn bucket(took: Duration) -> usize {
-    BOUNDS.partition_point(|bound| *bound < took)
 }
 
 /// Counters of one upstream. Each worker writes its own, so a count is a plain load and store.
@@ -103,9 +80,7 @@ struct WorkerCounters {
     failures: [AtomicU64; FAILURES.len()],
     /// As in [`Refused::ALL`].
     not_sent: [AtomicU64; Refused::ALL.len()],
-    /// How many answers took at most as long as each bound, and longer than the one before.
-    buckets: [AtomicU64; BUCKETS],
-    nanoseconds: AtomicU64,
+    took: Histogram,
 }
 
 impl UpstreamMetrics {
@@ -126,11 +101,10 @@ impl UpstreamMetrics {
     }
 
     /// An answer was passed on, or made by the gateway; `took` until its head was there.
-    pub fn answered(&self, worker: usize, status: u16, took: Duration) {
+    pub fn answered(&self, worker: usize, status: u16, took: Took) {
         let counters = &self.workers[worker];
         add(&counters.statuses[(status / 100).clamp(1, 5) as usize - 1], 1);
-        add(&counters.buckets[bucket(took)], 1);
-        add(&counters.nanoseconds, took.as_nanos() as u64);
+        counters.took.count(took);
     }
 
     /// The first try of a request begins.
@@ -222,7 +196,7 @@ impl UpstreamMetrics {
         let mut counts = UpstreamCounts::default();
         for worker in &self.workers {
             collect(&mut counts.statuses, &worker.statuses);
-            counts.latencies.collect(&worker.buckets, &worker.nanoseconds);
+            counts.latencies.collect(&worker.took);
             collect(&mut counts.failures, &worker.failures);
             collect(&mut counts.cut, &worker.cut);
             collect(&mut counts.retries, &worker.retries);
@@ -242,6 +216,13 @@ impl UpstreamMetrics {
             counts.carried.took += Duration::from_nanos(took.load(Relaxed));
         }
         counts
+    }
+
+    /// How long answers took, in native buckets.
+    pub fn native(&self) -> Native {
+        let mut native = Native::default();
+        self.workers.iter().for_each(|worker| native.collect(&worker.took));
+        native
     }
 }
 
@@ -301,64 +282,6 @@ impl UpstreamCounts {
     }
 }
 
-/// How long answers took.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Latencies {
-    buckets: [u64; BUCKETS],
-    pub sum: Duration,
-}
-
-impl Latencies {
-    /// Adds what one worker has counted.
-    pub(super) fn collect(&mut self, buckets: &[AtomicU64], nanoseconds: &AtomicU64) {
-        collect(&mut self.buckets, buckets);
-        self.sum += Duration::from_nanos(nanoseconds.load(Relaxed));
-    }
-
-    pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
-    }
-
-    /// Those that came after `before`, which is an earlier count of the same.
-    pub fn since(&self, before: &Self) -> Self {
-        let buckets = std::array::from_fn(|at| self.buckets[at].saturating_sub(before.buckets[at]));
-        Self { buckets, sum: self.sum.saturating_sub(before.sum) }
-    }
-
-    /// How long this share of them took at most, as if those of a bucket were spread evenly; none if there are none.
-    /// What is beyond the last bound counts as that.
-    pub fn quantile(&self, share: f64) -> Option<Duration> {
-        let wanted = share * self.count() as f64;
-        let (mut before, mut lower) = (0.0, Duration::ZERO);
-        for (bound, in_it) in BOUNDS.iter().zip(self.buckets) {
-            let in_it = in_it as f64;
-            if in_it > 0.0 && before + in_it >= wanted {
-                let part = ((wanted - before) / in_it).clamp(0.0, 1.0);
-                return Some(lower + (*bound - lower).mul_f64(part));
-            }
-            (before, lower) = (before + in_it, *bound);
-        }
-        (self.count() > 0).then_some(lower)
-    }
-
-    /// Upper bounds in seconds, the last without bound, and how many answers fell in each and not in one before.
-    pub fn buckets(&self) -> Vec<(f64, u64)> {
-        let bounds = BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
-        bounds.zip(self.buckets).collect()
-    }
-}
-
-/// One writer, so no read-modify-write is needed.
-pub(super) fn add(counter: &AtomicU64, amount: u64) {
-    counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
-}
-
-fn collect(sums: &mut [u64], counters: &[AtomicU64]) {
-    for (sum, counter) in sums.iter_mut().zip(counters) {
-        *sum += counter.load(Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,9 +289,9 @@ mod tests {
     #[test]
     fn counts_are_the_sum_over_the_workers() {
         let metrics = UpstreamMetrics::new(2);
-        metrics.answered(0, 200, Duration::from_millis(1));
-        metrics.answered(1, 204, Duration::from_secs(60));
-        metrics.answered(1, 503, Duration::ZERO);
+        metrics.answered(0, 200, Took::of(Duration::from_millis(1)));
+        metrics.answered(1, 204, Took::of(Duration::from_secs(60)));
+        metrics.answered(1, 503, Took::of(Duration::ZERO));
         metrics.began(0);
         metrics.began(1);
         metrics.retried(0, Cause::Stale);
@@ -399,48 +322,10 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_falls_in_the_first_bucket_whose_bound_it_does_not_exceed() {
-        for (took, bound) in [
-            (Duration::ZERO, 0.0005),
-            (Duration::from_millis(1), 0.001),
-            (Duration::from_nanos(1_000_001), 0.0025),
-            (Duration::from_secs(10), 10.0),
-            (Duration::from_secs(11), f64::INFINITY),
-        ] {
-            let metrics = UpstreamMetrics::new(1);
-            metrics.answered(0, 200, took);
-            let filled: Vec<_> =
-                metrics.counts().latencies.buckets().into_iter().filter(|bucket| bucket.1 > 0).collect();
-            assert_eq!(filled, [(bound, 1)], "{took:?}");
-        }
-    }
-
-    #[test]
-    fn quantiles_are_those_of_what_came_since() {
-        let metrics = UpstreamMetrics::new(1);
-        let millis = Duration::from_millis;
-        metrics.answered(0, 200, Duration::from_secs(9));
-        let before = metrics.counts().latencies;
-        let since = || metrics.counts().latencies.since(&before);
-        assert_eq!(since().quantile(0.5), None);
-        for _ in 0..98 {
-            metrics.answered(0, 200, millis(1));
-        }
-        metrics.answered(0, 200, millis(80));
-        metrics.answered(0, 200, Duration::from_secs(60));
-        assert_eq!(since().count(), 100);
-        let half = since().quantile(0.5).unwrap();
-        assert!((millis(0)..millis(1)).contains(&half), "{half:?}");
-        let most = since().quantile(0.99).unwrap();
-        assert!((millis(50)..=millis(100)).contains(&most), "{most:?}");
-        assert_eq!(since().quantile(1.0), Some(Duration::from_secs(10)));
-    }
-
-    #[test]
     fn a_status_out_of_range_is_counted_in_the_nearest_class() {
         let metrics = UpstreamMetrics::new(1);
-        metrics.answered(0, 0, Duration::ZERO);
-        metrics.answered(0, 999, Duration::ZERO);
+        metrics.answered(0, 0, Took::of(Duration::ZERO));
+        metrics.answered(0, 999, Took::of(Duration::ZERO));
         assert_eq!(metrics.counts().statuses, [1, 0, 0, 0, 1]);
     }
 }

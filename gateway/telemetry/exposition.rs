@@ -1,13 +1,15 @@
-//! How metrics are written: the text format 0.0.4 of Prometheus, and OpenMetrics.
+//! How metrics are written: the text format 0.0.4 of Prometheus, OpenMetrics, and Prometheus' binary format, which alone
+//! has native histograms.
 //!
-//! Names, labels and values are the same in both, so that a scraper that changes from one to the other goes on with
+//! Names, labels and values are the same in all, so that a scraper that changes from one to the other goes on with
 //! the same series.
 
 use std::fmt::Write as _;
 
 use super::{
-    Latencies,
+    Latencies, Native,
     names::{Kind, Metric},
+    protobuf::Binary,
     text::label,
 };
 
@@ -20,6 +22,8 @@ pub enum Format {
     OpenMetrics,
     /// The draft before it, by its number; nothing that is written here differs.
     EarlyOpenMetrics,
+    /// Messages of `io.prometheus.client`.
+    Protobuf,
 }
 
 impl Format {
@@ -28,19 +32,29 @@ impl Format {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             Self::EarlyOpenMetrics => "application/openmetrics-text; version=0.0.1; charset=utf-8",
+            Self::Protobuf => {
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+            }
         }
     }
 }
 
-/// A text that grows metric by metric.
-pub struct Exposition {
+/// Metrics that are written one after the other.
+pub struct Exposition(Writer);
+
+enum Writer {
+    Text(Text),
+    Binary(Binary),
+}
+
+struct Text {
     text: String,
     format: Format,
 }
 
 /// The series of one metric.
 pub struct Family<'a> {
-    text: &'a mut String,
+    writer: &'a mut Writer,
     metric: &'a Metric,
 }
 
@@ -65,17 +79,55 @@ impl From<f64> for Value {
 
 impl Exposition {
     pub fn new(format: Format) -> Self {
-        Self { text: String::new(), format }
+        Self(match format {
+            Format::Protobuf => Writer::Binary(Binary::default()),
+            format => Writer::Text(Text { text: String::new(), format }),
+        })
     }
 
     /// Begins a metric. Each may be begun once.
     pub fn family<'a>(&'a mut self, metric: &'a Metric) -> Family<'a> {
+        match &mut self.0 {
+            Writer::Text(text) => text.family(metric),
+            Writer::Binary(binary) => binary.family(metric),
+        }
+        Family { writer: &mut self.0, metric }
+    }
+
+    pub fn finish(self) -> Vec<u8> {
+        match self.0 {
+            Writer::Text(text) => text.finish().into_bytes(),
+            Writer::Binary(binary) => binary.finish(),
+        }
+    }
+}
+
+impl Family<'_> {
+    /// Writes one series. The values of labels stand in the order of the metric's labels.
+    pub fn series<const N: usize>(&mut self, labels: [&str; N], value: impl Into<Value>) {
+        match self.writer {
+            Writer::Text(text) => text.line(self.metric, "", None, &labels, value.into()),
+            Writer::Binary(binary) => binary.series(self.metric, &labels, value.into()),
+        }
+    }
+
+    /// Writes one histogram, whose native buckets only the binary format has.
+    pub fn histogram<const N: usize>(&mut self, labels: [&str; N], latencies: &Latencies, native: &Native) {
+        match self.writer {
+            Writer::Text(text) => text.histogram(self.metric, &labels, latencies),
+            Writer::Binary(binary) => binary.histogram(self.metric, &labels, latencies, native),
+        }
+    }
+}
+
+impl Text {
+    fn family(&mut self, metric: &Metric) {
         // OpenMetrics names a counter without the ending that its series have.
         let name = match self.format {
-            Format::Text => metric.name,
             Format::OpenMetrics | Format::EarlyOpenMetrics => {
                 metric.name.strip_suffix("_total").unwrap_or(metric.name)
             }
+            Format::Text | Format::Protobuf => metric.name,
         };
         let kind = match metric.kind {
             Kind::Counter => "counter",
@@ -86,49 +138,33 @@ impl Exposition {
         let help = metric.help;
         // Writing to a string cannot fail, here and below.
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        Family { text: &mut self.text, metric }
     }
 
-    pub fn finish(mut self) -> String {
-        if self.format != Format::Text {
-            self.text.push_str("# EOF\n");
-        }
-        self.text
-    }
-}
-
-impl Family<'_> {
-    /// Writes one series. The values of labels stand in the order of the metric's labels.
-    pub fn series<const N: usize>(&mut self, labels: [&str; N], value: impl Into<Value>) {
-        self.line("", None, &labels, value.into());
-    }
-
-    /// Writes one histogram.
-    pub fn histogram<const N: usize>(&mut self, labels: [&str; N], latencies: &Latencies) {
+    fn histogram(&mut self, metric: &Metric, labels: &[&str], latencies: &Latencies) {
         let mut below = 0;
         for (bound, count) in latencies.buckets() {
             below += count;
-            self.line("_bucket", Some(bound), &labels, Value::Whole(below));
+            self.line(metric, "_bucket", Some(bound), labels, Value::Whole(below));
         }
-        self.line("_sum", None, &labels, Value::Real(latencies.sum.as_secs_f64()));
-        self.line("_count", None, &labels, Value::Whole(below));
+        self.line(metric, "_sum", None, labels, Value::Real(latencies.sum.as_secs_f64()));
+        self.line(metric, "_count", None, labels, Value::Whole(below));
     }
 
-    fn line(&mut self, ending: &str, bound: Option<f64>, labels: &[&str], value: Value) {
-        self.text.push_str(self.metric.name);
+    fn line(&mut self, metric: &Metric, ending: &str, bound: Option<f64>, labels: &[&str], value: Value) {
+        self.text.push_str(metric.name);
         self.text.push_str(ending);
         let mut open = '{';
         if let Some(bound) = bound {
             self.text.push_str("{le=\"");
-            real(self.text, bound);
+            real(&mut self.text, bound);
             self.text.push('"');
             open = ',';
         }
-        for (name, value) in self.metric.labels.iter().zip(labels) {
+        for (name, value) in metric.labels.iter().zip(labels) {
             self.text.push(open);
             self.text.push_str(name);
             self.text.push_str("=\"");
-            escape(self.text, &label(value));
+            escape(&mut self.text, &label(value));
             self.text.push('"');
             open = ',';
         }
@@ -140,9 +176,16 @@ impl Family<'_> {
             Value::Whole(value) => {
                 let _ = write!(self.text, "{value}");
             }
-            Value::Real(value) => real(self.text, value),
+            Value::Real(value) => real(&mut self.text, value),
         }
         self.text.push('\n');
+    }
+
+    fn finish(mut self) -> String {
+        if self.format != Format::Text {
+            self.text.push_str("# EOF\n");
+        }
+        self.text
     }
 }
 
@@ -173,7 +216,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::telemetry::{UpstreamMetrics, names};
+    use crate::telemetry::{Took, UpstreamMetrics, names};
 
     fn written(format: Format) -> String {
         let mut exposition = Exposition::new(format);
@@ -182,7 +225,7 @@ mod tests {
         requests.series(["a\\b\"c\nd", "5xx"], 0u64);
         exposition.family(&names::SOURCE_AGE).series(["orders", "main", "orders"], 1.0);
         exposition.family(&names::READY).series([], 1u64);
-        exposition.finish()
+        String::from_utf8(exposition.finish()).unwrap()
     }
 
     #[test]
@@ -215,12 +258,16 @@ witgate_ready 1
     #[test]
     fn buckets_of_a_histogram_hold_those_below() {
         let metrics = UpstreamMetrics::new(1);
-        metrics.answered(0, 200, Duration::from_millis(1));
-        metrics.answered(0, 200, Duration::from_millis(3));
-        metrics.answered(0, 200, Duration::from_secs(20));
+        metrics.answered(0, 200, Took::of(Duration::from_millis(1)));
+        metrics.answered(0, 200, Took::of(Duration::from_millis(3)));
+        metrics.answered(0, 200, Took::of(Duration::from_secs(20)));
         let mut exposition = Exposition::new(Format::Text);
-        exposition.family(&names::REQUEST_DURATION).histogram(["a"], &metrics.counts().latencies);
-        let text = exposition.finish();
+        exposition.family(&names::REQUEST_DURATION).histogram(
+            ["a"],
+            &metrics.counts().latencies,
+            &metrics.native(),
+        );
+        let text = String::from_utf8(exposition.finish()).unwrap();
         for line in [
             r#"witgate_request_duration_seconds_bucket{le="0.0005",upstream="a"} 0"#,
             r#"witgate_request_duration_seconds_bucket{le="0.001",upstream="a"} 1"#,

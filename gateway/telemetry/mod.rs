@@ -16,10 +16,12 @@ pub mod access;
 mod configured;
 mod counters;
 mod exposition;
+mod histogram;
 mod line;
 pub mod log;
 pub mod names;
 mod process;
+mod protobuf;
 mod readiness;
 mod record;
 mod time;
@@ -28,8 +30,9 @@ pub mod text;
 pub mod trace;
 
 pub use configured::{Configured, RefusedFile};
-pub use counters::{Carried, FAILURES, FAULTS, Latencies, Refused, UpstreamCounts, UpstreamMetrics};
+pub use counters::{Carried, FAILURES, FAULTS, Refused, UpstreamCounts, UpstreamMetrics};
 pub use exposition::{Exposition, Family, Format, Value};
+pub use histogram::{Latencies, Native, Took};
 pub use process::{
     Abuse, Connection, HandshakeFailure, ListenerCounters, ListenerCounts, ProcessMetrics, ProxyRefusal,
     Reload,

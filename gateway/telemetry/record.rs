@@ -8,7 +8,7 @@ use std::{
 
 use http::HeaderValue;
 
-use super::{KnownMethod, RouteTimes, UpstreamMetrics, access::Entry, trace::Trace};
+use super::{KnownMethod, RouteTimes, Took, UpstreamMetrics, access::Entry, trace::Trace};
 
 /// Whose failure something was. Each failure is exactly one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +108,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         let Account { metrics, worker, times } = &*self.account;
         if let (Some((status, _)), Some(took)) = (self.answer, self.took()) {
+            let took = Took::of(took);
             metrics.answered(*worker, status, took);
             if let Some(times) = times {
                 times.answered(*worker, self.method, status, took);

@@ -1,13 +1,10 @@
 //! How long the requests of a route took, by where they went, how they asked and what came of it.
 
-use std::{
-    sync::{OnceLock, atomic::AtomicU64},
-    time::Duration,
-};
+use std::sync::OnceLock;
 
 use http::Method;
 
-use super::counters::{BUCKETS, Latencies, add, bucket};
+use super::histogram::{Histogram, Latencies, Native, Took};
 
 /// Classes of statuses, 1xx to 5xx.
 const CLASSES: usize = 5;
@@ -87,13 +84,7 @@ pub struct RouteTimes {
 /// Made when there is the first of its kind.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct WorkerTimes([[OnceLock<Box<Times>>; CLASSES]; KnownMethod::ALL.len()]);
-
-#[derive(Debug, Default)]
-struct Times {
-    buckets: [AtomicU64; BUCKETS],
-    nanoseconds: AtomicU64,
-}
+struct WorkerTimes([[OnceLock<Box<Histogram>>; CLASSES]; KnownMethod::ALL.len()]);
 
 impl RouteTimes {
     pub(super) fn new(workers: usize) -> Self {
@@ -101,25 +92,24 @@ impl RouteTimes {
     }
 
     /// A request was answered with this status, whose head was there after so long.
-    pub fn answered(&self, worker: usize, method: KnownMethod, status: u16, took: Duration) {
+    pub fn answered(&self, worker: usize, method: KnownMethod, status: u16, took: Took) {
         let class = (status / 100).clamp(1, 5) as usize - 1;
-        let times = self.workers[worker].0[method as usize][class].get_or_init(Box::default);
-        add(&times.buckets[bucket(took)], 1);
-        add(&times.nanoseconds, took.as_nanos() as u64);
+        self.workers[worker].0[method as usize][class].get_or_init(Box::default).count(took);
     }
 
     /// What there was: methods, classes of statuses by their number, and times.
-    pub fn counts(&self) -> Vec<(KnownMethod, usize, Latencies)> {
+    pub fn counts(&self) -> Vec<(KnownMethod, usize, Latencies, Native)> {
         let mut counts = Vec::new();
         for method in KnownMethod::ALL {
             for class in 0..CLASSES {
-                let mut latencies = Latencies::default();
-                let all = self.workers.iter().filter_map(|worker| worker.0[method as usize][class].get());
-                for times in all {
-                    latencies.collect(&times.buckets, &times.nanoseconds);
+                let (mut latencies, mut native) = (Latencies::default(), Native::default());
+                for worker in self.workers.iter().filter_map(|worker| worker.0[method as usize][class].get())
+                {
+                    latencies.collect(worker);
+                    native.collect(worker);
                 }
                 if latencies.count() > 0 {
-                    counts.push((method, class, latencies));
+                    counts.push((method, class, latencies, native));
                 }
             }
         }
@@ -129,6 +119,8 @@ impl RouteTimes {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -147,14 +139,14 @@ mod tests {
         for (worker, method, status) in
             [(0, Method::GET, 200), (1, Method::GET, 204), (1, Method::POST, 503), (0, made_up, 200)]
         {
-            times.answered(worker, KnownMethod::of(&method), status, Duration::from_millis(3));
+            times.answered(worker, KnownMethod::of(&method), status, Took::of(Duration::from_millis(3)));
         }
         let counts: Vec<_> = times
             .counts()
             .into_iter()
-            .map(|(method, class, of)| (method.as_str(), class, of.count()))
+            .map(|(method, class, of, native)| (method.as_str(), class, of.count(), native.count()))
             .collect();
-        assert_eq!(counts, [("GET", 1, 2), ("POST", 4, 1), ("_OTHER", 1, 1)]);
+        assert_eq!(counts, [("GET", 1, 2, 2), ("POST", 4, 1, 1), ("_OTHER", 1, 1, 1)]);
         assert_eq!(times.counts()[0].2.sum, Duration::from_millis(6));
     }
 }

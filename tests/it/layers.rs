@@ -49,7 +49,7 @@ fn libraries_stay_where_they_belong() {
         ("wasmtime_wasi_http", &["bindings/", "connector/http/"]),
         ("hyper", &["client/", "otlp/", "check/", "server/", "http/", "admin/", "connector/http/"]),
         ("hyper_util", &["client/", "otlp/", "check/", "server/", "http/", "admin/", "connector/http/"]),
-        ("prost", &["otlp/"]),
+        ("prost", &["otlp/", "telemetry/protobuf.rs"]),
         ("etcd_client", &["connector/"]),
         ("hickory_resolver", &["registry/resolve/"]),
         ("hickory_proto", &["connector/mdns/wire.rs"]),

@@ -135,6 +135,42 @@ async fn the_alerts_are_rules_of_prometheus_and_one_of_them_goes_off() {
 }
 
 #[tokio::test]
+async fn a_prometheus_that_asks_for_native_histograms_gets_them_and_everything_else() {
+    let origin = Origin::start("well").await;
+    let gateway = Gateway::start(&config(&origin));
+    let prometheus = Prometheus::start_native(&document("alerts.yml"), gateway.admin).await;
+    let mut client = Client::connect(gateway.address()).await;
+    for _ in 0..10 {
+        client.get("/well").await;
+    }
+    let value = async |expression: &str| {
+        let answer = prometheus.ask("query", &[("query", expression)]).await;
+        answer["result"][0]["value"][1].as_str().map(|value| value.parse::<f64>().unwrap())
+    };
+    // These are functions of native histograms alone: of others they are nothing.
+    for histogram in [
+        "witgate_request_duration_seconds{upstream='well'}",
+        "http_server_request_duration_seconds{route='route[0]', http_request_method='GET', code='2xx'}",
+    ] {
+        let count = format!("histogram_count({histogram})");
+        until(&count, async || value(&count).await == Some(10.0)).await;
+        let (half, most) = (
+            value(&format!("histogram_quantile(0.5, {histogram})")).await.unwrap(),
+            value(&format!("histogram_quantile(1, {histogram})")).await.unwrap(),
+        );
+        let sum = value(&format!("histogram_sum({histogram})")).await.unwrap();
+        assert!(0.0 < half && half <= most && most < 2.0 * sum, "{half} {most} {sum}");
+    }
+    let requests = "witgate_requests_total{upstream='well', code='2xx'}";
+    assert_eq!(value(requests).await, Some(10.0));
+    assert_eq!(prometheus.series("witgate_ready == 1").await, 1);
+    assert_eq!(
+        prometheus.series("histogram_count(witgate_request_duration_seconds{upstream='none'})").await,
+        1
+    );
+}
+
+#[tokio::test]
 async fn promtool_has_nothing_to_say_of_metrics_and_rules() {
     let origin = Origin::start("well").await;
     let gateway = Gateway::start(&config(&origin));

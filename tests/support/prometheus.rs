@@ -23,6 +23,15 @@ pub struct Prometheus {
 impl Prometheus {
     /// With these rules; what it scrapes is the admin listener of a gateway.
     pub async fn start(rules: &Path, scraped: SocketAddr) -> Self {
+        Self::begin(rules, scraped, false).await
+    }
+
+    /// One that scrapes native histograms.
+    pub async fn start_native(rules: &Path, scraped: SocketAddr) -> Self {
+        Self::begin(rules, scraped, true).await
+    }
+
+    async fn begin(rules: &Path, scraped: SocketAddr, native: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = format!(
             "global: {{ scrape_interval: 200ms, evaluation_interval: 200ms, scrape_timeout: 200ms }}
@@ -37,7 +46,7 @@ scrape_configs:
         // A port that was free may be taken by another test before it is used.
         for _ in 0..10 {
             let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-            let mut child = spawn(folder.path(), address);
+            let mut child = spawn(folder.path(), address, native);
             while child.try_wait().unwrap().is_none() {
                 if is_ready(address).await {
                     return Self { child, address, folder };
@@ -102,7 +111,7 @@ fn program(name: &str) -> PathBuf {
     program
 }
 
-fn spawn(folder: &Path, address: SocketAddr) -> Child {
+fn spawn(folder: &Path, address: SocketAddr, native: bool) -> Child {
     let log = fs::File::create(folder.join("log")).unwrap();
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program("prometheus"));
@@ -111,6 +120,10 @@ fn spawn(folder: &Path, address: SocketAddr) -> Child {
         "--storage.tsdb.path=data",
         "--log.level=warn",
     ]);
+    if native {
+        // Asks for the binary format, and leaves the classic buckets for the native ones.
+        command.arg("--enable-feature=native-histograms");
+    }
     command.current_dir(folder).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
     command.spawn().unwrap()
 }

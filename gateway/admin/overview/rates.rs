@@ -130,13 +130,13 @@ fn lately(before: &UpstreamCounts, now: &UpstreamCounts, time: Duration) -> Late
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::Fault;
+    use crate::telemetry::{Fault, Took};
 
     #[test]
     fn rates_are_about_what_came_between() {
         let metrics = UpstreamMetrics::new(1);
         let answer = |status, times| {
-            (0..times).for_each(|_| metrics.answered(0, status, Duration::from_millis(2)));
+            (0..times).for_each(|_| metrics.answered(0, status, Took::of(Duration::from_millis(2))));
         };
         answer(500, 100);
         let before = metrics.counts();
@@ -156,7 +156,7 @@ mod tests {
         let (mut rates, name) = (Rates::default(), UpstreamName::new("orders"));
         let (old, new) = (Arc::new(UpstreamMetrics::new(1)), Arc::new(UpstreamMetrics::new(1)));
         let answer = |metrics: &UpstreamMetrics, times: u64, took: u64| {
-            (0..times).for_each(|_| metrics.answered(0, 200, Duration::from_millis(took)));
+            (0..times).for_each(|_| metrics.answered(0, 200, Took::of(Duration::from_millis(took))));
         };
         let start = Instant::now();
         let at = |second| start + Duration::from_secs(second);
@@ -178,12 +178,12 @@ mod tests {
         let (metrics, start) = (Arc::new(UpstreamMetrics::new(1)), Instant::now());
         for second in 0..=seconds[seconds.len() - 1] {
             let came = if second == 0 { 100 } else { 10 };
-            (0..came).for_each(|_| metrics.answered(0, 200, Duration::from_millis(2)));
+            (0..came).for_each(|_| metrics.answered(0, 200, Took::of(Duration::from_millis(2))));
             if seconds.contains(&second) {
                 rates.sample(|| vec![(name.clone(), metrics.clone())], start + Duration::from_secs(second));
             }
             if second == 0 {
-                (0..1_000).for_each(|_| metrics.answered(0, 200, Duration::from_millis(2)));
+                (0..1_000).for_each(|_| metrics.answered(0, 200, Took::of(Duration::from_millis(2))));
             }
         }
         rates.of(&name).unwrap().requests
