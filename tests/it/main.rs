@@ -44,6 +44,7 @@ mod http_drain;
 mod http_endpoint_left;
 mod http_forward;
 mod http_grant;
+mod http_login;
 mod http_harness;
 mod http_heads;
 mod http_hedge;

@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Uri};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Body, Frame, Incoming};
 use hyper_util::{
     client::legacy::{
@@ -29,6 +30,7 @@ use super::{
     Grant,
     credential::Current,
     dial::{DialError, dial},
+    login::{Granted, LoginError, Logins, Session},
 };
 use crate::{
     connector::lock,
@@ -52,10 +54,15 @@ const PER_SECOND: f64 = 200.0;
 /// A connection that nobody uses is closed after so long; most servers close theirs later.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// For a login, all of it, and bytes of its answer.
+const LOGIN: Duration = Duration::from_secs(10);
+const LOGIN_BYTES: usize = 64 << 10;
+
 /// One registry as its table names it.
 pub(super) struct Client {
     granted: Grant,
     credential: Option<Current>,
+    logins: Option<Logins>,
     inner: legacy::Client<Dial, WasiBody>,
     pace: Mutex<Ceiling>,
 }
@@ -64,22 +71,31 @@ impl Client {
     /// Contacts nobody yet.
     pub fn new(granted: Grant, tls: Option<Arc<tls::Client>>) -> Self {
         let credential = granted.credential.clone().map(Current::new);
+        let logins = granted.login.clone().map(|login| Logins::new(login, &granted.urls));
         let inner = legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE)
             .pool_timer(TokioTimer::new())
             .build(Dial { tls });
         let pace = Mutex::new(Ceiling::new(PER_SECOND, AT_ONCE, std::time::Instant::now()));
-        Self { granted, credential, inner, pace }
+        Self { granted, credential, logins, inner, pace }
     }
 
     pub fn granted(&self) -> &Grant {
         &self.granted
     }
 
-    /// Whether the table grants this request. What would have its own headers sent back is granted to nobody.
+    /// Whether the table grants this request. What would have its own headers sent back is granted to nobody, nor is the
+    /// login.
     pub fn allows(&self, request: &Request<WasiBody>) -> bool {
         let echoes = matches!(*request.method(), Method::TRACE | Method::CONNECT);
-        !echoes && self.granted.urls.iter().any(|prefix| prefix.covers(request.uri()))
+        let hidden =
+            self.logins.as_ref().is_some_and(|logins| logins.hides(request.uri(), &self.granted.urls));
+        !echoes && !hidden && self.covering(request.uri()).is_some()
+    }
+
+    /// The number of the granted URL that a request is for.
+    fn covering(&self, uri: &Uri) -> Option<usize> {
+        self.granted.urls.iter().position(|prefix| prefix.covers(uri))
     }
 
     /// Sends what is allowed. Redirects are answers like any other.
@@ -90,19 +106,101 @@ impl Client {
     ) -> Result<Response<WasiBody>, Error> {
         let pause = lock(&self.pace).take(std::time::Instant::now());
         tokio::time::sleep(pause).await;
+        if let Some(logins) = &self.logins {
+            return self.send_as_user(logins, request, options).await;
+        }
         if let Some(credential) = &self.credential {
             credential.add_to(request.headers_mut()).await;
         }
+        let answer = self.ask(request, options).await?;
+        if let Some(credential) = self.credential.as_ref().filter(|_| is_refused(&answer)) {
+            credential.refused();
+        }
+        Ok(answer)
+    }
+
+    /// The same with a token, and once more with another one if the first is refused. A request with a body is not sent
+    /// again, since its body is gone.
+    async fn send_as_user(
+        &self,
+        logins: &Logins,
+        request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<Response<WasiBody>, Error> {
+        let number = self.covering(request.uri()).unwrap_or_default();
+        let Some(session) = logins.session(number) else { return Err(Error::HttpRequestDenied) };
+        let (mut head, body) = request.into_parts();
+        let again = body.is_end_stream().then(|| head.clone());
+        let token = match session.token(self.log_in(logins, session)).await {
+            Ok(token) => token,
+            Err(error) => return without_token(&error),
+        };
+        logins.add(&token, &mut head.uri, &mut head.headers);
+        let answer = self.ask(Request::from_parts(head, body), options).await?;
+        if !is_refused(&answer) || !session.refused(&token) {
+            return Ok(answer);
+        }
+        let Some(mut head) = again else { return Ok(answer) };
+        match session.token(self.log_in(logins, session)).await {
+            Ok(token) => logins.add(&token, &mut head.uri, &mut head.headers),
+            Err(error) => return without_token(&error),
+        }
+        self.ask(Request::from_parts(head, whole(Bytes::new())), options).await
+    }
+
+    async fn log_in(&self, logins: &Logins, session: &Session) -> Result<Granted, LoginError> {
+        let asking = async {
+            let request = logins.request(session).await;
+            let answer = self.inner.request(request).await.map_err(|error| text(told(&error)))?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), LOGIN_BYTES).collect().await;
+            let body = body.map_err(|_| "its answer broke off, or is too long".to_owned())?;
+            Ok((status, body.to_bytes()))
+        };
+        let answer = timeout(LOGIN, asking).await;
+        logins.heard(session, answer.unwrap_or_else(|_| Err(format!("no answer within {LOGIN:?}"))))
+    }
+
+    async fn ask(
+        &self,
+        request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<Response<WasiBody>, Error> {
         let until_head = patience(options.first_byte_timeout);
         let answer = timeout(until_head, self.inner.request(request)).await;
         let answer = answer.map_err(|_| Error::HttpResponseTimeout)?.map_err(|error| told(&error))?;
-        if let (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Some(credential)) =
-            (answer.status(), &self.credential)
-        {
-            credential.refused();
-        }
         let patience = patience(options.between_bytes_timeout);
         Ok(answer.map(|body| Awaited { body, patience, until: None }.boxed_unsync()))
+    }
+}
+
+fn is_refused(answer: &Response<WasiBody>) -> bool {
+    matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
+/// What a plugin hears when there is no token: that the registry refused the gateway, as it would have without one, or
+/// that it does not answer.
+fn without_token(error: &LoginError) -> Result<Response<WasiBody>, Error> {
+    match error {
+        LoginError::Refused { status, .. } => {
+            let mut answer = Response::new(whole(Bytes::from(error.to_string())));
+            *answer.status_mut() = *status;
+            Ok(answer)
+        }
+        LoginError::Failed { .. } => Err(Error::InternalError(Some(error.to_string()))),
+    }
+}
+
+fn whole(body: Bytes) -> WasiBody {
+    Full::new(body).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn text(error: Error) -> String {
+    match error {
+        Error::InternalError(Some(text)) => text,
+        Error::ConnectionRefused => "connection refused".to_owned(),
+        Error::ConnectionTimeout => "no connection in time".to_owned(),
+        other => format!("{other:?}"),
     }
 }
 
@@ -279,7 +377,7 @@ mod tests {
             }
         });
         let urls = vec![Prefix::parse(&url).unwrap()];
-        (Arc::new(Client::new(Grant { urls, credential: None, tls: None }, None)), url)
+        (Arc::new(Client::new(Grant { urls, credential: None, login: None, tls: None }, None)), url)
     }
 
     #[tokio::test]
@@ -295,6 +393,7 @@ mod tests {
                 file: file.clone(),
                 secret: Secret(String::new()),
             }),
+            login: None,
             tls: None,
         };
         let client = Client::new(granted, None);

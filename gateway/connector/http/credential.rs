@@ -38,21 +38,28 @@ impl Current {
 
     /// Puts it in the place of whatever stands there.
     pub async fn add_to(&self, headers: &mut HeaderMap) {
-        let (name, mut value) = self.header(&self.secret.current().await.0);
-        value.set_sensitive(true);
-        headers.insert(name, value);
+        self.kind.add(&self.secret.current().await.0, headers);
     }
 
     /// The registry has answered that it will not have this one.
     pub fn refused(&self) {
         self.secret.refused();
     }
+}
+
+impl Kind {
+    /// Puts a secret in the place of whatever stands there.
+    pub(super) fn add(&self, secret: &str, headers: &mut HeaderMap) {
+        let (name, mut value) = self.header(secret);
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
 
     fn header(&self, secret: &str) -> (HeaderName, HeaderValue) {
-        let (name, text) = match &self.kind {
-            Kind::Bearer => (AUTHORIZATION, format!("Bearer {secret}")),
-            Kind::Header(name) => (name.clone(), secret.to_owned()),
-            Kind::Basic(user) => {
+        let (name, text) = match self {
+            Self::Bearer => (AUTHORIZATION, format!("Bearer {secret}")),
+            Self::Header(name) => (name.clone(), secret.to_owned()),
+            Self::Basic(user) => {
                 (AUTHORIZATION, format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{secret}"))))
             }
         };

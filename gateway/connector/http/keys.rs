@@ -1,15 +1,18 @@
 //! The table `http` of a registry, and what it grants.
 
+use std::path::PathBuf;
+
 use http::{HeaderName, header::AUTHORIZATION};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     credential::{Credential, Kind},
+    login::{self, Login},
     urls::Prefix,
 };
 use crate::{
-    document::{Examiner, Way},
+    document::{Examiner, Secret, Way},
     tls::{self, Authorities, ClientSettings, PairFiles},
 };
 
@@ -33,6 +36,8 @@ pub(crate) struct Http {
     pub user: Option<String>,
     /// A file with the user's password, read like `token_file`. Required with `user`.
     pub password_file: Option<String>,
+    /// Log in as a user for a token, which is sent with each request. In the place of what stands above. Default: none.
+    pub login: Option<HttpLogin>,
     /// The certificates (PEM) of the authorities that are believed. Default: those of the system.
     pub ca_file: Option<String>,
     /// The gateway's own certificate (PEM), if the registry asks for one. Default: none.
@@ -41,12 +46,33 @@ pub(crate) struct Http {
     pub key_file: Option<String>,
 }
 
+/// A login that a registry asks for: a form with `username` and `password`, answered by JSON with `accessToken` and, in
+/// seconds, `tokenTtl`. It is renewed before the token ends, and when it was refused.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["url", "user", "password_file"]))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct HttpLogin {
+    /// Where: a path like `/v1/auth/login`, below each of `urls` for what lies there, or one URL for all of them.
+    /// Required.
+    pub url: Option<String>,
+    /// The user. Required.
+    pub user: Option<String>,
+    /// A file with the user's password, read like `token_file`. Required.
+    pub password_file: Option<String>,
+    /// The header that the token is sent in. Default: `Authorization`, where `Bearer` is put before the token.
+    pub header: Option<String>,
+    /// The parameter of the query that the token is sent as, in the place of a header. Default: none.
+    pub query: Option<String>,
+}
+
 /// HTTP to some URLs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Grant {
     /// At least one.
     pub urls: Vec<Prefix>,
     pub credential: Option<Credential>,
+    /// There in the place of a credential.
+    pub login: Option<Login>,
     /// There if a URL asks for TLS.
     pub tls: Option<ClientSettings>,
 }
@@ -54,8 +80,16 @@ pub struct Grant {
 pub(crate) fn grant(http: &Http, examiner: &mut Examiner<'_>, way: &Way) -> Option<Option<Grant>> {
     let urls = urls(examiner, &way.key("urls"), &http.urls);
     let credential = credential(http, examiner, way);
-    let tls = tls(http, examiner, way, &urls);
-    Some(Some(Grant { urls, credential: credential?, tls: tls? }))
+    let login = match &http.login {
+        Some(login) => self::login(http, login, examiner, way).map(Some),
+        None => Some(None),
+    };
+    let place = login.iter().flatten().find_map(|login| match &login.place {
+        login::Place::Url(url) => Some(url),
+        login::Place::Below(_) => None,
+    });
+    let tls = tls(http, examiner, way, urls.iter().chain(place));
+    Some(Some(Grant { credential: credential?, tls: tls?, login: login?, urls }))
 }
 
 fn urls(examiner: &mut Examiner<'_>, way: &Way, texts: &[String]) -> Vec<Prefix> {
@@ -77,11 +111,8 @@ fn urls(examiner: &mut Examiner<'_>, way: &Way, texts: &[String]) -> Vec<Prefix>
 }
 
 fn credential(http: &Http, examiner: &mut Examiner<'_>, way: &Way) -> Option<Option<Credential>> {
-    let mut secret = |key: &str, file: &Option<String>| {
-        let way = way.key(key);
-        let file = file.as_ref()?;
-        Some(examiner.secret(&way, file).and_then(|secret| Some((examiner.path(&way, file)?, secret))))
-    };
+    let mut secret =
+        |key: &str, file: &Option<String>| Some(self::secret(examiner, &way.key(key), file.as_ref()?));
     let (token, password) =
         (secret("token_file", &http.token_file), secret("password_file", &http.password_file));
     if http.token_file.is_some() && http.user.is_some() {
@@ -116,6 +147,78 @@ fn credential(http: &Http, examiner: &mut Examiner<'_>, way: &Way) -> Option<Opt
     }
 }
 
+fn login(http: &Http, login: &HttpLogin, examiner: &mut Examiner<'_>, way: &Way) -> Option<Login> {
+    let table = way.key("login");
+    for (key, other) in [("token_file", &http.token_file), ("user", &http.user)] {
+        if other.is_some() {
+            examiner
+                .wrong(&way.key(key), "a registry has a token, a user or a login, and only one of them")
+                .hint(format!("take `login` or `{key}` away"));
+            return None;
+        }
+    }
+    let url = examiner.required(&table, "url", &login.url);
+    let user = examiner.required(&table, "user", &login.user);
+    let file = examiner.required(&table, "password_file", &login.password_file);
+    let place = url.and_then(|url| place(examiner, &table.key("url"), url));
+    let user = user.and_then(|user| examiner.text(&table.key("user"), user).map(str::to_owned));
+    let password = file.and_then(|file| secret(examiner, &table.key("password_file"), file));
+    let sent = sent(login, examiner, &table);
+    let (file, password) = password?;
+    Some(Login { place: place?, user: user?, file, password, sent: sent? })
+}
+
+fn place(examiner: &mut Examiner<'_>, way: &Way, text: &str) -> Option<login::Place> {
+    let parsed = match text.strip_prefix('/') {
+        // Below any URL it is what it is below this one.
+        Some(_) => match Prefix::parse(&format!("http://host{text}")) {
+            Ok(_) => Ok(login::Place::Below(text.to_owned())),
+            Err(_) => Err(format!("{text:?} is no path below a URL")),
+        },
+        None => Prefix::parse(text).map(login::Place::Url).map_err(|error| error.to_string()),
+    };
+    match parsed {
+        Ok(place) => Some(place),
+        Err(why) => {
+            examiner
+                .wrong(way, why)
+                .hint("write a path below each of `urls`, like `/v1/auth/login`, or `http://HOST:PORT/PATH`");
+            None
+        }
+    }
+}
+
+/// What is in a file, which is read again later.
+fn secret(examiner: &mut Examiner<'_>, way: &Way, file: &str) -> Option<(PathBuf, Secret)> {
+    let secret = examiner.secret(way, file)?;
+    Some((examiner.path(way, file)?, secret))
+}
+
+fn sent(login: &HttpLogin, examiner: &mut Examiner<'_>, table: &Way) -> Option<login::Sent> {
+    let way = table.key("query");
+    match &login.query {
+        None => {
+            let kind = token_kind(examiner, &table.key("header"), login.header.as_deref())?;
+            Some(login::Sent::Header(kind))
+        }
+        Some(_) if login.header.is_some() => {
+            examiner.wrong(&way, "a token is sent in a header or in the query, not in both");
+            None
+        }
+        Some(name) => {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+            if name.is_empty() || !name.bytes().all(plain) {
+                examiner.wrong(
+                    &way,
+                    format!("{name:?} is no name of a parameter: letters, digits, `-`, `_`, `.`"),
+                );
+                return None;
+            }
+            Some(login::Sent::Query(name.clone()))
+        }
+    }
+}
+
 /// How a token is sent, in this header if it is another than usual.
 pub(crate) fn token_kind(examiner: &mut Examiner<'_>, way: &Way, header: Option<&str>) -> Option<Kind> {
     let Some(name) = header else { return Some(Kind::Bearer) };
@@ -129,11 +232,11 @@ pub(crate) fn token_kind(examiner: &mut Examiner<'_>, way: &Way, header: Option<
     }
 }
 
-fn tls(
+fn tls<'u>(
     http: &Http,
     examiner: &mut Examiner<'_>,
     way: &Way,
-    urls: &[Prefix],
+    urls: impl Iterator<Item = &'u Prefix>,
 ) -> Option<Option<ClientSettings>> {
     let authorities = match &http.ca_file {
         None => Some(Authorities::System),
@@ -150,7 +253,9 @@ fn tls(
         (None, Some(_)) => examiner.together(way, "key_file", "cert_file"),
     };
     let settings = ClientSettings { authorities: authorities?, certificate: certificate?, server_name: None };
-    if urls.iter().any(Prefix::is_tls) {
+    let (mut some, mut tls) = (false, false);
+    urls.for_each(|url| (some, tls) = (true, tls || url.is_tls()));
+    if tls {
         return match tls::check_client(&settings) {
             Ok(()) => Some(Some(settings)),
             Err(error) => {
@@ -160,7 +265,7 @@ fn tls(
         };
     }
     for (key, file) in [("ca_file", &http.ca_file), ("cert_file", &http.cert_file)] {
-        if file.is_some() && !urls.is_empty() {
+        if file.is_some() && some {
             examiner
                 .wrong(&way.key(key), "it is of no use: no URL asks for TLS")
                 .hint("write `https://` before the URLs");

@@ -8,10 +8,11 @@ mod credential;
 mod dial;
 mod host;
 mod keys;
+mod login;
 mod urls;
 
 use self::client::Client;
-pub use self::{credential::Credential, keys::Grant, urls::Prefix};
+pub use self::{credential::Credential, keys::Grant, login::Login, urls::Prefix};
 pub(crate) use self::{
     credential::Current,
     dial::{DialError, dial},

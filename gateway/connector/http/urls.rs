@@ -65,17 +65,26 @@ impl Prefix {
         self.scheme == Scheme::HTTPS
     }
 
+    /// Whether a URL is on the same server.
+    pub fn is_beside(&self, uri: &Uri) -> bool {
+        place(uri).is_some_and(|(host, port)| host == self.host && port == self.port)
+    }
+
+    /// The names on the way to it, as the most liberal server reads them.
+    pub fn names(&self) -> Vec<String> {
+        names(&self.path)
+    }
+
     /// Whether it is this URL or lies under it, however a server reads its path.
     pub fn covers(&self, uri: &Uri) -> bool {
         let user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
-        let here = place(uri).is_some_and(|(host, port)| host == self.host && port == self.port);
         let under = match uri.path().strip_prefix(&self.path) {
             Some(rest) => {
                 self.path.is_empty() || ((rest.is_empty() || rest.starts_with('/')) && !has_dots(rest))
             }
             None => false,
         };
-        !user && here && under && uri.scheme() == Some(&self.scheme)
+        !user && self.is_beside(uri) && under && uri.scheme() == Some(&self.scheme)
     }
 }
 
@@ -100,11 +109,29 @@ pub(crate) fn place(uri: &Uri) -> Option<(String, u16)> {
 
 /// Whether some server could read a step out of a folder in it.
 fn has_dots(path: &str) -> bool {
-    let plain = path.to_ascii_lowercase().replace("%25", "%");
-    let plain = plain.replace("%2e", ".").replace("%2f", "/").replace("%5c", "\\");
+    names(path).iter().any(|name| name == "." || name == "..")
+}
+
+/// The names in a path, as the most liberal server reads them: in lower case, unescaped twice, without parameters.
+pub(super) fn names(path: &str) -> Vec<String> {
+    let plain = unescaped(&unescaped(path)).to_ascii_lowercase();
     // What stands behind a semicolon is a parameter to some.
-    let mut parts = plain.split(['/', '\\']).map(|part| part.split(';').next().unwrap_or_default());
-    parts.any(|part| part == "." || part == "..")
+    let names = plain.split(['/', '\\']).map(|name| name.split(';').next().unwrap_or_default());
+    names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+fn unescaped(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let (mut plain, mut at) = (Vec::with_capacity(bytes.len()), 0);
+    while let Some(byte) = bytes.get(at) {
+        let digit = |at: usize| bytes.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+        let escaped = if *byte == b'%' { digit(at + 1).zip(digit(at + 2)) } else { None };
+        // Two digits of base 16 are a byte.
+        let escaped = escaped.and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+        plain.push(escaped.unwrap_or(*byte));
+        at += if escaped.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8_lossy(&plain).into_owned()
 }
 
 #[cfg(test)]
@@ -148,6 +175,7 @@ mod tests {
             ("http://a/v1", "http://a/v1/%252e%252e/v2"),
             ("http://a/v1", "http://a/v1/..%5cv2"),
             ("http://a/v1", "http://a/v1/..;x=1/v2"),
+            ("http://a/v1", "http://a/v1/.%2e/v2"),
         ] {
             assert!(!covers(prefix, url), "{prefix} {url}");
         }
