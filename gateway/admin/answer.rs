@@ -31,8 +31,8 @@ pub(super) enum Rejection {
     NotFound { kind: &'static str, name: String },
     #[error("{method} is not for this path; allowed: {allowed}")]
     WrongMethod { method: Method, allowed: &'static str },
-    #[error("{path:?} of Eureka is not spoken here; there are {spoken}")]
-    NotSpoken { path: String, spoken: &'static str },
+    #[error("{path:?} of {of} is not spoken here; there are {spoken}")]
+    NotSpoken { path: String, of: &'static str, spoken: &'static str },
     #[error("{0}")]
     Invalid(String),
     #[error("{0}")]

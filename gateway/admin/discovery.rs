@@ -219,6 +219,7 @@ impl Question {
             hostname: None,
             zone: None,
             ttl_seconds: u32::try_from(TTL.as_secs()).unwrap_or(u32::MAX),
+            checks: Vec::new(),
         })
     }
 }
@@ -278,7 +279,7 @@ fn shown(question: &Question, instance: Instance) -> Shown {
         let scheme = labelled("protocol").pop().unwrap_or_else(|| "tcp".to_owned());
         addrs.push(format!("{scheme}://{}", registration.address));
     }
-    let takes_requests = registration.weight > 0 && registration.state == InstanceState::Ready;
+    let takes_requests = registration.weight > 0 && registration.stands() == InstanceState::Ready;
     let status = if takes_requests { UP } else { DOWN };
     let ago = expires_in_seconds.map_or(0, |left| u64::from(registration.ttl_seconds).saturating_sub(left));
     let renewed = now().saturating_sub(ago * 1_000_000_000);

@@ -28,7 +28,7 @@ pub(super) struct Guard {
 
 impl Guard {
     pub(super) fn new(access: Access, loopback: bool) -> Self {
-        let Access { token, read_token, hosts, trusted_proxies, discovery: _, eureka: _ } = access;
+        let Access { token, read_token, hosts, trusted_proxies, discovery: _, eureka: _, consul: _ } = access;
         let digest = |token: &Secret| digest(token.0.as_bytes());
         let (token, read_token) = (token.as_ref().map(digest), read_token.as_ref().map(digest));
         Self {
@@ -104,13 +104,17 @@ impl Guard {
         }
     }
 
-    /// The same, where the token may also be the password of basic authentication, whoever the user is: clients that
-    /// know nothing else put it into the URL that they are given.
-    pub(super) fn check_password(&self, head: &Head, changes: bool) -> Result<(), Rejection> {
+    /// The same, where the token may be `given` in another way: clients that know nothing of `Authorization` have one.
+    pub(super) fn check_given(
+        &self,
+        head: &Head,
+        changes: bool,
+        given: Option<&str>,
+    ) -> Result<(), Rejection> {
         let taken = if changes { &self.change } else { &self.read };
-        let Some(password) = password(&head.headers) else { return self.check_token(head, changes) };
+        let Some(given) = given else { return self.check_token(head, changes) };
         match taken {
-            Some(taken) if !taken.contains(&digest(password.as_bytes())) => Err(Rejection::WrongToken),
+            Some(taken) if !taken.contains(&digest(given.as_bytes())) => Err(Rejection::WrongToken),
             Some(_) | None => Ok(()),
         }
     }
@@ -203,8 +207,9 @@ fn check_token(
     if taken.contains(&digest(given.trim_ascii())) { Ok(()) } else { Err(Rejection::WrongToken) }
 }
 
-/// That of basic authentication, if that is what the header says.
-fn password(headers: &HeaderMap) -> Option<String> {
+/// That of basic authentication, if that is what the header says, whoever the user is: some clients put it into the URL
+/// that they are given.
+pub(super) fn password(headers: &HeaderMap) -> Option<String> {
     let mut lines = headers.get_all(AUTHORIZATION).iter();
     let (Some(given), None) = (lines.next(), lines.next()) else { return None };
     let (scheme, given) = given.as_bytes().split_at_checked("Basic ".len())?;
@@ -270,19 +275,22 @@ mod tests {
 
     #[test]
     fn the_token_may_be_a_password_where_clients_know_nothing_else() {
+        let checked = |guard: &Guard, head: &Head, changes: bool| {
+            guard.check_given(head, changes, password(&head.headers).as_deref())
+        };
         let guard = tokens(Some("tea"), Some("milk"));
         let basic = |text: &str| {
             let value = format!("Basic {}", BASE64_STANDARD.encode(text));
             with(&[("host", "localhost"), ("authorization", &value)])
         };
-        assert!(guard.check_password(&basic("anybody:tea"), true).is_ok());
-        assert!(guard.check_password(&basic(":milk"), false).is_ok());
-        assert!(guard.check_password(&bearer("tea"), true).is_ok());
-        assert!(matches!(guard.check_password(&basic("anybody:milk"), true), Err(Rejection::WrongToken)));
-        assert!(matches!(guard.check_password(&basic("tea"), true), Err(Rejection::NoToken(_))));
+        assert!(checked(&guard, &basic("anybody:tea"), true).is_ok());
+        assert!(checked(&guard, &basic(":milk"), false).is_ok());
+        assert!(checked(&guard, &bearer("tea"), true).is_ok());
+        assert!(matches!(checked(&guard, &basic("anybody:milk"), true), Err(Rejection::WrongToken)));
+        assert!(matches!(checked(&guard, &basic("tea"), true), Err(Rejection::NoToken(_))));
         let none = with(&[("host", "localhost")]);
-        assert!(matches!(guard.check_password(&none, true), Err(Rejection::NoToken(_))));
-        assert!(tokens(None, None).check_password(&basic("a:b"), true).is_ok());
+        assert!(matches!(checked(&guard, &none, true), Err(Rejection::NoToken(_))));
+        assert!(checked(&tokens(None, None), &basic("a:b"), true).is_ok());
         assert!(guard.check_change(&basic("anybody:tea"), HERE).is_err(), "elsewhere it is no token");
     }
 

@@ -7,6 +7,7 @@ mod answer;
 mod body;
 pub mod client;
 mod configuration;
+mod consul;
 mod dashboard;
 mod discovery;
 mod door;
@@ -26,6 +27,7 @@ mod server;
 mod services;
 mod time;
 mod upstreams;
+mod waiting;
 
 use std::{
     future::Future,
@@ -44,18 +46,20 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 use self::{
     answer::{Body, Rejection, document, events, json, with_json, with_type},
+    consul::Consul,
     eureka::Eureka,
     feeds::Feeds,
     guard::Guard,
     overview::Overview,
     path::Resource,
     roster::Client,
+    waiting::Waiting,
 };
 pub use self::{
     door::Door,
     server::{Listening, start},
 };
-pub use crate::config::{Access, Discovery, Eureka as EurekaSettings};
+pub use crate::config::{Access, Consul as ConsulSettings, Discovery, Eureka as EurekaSettings};
 use crate::{
     catalog::Catalog,
     connector::Memory,
@@ -86,7 +90,7 @@ pub struct Parts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     Everything,
-    /// `/api/v1/services`, `/healthz` and, where that is switched on, the API of service_discovery and that of Eureka;
+    /// `/api/v1/services`, `/healthz` and, where they are switched on, the APIs of service_discovery, Eureka and Consul;
     /// nothing else.
     Registrations,
 }
@@ -117,10 +121,13 @@ struct Admin {
     discovery: Option<Discovery>,
     /// That of Eureka.
     eureka: Option<Eureka>,
+    /// That of Consul.
+    consul: Option<Consul>,
     parts: Arc<Parts>,
     long_answers: Semaphore,
     overview: Overview,
     feeds: Arc<Feeds>,
+    waiting: Waiting,
 }
 
 impl Admin {
@@ -128,16 +135,19 @@ impl Admin {
         let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
         let discovery = access.discovery.clone();
         let eureka = access.eureka.clone().map(Eureka::new);
+        let consul = access.consul.clone().map(Consul::new);
         Self {
             scope,
             scheme: if secured { "https" } else { "http" },
             guard: Guard::new(access, loopback),
             discovery,
             eureka,
+            consul,
             parts,
             long_answers: Semaphore::new(LONG_ANSWERS),
             overview: Overview::default(),
             feeds: Arc::default(),
+            waiting: Waiting::default(),
         }
     }
 
@@ -176,7 +186,7 @@ impl Admin {
                 if !client.asked() {
                     return Err(Rejection::Busy);
                 }
-                self.change(resource, &head, body).await
+                self.change(resource, &head, body, peer).await
             }
             resource => self.show(resource, head).await,
         }
@@ -201,16 +211,21 @@ impl Admin {
             }
             return Ok(resource);
         }
-        if let Resource::Eureka(_) = resource {
-            let eureka = self.eureka.as_ref().filter(|_| self.scope == Scope::Registrations);
-            let eureka = eureka.ok_or_else(|| Rejection::NoResource(path.to_owned()))?;
-            let changes = changes(&head.method);
-            if changes {
-                self.guard.check_sender(head, peer)?;
+        let spoken = match &resource {
+            Resource::Eureka(_) => {
+                let exempt = self.eureka.as_ref().map(|eureka| eureka.config.needs_no_token(peer));
+                Some((exempt, guard::password(&head.headers)))
             }
-            if !eureka.config.needs_no_token(peer) || guard::of_proxy(&head.headers).is_some() {
-                self.guard.check_password(head, changes)?;
+            Resource::Consul(_) => {
+                let exempt = self.consul.as_ref().map(|consul| consul.config.needs_no_token(peer));
+                Some((exempt, Consul::token(head)))
             }
+            _ => None,
+        };
+        if let Some((exempt, given)) = spoken {
+            let exempt = exempt.filter(|_| self.scope == Scope::Registrations);
+            let exempt = exempt.ok_or_else(|| Rejection::NoResource(path.to_owned()))?;
+            self.admit_client(head, peer, exempt, given.as_deref())?;
             return Ok(resource);
         }
         match (changes(&head.method), resource.is_for_everybody()) {
@@ -221,11 +236,30 @@ impl Admin {
         Ok(resource)
     }
 
+    /// A client of another registry's API, `exempt` where it needs no token.
+    fn admit_client(
+        &self,
+        head: &Head,
+        peer: IpAddr,
+        exempt: bool,
+        given: Option<&str>,
+    ) -> Result<(), Rejection> {
+        let changes = changes(&head.method);
+        if changes {
+            self.guard.check_sender(head, peer)?;
+        }
+        match exempt && guard::of_proxy(&head.headers).is_none() {
+            true => Ok(()),
+            false => self.guard.check_given(head, changes, given),
+        }
+    }
+
     async fn change(
         self: Arc<Self>,
         resource: Resource,
         head: &Head,
         body: Bytes,
+        peer: IpAddr,
     ) -> Result<Response<Body>, Rejection> {
         let parts = self.parts.clone();
         let Parts { catalog, memory, .. } = &*parts;
@@ -246,6 +280,11 @@ impl Admin {
             Resource::Eureka(call) => {
                 let Some(eureka) = &self.eureka else { return Err(Rejection::Failed) };
                 eureka.change(memory, call, head, &body).await
+            }
+            Resource::Consul(call) => {
+                let Some(consul) = &self.consul else { return Err(Rejection::Failed) };
+                let from = guard::of_proxy(&head.headers).is_none().then_some(peer);
+                consul.change(memory, call, head, &body, from).await
             }
             Resource::Instance { service, id } if head.method == Method::PUT => {
                 services::put(memory, &service, &id, &body).await
@@ -268,6 +307,7 @@ impl Admin {
                 response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
                 Ok(response)
             }
+            Resource::Consul(call) => self.show_consul(call, head).await,
             resource if resource.is_document() && negotiate::wants_events(&head.headers) => {
                 self.guard.check_follow(&head)?;
                 self.follow(resource).await
@@ -277,6 +317,26 @@ impl Admin {
                 self.make(resource).await.map(with_json)
             }
         }
+    }
+
+    /// At once, or when something has changed that the client waits for.
+    async fn show_consul(
+        self: Arc<Self>,
+        call: consul::Call,
+        head: Head,
+    ) -> Result<Response<Body>, Rejection> {
+        let Some(consul) = &self.consul else { return Err(Rejection::Failed) };
+        let (query, memory) = (consul.query(&head)?, &*self.parts.memory);
+        if let Some(known) = consul.waits_for(memory, &call, &query) {
+            self.guard.check_follow(&head)?;
+            self.waiting.wait(Consul::wait(memory, known, &query)).await?;
+        }
+        let host = guard::host(&head)?.unwrap_or_default().to_owned();
+        let show = move |admin: &Self| {
+            let Some(consul) = &admin.consul else { return Err(Rejection::Failed) };
+            consul.show(&admin.parts.memory, &call, &query, &host)
+        };
+        self.clone().beside(show).await.map(consul::Shows::into_response)
     }
 
     /// Tells of a document again and again.

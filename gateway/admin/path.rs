@@ -2,7 +2,7 @@
 
 use hyper::Method;
 
-use super::{answer::Rejection, dashboard, discovery::Call, eureka, orders::Verb};
+use super::{answer::Rejection, consul, dashboard, discovery::Call, eureka, orders::Verb};
 
 /// Letters of an unknown path that are told back.
 const SHOWN: usize = 200;
@@ -32,6 +32,8 @@ pub(super) enum Resource {
     Discovery(Call),
     /// Of Eureka's.
     Eureka(eureka::Call),
+    /// Of Consul's.
+    Consul(consul::Call),
 }
 
 impl Resource {
@@ -55,10 +57,8 @@ impl Resource {
             }
             ["api", "v1", "plugins"] => Self::Plugins,
             ["api", "v1", "plugins", name] => Self::Plugin(read_name("plugin", name)?),
-            ["eureka", ref rest @ ..] => {
-                let rest: Result<Vec<_>, _> = rest.iter().map(|word| read_name("path", word)).collect();
-                Self::Eureka(eureka::Call::read(&rest?))
-            }
+            ["eureka", ref rest @ ..] => Self::Eureka(eureka::Call::read(&read_names(rest)?)),
+            ["v1", ref rest @ ..] => Self::Consul(consul::Call::read(&read_names(rest)?)),
             ["api", call] => Self::Discovery(Call::read(call).ok_or_else(unknown)?),
             ["api", "v1", "services"] => Self::Services,
             ["api", "v1", "services", service] => Self::Service(read_name("service", service)?),
@@ -78,6 +78,7 @@ impl Resource {
                 | Self::Instance { .. }
                 | Self::Discovery(_)
                 | Self::Eureka(_)
+                | Self::Consul(_)
         )
     }
 
@@ -106,14 +107,21 @@ impl Resource {
                 matches!(*method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE),
                 "GET, HEAD, PUT, DELETE",
             ),
-            Self::Eureka(call) => {
-                (call.allowed().split(", ").any(|allowed| allowed == method.as_str()), call.allowed())
-            }
+            Self::Eureka(call) => is_one_of(method, call.allowed()),
+            Self::Consul(call) => is_one_of(method, call.allowed()),
             Self::Order(..) | Self::Discovery(_) => (*method == Method::POST, "POST"),
             _ => (matches!(*method, Method::GET | Method::HEAD), "GET, HEAD"),
         };
         if suits { Ok(()) } else { Err(Rejection::WrongMethod { method: method.clone(), allowed }) }
     }
+}
+
+fn is_one_of(method: &Method, allowed: &'static str) -> (bool, &'static str) {
+    (allowed.split(", ").any(|allowed| allowed == method.as_str()), allowed)
+}
+
+fn read_names(words: &[&str]) -> Result<Vec<String>, Rejection> {
+    words.iter().map(|word| read_name("path", word)).collect()
 }
 
 /// Any text; whether there can be something of that name is not for the path to know.
@@ -167,6 +175,8 @@ mod tests {
         check("/eureka/apps/", Ok(Resource::Eureka(eureka::Call::Applications)));
         let (app, id) = ("ORDERS".to_owned(), "h:orders:80".to_owned());
         check("/eureka/apps/ORDERS/h%3Aorders:80", Ok(Resource::Eureka(eureka::Call::Instance { app, id })));
+        let pass = consul::Call::Say(Default::default(), "service:a/b".to_owned());
+        check("/v1/agent/check/pass/service:a%2Fb", Ok(Resource::Consul(pass)));
         check("/healthz/", Err("nothing at"));
         check("/api/v1/services/a/b/c", Err("nothing at"));
         check("/api/v1/services/a/%2", Err("id \"%2\" is not percent-encoded UTF-8"));

@@ -82,6 +82,7 @@ pub(super) async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     admin.feeds.open();
+    admin.waiting.open();
     let roster = Arc::new(Roster::default());
     let closing = watch::Sender::new(false);
     let mut connections = JoinSet::new();
@@ -111,6 +112,7 @@ pub(super) async fn serve(
     }
     closing.send_replace(true);
     admin.feeds.end();
+    admin.waiting.end();
     let ended = async { while connections.join_next().await.is_some() {} };
     if timeout(LAST_ANSWERS, ended).await.is_err() {
         tracing::debug!("Admin connections closed before their answer ended");

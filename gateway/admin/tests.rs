@@ -1,5 +1,7 @@
 //! The API over real sockets, with a catalog whose one registry is fixed.
 
+mod consul;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use http_body_util::BodyExt as _;

@@ -28,7 +28,7 @@ pub(super) use self::{
     grpc_web::GrpcWeb,
     heads::{HeaderChanges, Redirect},
     limits::{Breaker, Limits, Rate},
-    listen::{Admin, Discovery, Listener, ProxyProtocol, Registrations},
+    listen::{Admin, Consul, Discovery, Listener, ProxyProtocol, Registrations},
     offer::{Gateway, Subset, ZoneAware},
     plugins::{Plugins, RegistryLimits, SelectorLimits},
     registry::Registry,

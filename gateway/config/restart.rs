@@ -19,7 +19,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
     if before.each_ref().map(tokens) != after.each_ref().map(tokens) {
         changes.push("admin: its tokens".to_owned());
     } else if before != after {
-        changes.push("admin: its hosts, trusted proxies, API of service_discovery or Eureka".to_owned());
+        changes.push("admin: its hosts, trusted proxies, or the APIs of other registries".to_owned());
     }
     if [&old.admin.tls, &registrations_tls(old)] != [&new.admin.tls, &registrations_tls(new)] {
         changes.push("admin: its TLS".to_owned());

@@ -180,6 +180,22 @@ pub struct Access {
     pub discovery: Option<Discovery>,
     /// That of Eureka.
     pub eureka: Option<Eureka>,
+    /// That of Consul.
+    pub consul: Option<Consul>,
+}
+
+/// Consul's API for services, spoken by the embedded registry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Consul {
+    /// Whose clients need no token for it.
+    pub from: Vec<IpNet>,
+    pub datacenter: String,
+}
+
+impl Consul {
+    pub fn needs_no_token(&self, peer: IpAddr) -> bool {
+        contains(&self.from, peer)
+    }
 }
 
 /// Eureka's REST, spoken by the embedded registry.

@@ -1,7 +1,11 @@
 //! The registry `consul` with a real Consul: what it reads, and what it does not believe.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
 
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -9,7 +13,9 @@ use crate::support::{
     consul::{self, Consul},
     fault_table::Registry as _,
     gateway::{Gateway, until},
+    registering::Registering,
     service::{CLIENTS, becomes, endpoints, source},
+    session::Session,
     tampered::Tampering,
     traffic::Traffic,
 };
@@ -219,4 +225,122 @@ async fn servers_that_are_lost_one_after_the_other_cost_no_request() {
     until("the change is heard", || async { source(&gateway).await["instances"] == 2 }).await;
     traffic.more(200).await;
     traffic.stop().await.none_failed();
+}
+
+/// A gateway that speaks Consul's API.
+fn embedded(more: &str) -> Gateway {
+    Gateway::start(&format!(
+        "[admin.registrations]\naddress = \"127.0.0.1:0\"\nconsul = {{}}\n{more}\n\
+         [[route]]\npath = \"/svc/{{service}}\"\nregistry = \"memory\"\n"
+    ))
+}
+
+/// The embedded registry of one gateway is Consul for programs and for another gateway.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_registry_is_a_consul() {
+    let backends = Backend::several(2).await;
+    let server = embedded("");
+    let place = server.registrations.unwrap();
+    let put = |path: String, body: Value| async move {
+        let request = http::Request::builder().method(Method::PUT).uri(format!("/v1/agent/{path}"));
+        Session::new(place).send(request, body.to_string().into()).await.status
+    };
+    let register = |id: &str, number: usize, ttl: &str| {
+        let address = backends[number].address;
+        let check = json!({ "TTL": ttl, "Status": "passing", "DeregisterCriticalServiceAfter": "1h" });
+        put(
+            "service/register".to_owned(),
+            json!({ "Name": "orders", "ID": id, "Address": address.ip().to_string(), "Port": address.port(),
+                "Check": check }),
+        )
+    };
+    assert_eq!(register("o0", 0, "1h").await, 200);
+    until("its own routes find it", || async { server.get("/svc/orders").await.text() == "b0" }).await;
+    let registry = consul::registry(&format!("{{ urls = [\"http://{place}\"] }}"), "{ wait_seconds = 30 }");
+    let gateway = with(&registry);
+    endpoints(&gateway, 1).await;
+    assert_eq!(gateway.get("/").await.text(), "b0");
+    let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
+    // Nobody passes the check of this one.
+    assert_eq!(register("o1", 1, "1s").await, 200);
+    traffic.reaches("b1", Instant::now()).await;
+    until("it is unwell", || async {
+        matches!(shown(&gateway, &backends[1]).await, Some(("ejected", one)) if one["reason"] == "unwell")
+    })
+    .await;
+    assert_eq!(put("check/update/service:o1".to_owned(), json!({ "Status": "passing" })).await, 200);
+    traffic.reaches("b1", Instant::now()).await;
+    assert_eq!(put("service/maintenance/o0?enable=true".to_owned(), json!(null)).await, 200);
+    until("it takes no requests", || async {
+        let before = backends[0].requests();
+        let _ = put("check/pass/service:o1".to_owned(), json!(null)).await;
+        traffic.more(50).await;
+        backends[0].requests() == before
+    })
+    .await;
+    assert_eq!(put("service/maintenance/o0?enable=false".to_owned(), json!(null)).await, 200);
+    traffic.reaches("b0", Instant::now()).await;
+    assert_eq!(put("service/deregister/o1".to_owned(), json!(null)).await, 200);
+    endpoints(&gateway, 1).await;
+    becomes(&gateway, "live").await;
+    traffic.stop().await.none_failed();
+
+    // What is announced there is found, too.
+    let address = backends[1].address.to_string();
+    let flags = ["--registry", "main", "--service", "orders", "--address", &address];
+    let mut registering = Registering::start(&registry, &flags, None);
+    endpoints(&gateway, 2).await;
+    registering.signal("TERM");
+    let (code, said) = registering.exit().await;
+    assert_eq!(code, Some(0), "{said}");
+    endpoints(&gateway, 1).await;
+}
+
+/// Consul's own program, told where the gateway is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_of_consul_speaks_with_the_embedded_registry() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "opensesame").unwrap();
+    let server = embedded(&format!("token_file = {token:?}"));
+    let backend = Backend::start("one").await;
+    let http = format!("-http-addr=http://{}", server.registrations.unwrap());
+    let consul = |arguments: &[&str]| -> Output {
+        let mut command = Command::new(Consul::program());
+        command.args(arguments).env_clear().env("CONSUL_HTTP_TOKEN", "opensesame").output().unwrap()
+    };
+    let says = |arguments: &[&str]| {
+        let Output { status, stdout, stderr } = consul(arguments);
+        assert!(status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&stderr));
+        String::from_utf8_lossy(&stdout).into_owned()
+    };
+    let file = folder.path().join("service.json");
+    let service = json!({ "service": { "name": "web", "id": "web-1", "tags": ["v1"], "meta": { "version": "2" },
+        "address": "127.0.0.1", "port": backend.address.port(),
+        "check": { "ttl": "60s", "status": "passing" } } });
+    std::fs::write(&file, service.to_string()).unwrap();
+    let said = says(&["services", "register", &http, file.to_str().unwrap()]);
+    assert!(said.contains("Registered service: web"), "{said}");
+    until("it is found", || async { server.get("/svc/web").await.text() == "one" }).await;
+    let said = says(&["catalog", "services", "-tags", &http]);
+    assert!(said.split_whitespace().collect::<Vec<_>>() == ["web", "v1"], "{said}");
+    let said = says(&["catalog", "datacenters", &http]);
+    assert_eq!(said.trim(), "dc1");
+    says(&["maint", "-enable", "-service=web-1", "-reason=upgrade", &http]);
+    let one = server.api("/api/v1/services/web/web-1").await;
+    assert_eq!(
+        (&one["weight"], &one["labels"]["consul.maintenance"]),
+        (&json!(0), &json!("upgrade")),
+        "{one}"
+    );
+    says(&["maint", "-disable", "-service=web-1", &http]);
+    assert_eq!(server.api("/api/v1/services/web/web-1").await["weight"], 1);
+    says(&["services", "deregister", &http, "-id=web-1"]);
+    assert_eq!(says(&["catalog", "services", &http]).trim(), "");
+    let Output { status, stderr, .. } = consul(&["kv", "get", &http, "a"]);
+    let said = String::from_utf8_lossy(&stderr);
+    assert!(
+        !status.success() && said.contains("501") && said.contains("of Consul is not spoken here"),
+        "{said}"
+    );
 }

@@ -55,6 +55,8 @@ fn cases() -> impl IntoIterator<Item = Case> {
         "Spring Cloud", "Eureka", Finds, spring::finds(spring::Registry::Eureka);
         "Spring Cloud", "the gateway as Eureka", Found, spring::found(spring::Registry::Embedded);
         "Spring Cloud", "the gateway as Eureka", Finds, spring::finds(spring::Registry::Embedded);
+        "Spring Cloud", "the gateway as Consul", Found, spring::found(spring::Registry::EmbeddedConsul);
+        "Spring Cloud", "the gateway as Consul", Finds, spring::finds(spring::Registry::EmbeddedConsul);
         "Dubbo by interface, triple", "ZooKeeper", Found, dubbo::found("interface", "tri");
         "Dubbo by interface, dubbo", "ZooKeeper", Found, dubbo::found("interface", "dubbo");
         "Dubbo by application, triple", "ZooKeeper", Found, dubbo::found("application", "tri");

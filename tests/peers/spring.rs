@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::{
     backend::Backend,
-    consul::Consul,
+    consul::{self, Consul},
     etcd::free_port,
     eureka::Eureka,
     gateway::Gateway,
@@ -40,6 +40,8 @@ pub enum Registry {
     Eureka,
     /// That of a gateway, as Eureka.
     Embedded,
+    /// The same, as Consul.
+    EmbeddedConsul,
 }
 
 /// A server that runs.
@@ -48,6 +50,7 @@ enum Server {
     Consul(Consul),
     Eureka(Eureka),
     Embedded(Gateway),
+    EmbeddedConsul(Gateway),
 }
 
 impl Server {
@@ -56,11 +59,17 @@ impl Server {
             Registry::ZooKeeper => Self::ZooKeeper(ZooKeeper::start().await),
             Registry::Consul => Self::Consul(Consul::start().await),
             Registry::Eureka => Self::Eureka(Eureka::start().await),
-            Registry::Embedded => Self::Embedded(Gateway::start(
-                "[admin.registrations]\naddress = \"127.0.0.1:0\"\neureka = {}\n\n\
-                 [[route]]\npath = \"/svc/{service}\"\nregistry = \"memory\"\n",
-            )),
+            Registry::Embedded => Self::Embedded(Self::embedded("eureka")),
+            Registry::EmbeddedConsul => Self::EmbeddedConsul(Self::embedded("consul")),
         }
+    }
+
+    /// A gateway that speaks the API of this registry.
+    fn embedded(registry: &str) -> Gateway {
+        Gateway::start(&format!(
+            "[admin.registrations]\naddress = \"127.0.0.1:0\"\n{registry} = {{}}\n\n\
+             [[route]]\npath = \"/svc/{{service}}\"\nregistry = \"memory\"\n",
+        ))
     }
 
     /// As the gateway is told of it.
@@ -74,6 +83,10 @@ impl Server {
                  settings = {{ poll_seconds = 1 }}\n",
                 self.address().1
             ),
+            Self::EmbeddedConsul(_) => {
+                let urls = format!("{{ urls = [\"http://{}\"] }}", self.address().1);
+                consul::registry(&urls, "{}")
+            }
         }
     }
 
@@ -92,6 +105,7 @@ impl Server {
             Self::Consul(consul) => ("consul", consul.address()),
             Self::Eureka(eureka) => ("eureka", eureka.address()),
             Self::Embedded(gateway) => ("eureka", gateway.registrations.unwrap()),
+            Self::EmbeddedConsul(gateway) => ("consul", gateway.registrations.unwrap()),
         }
     }
 

@@ -136,7 +136,7 @@ impl Consul {
     }
 
     /// The program, from where the tests' servers are unpacked.
-    fn program() -> PathBuf {
+    pub fn program() -> PathBuf {
         let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/servers/consul/usr/bin");
         let named = env::var_os("WITGATE_CONSUL").map(PathBuf::from);
         let program = named.unwrap_or(unpacked).join("consul");

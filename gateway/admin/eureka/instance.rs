@@ -93,19 +93,10 @@ impl Posted {
             return Err("instance: neither port nor securePort is enabled".to_owned());
         };
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let address = if bare.contains(':') { format!("[{bare}]:{port}") } else { format!("{bare}:{port}") };
         let status = read_status(status.as_deref().unwrap_or(UP))?;
         let hostname = host_name.filter(|name| name.trim_matches(['[', ']']) != bare);
-        let mut registration = Registration {
-            address,
-            weight: 1,
-            labels: Vec::new(),
-            state: InstanceState::Ready,
-            priority: 0,
-            hostname,
-            zone: None,
-            ttl_seconds: LEASE_SECONDS,
-        };
+        let mut registration =
+            Registration { hostname, ttl_seconds: LEASE_SECONDS, ..Registration::new(&host, port) };
         self.instance.facts(app, plain.is_none(), secure, &mut registration)?;
         set_status(&mut registration, status);
         Ok((id, registration))
@@ -180,19 +171,9 @@ fn read_status(status: &str) -> Result<&'static str, String> {
     known.ok_or_else(|| format!("status {status:?} is none of {}", STATUSES.join(", ")))
 }
 
-fn label<'r>(registration: &'r Registration, name: &str) -> Option<&'r str> {
-    registration.labels.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
-}
-
-/// In the place of one of the same name.
-fn set_label(registration: &mut Registration, name: &str, value: Option<&str>) {
-    registration.labels.retain(|(other, _)| other != name);
-    registration.labels.extend(value.map(|value| (name.to_owned(), value.to_owned())));
-}
-
 /// Its weight, which one that is out of service keeps for when it is back.
 fn weight(registration: &Registration) -> u32 {
-    label(registration, WEIGHT).and_then(|weight| weight.parse().ok()).unwrap_or(match registration.weight {
+    registration.label(WEIGHT).and_then(|weight| weight.parse().ok()).unwrap_or(match registration.weight {
         0 => 1,
         weight => weight,
     })
@@ -203,19 +184,19 @@ fn set_status(registration: &mut Registration, status: &'static str) {
     let is_out = status == OUT;
     registration.weight = if is_out { 0 } else { weight };
     let kept = (is_out && weight > 1).then(|| weight.to_string());
-    set_label(registration, WEIGHT, kept.as_deref());
+    registration.set_label(WEIGHT, kept.as_deref());
     registration.state = match status {
         UP | OUT => InstanceState::Ready,
         _ => InstanceState::Unwell,
     };
     let is_plain = matches!(status, UP | OUT | DOWN);
-    set_label(registration, STATUS, (!is_plain).then_some(status));
+    registration.set_label(STATUS, (!is_plain).then_some(status));
 }
 
 /// What its clients are told. One that is drained otherwise takes no requests either.
 pub(super) fn status(registration: &Registration) -> String {
-    let status = match (registration.weight, registration.state) {
-        (_, InstanceState::Unwell) => label(registration, STATUS).unwrap_or(DOWN),
+    let status = match (registration.weight, registration.stands()) {
+        (_, InstanceState::Unwell) => registration.label(STATUS).unwrap_or(DOWN),
         (0, _) | (_, InstanceState::Draining) => OUT,
         (_, InstanceState::Ready) => UP,
     };
@@ -226,7 +207,7 @@ pub(super) fn status(registration: &Registration) -> String {
 pub(super) fn overrule(registration: &mut Registration, status: Option<&str>) -> Result<(), String> {
     let status = read_status(status.ok_or("value: there is none, and it says which status")?)?;
     set_status(registration, status);
-    set_label(registration, OVERRULED, Some(status));
+    registration.set_label(OVERRULED, Some(status));
     Ok(())
 }
 
@@ -234,18 +215,18 @@ pub(super) fn overrule(registration: &mut Registration, status: Option<&str>) ->
 pub(super) fn obey(registration: &mut Registration, status: Option<&str>) -> Result<(), String> {
     let status = read_status(status.unwrap_or("UNKNOWN"))?;
     set_status(registration, status);
-    set_label(registration, OVERRULED, None);
+    registration.set_label(OVERRULED, None);
     Ok(())
 }
 
 /// It registers again, and was overruled before. That it is down or starting itself knows best.
 pub(super) fn keep_overruled(registration: &mut Registration, known: &Registration) {
-    let Some(overruled) = label(known, OVERRULED).and_then(|status| read_status(status).ok()) else { return };
+    let Some(overruled) = known.label(OVERRULED).and_then(|status| read_status(status).ok()) else { return };
     let own = status(registration);
     if own == UP || own == OUT {
         set_status(registration, overruled);
     }
-    set_label(registration, OVERRULED, Some(overruled));
+    registration.set_label(OVERRULED, Some(overruled));
 }
 
 /// Puts more to what is said of it, in the place of what has the same name.
@@ -258,7 +239,7 @@ pub(super) fn add_metadata(
             "weight" => {
                 let weight = value.parse().map_err(|_| format!("metadata.weight: {value:?} is no weight"))?;
                 match registration.weight {
-                    0 => set_label(registration, WEIGHT, Some(&value)),
+                    0 => registration.set_label(WEIGHT, Some(&value)),
                     _ => registration.weight = weight,
                 }
             }
@@ -267,7 +248,7 @@ pub(super) fn add_metadata(
             name if name.starts_with(KEPT) => {
                 return Err(format!("metadata.{name}: what begins with `{KEPT}` is for this registry"));
             }
-            name => set_label(registration, name, Some(&value)),
+            name => registration.set_label(name, Some(&value)),
         }
         if name == "zone" && !value.is_empty() {
             registration.zone = Some(value);
@@ -278,16 +259,15 @@ pub(super) fn add_metadata(
 
 /// The names by which clients ask for it.
 pub(super) fn vip<'r>(registration: &'r Registration, service: &'r str, secure: bool) -> &'r str {
-    label(registration, if secure { SECURE_VIP } else { VIP }).unwrap_or(service)
+    registration.label(if secure { SECURE_VIP } else { VIP }).unwrap_or(service)
 }
 
 /// An instance as clients read it. Times are in milliseconds; nobody keeps when it came first.
 pub(super) fn shown(service: &str, id: &str, registration: &Registration, updated: u64) -> Value {
-    let (host, port) = registration.address.rsplit_once(':').unwrap_or((&registration.address, "0"));
-    let port: u16 = port.parse().unwrap_or_default();
-    let only_secure = label(registration, "protocol") == Some("https");
+    let (host, port) = registration.host_and_port();
+    let only_secure = registration.label("protocol") == Some("https");
     let enabled = |enabled: bool| if enabled { "true" } else { "false" };
-    let secure = label(registration, SECURE_PORT).and_then(|port| port.parse::<u16>().ok());
+    let secure = registration.label(SECURE_PORT).and_then(|port| port.parse::<u16>().ok());
     let (secure, has_secure) =
         if only_secure { (port, true) } else { (secure.unwrap_or(443), secure.is_some()) };
     let mut metadata = Map::new();
@@ -301,15 +281,15 @@ pub(super) fn shown(service: &str, id: &str, registration: &Registration, update
         weight => drop(metadata.insert("weight".to_owned(), json!(weight.to_string()))),
     }
     let renewal =
-        label(registration, RENEWAL).and_then(|seconds| seconds.parse().ok()).unwrap_or(RENEWAL_SECONDS);
+        registration.label(RENEWAL).and_then(|seconds| seconds.parse().ok()).unwrap_or(RENEWAL_SECONDS);
     let ttl = if registration.ttl_seconds == 0 { LEASE_SECONDS } else { registration.ttl_seconds };
     let mut shown = json!({
         "instanceId": id,
         "app": service.to_ascii_uppercase(),
         "hostName": registration.hostname.as_deref().unwrap_or(host),
-        "ipAddr": host.trim_matches(['[', ']']),
+        "ipAddr": host,
         "status": status(registration),
-        "overriddenStatus": label(registration, OVERRULED).unwrap_or("UNKNOWN"),
+        "overriddenStatus": registration.label(OVERRULED).unwrap_or("UNKNOWN"),
         "port": { "$": port, "@enabled": enabled(!only_secure) },
         "securePort": { "$": secure, "@enabled": enabled(has_secure) },
         "countryId": 1,
@@ -325,7 +305,7 @@ pub(super) fn shown(service: &str, id: &str, registration: &Registration, update
         "lastDirtyTimestamp": updated.to_string(),
     });
     for page in PAGES {
-        if let Some(url) = label(registration, &format!("{KEPT}{page}")) {
+        if let Some(url) = registration.label(&format!("{KEPT}{page}")) {
             shown[page] = json!(url);
         }
     }
@@ -372,7 +352,7 @@ mod tests {
         assert_eq!((&*registration.address, registration.weight), ("10.0.0.1:8080", 3));
         assert_eq!(registration.hostname.as_deref(), Some("h1.example"));
         assert_eq!((registration.zone.as_deref(), registration.ttl_seconds), (Some("a"), 15));
-        assert_eq!(label(&registration, "management.port"), Some("8081"));
+        assert_eq!(registration.label("management.port"), Some("8081"));
         let shown = shown("orders", &id, &registration, 7);
         let mut expected = written(json!({ "lastUpdatedTimestamp": "7", "lastDirtyTimestamp": "7" }));
         for name in ["registrationTimestamp", "lastRenewalTimestamp", "serviceUpTimestamp"] {
@@ -386,12 +366,12 @@ mod tests {
         let port = |number: Value, enabled: Value| json!({ "$": number, "@enabled": enabled });
         let off = || port(json!(80), json!("false"));
         let only = registered(json!({ "port": off(), "securePort": port(json!("8443"), json!(true)) }));
-        assert_eq!((&*only.address, label(&only, "protocol")), ("10.0.0.1:8443", Some("https")));
+        assert_eq!((&*only.address, only.label("protocol")), ("10.0.0.1:8443", Some("https")));
         let again = shown("orders", "a", &only, 7);
         assert_eq!(again["securePort"], port(json!(8443), json!("true")));
         assert_eq!(again["port"]["@enabled"], "false");
         let both = registered(json!({ "securePort": port(json!(8443), json!("true")) }));
-        assert_eq!((&*both.address, label(&both, "protocol")), ("10.0.0.1:8080", None));
+        assert_eq!((&*both.address, both.label("protocol")), ("10.0.0.1:8080", None));
         assert_eq!(shown("orders", "a", &both, 7)["securePort"], port(json!(8443), json!("true")));
         let ip6 = registered(json!({ "ipAddr": "fd00::1", "hostName": "[fd00::1]" }));
         assert_eq!((&*ip6.address, ip6.hostname), ("[fd00::1]:8080", None));
@@ -425,7 +405,7 @@ mod tests {
         keep_overruled(&mut down, &again);
         assert_eq!(status(&down), DOWN);
         obey(&mut again, Some(UP)).unwrap();
-        assert_eq!((again.weight, &*status(&again), label(&again, OVERRULED)), (3, UP, None));
+        assert_eq!((again.weight, &*status(&again), again.label(OVERRULED)), (3, UP, None));
         assert!(overrule(&mut again, Some("FINE")).unwrap_err().contains("status \"FINE\" is none of UP, "));
         assert!(overrule(&mut again, None).unwrap_err().contains("value: "));
     }

@@ -145,6 +145,7 @@ mod tests {
             hostname: None,
             zone: None,
             ttl_seconds: 30,
+            checks: Vec::new(),
         };
         let all = instances.split_whitespace().map(|word| word.split_once('=').unwrap());
         let all = all.map(|(id, port)| ("orders".into(), id.into(), Arc::new(registration(port))));

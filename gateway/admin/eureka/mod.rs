@@ -309,7 +309,7 @@ fn not_spoken(call: &Call) -> Rejection {
         Call::Other(path) => path.chars().take(100).collect(),
         other => format!("{other:?}"),
     };
-    Rejection::NotSpoken { path, spoken: SPOKEN }
+    Rejection::NotSpoken { path, of: "Eureka", spoken: SPOKEN }
 }
 
 fn unknown(app: &str, id: &str) -> Rejection {

@@ -8,7 +8,7 @@ use super::Checker;
 use crate::{
     config::{
         file,
-        running::{Access, Admin, Discovery, Eureka, Listener, ListenerProtocol, Registrations},
+        running::{Access, Admin, Consul, Discovery, Eureka, Listener, ListenerProtocol, Registrations},
     },
     document::{Way, similar},
 };
@@ -192,6 +192,8 @@ impl Checker<'_> {
             .eureka
             .as_ref()
             .map(|eureka| Eureka { from: self.networks(&way.key("eureka").key("from"), &eureka.from) });
+        access.consul =
+            registrations.consul.as_ref().and_then(|consul| self.consul(&way.key("consul"), consul));
         let tls = self.listener_tls(&way.key("tls"), registrations.tls.as_ref());
         self.guarded(&at, address?, token_file);
         Some(Registrations { address: address?, access, tls: tls? })
@@ -213,7 +215,22 @@ impl Checker<'_> {
             self.host_name(&way.key("hosts").index(index), host);
         }
         let trusted_proxies = self.networks(&way.key("trusted_proxies"), trusted_proxies);
-        Access { token, read_token, hosts: hosts.to_vec(), trusted_proxies, discovery: None, eureka: None }
+        Access {
+            token,
+            read_token,
+            hosts: hosts.to_vec(),
+            trusted_proxies,
+            discovery: None,
+            eureka: None,
+            consul: None,
+        }
+    }
+
+    fn consul(&mut self, way: &Way, consul: &file::Consul) -> Option<Consul> {
+        let file::Consul { from, datacenter } = consul;
+        let from = self.networks(&way.key("from"), from);
+        let datacenter = self.text(&way.key("datacenter"), datacenter)?;
+        Some(Consul { from, datacenter: datacenter.to_owned() })
     }
 
     fn discovery(&mut self, way: &Way, discovery: &file::Discovery) -> Option<Discovery> {

@@ -145,6 +145,9 @@ pub(in crate::config) struct Registrations {
     /// Speak Eureka's REST below `/eureka`, too, for programs with Eureka's client; `{}` switches it on. Default: not
     /// spoken.
     pub eureka: Option<Eureka>,
+    /// Speak Consul's API for services below `/v1`, too, for programs that register with Consul's agent; `{}` switches it
+    /// on. Default: not spoken.
+    pub consul: Option<Consul>,
     /// End TLS here, as a listener for clients does. Default: no TLS.
     pub tls: Option<ListenerTls>,
 }
@@ -168,4 +171,21 @@ pub(in crate::config) struct Eureka {
     /// Networks, like `10.0.0.0/8`, whose clients need no token for it. Others may send it as the password of the URL
     /// that they are given, whoever the user is. Default: none.
     pub from: Vec<String>,
+}
+
+/// Consul's API for services, spoken by the embedded registry.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Consul {
+    /// Networks, like `10.0.0.0/8`, whose clients need no token for it. Others may send it as `X-Consul-Token`, or as
+    /// `token` in the query. Default: none.
+    pub from: Vec<String>,
+    /// The datacenter that is told, and taken where a client asks for one. Default: `dc1`, as Consul calls its own.
+    pub datacenter: String,
+}
+
+impl Default for Consul {
+    fn default() -> Self {
+        Self { from: Vec::new(), datacenter: "dc1".to_owned() }
+    }
 }

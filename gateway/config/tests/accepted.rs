@@ -237,7 +237,8 @@ fn the_admin_listener_can_be_off_or_ask_for_tokens() {
         token_file = 'token'
         registrations = { address = '0.0.0.0:9902', token_file = 'token',
                           discovery = { env = 'prod', from = ['10.0.0.0/8'] },
-                          eureka = { from = ['10.0.0.0/8'] } }
+                          eureka = { from = ['10.0.0.0/8'] },
+                          consul = { from = ['10.0.0.0/8'] } }
     ";
     let config = crate::config::parse(text, &folder.path().join("witgate.toml")).unwrap();
     assert_eq!(config.admin.access.token, Some(Secret("opensesame".into())));
@@ -251,6 +252,9 @@ fn the_admin_listener_can_be_off_or_ask_for_tokens() {
     let eureka = access.eureka.unwrap();
     let exempt = ["10.1.2.3", "11.0.0.1"].map(|ip| eureka.needs_no_token(ip.parse().unwrap()));
     assert_eq!(exempt, [true, false]);
+    let consul = access.consul.unwrap();
+    let exempt = ["10.1.2.3", "11.0.0.1"].map(|ip| consul.needs_no_token(ip.parse().unwrap()));
+    assert_eq!((exempt, &*consul.datacenter), ([true, false], "dc1"));
 }
 
 #[test]

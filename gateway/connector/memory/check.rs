@@ -1,6 +1,6 @@
 //! What may be registered. Whoever registers is another program and may be wrong.
 
-use super::Registration;
+use super::{Registration, TtlCheck};
 use crate::registry::{AddressError, HostPort, OwnAddresses, Unusable};
 
 /// Instances of all services together.
@@ -13,6 +13,7 @@ pub(super) const MOST_BYTES: usize = 64 << 20;
 /// What an instance and a label cost beside their texts, about.
 const INSTANCE_BYTES: usize = 256;
 const LABEL_BYTES: usize = 48;
+const CHECK_BYTES: usize = 96;
 
 const LONGEST_SERVICE: usize = 128;
 const LONGEST_ID: usize = 255;
@@ -20,6 +21,9 @@ const LONGEST_FACT: usize = 255;
 const MOST_LABELS: usize = 64;
 const LONGEST_LABEL_NAME: usize = 128;
 const LONGEST_LABEL_VALUE: usize = 1024;
+const MOST_CHECKS: usize = 16;
+/// The longest text that is kept of what is said with the status of a check.
+pub const LONGEST_OUTPUT: usize = 1024;
 
 /// Why a registration is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +51,15 @@ pub enum Rejected {
         "the value of label {0:?} must be at most {LONGEST_LABEL_VALUE} bytes without control characters"
     )]
     LabelValue(String),
+    #[error("{0} checks are more than {MOST_CHECKS}")]
+    TooManyChecks(usize),
+    #[error("check id {0:?} must be 1 to {LONGEST_FACT} bytes without control characters, and its own")]
+    CheckId(String),
+    #[error(
+        "the name of check {0:?} must be at most {LONGEST_FACT} bytes, and its output {LONGEST_OUTPUT}, without control \
+         characters but for line breaks"
+    )]
+    CheckText(String),
     #[error("the embedded registry is full: it holds {MOST_INSTANCES} instances")]
     Full,
     #[error("the embedded registry is full: its instances would take more than {MOST_BYTES} bytes")]
@@ -64,7 +77,8 @@ pub(super) fn check(
     address(&registration.address, own)?;
     fact("hostname", &registration.hostname)?;
     fact("zone", &registration.zone)?;
-    labels(&registration.labels)
+    labels(&registration.labels)?;
+    checks(&registration.checks)
 }
 
 pub(super) fn service(name: &str) -> Result<(), Rejected> {
@@ -78,7 +92,9 @@ pub(super) fn bytes(service: &str, id: &str, registration: &Registration) -> usi
     let labels = registration.labels.iter().map(|(name, value)| LABEL_BYTES + name.len() + value.len());
     let facts = [&registration.hostname, &registration.zone].into_iter().flatten().map(String::len);
     let texts = service.len() + id.len() + registration.address.len() + facts.sum::<usize>();
-    INSTANCE_BYTES + texts + labels.sum::<usize>()
+    let text = |check: &TtlCheck| check.id.len() + check.name.len() + check.output.len();
+    let checks = registration.checks.iter().map(|check| CHECK_BYTES + text(check));
+    INSTANCE_BYTES + texts + labels.sum::<usize>() + checks.sum::<usize>()
 }
 
 fn id(id: &str) -> Result<(), Rejected> {
@@ -109,6 +125,22 @@ fn labels(labels: &[(String, String)]) -> Result<(), Rejected> {
         demand(good, || Rejected::LabelName(shown(name)))?;
         let good = value.len() <= LONGEST_LABEL_VALUE && !value.chars().any(char::is_control);
         demand(good, || Rejected::LabelValue(shown(name)))?;
+    }
+    Ok(())
+}
+
+fn checks(checks: &[TtlCheck]) -> Result<(), Rejected> {
+    demand(checks.len() <= MOST_CHECKS, || Rejected::TooManyChecks(checks.len()))?;
+    let mut ids: Vec<&str> = checks.iter().map(|check| check.id.as_str()).collect();
+    ids.sort_unstable();
+    let is_text = |text: &str| !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'));
+    for check in checks {
+        let TtlCheck { id, name, output, .. } = check;
+        let good = (1..=LONGEST_FACT).contains(&id.len()) && !id.chars().any(char::is_control);
+        let is_one = ids.iter().filter(|other| *other == id).count() == 1;
+        demand(good && is_one, || Rejected::CheckId(shown(id)))?;
+        let good = name.len() <= LONGEST_FACT && output.len() <= LONGEST_OUTPUT;
+        demand(good && is_text(name) && is_text(output), || Rejected::CheckText(shown(id)))?;
     }
     Ok(())
 }
@@ -170,6 +202,27 @@ mod tests {
         for bad in ["", "a b", "a\n", "ä"] {
             assert_eq!(check("orders", bad, &with("a:1")), Err(Rejected::Id(bad.into())));
         }
+    }
+
+    #[test]
+    fn checks_are_bounded() {
+        let named = |id: &str| TtlCheck {
+            id: id.into(),
+            ttl_seconds: 1,
+            remove_after_seconds: 0,
+            status: Default::default(),
+            name: String::new(),
+            output: String::new(),
+        };
+        assert_eq!(checks(&[named("a"), named("b")]), Ok(()));
+        assert_eq!(checks(&[named("a"), named("a")]), Err(Rejected::CheckId("a".into())));
+        assert_eq!(checks(&[named("")]), Err(Rejected::CheckId("".into())));
+        let many: Vec<_> = (0..17).map(|id| named(&id.to_string())).collect();
+        assert_eq!(checks(&many), Err(Rejected::TooManyChecks(17)));
+        let output = |text: &str| checks(&[TtlCheck { output: text.into(), ..named("a") }]);
+        assert_eq!(output("line\nline"), Ok(()));
+        assert_eq!(output("\u{1b}"), Err(Rejected::CheckText("a".into())));
+        assert_eq!(output(&"x".repeat(LONGEST_OUTPUT + 1)), Err(Rejected::CheckText("a".into())));
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod keys;
 mod records;
 mod registration;
 mod state;
+mod ttl;
+mod watched;
 
 use std::{
     future::{Future, pending},
@@ -24,18 +26,19 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-pub use self::{
-    check::Rejected,
-    feed::Feed,
-    keys::Grant,
-    registration::{Instance, Registration, ServiceSummary, State as InstanceState},
-    state::Outcome,
-};
 use self::{
     check::check,
     disk::{DiskError, Step, Writer},
     records::{Change, Registrations},
     state::{Batch, State},
+};
+pub use self::{
+    check::{LONGEST_OUTPUT, Rejected},
+    feed::Feed,
+    keys::Grant,
+    registration::{Instance, Registration, ServiceSummary, State as InstanceState},
+    state::Outcome,
+    ttl::{CheckStatus, TtlCheck},
 };
 pub(crate) use self::{
     host::{Lent, Shared, add_to_linker, share},
@@ -187,6 +190,47 @@ impl Memory {
         Ok(Done { outcome, change: ChangeNumber(change) })
     }
 
+    /// Changes an instance as `edit` says, and renews no more of it than its check `heard`; none where there is no such
+    /// instance. `edit` is short, since everybody else waits.
+    pub fn edit<E: From<Rejected>>(
+        &self,
+        service: &str,
+        id: &str,
+        heard: Option<&str>,
+        edit: impl FnOnce(&mut Registration) -> Result<(), E>,
+    ) -> Option<Result<Done, E>> {
+        let edit = |mut registration: Registration| {
+            edit(&mut registration)?;
+            check(service, id, &registration, &self.own)?;
+            Ok(registration.normalized())
+        };
+        let edited = self.state().edit(service, id, heard, Instant::now(), edit)?;
+        // What became critical may be due to go earlier than anything else.
+        if edited.as_ref().is_ok_and(|(outcome, _)| *outcome != Outcome::Renewed) {
+            self.sooner.notify_one();
+        }
+        Some(edited.map(|(outcome, change)| Done { outcome, change: ChangeNumber(change) }))
+    }
+
+    /// The service and the id of the first instance of which this is true. Looks at all of them, a few at once.
+    pub fn find(&self, wanted: impl Fn(&str, &Registration) -> bool) -> Option<(Arc<str>, Arc<str>)> {
+        let mut last: Option<(Arc<str>, Arc<str>)> = None;
+        loop {
+            let after = last.as_ref().map(|(service, id)| (&**service, &**id));
+            let page = self.state().page(after, PAGE);
+            if page.is_empty() {
+                return None;
+            }
+            for change in page {
+                let Change::Put { service, id, registration } = change else { continue };
+                if wanted(&id, &registration) {
+                    return Some((service, id));
+                }
+                last = Some((service, id));
+            }
+        }
+    }
+
     /// Renews an instance as it is; tells whether there was one.
     pub fn renew(&self, service: &str, id: &str) -> bool {
         let (mut state, now) = (self.state(), Instant::now());
@@ -270,7 +314,7 @@ impl Memory {
                 self.force(&mut saving).await;
                 continue;
             }
-            let end = self.state().next_end();
+            let end = self.state().next_due();
             let save = if self.state().is_unsaved() { again } else { None };
             tokio::select! {
                 () = &mut shutdown => break,
@@ -568,6 +612,83 @@ mod tests {
         assert_eq!(started.elapsed().as_secs(), 19);
         assert!(!memory.renew("orders", "a"));
         running.stop().await;
+    }
+
+    fn checked(id: &str, ttl_seconds: u32, remove_after_seconds: u32) -> TtlCheck {
+        let (status, name, output) = (CheckStatus::Passing, String::new(), String::new());
+        TtlCheck { id: id.into(), ttl_seconds, remove_after_seconds, status, name, output }
+    }
+
+    /// Somebody says how a check of `a` stands.
+    fn say(memory: &Memory, check: &str, status: CheckStatus) -> Outcome {
+        let edit = |registration: &mut Registration| {
+            registration.checks.iter_mut().filter(|of| of.id == check).for_each(|of| of.status = status);
+            Ok::<_, Rejected>(())
+        };
+        memory.edit("orders", "a", Some(check), edit).unwrap().unwrap().outcome
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_is_unwell_while_a_check_of_it_is_not_passed_and_goes_in_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.json");
+        let running = Running::start(&path);
+        let (memory, started) = (running.memory.clone(), Instant::now());
+        let checks = vec![checked("one", 10, 30), checked("other", 25, 0)];
+        memory.put("orders", "a", Registration { checks, ..registration("a:1", 0) }).unwrap();
+        let mut feed = memory.follow("orders").unwrap();
+        feed.next().await;
+        let told = |state| {
+            let endpoint = wit::Endpoint { state, ..endpoint("a", "a:1") };
+            Content::Changes(vec![wit::Change::Put(endpoint)])
+        };
+        tokio::time::sleep_until(started + Duration::from_secs(9)).await;
+        assert_eq!(say(&memory, "one", CheckStatus::Passing), Outcome::Renewed);
+        assert_eq!(feed.next().await, told(wit::State::Unwell));
+        assert_eq!(started.elapsed().as_secs(), 19);
+        assert_eq!(say(&memory, "one", CheckStatus::Passing), Outcome::Changed);
+        assert_eq!(feed.next().await, told(wit::State::Ready));
+        // The other one was not passed by that.
+        assert_eq!(feed.next().await, told(wit::State::Unwell));
+        assert_eq!(started.elapsed().as_secs(), 25);
+        say(&memory, "other", CheckStatus::Passing);
+        assert_eq!(feed.next().await, told(wit::State::Ready));
+        // Which it is since it was said, not since it was said again.
+        assert_eq!(say(&memory, "one", CheckStatus::Critical), Outcome::Changed);
+        assert_eq!(feed.next().await, told(wit::State::Unwell));
+        tokio::time::sleep_until(started + Duration::from_secs(30)).await;
+        assert_eq!(say(&memory, "one", CheckStatus::Critical), Outcome::Renewed);
+        running.stop().await;
+
+        let running = Running::start(&path);
+        let restored = running.memory.instances("orders").remove(0).registration;
+        assert_eq!(restored.stands(), InstanceState::Unwell);
+        let mut feed = running.memory.follow("orders").unwrap();
+        feed.next().await;
+        let restarted = Instant::now();
+        assert_eq!(feed.next().await, Content::Changes(vec![wit::Change::Remove("a".into())]));
+        assert_eq!(restarted.elapsed().as_secs(), 30, "it has its whole time again");
+        running.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_is_found_wherever_it_is() {
+        let memory = Memory::unkept();
+        for number in 0..2_500 {
+            memory.put(&format!("s{}", number % 7), &format!("i{number}"), registration("a:1", 0)).unwrap();
+        }
+        for number in [0, 999, 1_000, 2_499] {
+            let found = memory.find(|id, _| id == format!("i{number}"));
+            assert_eq!(found, Some((format!("s{}", number % 7).into(), format!("i{number}").into())));
+        }
+        assert_eq!(memory.find(|id, _| id == "i2500"), None);
+        let nobody = memory.edit("s0", "i2500", None, |_| Ok::<_, Rejected>(()));
+        assert_eq!(nobody, None);
+        let wrong = |registration: &mut Registration| {
+            registration.address = "nowhere".to_owned();
+            Ok::<_, Rejected>(())
+        };
+        assert_eq!(memory.edit("s0", "i0", None, wrong), Some(Err(Rejected::Address("nowhere".into()))));
     }
 
     #[tokio::test(start_paused = true)]

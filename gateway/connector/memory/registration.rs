@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::ttl::TtlCheck;
 use crate::bindings::wit;
 
 /// What a service says about one of its instances: the body of a registration.
@@ -33,6 +34,9 @@ pub struct Registration {
     /// Seconds without a heartbeat after which the instance is removed; 0 means never.
     #[serde(default = "half_a_minute")]
     pub ttl_seconds: u32,
+    /// What somebody has to pass again and again, or it is unwell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<TtlCheck>,
 }
 
 /// See the same words in `wit/registry.wit`.
@@ -81,12 +85,47 @@ impl Registration {
     /// What a plugin announces.
     pub fn of(endpoint: wit::Endpoint, ttl_seconds: u32) -> Self {
         let wit::Endpoint { id: _, address, weight, priority, state, hostname, zone, labels } = endpoint;
-        Self { address, weight, labels, state: state.into(), priority, hostname, zone, ttl_seconds }
+        let (state, checks) = (state.into(), Vec::new());
+        Self { address, weight, labels, state, priority, hostname, zone, ttl_seconds, checks }
     }
 
     #[cfg(test)]
     pub(super) fn at(address: &str) -> Self {
         Self::of(wit::plain("", address), half_a_minute())
+    }
+
+    /// An instance that is ready, weighs 1 and stays, at this port of a name or an address.
+    pub fn new(host: &str, port: u16) -> Self {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let address = if bare.contains(':') { format!("[{bare}]:{port}") } else { format!("{bare}:{port}") };
+        Self {
+            address,
+            weight: 1,
+            labels: Vec::new(),
+            state: State::Ready,
+            priority: 0,
+            hostname: None,
+            zone: None,
+            ttl_seconds: 0,
+            checks: Vec::new(),
+        }
+    }
+
+    /// The host of its address, without brackets, and the port.
+    pub fn host_and_port(&self) -> (&str, u16) {
+        let (host, port) = self.address.rsplit_once(':').unwrap_or((&self.address, "0"));
+        (host.trim_matches(['[', ']']), port.parse().unwrap_or_default())
+    }
+
+    /// The first of this name.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    /// In the place of those of the same name.
+    pub fn set_label(&mut self, name: &str, value: Option<&str>) {
+        self.labels.retain(|(other, _)| other != name);
+        self.labels.extend(value.map(|value| (name.to_owned(), value.to_owned())));
     }
 
     /// Labels by name, so that the same registration in another order changes nothing.
@@ -97,7 +136,8 @@ impl Registration {
 
     /// As followers see it.
     pub(super) fn endpoint(&self, id: &str) -> wit::Endpoint {
-        let Self { address, weight, labels, state, priority, hostname, zone, ttl_seconds: _ } = self.clone();
+        let state = self.stands();
+        let Self { address, weight, labels, priority, hostname, zone, .. } = self.clone();
         wit::Endpoint {
             id: id.into(),
             address,
@@ -112,8 +152,10 @@ impl Registration {
 
     /// Whether followers see no difference.
     pub(super) fn shows_as(&self, other: &Self) -> bool {
-        let Self { address, weight, labels, state, priority, hostname, zone, ttl_seconds: _ } = self;
-        (address, weight, labels, state) == (&other.address, &other.weight, &other.labels, &other.state)
+        let Self { address, weight, labels, state: _, priority, hostname, zone, ttl_seconds: _, checks: _ } =
+            self;
+        (address, weight, labels, self.stands())
+            == (&other.address, &other.weight, &other.labels, other.stands())
             && (priority, hostname, zone) == (&other.priority, &other.hostname, &other.zone)
     }
 }

@@ -4,15 +4,18 @@ use std::{
     collections::{BTreeMap, HashMap},
     ops::Bound,
     sync::Arc,
-    time::Duration,
 };
 
-use tokio::{sync::broadcast, time::Instant};
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
 
 use super::{
     Instance, Registration, Rejected, ServiceSummary,
     check::{MOST_BYTES, MOST_INSTANCES, bytes},
     records::{Change, Registrations},
+    ttl::{Deadlines, Due},
 };
 use crate::bindings::wit;
 
@@ -37,24 +40,37 @@ pub enum Outcome {
 
 #[derive(Default)]
 pub(super) struct State {
-    services: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Held>>,
+    services: BTreeMap<Arc<str>, Service>,
     count: usize,
     bytes: usize,
-    /// When instances end, told apart by their serial numbers.
-    ends: BTreeMap<(Instant, u64), (Arc<str>, Arc<str>)>,
+    /// When something happens to instances by itself, told apart by their serial numbers.
+    due: BTreeMap<(Instant, u64), (Arc<str>, Arc<str>)>,
     serial: u64,
     followers: HashMap<Arc<str>, broadcast::Sender<Arc<wit::Change>>>,
+    /// Who waits for any change of a service, and of all.
+    watched: HashMap<Arc<str>, watch::Sender<()>>,
+    all_watched: watch::Sender<()>,
+    /// The number of the change after which a service had no instances any more, of the last that was so.
+    vanished: u64,
     unsaved: Unsaved,
+}
+
+#[derive(Default)]
+struct Service {
+    /// By id.
+    instances: BTreeMap<Arc<str>, Held>,
+    /// The number of the latest change of any of them.
+    changed: u64,
 }
 
 /// The instances of a service, by id.
 pub(super) type Listed = Vec<(Arc<str>, Arc<Registration>)>;
 
-/// One instance and when it ends.
+/// One instance and what happens to it by itself.
 struct Held {
     registration: Arc<Registration>,
     serial: u64,
-    end: Option<Instant>,
+    deadlines: Deadlines,
     /// The number of the change that made it so; 0 for what was restored.
     change: u64,
 }
@@ -93,35 +109,70 @@ impl State {
         if let Some(change) = self.renew(service, id, &registration, now) {
             return Ok((Outcome::Renewed, change));
         }
-        let known = self.services.get(service).and_then(|instances| instances.get(id));
+        let known = self.held(service, id);
         let freed = known.map_or(0, |known| bytes(service, id, &known.registration));
         let needed = bytes(service, id, &registration);
         self.room(known.is_none().into(), needed.saturating_sub(freed))?;
         let outcome = if known.is_none() { Outcome::New } else { Outcome::Changed };
-        let shows = known.is_none_or(|known| !known.registration.shows_as(&registration));
-        self.take(service, id);
-        if shows {
+        let deadlines = Deadlines::new(&registration, now);
+        Ok((outcome, self.replace(service, id, registration, deadlines)))
+    }
+
+    /// Changes an instance, and renews no more of it than its check `heard`. None where there is no such instance.
+    pub fn edit<E: From<Rejected>>(
+        &mut self,
+        service: &str,
+        id: &str,
+        heard: Option<&str>,
+        now: Instant,
+        edit: impl FnOnce(Registration) -> Result<Registration, E>,
+    ) -> Option<Result<(Outcome, u64), E>> {
+        let Held { registration: before, deadlines, change, .. } = self.held(service, id)?;
+        let (before, change) = (before.clone(), *change);
+        let after = match edit((*before).clone()) {
+            Ok(after) => after,
+            Err(error) => return Some(Err(error)),
+        };
+        let deadlines = deadlines.after(&before, &after, heard, now);
+        if after == *before {
+            self.reschedule(service, id, deadlines);
+            return Some(Ok((Outcome::Renewed, change)));
+        }
+        let more = bytes(service, id, &after).saturating_sub(bytes(service, id, &before));
+        if let Err(rejected) = self.room(0, more) {
+            return Some(Err(rejected.into()));
+        }
+        Some(Ok((Outcome::Changed, self.replace(service, id, after, deadlines))))
+    }
+
+    /// Puts an instance in the place of what is there, tells of it and says the number of the change.
+    fn replace(&mut self, service: &str, id: &str, registration: Registration, deadlines: Deadlines) -> u64 {
+        let known = self.held(service, id);
+        if known.is_none_or(|known| !known.registration.shows_as(&registration)) {
             self.tell(service, || wit::Change::Put(registration.endpoint(id)));
         }
+        self.take(service, id);
         let (service, id) = (Arc::<str>::from(service), Arc::<str>::from(id));
         let registration = Arc::new(registration);
         let change = self.unsaved.note(
-            needed,
+            bytes(&service, &id, &registration),
             Change::Put { service: service.clone(), id: id.clone(), registration: registration.clone() },
         );
-        self.hold(service, id, registration, change, now);
-        Ok((outcome, change))
+        self.hold(service.clone(), id, registration, change, deadlines);
+        self.has_changed(&service, change);
+        change
     }
 
     /// Holds what was saved before, unless it is known already, as far as there is room. It has its whole time.
     pub fn restore(&mut self, saved: Registrations, now: Instant) -> Result<(), Rejected> {
         for ((service, id), registration) in saved {
-            if self.services.get(&service).is_some_and(|instances| instances.contains_key(&id)) {
+            if self.held(&service, &id).is_some() {
                 continue;
             }
             self.room(1, bytes(&service, &id, &registration))?;
             self.tell(&service, || wit::Change::Put(registration.endpoint(&id)));
-            self.hold(service, id, registration, 0, now);
+            let deadlines = Deadlines::new(&registration, now);
+            self.hold(service, id, registration, 0, deadlines);
         }
         Ok(())
     }
@@ -131,7 +182,7 @@ impl State {
         let names = self
             .services
             .iter()
-            .flat_map(|(service, instances)| instances.keys().map(move |id| (service.clone(), id.clone())));
+            .flat_map(|(service, of)| of.instances.keys().map(move |id| (service.clone(), id.clone())));
         let gone: Vec<_> = names.filter(|name| !all.contains_key(name)).collect();
         for (service, id) in gone {
             self.remove(&service, &id);
@@ -156,26 +207,40 @@ impl State {
     pub fn remove(&mut self, service: &str, id: &str) -> (bool, u64) {
         let Some((service, id)) = self.take(service, id) else { return (false, self.unsaved.latest) };
         self.tell(&service, || wit::Change::Remove(id.to_string()));
-        (true, self.unsaved.note(0, Change::Remove { service, id }))
+        let change = self.unsaved.note(0, Change::Remove { service: service.clone(), id });
+        self.has_changed(&service, change);
+        (true, change)
     }
 
-    /// Removes what has ended by `now`, `most` of it at once. Tells whether there may be more.
+    /// Removes what has ended by `now`, and takes for unwell whose checks nobody has passed, `most` at once. Tells whether
+    /// there may be more.
     pub fn expire(&mut self, now: Instant, most: usize) -> bool {
         for _ in 0..most {
-            let Some((&(end, _), (service, id))) = self.ends.first_key_value() else { return false };
-            if end > now {
+            let Some((&(at, _), (service, id))) = self.due.first_key_value() else { return false };
+            if at > now {
                 return false;
             }
             let (service, id) = (service.clone(), id.clone());
-            tracing::info!(%service, %id, "Registration expired");
-            self.remove(&service, &id);
+            let Some(Held { registration, deadlines, .. }) = self.held(&service, &id) else { continue };
+            match deadlines.due(registration, now) {
+                Due::End { check } => {
+                    tracing::info!(%service, %id, check, "Registration expired");
+                    self.remove(&service, &id);
+                }
+                Due::Becomes(after) => {
+                    let deadlines = deadlines.after(registration, &after, None, now);
+                    tracing::info!(%service, %id, "Registration unwell: a check was not passed in time");
+                    self.replace(&service, &id, after, deadlines);
+                }
+                Due::Nothing => return false,
+            }
         }
         true
     }
 
-    /// When the next instance ends.
-    pub fn next_end(&self) -> Option<Instant> {
-        self.ends.first_key_value().map(|((end, _), _)| *end)
+    /// When something happens next.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.due.first_key_value().map(|((at, _), _)| *at)
     }
 
     pub fn count(&self) -> usize {
@@ -183,21 +248,43 @@ impl State {
     }
 
     pub fn services(&self) -> Vec<ServiceSummary> {
-        let summary = |(service, instances): (&Arc<str>, &BTreeMap<_, _>)| ServiceSummary {
+        let summary = |(service, of): (&Arc<str>, &Service)| ServiceSummary {
             service: service.clone(),
-            instances: instances.len(),
+            instances: of.instances.len(),
         };
         self.services.iter().map(summary).collect()
     }
 
     pub fn instances(&self, service: &str, now: Instant) -> Vec<Instance> {
-        let held = self.services.get(service).into_iter().flatten();
-        held.map(|(id, held)| held.instance(id, now)).collect()
+        self.all_of(service).map(|(id, held)| held.instance(id, now)).collect()
     }
 
     pub fn instance(&self, service: &str, id: &str, now: Instant) -> Option<Instance> {
-        let (id, held) = self.services.get(service)?.get_key_value(id)?;
+        let (id, held) = self.services.get(service)?.instances.get_key_value(id)?;
         Some(held.instance(id, now))
+    }
+
+    /// The number of the latest change of a service, or of anything.
+    pub fn version(&self, service: Option<&str>) -> u64 {
+        match service {
+            Some(service) => self.services.get(service).map_or(self.vanished, |of| of.changed),
+            None => self.unsaved.latest,
+        }
+    }
+
+    /// Is told whenever a service changes, or any.
+    pub fn watch(&mut self, service: Option<&Arc<str>>) -> watch::Receiver<()> {
+        match service {
+            Some(service) => self.watched.entry(service.clone()).or_default().subscribe(),
+            None => self.all_watched.subscribe(),
+        }
+    }
+
+    /// Forgets that somebody watched this service, if nobody does now.
+    pub fn unwatched(&mut self, service: &str) {
+        if self.watched.get(service).is_some_and(|changes| changes.receiver_count() == 0) {
+            self.watched.remove(service);
+        }
     }
 
     /// The list now, and what changes after it.
@@ -205,8 +292,7 @@ impl State {
         let changes =
             self.followers.entry(service.clone()).or_insert_with(|| broadcast::Sender::new(MOST_CHANGES));
         let changes = changes.subscribe();
-        let held = self.services.get(service).into_iter().flatten();
-        (held.map(|(id, held)| (id.clone(), held.registration.clone())).collect(), changes)
+        (self.all_of(service).map(|(id, held)| (id.clone(), held.registration.clone())).collect(), changes)
     }
 
     /// Forgets that somebody followed this service, if nobody does now.
@@ -216,10 +302,10 @@ impl State {
         }
     }
 
-    /// How many services are followed.
+    /// How many services are followed or watched.
     #[cfg(test)]
     pub fn followed(&self) -> usize {
-        self.followers.len()
+        self.followers.len() + self.watched.len()
     }
 
     /// Whether something changed that nobody has saved.
@@ -248,10 +334,10 @@ impl State {
     pub fn page(&self, after: Option<(&str, &str)>, most: usize) -> Vec<Change> {
         let (from, id) = after.map_or((Bound::Unbounded, ""), |(service, id)| (Bound::Included(service), id));
         let services = self.services.range::<str, _>((from, Bound::Unbounded));
-        let instances = services.flat_map(|(service, instances)| {
+        let instances = services.flat_map(|(service, of)| {
             let begun = after.is_some_and(|(begun, _)| begun == &**service);
             let from = if begun { Bound::Excluded(id) } else { Bound::Unbounded };
-            instances.range::<str, _>((from, Bound::Unbounded)).map(move |(id, held)| (service, id, held))
+            of.instances.range::<str, _>((from, Bound::Unbounded)).map(move |(id, held)| (service, id, held))
         });
         let put = |(service, id, held): (&Arc<str>, &Arc<str>, &Held)| Change::Put {
             service: service.clone(),
@@ -263,18 +349,29 @@ impl State {
 
     /// Gives an instance its whole time again, if it is registered just so. Costs the same however many there are.
     fn renew(&mut self, service: &str, id: &str, registration: &Registration, now: Instant) -> Option<u64> {
-        let held = self.services.get_mut(service)?.get_mut(id)?;
+        let held = self.held(service, id)?;
         if *held.registration != *registration {
             return None;
         }
-        if let Some(end) = held.end {
-            let renewed = now + registration.ttl();
-            if let Some(name) = self.ends.remove(&(end, held.serial)) {
-                self.ends.insert((renewed, held.serial), name);
-            }
-            held.end = Some(renewed);
+        let change = held.change;
+        self.reschedule(service, id, Deadlines::new(registration, now));
+        Some(change)
+    }
+
+    /// From now on this is when something happens to an instance.
+    fn reschedule(&mut self, service: &str, id: &str, deadlines: Deadlines) {
+        let held = self.services.get_mut(service).and_then(|of| of.instances.get_mut(id));
+        let Some(held) = held else { return };
+        let (before, after) = (held.deadlines.next(), deadlines.next());
+        held.deadlines = deadlines;
+        if before == after {
+            return;
         }
-        Some(held.change)
+        let known = before.and_then(|before| self.due.remove(&(before, held.serial)));
+        if let Some(after) = after {
+            let name = known.unwrap_or_else(|| (service.into(), id.into()));
+            self.due.insert((after, held.serial), name);
+        }
     }
 
     fn hold(
@@ -283,34 +380,52 @@ impl State {
         id: Arc<str>,
         registration: Arc<Registration>,
         change: u64,
-        now: Instant,
+        deadlines: Deadlines,
     ) {
         self.serial += 1;
         let serial = self.serial;
-        let ttl = registration.ttl();
-        let end = (!ttl.is_zero()).then(|| now + ttl);
-        if let Some(end) = end {
-            self.ends.insert((end, serial), (service.clone(), id.clone()));
+        if let Some(next) = deadlines.next() {
+            self.due.insert((next, serial), (service.clone(), id.clone()));
         }
         self.count += 1;
         self.bytes += bytes(&service, &id, &registration);
-        self.services.entry(service).or_default().insert(id, Held { registration, serial, end, change });
+        let of = self.services.entry(service).or_default();
+        of.instances.insert(id, Held { registration, serial, deadlines, change });
     }
 
     /// Takes an instance out, with the names it was held under.
     fn take(&mut self, service: &str, id: &str) -> Option<(Arc<str>, Arc<str>)> {
         let name = self.services.get_key_value(service)?.0.clone();
-        let instances = self.services.get_mut(service)?;
-        let (id, held) = instances.remove_entry(id)?;
-        if instances.is_empty() {
+        let of = self.services.get_mut(service)?;
+        let (id, held) = of.instances.remove_entry(id)?;
+        if of.instances.is_empty() {
             self.services.remove(service);
         }
         self.count -= 1;
         self.bytes -= bytes(service, &id, &held.registration);
-        if let Some(end) = held.end {
-            self.ends.remove(&(end, held.serial));
+        if let Some(next) = held.deadlines.next() {
+            self.due.remove(&(next, held.serial));
         }
         Some((name, id))
+    }
+
+    fn held(&self, service: &str, id: &str) -> Option<&Held> {
+        self.services.get(service)?.instances.get(id)
+    }
+
+    fn all_of(&self, service: &str) -> impl Iterator<Item = (&Arc<str>, &Held)> {
+        self.services.get(service).into_iter().flat_map(|of| &of.instances)
+    }
+
+    /// Tells those who watch.
+    fn has_changed(&mut self, service: &str, change: u64) {
+        match self.services.get_mut(service) {
+            Some(of) => of.changed = change,
+            None => self.vanished = change,
+        }
+        for watched in self.watched.get(service).into_iter().chain([&self.all_watched]) {
+            watched.send_replace(());
+        }
     }
 
     fn tell(&self, service: &str, change: impl FnOnce() -> wit::Change) {
@@ -326,7 +441,7 @@ impl Held {
         Instance {
             id: id.clone(),
             registration: self.registration.clone(),
-            expires_in_seconds: self.end.map(|end| end.saturating_duration_since(now).as_secs()),
+            expires_in_seconds: self.deadlines.end().map(|end| end.saturating_duration_since(now).as_secs()),
         }
     }
 }
@@ -351,11 +466,5 @@ impl Unsaved {
             self.changes.push(change);
         }
         self.latest
-    }
-}
-
-impl Registration {
-    fn ttl(&self) -> Duration {
-        Duration::from_secs(self.ttl_seconds.into())
     }
 }
