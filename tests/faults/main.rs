@@ -16,6 +16,7 @@ mod flapping;
 mod found;
 mod gateway;
 mod network;
+mod news;
 mod plugin;
 mod report;
 mod state;
@@ -25,13 +26,14 @@ mod support;
 use std::{env, pin::Pin, process::ExitCode, time::Duration};
 
 use report::{Outcome, Report};
+use support::{consul::Consul, zookeeper::ZooKeeper};
 
 /// No case takes so long unless it hangs.
 const LIMIT: Duration = Duration::from_secs(300);
 
 type Run = fn() -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-const CASES: [(&str, Run); 47] = [
+const CASES: [(&str, Run); 50] = [
     ("etcd: killed", || Box::pin(etcd::killed())),
     ("etcd: down for 60 s", || Box::pin(etcd::down_for_a_minute())),
     ("etcd: stopped with SIGSTOP", || Box::pin(etcd::stopped())),
@@ -78,6 +80,9 @@ const CASES: [(&str, Run); 47] = [
     ("backends: one resets", || Box::pin(backends::resets())),
     ("backends: one is gone but registered", || Box::pin(backends::gone())),
     ("backends: an address is another service's", || Box::pin(backends::reused())),
+    ("news: of etcd", || Box::pin(news::of_etcd())),
+    ("news: of Consul", || Box::pin(news::of::<Consul>(Duration::from_secs(1)))),
+    ("news: of ZooKeeper", || Box::pin(news::of::<ZooKeeper>(Duration::ZERO))),
     ("flapping: ten times a second for a minute", || Box::pin(flapping::for_a_minute())),
 ];
 

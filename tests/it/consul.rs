@@ -337,7 +337,7 @@ async fn the_program_of_consul_speaks_with_the_embedded_registry() {
     assert_eq!(server.api("/api/v1/services/web/web-1").await["weight"], 1);
     says(&["services", "deregister", &http, "-id=web-1"]);
     assert_eq!(says(&["catalog", "services", &http]).trim(), "");
-    let Output { status, stderr, .. } = consul(&["kv", "get", &http, "a"]);
+    let Output { status, stderr, .. } = consul(&["catalog", "nodes", &http]);
     let said = String::from_utf8_lossy(&stderr);
     assert!(
         !status.success() && said.contains("501") && said.contains("of Consul is not spoken here"),

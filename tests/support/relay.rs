@@ -86,8 +86,12 @@ impl Relay {
 }
 
 async fn relay(client: TcpStream, to: SocketAddr, plan: &Mutex<Plan>) -> std::io::Result<()> {
+    let server = TcpStream::connect(to).await?;
+    // What is passed on is late by nothing.
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
     let (mut asks, says) = client.into_split();
-    let (hears, mut asked) = TcpStream::connect(to).await?.into_split();
+    let (hears, mut asked) = server.into_split();
     tokio::select! {
         said = say(hears, says, plan) => said,
         asked = tokio::io::copy(&mut asks, &mut asked) => asked.map(drop),
