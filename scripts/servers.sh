@@ -3,8 +3,9 @@
 # avahi and Prometheus as Debian ships them, unpacked under target/servers, and services and clients of go-zero and rpcx,
 # built from tests/peers as target/peers/go-zero and target/peers/rpcx. Their Go is the machine's or, where it has none
 # that is new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY says. With names only these:
-# rpcx, go-zero, eureka, which Maven builds, spring and dubbo, which it builds for ./dev peers, or clients, which the proxy
-# benchmark has in benches/proxy/clients.
+# rpcx, go-zero, eureka, which Maven builds, spring and dubbo, which it builds for ./dev peers, kubernetes, an API server
+# which Go builds for these in target/servers/kubernetes, or clients, which the proxy benchmark has in
+# benches/proxy/clients.
 # Touches neither the machine's packages nor its sources, needs no root, and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -63,6 +64,18 @@ peer() {
   mv "$program.new" "$program"
 }
 
+# The API server of Kubernetes, from the modules of its source.
+api_server() {
+  local source=tests/peers/kubernetes program=$SERVERS/kubernetes/kube-apiserver
+  [ -e "$program" ] && [ -z "$(find $source -newer "$program" -print -quit)" ] && return
+  command -v go >/dev/null || fail "the API server of Kubernetes is built with Go 1.25 or newer"
+  say "Building kube-apiserver, a quarter of an hour the first time"
+  mkdir -p "$SERVERS/kubernetes"
+  GOTOOLCHAIN=local go -C $source build -buildvcs=false -ldflags='-s -w' -o "$program.new" . ||
+    fail "the API server of the tests is not built; its modules come from GOPROXY=$(go env GOPROXY)"
+  mv "$program.new" "$program"
+}
+
 # java_peer NAME: the same for one in Java, with everything that it needs in target/peers/NAME/lib.
 java_peer() {
   local source=tests/peers/$1 folder=$PWD/target/peers/$1
@@ -110,7 +123,8 @@ for name in "$@"; do
   case $name in
     go-zero | rpcx) peer "$name" ;;
     eureka | spring | dubbo) java_peer "$name" ;;
+    kubernetes) api_server ;;
     clients) peer clients benches/proxy/clients ;;
-    *) fail "scripts/servers.sh takes rpcx, go-zero, eureka, spring, dubbo and clients, not \"$name\"" ;;
+    *) fail "scripts/servers.sh takes rpcx, go-zero, eureka, spring, dubbo, kubernetes and clients, not \"$name\"" ;;
   esac
 done

@@ -19,7 +19,8 @@ const READING: Duration = Duration::from_secs(2);
 /// A secret in use. Its file is read when somebody needs it and it is not fresh, or was refused; one that cannot be read,
 /// or is empty, leaves the secret that there was.
 pub(super) struct FreshSecret {
-    file: PathBuf,
+    /// None: there is no other.
+    file: Option<PathBuf>,
     read: Mutex<Read>,
 }
 
@@ -33,8 +34,8 @@ struct Read {
 
 impl FreshSecret {
     /// `secret` is what the file held when the configuration was read.
-    pub fn new(file: PathBuf, secret: Secret) -> Arc<Self> {
-        Arc::new(Self { file, read: Mutex::new(Read { secret, at: None, reading: false }) })
+    pub fn new(file: impl Into<Option<PathBuf>>, secret: Secret) -> Arc<Self> {
+        Arc::new(Self { file: file.into(), read: Mutex::new(Read { secret, at: None, reading: false }) })
     }
 
     /// Waits for the file two seconds at most.
@@ -55,7 +56,7 @@ impl FreshSecret {
     /// Whether it is time to read the file, and nobody does.
     fn begins_to_read(&self) -> bool {
         let mut read = lock(&self.read);
-        let begins = !read.reading && read.at.is_none_or(|at| at.elapsed() > FRESH);
+        let begins = self.file.is_some() && !read.reading && read.at.is_none_or(|at| at.elapsed() > FRESH);
         if begins {
             (read.at, read.reading) = (Some(Instant::now()), true);
         }
@@ -63,7 +64,8 @@ impl FreshSecret {
     }
 
     fn read_again(&self) {
-        let text = files::read_text(&self.file, files::SECRET);
+        let Some(file) = &self.file else { return };
+        let text = files::read_text(file, files::SECRET);
         let mut read = lock(&self.read);
         read.reading = false;
         let text = text.ok().map(|text| text.trim_end_matches(['\r', '\n']).to_owned());

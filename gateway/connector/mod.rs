@@ -62,7 +62,8 @@ macro_rules! each_connector {
             /// Lends the plugin a file to follow, or a folder of them: a path, relative to the folder of the configuration.
             /// Default: none.
             file
-            /// Lends the plugin HTTP to some URLs. Default: none.
+            /// Lends the plugin HTTP to some URLs, or, with `in-cluster`, to the API server of the cluster that the gateway is a pod
+            /// of. Default: none.
             http
             /// Lends the plugin multicast DNS on some links. Default: none.
             mdns

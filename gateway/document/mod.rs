@@ -23,7 +23,7 @@ pub(crate) use self::{
 };
 
 /// A value that is never shown.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Secret(pub String);
 
 impl fmt::Debug for Secret {

@@ -82,7 +82,7 @@ fn policy(gateway: &Gateway) -> Result<(String, Option<ClientSettings>), Operate
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
     let policy = ClientSettings {
         authorities: gateway.ca_file.clone().map_or(Authorities::System, Authorities::File),
-        certificate: gateway.certificate.clone(),
+        certificate: gateway.certificate.clone().map(Into::into),
         server_name: ServerName::new(host),
     };
     tls::check_client(&policy).map_err(|error| OperateError::Tls(error.to_string()))?;

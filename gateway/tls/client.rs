@@ -18,7 +18,7 @@ use super::{
     identity::Validity,
     pair::Pair,
     provider::{VERSIONS, provider},
-    settings::{Authorities, ClientSettings},
+    settings::{Authorities, Certificate, ClientSettings, PairFiles},
 };
 
 /// As a client and a server agree on a protocol.
@@ -188,27 +188,35 @@ fn failed(error: io::Error) -> HandshakeError {
 
 /// The files of a policy: the authorities, the certificate, the key.
 fn paths(settings: &ClientSettings) -> Vec<PathBuf> {
-    let certificate = settings.certificate.iter().flat_map(|pair| [&pair.certificate, &pair.key]);
+    let certificate = match &settings.certificate {
+        Some(Certificate::Files(pair)) => vec![&pair.certificate, &pair.key],
+        Some(Certificate::Given { .. }) | None => Vec::new(),
+    };
     let ca = match &settings.authorities {
-        Authorities::System => None,
+        Authorities::System | Authorities::Given { .. } => None,
         Authorities::File(path) => Some(path),
     };
     // That of the gateway first, which is the one that ends.
-    certificate.chain(ca).cloned().collect()
+    certificate.into_iter().chain(ca).cloned().collect()
 }
 
 fn build(settings: &ClientSettings, contents: &Contents) -> Result<(Configs, Option<Validity>), FileError> {
     let mut contents = contents.0.iter();
     let pair = match &settings.certificate {
-        Some(files) => {
+        Some(Certificate::Files(files)) => {
             let (certificate, key) = (contents.next(), contents.next());
             let content = |content: Option<&Vec<u8>>| content.cloned().unwrap_or_default();
             Some(Pair::of(files, &content(certificate), &content(key))?)
+        }
+        Some(Certificate::Given { within, certificate, key }) => {
+            let files = PairFiles { certificate: within.clone(), key: within.clone() };
+            Some(Pair::of(&files, certificate.as_bytes(), key.0.as_bytes())?)
         }
         None => None,
     };
     let roots = match &settings.authorities {
         Authorities::System => system()?,
+        Authorities::Given { within, pem } => certificate::authorities(within, pem.as_bytes())?,
         Authorities::File(path) => {
             certificate::authorities(path, contents.next().map(Vec::as_slice).unwrap_or_default())?
         }

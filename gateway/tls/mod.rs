@@ -32,5 +32,5 @@ pub use self::{
     files::{Counted, Files},
     hello::{Asked, Hello},
     server::{Accepted, Server},
-    settings::{Authorities, ClientRule, ClientSettings, PairFiles, ServerName, ServerSettings},
+    settings::{Authorities, Certificate, ClientRule, ClientSettings, PairFiles, ServerName, ServerSettings},
 };

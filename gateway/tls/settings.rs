@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use rustls::pki_types;
 
+use crate::document::Secret;
+
 /// Files with a certificate, its chain behind it, and with its key, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PairFiles {
@@ -35,6 +37,29 @@ pub enum Authorities {
     /// Those of the system.
     System,
     File(PathBuf),
+    /// Those of this text in PEM, which stands in a file of another kind.
+    Given {
+        within: PathBuf,
+        pem: String,
+    },
+}
+
+/// What the gateway shows, and the key to it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Certificate {
+    Files(PairFiles),
+    /// In PEM, both of which stand in a file of another kind.
+    Given {
+        within: PathBuf,
+        certificate: String,
+        key: Secret,
+    },
+}
+
+impl From<PairFiles> for Certificate {
+    fn from(files: PairFiles) -> Self {
+        Self::Files(files)
+    }
 }
 
 /// How endpoints are spoken to by TLS.
@@ -42,7 +67,7 @@ pub enum Authorities {
 pub struct ClientSettings {
     pub authorities: Authorities,
     /// What the gateway shows if it is asked.
-    pub certificate: Option<PairFiles>,
+    pub certificate: Option<Certificate>,
     /// The name that is asked for and checked. None: that of each endpoint.
     pub server_name: Option<ServerName>,
 }

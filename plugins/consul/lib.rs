@@ -33,7 +33,8 @@ use std::time::{Duration, Instant};
 use exports::witgate::registry::registry::{Endpoint, Failure, Guest, GuestSubscription, News, Subscription};
 use guest::entries::Entry;
 use guest::http::{Client, Limit};
-use question::{Heard, Pace, Question};
+use guest::pace::Pace;
+use question::{Heard, Question};
 use settings::{Layout, Settings};
 use witgate::registry::types::State;
 

@@ -3,7 +3,7 @@
 //! A blocking query names the index of the answer before, and comes back when there is another or when the time is
 //! over. Coming back promises no change. The rules of the index are those of Consul's documentation.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use guest::http::{Answer, Failure};
 
@@ -12,10 +12,6 @@ const BEYOND: Duration = Duration::from_secs(10);
 
 /// A follower that has not heard from the leader for longer is behind in a way that matters.
 const BEHIND: Duration = Duration::from_secs(5);
-
-/// Queries at once, and per second in the long run. A list that changes all the time is read that often.
-const AT_ONCE: f64 = 10.0;
-const PER_SECOND: f64 = 1.0;
 
 pub struct Question {
     path: String,
@@ -112,26 +108,6 @@ fn suspect(answer: &Answer, index: Option<u64>) -> Option<String> {
     (last > BEHIND).then(|| format!("{url} has not heard from the leader for {last:?}"))
 }
 
-/// How often Consul is asked, whatever it answers.
-pub struct Pace {
-    tokens: f64,
-    at: Instant,
-}
-
-impl Pace {
-    pub fn new(now: Instant) -> Pace {
-        Pace { tokens: AT_ONCE, at: now }
-    }
-
-    /// Counts one query and says how long to wait before it.
-    pub fn take(&mut self, now: Instant) -> Duration {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.tokens = (self.tokens + passed * PER_SECOND).min(AT_ONCE) - 1.0;
-        self.at = now;
-        Duration::from_secs_f64((-self.tokens).max(0.0) / PER_SECOND)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,16 +181,5 @@ mod tests {
             };
             assert_eq!(text, format!("http://c answered {status}: what it says"));
         }
-    }
-
-    #[test]
-    fn a_list_that_changes_all_the_time_is_read_now_and_then() {
-        let start = Instant::now();
-        let mut pace = Pace::new(start);
-        for _ in 0..10 {
-            assert_eq!(pace.take(start), Duration::ZERO);
-        }
-        assert_eq!(pace.take(start), Duration::from_secs(1));
-        assert_eq!(pace.take(start + Duration::from_secs(5)), Duration::ZERO);
     }
 }

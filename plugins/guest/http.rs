@@ -63,6 +63,8 @@ pub struct Client {
 pub enum Limit {
     /// So long until its head, and so long from each part of its body to the next: a list may be long.
     Parts(Duration),
+    /// So long until its head, and so long from one part of its body to the next.
+    Head(Duration, Duration),
     /// So long for all of it.
     Whole(Duration),
 }
@@ -99,6 +101,14 @@ impl Client {
         Ok(Client { urls, current })
     }
 
+    /// The same with an answer that is read while it comes, for what goes on telling.
+    pub fn open(&self, path: &str, headers: &[(&str, &str)], limit: Limit) -> Result<Coming, Failure> {
+        self.each(
+            |base| open(&Method::Get, &format!("{base}{path}"), headers, None, limit),
+            |coming| coming.status,
+        )
+    }
+
     /// Asks for what lies under the URL, and for the next URL if this one takes no connection.
     pub fn get(&self, path: &str, headers: &[(&str, &str)], limit: Limit) -> Result<Answer, Failure> {
         self.ask(&Method::Get, path, headers, None, limit)
@@ -119,13 +129,24 @@ impl Client {
         content: Option<&[u8]>,
         limit: Limit,
     ) -> Result<Answer, Failure> {
+        self.each(
+            |base| ask(method, &format!("{base}{path}"), headers, content, limit),
+            |answer| answer.status,
+        )
+    }
+
+    fn each<T>(
+        &self,
+        ask: impl Fn(&str) -> Result<T, Problem>,
+        status: impl Fn(&T) -> u16,
+    ) -> Result<T, Failure> {
         let mut failures = Vec::new();
         for _ in 0..self.urls.len().max(1) {
             let Some(base) = self.urls.get(self.current.get() % self.urls.len().max(1)) else { break };
-            match ask(method, &format!("{base}{path}"), headers, content, limit) {
+            match ask(base) {
                 Ok(answer) => {
                     // One that is unwell, or set up in another way than the rest, is not asked again soon.
-                    if matches!(answer.status, 401 | 403 | 500..) {
+                    if matches!(status(&answer), 401 | 403 | 500..) {
                         self.next();
                     }
                     return Ok(answer);
@@ -143,6 +164,61 @@ impl Client {
 
     fn next(&self) {
         self.current.set(self.current.get().wrapping_add(1));
+    }
+}
+
+/// An answer whose head is there, and whose body is read while it comes.
+pub struct Coming {
+    /// Who answers, for texts.
+    pub url: String,
+    pub status: u16,
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Before the body, which is not given back while there is a stream of it.
+    stream: InputStream,
+    _body: IncomingBody,
+    /// Bytes of it that were read.
+    read: Cell<usize>,
+}
+
+impl Coming {
+    /// Waits for the next part of the body; none at its end.
+    pub fn part(&self, until: Option<Instant>) -> Result<Option<Vec<u8>>, Failure> {
+        if until.is_some_and(|until| !is_there_by(&self.stream, until)) {
+            return Err(self.broke_off("it takes too long"));
+        }
+        match self.stream.blocking_read(PART) {
+            Ok(part) => {
+                self.read.set(self.read.get() + part.len());
+                Ok(Some(part))
+            }
+            Err(StreamError::Closed) => Ok(None),
+            Err(StreamError::LastOperationFailed(error)) => Err(self.broke_off(&error.to_debug_string())),
+        }
+    }
+
+    /// Waits until there is a part, or the end, and no longer than that.
+    pub fn is_there_by(&self, until: Instant) -> bool {
+        self.stream.subscribe().ready() || is_there_by(&self.stream, until)
+    }
+
+    /// With all of its body.
+    pub fn whole(self, until: Option<Instant>) -> Result<Answer, Failure> {
+        let mut body = Vec::new();
+        while let Some(part) = self.part(until)? {
+            body.extend(part);
+            if body.len() > LONGEST {
+                return Err(Failure::Invalid(format!(
+                    "{}: the answer is longer than {LONGEST} bytes",
+                    self.url
+                )));
+            }
+        }
+        Ok(Answer { url: self.url, status: self.status, headers: self.headers, body })
+    }
+
+    fn broke_off(&self, why: &str) -> Failure {
+        let (url, length) = (&self.url, self.read.get());
+        Failure::Unavailable(format!("{url}: the answer broke off after {length} bytes: {why}"))
     }
 }
 
@@ -219,6 +295,20 @@ fn ask(
     content: Option<&[u8]>,
     limit: Limit,
 ) -> Result<Answer, Problem> {
+    let until = match limit {
+        Limit::Parts(_) | Limit::Head(..) => None,
+        Limit::Whole(whole) => Some(Instant::now() + whole),
+    };
+    open(method, url, headers, content, limit)?.whole(until).map_err(Problem::Failure)
+}
+
+fn open(
+    method: &Method,
+    url: &str,
+    headers: &[(&str, &str)],
+    content: Option<&[u8]>,
+    limit: Limit,
+) -> Result<Coming, Problem> {
     let failed = |error: ErrorCode| problem(url, error);
     let invalid = |what: &str| Problem::Failure(Failure::Invalid(format!("{what} in a request to {url}")));
     let fields = Fields::new();
@@ -234,14 +324,14 @@ fn ask(
     request.set_authority(Some(authority)).map_err(|()| invalid("authority"))?;
     request.set_path_with_query(Some(path)).map_err(|()| invalid("path"))?;
     let options = RequestOptions::new();
-    let (part, until) = match limit {
-        Limit::Parts(part) => (part, None),
-        Limit::Whole(whole) => (whole, Some(Instant::now() + whole)),
+    let (head, part) = match limit {
+        Limit::Parts(limit) | Limit::Whole(limit) => (limit, limit),
+        Limit::Head(head, part) => (head, part),
     };
-    let nanoseconds = u64::try_from(part.as_nanos()).ok();
+    let nanoseconds = |limit: Duration| u64::try_from(limit.as_nanos()).ok();
     // Whoever cannot say how long keeps to the limits of the gateway.
-    let _ = options.set_first_byte_timeout(nanoseconds);
-    let _ = options.set_between_bytes_timeout(nanoseconds);
+    let _ = options.set_first_byte_timeout(nanoseconds(head));
+    let _ = options.set_between_bytes_timeout(nanoseconds(part));
     let sink = match content {
         Some(content) => Some((request.body().map_err(|()| invalid("body"))?, content)),
         None => None,
@@ -261,8 +351,9 @@ fn ask(
     };
     let (status, headers) = (response.status(), response.headers().entries());
     let body = response.consume().map_err(|()| invalid("body"))?;
-    let body = read(&body, url, until)?;
-    Ok(Answer { url: url.to_owned(), status, headers, body })
+    let no_body = |()| Problem::Failure(Failure::Other(format!("no body of {url}")));
+    let stream = body.stream().map_err(no_body)?;
+    Ok(Coming { url: url.to_owned(), status, headers, stream, _body: body, read: Cell::new(0) })
 }
 
 /// One that is not taken shows in the answer, or in that there is none.
@@ -276,31 +367,6 @@ fn send(body: OutgoingBody, content: &[u8]) {
         }
     }
     let _ = OutgoingBody::finish(body, None);
-}
-
-fn read(body: &IncomingBody, url: &str, until: Option<Instant>) -> Result<Vec<u8>, Problem> {
-    let stream = body.stream().map_err(|()| Problem::Failure(Failure::Other(format!("no body of {url}"))))?;
-    let mut whole = Vec::new();
-    let broke_off = |length: usize, why: &str| {
-        let text = format!("{url}: the answer broke off after {length} bytes: {why}");
-        Problem::Failure(Failure::Unavailable(text))
-    };
-    loop {
-        if until.is_some_and(|until| !is_there_by(&stream, until)) {
-            return Err(broke_off(whole.len(), "it takes too long"));
-        }
-        match stream.blocking_read(PART) {
-            Ok(part) => whole.extend(part),
-            Err(StreamError::Closed) => return Ok(whole),
-            Err(StreamError::LastOperationFailed(error)) => {
-                return Err(broke_off(whole.len(), &error.to_debug_string()));
-            }
-        }
-        if whole.len() > LONGEST {
-            let text = format!("{url}: the answer is longer than {LONGEST} bytes");
-            return Err(Problem::Failure(Failure::Invalid(text)));
-        }
-    }
 }
 
 /// Waits for a part of the body, or its end. What comes in many parts has no more time than what comes in none.

@@ -13,6 +13,7 @@ pub mod fuse;
 pub mod http;
 pub mod json;
 pub mod lists;
+pub mod pace;
 pub mod pause;
 #[cfg(feature = "http")]
 pub mod poll;

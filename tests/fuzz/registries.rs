@@ -43,6 +43,8 @@ mod nodes;
 mod discovery;
 #[path = "../../plugins/eureka/answer.rs"]
 mod applications;
+#[path = "../../plugins/kubernetes/answer.rs"]
+mod events;
 #[path = "../../plugins/discovery/instance.rs"]
 mod registration;
 #[expect(dead_code, reason = "the plugin uses more of it")]
@@ -51,6 +53,8 @@ mod settings;
 #[expect(dead_code, reason = "the plugin uses more of it")]
 #[path = "../../plugins/dns/records.rs"]
 mod records;
+#[path = "../../plugins/kubernetes/slice.rs"]
+mod slice;
 
 #[expect(dead_code, reason = "the plugin uses more of it")]
 #[path = "../../plugins/mdns/instance.rs"]
@@ -91,6 +95,7 @@ fuzz_target!(|data: &[u8]| {
     service_discovery(value);
     announced(key, value);
     eureka(value);
+    kubernetes(value);
     dns(value);
     mdns(value);
     if let Ok(text) = str::from_utf8(value) {
@@ -201,6 +206,23 @@ fn eureka(body: &[u8]) {
             assert!(delta.counts.keys().all(|status| !status.is_empty()));
         }
     }
+}
+
+/// What an API server of Kubernetes answers is a list, or lines of events, or it is told what it is instead.
+fn kubernetes(body: &[u8]) {
+    for api in [events::Api::Slices, events::Api::Endpoints] {
+        if let Ok(page) = api.page(body) {
+            assert!(!page.version.is_empty());
+        }
+        let mut lines = events::Lines::default();
+        for line in body.chunks(7).flat_map(|part| lines.of(part).unwrap_or_default()) {
+            assert!(line.ends_with(b"\n"));
+            if let Ok(events::Event::Error(status)) = api.event(&line) {
+                status.after("http://a");
+            }
+        }
+    }
+    events::Status::of(500, body).after("http://a");
 }
 
 /// Whatever records there are, each place has one instance, with traffic.

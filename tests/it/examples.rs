@@ -24,6 +24,9 @@ use crate::support::{
     go_zero,
     http2::{self, Http2},
     http2_origin::{Call, Http2Origin},
+    kubernetes::{NAMESPACE, slice},
+    kubernetes_double::{Kind, KubernetesDouble},
+    kubernetes_server::manifests,
     origin::{Origin, Reply},
     redis::Redis,
     rpcx,
@@ -145,6 +148,47 @@ async fn the_eureka_example_routes_to_applications() {
     for path in ["/orders/1", "/svc/orders/1"] {
         until(path, || async { gateway.get(path).await.text() == "one" }).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kubernetes_example_routes_to_services_of_a_namespace() {
+    let kubernetes = KubernetesDouble::start().await;
+    let folder = example("kubernetes");
+    edit(folder.path(), |text| {
+        text.replace("http://127.0.0.1:8001", &kubernetes.url()).replace("default", NAMESPACE)
+    });
+    let gateway = Gateway::run(folder);
+    let backend = Backend::start("one").await;
+    kubernetes.put(Kind::Slices, "a", slice("orders", &[backend.address], json!({})));
+    for path in ["/orders/1", "/svc/orders/1"] {
+        until(path, || async { gateway.get(path).await.text() == "one" }).await;
+    }
+}
+
+/// The configuration in the manifest, with what only a pod has in another place: an API server, a token, and a folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kubernetes_deployment_routes_to_services_of_a_namespace() {
+    let kubernetes = KubernetesDouble::start().await;
+    let manifest =
+        manifests("deployment.yaml").into_iter().find(|object| object.contains("\nkind: ConfigMap"));
+    let manifest = manifest.unwrap();
+    let (_, config) = manifest.split_once("witgate.toml: |\n").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("token"), "secret").unwrap();
+    let config: String =
+        config.lines().map(|line| line.strip_prefix("    ").unwrap_or(line).to_owned() + "\n").collect();
+    let config = config
+        .replace("0.0.0.0:8080", "127.0.0.1:0")
+        .replace("0.0.0.0:9901", "127.0.0.1:0")
+        .replace("/etc/witgate/admin/token", "token")
+        .replace("/var/lib/witgate", "state")
+        .replace("\"in-cluster\"", &format!("{{ urls = [\"{}\"] }}", kubernetes.url()))
+        .replace("\"default\"", &format!("\"{NAMESPACE}\""));
+    std::fs::write(folder.path().join("witgate.toml"), config).unwrap();
+    let gateway = Gateway::run(folder);
+    let backend = Backend::start("one").await;
+    kubernetes.put(Kind::Slices, "a", slice("orders", &[backend.address], json!({})));
+    until("it is found", || async { gateway.get("/orders/1").await.text() == "one" }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

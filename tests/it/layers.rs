@@ -77,6 +77,7 @@ fn formats_are_read_only_by_their_owners() {
         "connector/etcd/keys.rs",
         "connector/file/keys.rs",
         "connector/http/keys.rs",
+        "connector/http/kubeconfig.rs",
         "connector/mdns/keys.rs",
         "connector/tcp/keys.rs",
         "connector/tls.rs",

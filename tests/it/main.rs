@@ -60,6 +60,8 @@ mod http_upgrade;
 mod http_waits;
 mod image;
 mod init;
+mod kubernetes;
+mod kubernetes_recorded;
 mod layers;
 mod leaving;
 mod leftovers;

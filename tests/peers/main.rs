@@ -1,5 +1,6 @@
 //! Programs that others wrote, each with the registry that it knows: whether the gateway finds what they register, and whether
-//! they find what the gateway announces for others.
+//! they find what the gateway announces for others. And a server that takes too long to build for each run of the tests, with
+//! the table of faults.
 //!
 //! Run by `./dev peers`, which builds them and takes words of the names of cases to run only those. Prints a table at its end.
 #![allow(
@@ -9,8 +10,10 @@
     reason = "a test, and what helps it, says what it expects by failing"
 )]
 
+mod conversation;
 mod dubbo;
 mod go_zero;
+mod kubernetes;
 mod report;
 mod spring;
 #[path = "../support/mod.rs"]
@@ -19,6 +22,7 @@ mod support;
 use std::{env, pin::Pin, process::ExitCode, time::Duration};
 
 use report::Report;
+use support::{fault_table as table, kubernetes_server::Kubernetes};
 
 /// No case takes so long unless it hangs.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -28,6 +32,8 @@ const LIMIT: Duration = Duration::from_secs(300);
 enum Way {
     Found,
     Finds,
+    /// The registry itself is what may fail.
+    Fails,
 }
 
 struct Case {
@@ -63,6 +69,23 @@ fn cases() -> impl IntoIterator<Item = Case> {
         "Dubbo by application, dubbo", "ZooKeeper", Found, dubbo::found("application", "dubbo");
         "go-zero", "etcd", Found, go_zero::found();
         "go-zero", "etcd", Finds, go_zero::finds();
+        "kube-apiserver", "Kubernetes, in a pod", Found, kubernetes::in_cluster();
+        "kube-apiserver", "Kubernetes, by a kubeconfig", Found, kubernetes::kubeconfig();
+        "kube-apiserver", "Kubernetes, without slices", Found, kubernetes::without_slices();
+        "kube-apiserver", "Kubernetes, manifests of the example", Found, kubernetes::manifests_are_taken();
+        "kube-apiserver", "Kubernetes, what it answers", Found, conversation::record();
+        "kube-apiserver", "Kubernetes, compacted", Fails, kubernetes::compacted();
+        "kube-apiserver", "Kubernetes, killed", Fails, table::killed::<Kubernetes>();
+        "kube-apiserver", "Kubernetes, frozen", Fails, table::frozen::<Kubernetes>();
+        "kube-apiserver", "Kubernetes, restarted", Fails, table::restarted_with_its_data::<Kubernetes>();
+        "kube-apiserver", "Kubernetes, restarted empty", Fails, table::restarted_without_its_data::<Kubernetes>();
+        "kube-apiserver", "Kubernetes, account revoked", Fails, table::credential_revoked::<Kubernetes>();
+        "kube-apiserver", "Kubernetes, nothing in it", Fails, table::empty::<Kubernetes>();
+        "kube-apiserver", "Kubernetes, answers cut off", Fails, table::partial::<Kubernetes>();
+        "kube-apiserver", "Kubernetes, garbage", Fails, table::garbage::<Kubernetes>("suspect", "content-type: application/json\r\n");
+        "kube-apiserver", "Kubernetes, a megabyte", Fails, table::a_megabyte::<Kubernetes>();
+        "kube-apiserver", "Kubernetes, ten thousand", Fails, table::ten_thousand::<Kubernetes>();
+        "kube-apiserver", "Kubernetes, flapping", Fails, table::flapping::<Kubernetes>();
     ]
 }
 

@@ -41,6 +41,7 @@ fn way(way: Way) -> &'static str {
     match way {
         Way::Found => "the gateway finds it",
         Way::Finds => "it finds what is announced",
+        Way::Fails => "it may fail",
     }
 }
 
@@ -53,6 +54,7 @@ fn version(peer: &str) -> &'static str {
         Some("Dubbo") => {
             (include_str!("dubbo/pom.xml"), "<artifactId>dubbo</artifactId>\n      <version>", '<')
         }
+        Some("kube-apiserver") => (include_str!("kubernetes/go.mod"), "\tk8s.io/kubernetes v", '\n'),
         _ => (include_str!("go-zero/go.mod"), "github.com/zeromicro/go-zero v", '\n'),
     };
     let rest = build.split_once(after).map_or("", |(_, rest)| rest);

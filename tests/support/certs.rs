@@ -97,6 +97,14 @@ impl Certs {
         self.issue(name, &params)
     }
 
+    /// For a client of this name who is one of an organization.
+    pub fn client_of(&self, name: &str, organization: &str) -> Pair {
+        let mut params = named(name, vec![]);
+        params.distinguished_name.push(DnType::OrganizationName, organization);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(name, &params)
+    }
+
     /// In place of the one for a client of this name: another that was valid long ago.
     pub fn expired_client(&self, name: &str) -> Pair {
         let mut params = named(name, vec![]);

@@ -310,7 +310,7 @@ impl ZooKeeper {
         let Pair { certificate, key } = client.clone();
         let settings = ClientSettings {
             authorities: Authorities::File(certs.ca()),
-            certificate: Some(PairFiles { certificate, key }),
+            certificate: Some(PairFiles { certificate, key }.into()),
             server_name: None,
         };
         (*port, Files::default().client(&settings))

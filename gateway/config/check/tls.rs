@@ -90,7 +90,7 @@ impl Checker<'_> {
             (Some(cert), Some(key)) => {
                 let (cert, key) =
                     (self.path(&way.key("cert_file"), cert), self.path(&way.key("key_file"), key));
-                cert.zip(key).map(|(certificate, key)| Some(PairFiles { certificate, key }))
+                cert.zip(key).map(|(certificate, key)| Some(PairFiles { certificate, key }.into()))
             }
             (None, None) => Some(None),
             (Some(_), None) => self.together(way, "cert_file", "key_file"),

@@ -79,6 +79,6 @@ impl Checker<'_> {
         let at = way.key("token_file");
         let (secret, file) = (self.secret(&at, file), self.path(&at, file));
         let kind = crate::connector::http::token_kind(self, &way.key("header"), tracing.header.as_deref())?;
-        Some(Some(Credential { kind, file: file?, secret: secret? }))
+        Some(Some(Credential { kind, file: Some(file?), secret: secret? }))
     }
 }

@@ -390,7 +390,7 @@ mod tests {
             urls: vec![Prefix::parse(&url).unwrap()],
             credential: Some(Credential {
                 kind: Kind::Bearer,
-                file: file.clone(),
+                file: Some(file.clone()),
                 secret: Secret(String::new()),
             }),
             login: None,

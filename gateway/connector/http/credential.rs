@@ -11,7 +11,8 @@ use crate::{connector::fresh::FreshSecret, document::Secret};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Credential {
     pub kind: Kind,
-    pub file: PathBuf,
+    /// None: it stands in a file of another kind, and is no other until the configuration is read again.
+    pub file: Option<PathBuf>,
     /// As it was when the configuration was read.
     pub secret: Secret,
 }
@@ -89,7 +90,7 @@ mod tests {
             (Kind::Basic("u".into()), "x-token: of the plugin, authorization: Basic dTpz"),
             (Kind::Header(HeaderName::from_static("x-token")), "x-token: s"),
         ] {
-            let current = Current::new(Credential { kind, file: PathBuf::new(), secret: Secret("s".into()) });
+            let current = Current::new(Credential { kind, file: None, secret: Secret("s".into()) });
             assert_eq!(sent(&current).await, expected);
         }
     }

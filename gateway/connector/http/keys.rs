@@ -8,24 +8,27 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     credential::{Credential, Kind},
+    in_cluster, kubeconfig,
     login::{self, Login},
     urls::Prefix,
 };
 use crate::{
-    document::{Examiner, Secret, Way},
+    document::{Examiner, Secret, TextOr, Way},
     tls::{self, Authorities, ClientSettings, PairFiles},
 };
 
 /// How the table is written.
 pub(crate) const SETTING: &str = "http = { urls = [\"http://HOST:PORT\"] }";
 
+/// `in-cluster`, or a table.
+pub(crate) type Keys = TextOr<Http>;
+
 /// HTTP to the URLs of a registry. The plugin sees no credential.
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[schemars(extend("required" = ["urls"]))]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Http {
     /// What may be asked, with everything that lies under it: `https://HOST:PORT`, and a path if less is meant.
-    /// Required, at least one.
+    /// Required, at least one, where there is no `kubeconfig`.
     pub urls: Vec<String>,
     /// A file with a token that is sent with each request. It is read again when it is older than ten seconds
     /// or was refused. Default: none.
@@ -44,11 +47,15 @@ pub(crate) struct Http {
     pub cert_file: Option<String>,
     /// The key (PEM) of `cert_file`. Required with it.
     pub key_file: Option<String>,
+    /// A kubeconfig, which says all of this of the API server of a cluster: beside it there is only `context`.
+    pub kubeconfig: Option<String>,
+    /// The context of `kubeconfig` that counts. Default: its current one.
+    pub context: Option<String>,
 }
 
 /// A login that a registry asks for: a form with `username` and `password`, answered by JSON with `accessToken` and, in
 /// seconds, `tokenTtl`. It is renewed before the token ends, and when it was refused.
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[schemars(extend("required" = ["url", "user", "password_file"]))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct HttpLogin {
@@ -77,7 +84,56 @@ pub struct Grant {
     pub tls: Option<ClientSettings>,
 }
 
-pub(crate) fn grant(http: &Http, examiner: &mut Examiner<'_>, way: &Way) -> Option<Option<Grant>> {
+pub(crate) fn grant(http: &Keys, examiner: &mut Examiner<'_>, way: &Way) -> Option<Option<Grant>> {
+    let found = match http {
+        TextOr::Text(text) if text == in_cluster::NAME => {
+            in_cluster::grant().map_err(|error| (way.clone(), error.to_string()))
+        }
+        TextOr::Text(text) => {
+            let told = format!("{text:?} is nothing that is known");
+            examiner.wrong(way, told).hint("write `\"in-cluster\"`, or a table with `urls`");
+            return None;
+        }
+        TextOr::Table(Http { kubeconfig: Some(path), context, .. }) => {
+            let at = way.key("kubeconfig");
+            let path = examiner.path(&at, path)?;
+            alone(examiner, way)?;
+            kubeconfig::grant(&path, context.as_deref()).map_err(|error| (at, error.to_string()))
+        }
+        TextOr::Table(http) => return of_table(http, examiner, way),
+    };
+    match found {
+        Ok(grant) => Some(Some(grant)),
+        Err((at, why)) => {
+            examiner.wrong(&at, why);
+            None
+        }
+    }
+}
+
+/// A kubeconfig says all of it.
+fn alone(examiner: &mut Examiner<'_>, way: &Way) -> Option<()> {
+    let others = [
+        "urls",
+        "token_file",
+        "header",
+        "user",
+        "password_file",
+        "login",
+        "ca_file",
+        "cert_file",
+        "key_file",
+    ];
+    let other = others.map(|key| (way.key(key), key)).into_iter().find(|(way, _)| examiner.mentions(way));
+    let Some((way, key)) = other else { return Some(()) };
+    examiner.wrong_key(&way, format!("`{key}` has no place beside `kubeconfig`, which says who and where"));
+    None
+}
+
+fn of_table(http: &Http, examiner: &mut Examiner<'_>, way: &Way) -> Option<Option<Grant>> {
+    if http.context.is_some() {
+        return examiner.together(way, "context", "kubeconfig");
+    }
     let urls = urls(examiner, &way.key("urls"), &http.urls);
     let credential = credential(http, examiner, way);
     let login = match &http.login {
@@ -130,7 +186,7 @@ fn credential(http: &Http, examiner: &mut Examiner<'_>, way: &Way) -> Option<Opt
                 return None;
             }
             let (file, secret) = password?;
-            return Some(Some(Credential { kind: Kind::Basic(user.to_owned()), file, secret }));
+            return Some(Some(Credential { kind: Kind::Basic(user.to_owned()), file: Some(file), secret }));
         }
         (Some(_), None) => return examiner.together(way, "user", "password_file"),
         (None, Some(_)) => return examiner.together(way, "password_file", "user"),
@@ -140,7 +196,7 @@ fn credential(http: &Http, examiner: &mut Examiner<'_>, way: &Way) -> Option<Opt
         (Some(token), header) => {
             let kind = token_kind(examiner, &way.key("header"), header.as_deref())?;
             let (file, secret) = token?;
-            Some(Some(Credential { kind, file, secret }))
+            Some(Some(Credential { kind, file: Some(file), secret }))
         }
         (None, Some(_)) => examiner.together(way, "header", "token_file"),
         (None, None) => Some(None),
@@ -246,7 +302,7 @@ fn tls<'u>(
         (Some(cert), Some(key)) => {
             let cert = examiner.path(&way.key("cert_file"), cert);
             cert.zip(examiner.path(&way.key("key_file"), key))
-                .map(|(certificate, key)| Some(PairFiles { certificate, key }))
+                .map(|(certificate, key)| Some(PairFiles { certificate, key }.into()))
         }
         (None, None) => Some(None),
         (Some(_), None) => examiner.together(way, "cert_file", "key_file"),

@@ -7,7 +7,9 @@ mod client;
 mod credential;
 mod dial;
 mod host;
+mod in_cluster;
 mod keys;
+mod kubeconfig;
 mod login;
 mod urls;
 
@@ -17,7 +19,7 @@ pub(crate) use self::{
     credential::Current,
     dial::{DialError, dial},
     host::{Lent, Shared, add_to_linker, share},
-    keys::{Http as Keys, SETTING, grant, token_kind},
+    keys::{Keys, SETTING, grant, token_kind},
     urls::place,
 };
 
@@ -26,4 +28,4 @@ pub(crate) const INTERFACES: &[&str] =
     &["witgate:http/http", "wasi:http/types", "wasi:http/outgoing-handler"];
 
 /// Shipped plugins that are of no use without it.
-pub(crate) const USERS: &[&str] = &["consul", "discovery"];
+pub(crate) const USERS: &[&str] = &["consul", "discovery", "eureka", "kubernetes"];

@@ -147,7 +147,7 @@ fn tls_settings(keys: &Tls, examiner: &mut Examiner<'_>, way: &Way) -> Option<Cl
             }
         },
     };
-    let certificate = tls.certificate.map(|(certificate, key)| PairFiles { certificate, key });
+    let certificate = tls.certificate.map(|(certificate, key)| PairFiles { certificate, key }.into());
     let settings = ClientSettings { authorities: Authorities::File(tls.ca_file), certificate, server_name };
     match check_client(&settings) {
         Ok(()) => Some(settings),

@@ -50,7 +50,9 @@ fn files(config: &Config) -> BTreeMap<PathBuf, (String, bool)> {
     let tracing = config.tracing.iter().map(|of| ("tracing".to_owned(), of.tls.clone()));
     for (who, settings) in upstreams.chain(registries).chain(tracing) {
         let Some(ClientSettings { authorities, certificate, .. }) = settings else { continue };
-        certificate.iter().for_each(|pair| add(&pair.certificate, &who, true));
+        if let Some(tls::Certificate::Files(pair)) = &certificate {
+            add(&pair.certificate, &who, true);
+        }
         if let Authorities::File(file) = &authorities {
             add(file, &who, false);
         }
@@ -70,7 +72,10 @@ pub(super) fn of_etcd(grant: &etcd::Grant) -> Option<ClientSettings> {
     let tls = grant.tls.as_ref()?;
     Some(ClientSettings {
         authorities: Authorities::File(tls.ca_file.clone()),
-        certificate: tls.certificate.clone().map(|(certificate, key)| tls::PairFiles { certificate, key }),
+        certificate: tls
+            .certificate
+            .clone()
+            .map(|(certificate, key)| tls::PairFiles { certificate, key }.into()),
         server_name: tls.server_name.as_deref().and_then(tls::ServerName::new),
     })
 }

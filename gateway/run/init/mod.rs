@@ -79,6 +79,12 @@ pub const KINDS: &[Kind] = &[
         addresses: Addresses::Path("services.json"),
     },
     Kind {
+        name: "kubernetes",
+        with: "services of Kubernetes",
+        table: include_str!("kubernetes.toml"),
+        addresses: Addresses::Urls("127.0.0.1:8001"),
+    },
+    Kind {
         name: "memory",
         with: "services that register in the gateway",
         table: include_str!("memory.toml"),

@@ -9,6 +9,7 @@ mod etcd;
 mod eureka;
 mod flapping;
 mod gateway;
+mod kubernetes;
 mod mdns;
 mod network;
 mod plugin;
