@@ -53,6 +53,7 @@ fn version(peer: &str) -> &'static str {
         Some("Dubbo") => {
             (include_str!("dubbo/pom.xml"), "<artifactId>dubbo</artifactId>\n      <version>", '<')
         }
+        Some("nacos-naming") => (include_str!("nacos-naming/package.json"), "\"nacos-naming\": \"", '"'),
         _ => (include_str!("go-zero/go.mod"), "github.com/zeromicro/go-zero v", '\n'),
     };
     let rest = build.split_once(after).map_or("", |(_, rest)| rest);
