@@ -3,9 +3,9 @@
 # avahi and Prometheus as Debian ships them, unpacked under target/servers, and services and clients of go-zero and rpcx,
 # built from tests/peers as target/peers/go-zero and target/peers/rpcx. Their Go is the machine's or, where it has none
 # that is new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY says. With names only these:
-# rpcx, go-zero, eureka, which Maven builds, spring and dubbo, which it builds for ./dev peers, kubernetes, an API server
-# which Go builds for these in target/servers/kubernetes, or clients, which the proxy benchmark has in
-# benches/proxy/clients.
+# rpcx, go-zero, eureka, which Maven builds, spring and dubbo, which it builds for ./dev peers, nacos-naming, which npm
+# builds for these, kubernetes, an API server which Go builds for these in target/servers/kubernetes, or clients, which the
+# proxy benchmark has in benches/proxy/clients.
 # Touches neither the machine's packages nor its sources, needs no root, and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -48,32 +48,33 @@ unpack() {
   touch "$folder/complete"
 }
 
-# peer NAME [FOLDER]: builds the peers of a framework anew when something in their folder is newer than they are.
-peer() {
-  local source=${2:-tests/peers/$1} program=$PWD/target/peers/$1 go=go
-  [ -e "$program" ] && [ -z "$(find $source -newer "$program" -print -quit)" ] && return
+# with_go SOURCE ARGUMENT...: runs Go in that folder: the machine's or, where it has none that is new enough, Debian's.
+with_go() {
+  local source=$1 go=go
+  shift
   # A toolchain that is too old for go.mod says so here, and does not fetch another by itself.
   export GOTOOLCHAIN=local
-  if ! go -C $source list -m >/dev/null 2>&1; then
+  if ! go -C "$source" list -m >/dev/null 2>&1; then
     unpack trixie go124 "usr/lib/go-1.24/bin/go version" golang-1.24-go golang-1.24-src
     go=$SERVERS/go124/usr/lib/go-1.24/bin/go
   fi
-  say "Building target/peers/$1, two minutes the first time"
-  CGO_ENABLED=0 "$go" -C $source build -trimpath -buildvcs=false -ldflags='-s -w' -o "$program.new" . ||
-    fail "the peers of the tests are not built; their modules come from GOPROXY=$("$go" env GOPROXY)"
+  "$go" -C "$source" "$@"
+}
+
+# go_program SOURCE PROGRAM TIME: builds it anew when something in its folder is newer than it is.
+go_program() {
+  local source=$1 program=$2
+  [ -e "$program" ] && [ -z "$(find "$source" -newer "$program" -print -quit)" ] && return
+  say "Building ${program#"$PWD/"}, $3 the first time"
+  mkdir -p "${program%/*}"
+  CGO_ENABLED=0 with_go "$source" build -trimpath -buildvcs=false -ldflags='-s -w' -o "$program.new" . ||
+    fail "$program is not built; its modules come from GOPROXY=$(with_go "$source" env GOPROXY)"
   mv "$program.new" "$program"
 }
 
-# The API server of Kubernetes, from the modules of its source.
-api_server() {
-  local source=tests/peers/kubernetes program=$SERVERS/kubernetes/kube-apiserver
-  [ -e "$program" ] && [ -z "$(find $source -newer "$program" -print -quit)" ] && return
-  command -v go >/dev/null || fail "the API server of Kubernetes is built with Go 1.25 or newer"
-  say "Building kube-apiserver, a quarter of an hour the first time"
-  mkdir -p "$SERVERS/kubernetes"
-  GOTOOLCHAIN=local go -C $source build -buildvcs=false -ldflags='-s -w' -o "$program.new" . ||
-    fail "the API server of the tests is not built; its modules come from GOPROXY=$(go env GOPROXY)"
-  mv "$program.new" "$program"
+# peer NAME [FOLDER]: the peers of a framework.
+peer() {
+  go_program "${2:-tests/peers/$1}" "$PWD/target/peers/$1" "two minutes"
 }
 
 # java_peer NAME: the same for one in Java, with everything that it needs in target/peers/NAME/lib.
@@ -89,6 +90,20 @@ java_peer() {
     fail "the peers of the tests are not built; what they need comes from the repositories that Maven is told of"
   mv "$folder.new/build/$1-1.jar" "$folder.new/lib"
   rm -rf "$folder.new/build" "$folder"
+  mv "$folder.new" "$folder"
+}
+
+# node_peer NAME: the same for one in JavaScript, with its packages beside it.
+node_peer() {
+  local source=tests/peers/$1 folder=$PWD/target/peers/$1
+  [ -e "$folder" ] && [ -z "$(find "$source" -newer "$folder" -print -quit)" ] && return
+  command -v npm >/dev/null || fail "target/peers/$1 is built with npm: install Debian's nodejs and npm"
+  say "Building target/peers/$1"
+  rm -rf "$folder.new"
+  cp -r "$source" "$folder.new"
+  (cd "$folder.new" && npm ci --ignore-scripts --no-audit --no-fund) ||
+    fail "the peers of the tests are not built; what they need comes from the registry that npm is told of"
+  rm -rf "$folder"
   mv "$folder.new" "$folder"
 }
 
@@ -123,8 +138,11 @@ for name in "$@"; do
   case $name in
     go-zero | rpcx) peer "$name" ;;
     eureka | spring | dubbo) java_peer "$name" ;;
-    kubernetes) api_server ;;
+    nacos-naming) node_peer "$name" ;;
+    kubernetes) go_program tests/peers/kubernetes "$SERVERS/kubernetes/kube-apiserver" "a quarter of an hour" ;;
     clients) peer clients benches/proxy/clients ;;
-    *) fail "scripts/servers.sh takes rpcx, go-zero, eureka, spring, dubbo, kubernetes and clients, not \"$name\"" ;;
+    *)
+      fail "scripts/servers.sh takes rpcx, go-zero, eureka, spring, dubbo, nacos-naming, kubernetes and clients, not \"$name\""
+      ;;
   esac
 done

@@ -28,7 +28,16 @@ pub(super) struct Guard {
 
 impl Guard {
     pub(super) fn new(access: Access, loopback: bool) -> Self {
-        let Access { token, read_token, hosts, trusted_proxies, discovery: _, eureka: _, consul: _ } = access;
+        let Access {
+            token,
+            read_token,
+            hosts,
+            trusted_proxies,
+            discovery: _,
+            eureka: _,
+            consul: _,
+            nacos: _,
+        } = access;
         let digest = |token: &Secret| digest(token.0.as_bytes());
         let (token, read_token) = (token.as_ref().map(digest), read_token.as_ref().map(digest));
         Self {
@@ -117,6 +126,12 @@ impl Guard {
             Some(taken) if !taken.contains(&digest(given.as_bytes())) => Err(Rejection::WrongToken),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Whether this is a token for anything, where one is asked for.
+    pub(super) fn knows(&self, token: &str) -> bool {
+        let known = [&self.change, &self.read].into_iter().flatten().flatten();
+        self.change.is_none() || known.into_iter().any(|known| *known == digest(token.as_bytes()))
     }
 
     /// Who changes something must come neither from a page of another origin nor through a proxy: a proxy passes on what
@@ -292,6 +307,15 @@ mod tests {
         assert!(matches!(checked(&guard, &none, true), Err(Rejection::NoToken(_))));
         assert!(checked(&tokens(None, None), &basic("a:b"), true).is_ok());
         assert!(guard.check_change(&basic("anybody:tea"), HERE).is_err(), "elsewhere it is no token");
+    }
+
+    #[test]
+    fn a_token_is_known_whatever_it_is_for() {
+        let knows = |change, read| ["tea", "milk", "water"].map(|token| tokens(change, read).knows(token));
+        assert_eq!(knows(Some("tea"), Some("milk")), [true, true, false]);
+        assert_eq!(knows(Some("tea"), None), [true, false, false]);
+        assert_eq!(knows(None, Some("milk")), [false, true, false]);
+        assert_eq!(knows(None, None), [true; 3]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod guard;
 mod io;
 mod listeners;
 mod metrics;
+mod nacos;
 mod negotiate;
 mod orders;
 mod overview;
@@ -59,7 +60,9 @@ pub use self::{
     door::Door,
     server::{Listening, start},
 };
-pub use crate::config::{Access, Consul as ConsulSettings, Discovery, Eureka as EurekaSettings};
+pub use crate::config::{
+    Access, Consul as ConsulSettings, Discovery, Eureka as EurekaSettings, Nacos as NacosSettings,
+};
 use crate::{
     catalog::Catalog,
     connector::Memory,
@@ -90,7 +93,7 @@ pub struct Parts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     Everything,
-    /// `/api/v1/services`, `/healthz` and, where they are switched on, the APIs of service_discovery, Eureka and Consul;
+    /// `/api/v1/services`, `/healthz` and, where they are switched on, the APIs of service_discovery, Eureka, Consul and Nacos;
     /// nothing else.
     Registrations,
 }
@@ -123,6 +126,8 @@ struct Admin {
     eureka: Option<Eureka>,
     /// That of Consul.
     consul: Option<Consul>,
+    /// That of Nacos.
+    nacos: Option<NacosSettings>,
     parts: Arc<Parts>,
     long_answers: Semaphore,
     overview: Overview,
@@ -136,6 +141,7 @@ impl Admin {
         let discovery = access.discovery.clone();
         let eureka = access.eureka.clone().map(Eureka::new);
         let consul = access.consul.clone().map(Consul::new);
+        let nacos = access.nacos.clone();
         Self {
             scope,
             scheme: if secured { "https" } else { "http" },
@@ -143,6 +149,7 @@ impl Admin {
             discovery,
             eureka,
             consul,
+            nacos,
             parts,
             long_answers: Semaphore::new(LONG_ANSWERS),
             overview: Overview::default(),
@@ -220,6 +227,17 @@ impl Admin {
                 let exempt = self.consul.as_ref().map(|consul| consul.config.needs_no_token(peer));
                 Some((exempt, Consul::token(head)))
             }
+            Resource::Nacos(_) => {
+                let nacos = self.nacos.as_ref().filter(|_| self.scope == Scope::Registrations);
+                let nacos = nacos.ok_or_else(|| Rejection::NoResource(path.to_owned()))?;
+                // Who changes something may send the token in the body, and who logs in has none yet.
+                if changes(&head.method) {
+                    self.guard.check_sender(head, peer)?;
+                    return Ok(resource);
+                }
+                let params = nacos::Params::read(head, &[]);
+                Some((Some(nacos.needs_no_token(peer)), params.token().map(str::to_owned)))
+            }
             _ => None,
         };
         if let Some((exempt, given)) = spoken {
@@ -286,6 +304,15 @@ impl Admin {
                 let from = guard::of_proxy(&head.headers).is_none().then_some(peer);
                 consul.change(memory, call, head, &body, from).await
             }
+            Resource::Nacos(call) => {
+                let Some(nacos) = &self.nacos else { return Err(Rejection::Failed) };
+                let params = nacos::Params::read(head, &body);
+                if call == nacos::Call::Login {
+                    return nacos::login(&params, |token| self.guard.knows(token));
+                }
+                self.admit_client(head, peer, nacos.needs_no_token(peer), params.token())?;
+                nacos::change(memory, call, &head.method, &params).await
+            }
             Resource::Instance { service, id } if head.method == Method::PUT => {
                 services::put(memory, &service, &id, &body).await
             }
@@ -308,6 +335,11 @@ impl Admin {
                 Ok(response)
             }
             Resource::Consul(call) => self.show_consul(call, head).await,
+            Resource::Nacos(call) => {
+                let params = nacos::Params::read(&head, &[]);
+                let show = move |admin: &Self| nacos::show(&admin.parts.memory, &call, &params);
+                self.beside(show).await.map(with_json)
+            }
             resource if resource.is_document() && negotiate::wants_events(&head.headers) => {
                 self.guard.check_follow(&head)?;
                 self.follow(resource).await

@@ -2,7 +2,7 @@
 
 use hyper::Method;
 
-use super::{answer::Rejection, consul, dashboard, discovery::Call, eureka, orders::Verb};
+use super::{answer::Rejection, consul, dashboard, discovery::Call, eureka, nacos, orders::Verb};
 
 /// Letters of an unknown path that are told back.
 const SHOWN: usize = 200;
@@ -34,6 +34,8 @@ pub(super) enum Resource {
     Eureka(eureka::Call),
     /// Of Consul's.
     Consul(consul::Call),
+    /// Of Nacos'.
+    Nacos(nacos::Call),
 }
 
 impl Resource {
@@ -58,6 +60,7 @@ impl Resource {
             ["api", "v1", "plugins"] => Self::Plugins,
             ["api", "v1", "plugins", name] => Self::Plugin(read_name("plugin", name)?),
             ["eureka", ref rest @ ..] => Self::Eureka(eureka::Call::read(&read_names(rest)?)),
+            ["nacos", ref rest @ ..] => Self::Nacos(nacos::Call::read(&read_names(rest)?)),
             ["v1", ref rest @ ..] => Self::Consul(consul::Call::read(&read_names(rest)?)),
             ["api", call] => Self::Discovery(Call::read(call).ok_or_else(unknown)?),
             ["api", "v1", "services"] => Self::Services,
@@ -79,6 +82,7 @@ impl Resource {
                 | Self::Discovery(_)
                 | Self::Eureka(_)
                 | Self::Consul(_)
+                | Self::Nacos(_)
         )
     }
 
@@ -109,6 +113,7 @@ impl Resource {
             ),
             Self::Eureka(call) => is_one_of(method, call.allowed()),
             Self::Consul(call) => is_one_of(method, call.allowed()),
+            Self::Nacos(call) => is_one_of(method, call.allowed()),
             Self::Order(..) | Self::Discovery(_) => (*method == Method::POST, "POST"),
             _ => (matches!(*method, Method::GET | Method::HEAD), "GET, HEAD"),
         };
@@ -177,6 +182,8 @@ mod tests {
         check("/eureka/apps/ORDERS/h%3Aorders:80", Ok(Resource::Eureka(eureka::Call::Instance { app, id })));
         let pass = consul::Call::Say(Default::default(), "service:a/b".to_owned());
         check("/v1/agent/check/pass/service:a%2Fb", Ok(Resource::Consul(pass)));
+        check("/nacos/v1/ns/instance/list", Ok(Resource::Nacos(nacos::Call::Instances)));
+        check("/nacos/v2/ns/instance", Ok(Resource::Nacos(nacos::Call::Other("v2/ns/instance".into()))));
         check("/healthz/", Err("nothing at"));
         check("/api/v1/services/a/b/c", Err("nothing at"));
         check("/api/v1/services/a/%2", Err("id \"%2\" is not percent-encoded UTF-8"));

@@ -1,6 +1,7 @@
 //! The API over real sockets, with a catalog whose one registry is fixed.
 
 mod consul;
+mod nacos;
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -182,6 +182,21 @@ pub struct Access {
     pub eureka: Option<Eureka>,
     /// That of Consul.
     pub consul: Option<Consul>,
+    /// That of Nacos.
+    pub nacos: Option<Nacos>,
+}
+
+/// Nacos' API for instances, spoken by the embedded registry.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Nacos {
+    /// Whose clients need no token for it.
+    pub from: Vec<IpNet>,
+}
+
+impl Nacos {
+    pub fn needs_no_token(&self, peer: IpAddr) -> bool {
+        contains(&self.from, peer)
+    }
 }
 
 /// Consul's API for services, spoken by the embedded registry.

@@ -339,8 +339,6 @@ async fn the_program_of_consul_speaks_with_the_embedded_registry() {
     assert_eq!(says(&["catalog", "services", &http]).trim(), "");
     let Output { status, stderr, .. } = consul(&["catalog", "nodes", &http]);
     let said = String::from_utf8_lossy(&stderr);
-    assert!(
-        !status.success() && said.contains("501") && said.contains("of Consul is not spoken here"),
-        "{said}"
-    );
+    // It does not tell what is said with the status.
+    assert!(!status.success() && said.contains("501"), "{said}");
 }

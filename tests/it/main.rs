@@ -22,6 +22,7 @@ mod discovery;
 mod dns;
 mod docs;
 mod doctor;
+mod embedded_nacos;
 mod etcd;
 mod eureka;
 mod examples;

@@ -14,6 +14,7 @@ mod conversation;
 mod dubbo;
 mod go_zero;
 mod kubernetes;
+mod nacos_embedded;
 mod report;
 mod spring;
 #[path = "../support/mod.rs"]
@@ -67,6 +68,8 @@ fn cases() -> impl IntoIterator<Item = Case> {
         "Dubbo by interface, dubbo", "ZooKeeper", Found, dubbo::found("interface", "dubbo");
         "Dubbo by application, triple", "ZooKeeper", Found, dubbo::found("application", "tri");
         "Dubbo by application, dubbo", "ZooKeeper", Found, dubbo::found("application", "dubbo");
+        "nacos-naming", "the gateway as Nacos", Found, nacos_embedded::found();
+        "nacos-naming", "the gateway as Nacos", Finds, nacos_embedded::finds();
         "go-zero", "etcd", Found, go_zero::found();
         "go-zero", "etcd", Finds, go_zero::finds();
         "kube-apiserver", "Kubernetes, in a pod", Found, kubernetes::in_cluster();

@@ -55,6 +55,7 @@ fn version(peer: &str) -> &'static str {
             (include_str!("dubbo/pom.xml"), "<artifactId>dubbo</artifactId>\n      <version>", '<')
         }
         Some("kube-apiserver") => (include_str!("kubernetes/go.mod"), "\tk8s.io/kubernetes v", '\n'),
+        Some("nacos-naming") => (include_str!("nacos-naming/package.json"), "\"nacos-naming\": \"", '"'),
         _ => (include_str!("go-zero/go.mod"), "github.com/zeromicro/go-zero v", '\n'),
     };
     let rest = build.split_once(after).map_or("", |(_, rest)| rest);

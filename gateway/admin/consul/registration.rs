@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::query;
-use crate::connector::memory::{CheckStatus, InstanceState, LONGEST_OUTPUT, Registration, TtlCheck};
+use crate::connector::memory::{CheckStatus, LONGEST_OUTPUT, Registration, TtlCheck};
 
 /// What begins the names of labels that are kept for Consul's clients alone.
 pub(super) const KEPT: &str = "consul.";
@@ -387,6 +387,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::connector::memory::InstanceState;
 
     const HERE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9)));
 

@@ -44,10 +44,14 @@ impl Shown<'_> {
         let (registration, (host, port)) =
             (&self.instance.registration, self.instance.registration.host_and_port());
         let (passing, warning) = both_weights(registration);
-        json!({ "ID": self.instance.id.as_ref(), "Service": self.service, "Tags": tags(registration),
-            "Meta": meta(registration), "Address": host, "Port": port, "TaggedAddresses": {},
-            "Weights": { "Passing": passing, "Warning": warning }, "EnableTagOverride": false,
-            "Datacenter": self.datacenter })
+        let mut service = json!({ "ID": self.instance.id.as_ref(), "Service": self.service,
+            "Tags": tags(registration), "Meta": meta(registration), "Address": host, "Port": port,
+            "TaggedAddresses": {}, "Weights": { "Passing": passing, "Warning": warning },
+            "EnableTagOverride": false, "Datacenter": self.datacenter });
+        if let Some(zone) = &registration.zone {
+            service["Locality"] = json!({ "Zone": zone });
+        }
+        service
     }
 
     pub(super) fn checks(&self) -> Vec<Value> {

@@ -8,7 +8,9 @@ use super::Checker;
 use crate::{
     config::{
         file,
-        running::{Access, Admin, Consul, Discovery, Eureka, Listener, ListenerProtocol, Registrations},
+        running::{
+            Access, Admin, Consul, Discovery, Eureka, Listener, ListenerProtocol, Nacos, Registrations,
+        },
     },
     document::{Way, similar},
 };
@@ -194,6 +196,10 @@ impl Checker<'_> {
             .map(|eureka| Eureka { from: self.networks(&way.key("eureka").key("from"), &eureka.from) });
         access.consul =
             registrations.consul.as_ref().and_then(|consul| self.consul(&way.key("consul"), consul));
+        access.nacos = registrations
+            .nacos
+            .as_ref()
+            .map(|nacos| Nacos { from: self.networks(&way.key("nacos").key("from"), &nacos.from) });
         let tls = self.listener_tls(&way.key("tls"), registrations.tls.as_ref());
         self.guarded(&at, address?, token_file);
         Some(Registrations { address: address?, access, tls: tls? })
@@ -223,6 +229,7 @@ impl Checker<'_> {
             discovery: None,
             eureka: None,
             consul: None,
+            nacos: None,
         }
     }
 

@@ -148,6 +148,9 @@ pub(in crate::config) struct Registrations {
     /// Speak Consul's API for services below `/v1`, too, for programs that register with Consul's agent; `{}` switches it
     /// on. Default: not spoken.
     pub consul: Option<Consul>,
+    /// Speak the first version of Nacos' API for instances below `/nacos/v1`, too, for programs with such a client; `{}`
+    /// switches it on. Default: not spoken.
+    pub nacos: Option<Nacos>,
     /// End TLS here, as a listener for clients does. Default: no TLS.
     pub tls: Option<ListenerTls>,
 }
@@ -188,4 +191,13 @@ impl Default for Consul {
     fn default() -> Self {
         Self { from: Vec::new(), datacenter: "dc1".to_owned() }
     }
+}
+
+/// Nacos' API for instances, spoken by the embedded registry.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Nacos {
+    /// Networks, like `10.0.0.0/8`, whose clients need no token for it. Others may send it as the password that they are
+    /// given, whoever the user is. Default: none.
+    pub from: Vec<String>,
 }

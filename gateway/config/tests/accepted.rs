@@ -238,7 +238,8 @@ fn the_admin_listener_can_be_off_or_ask_for_tokens() {
         registrations = { address = '0.0.0.0:9902', token_file = 'token',
                           discovery = { env = 'prod', from = ['10.0.0.0/8'] },
                           eureka = { from = ['10.0.0.0/8'] },
-                          consul = { from = ['10.0.0.0/8'] } }
+                          consul = { from = ['10.0.0.0/8'] },
+                          nacos = { from = ['10.0.0.0/8'] } }
     ";
     let config = crate::config::parse(text, &folder.path().join("witgate.toml")).unwrap();
     assert_eq!(config.admin.access.token, Some(Secret("opensesame".into())));
@@ -255,6 +256,9 @@ fn the_admin_listener_can_be_off_or_ask_for_tokens() {
     let consul = access.consul.unwrap();
     let exempt = ["10.1.2.3", "11.0.0.1"].map(|ip| consul.needs_no_token(ip.parse().unwrap()));
     assert_eq!((exempt, &*consul.datacenter), ([true, false], "dc1"));
+    let nacos = access.nacos.unwrap();
+    let exempt = ["10.1.2.3", "11.0.0.1"].map(|ip| nacos.needs_no_token(ip.parse().unwrap()));
+    assert_eq!(exempt, [true, false]);
 }
 
 #[test]

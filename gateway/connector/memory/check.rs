@@ -29,7 +29,7 @@ pub const LONGEST_OUTPUT: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
     #[error(
-        "service name {0:?} must be 1 to {LONGEST_SERVICE} letters, digits, `.`, `_`, `-` or `:`, \
+        "service name {0:?} must be 1 to {LONGEST_SERVICE} letters, digits, `.`, `_`, `-`, `:` or `@`, \
          the first a letter or digit"
     )]
     Service(String),
@@ -83,7 +83,7 @@ pub(super) fn check(
 
 pub(super) fn service(name: &str) -> Result<(), Rejected> {
     let begins = name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    let letters = name.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-:".contains(&c));
+    let letters = name.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-:@".contains(&c));
     demand(begins && letters && name.len() <= LONGEST_SERVICE, || Rejected::Service(shown(name)))
 }
 
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn names_and_ids() {
-        for good in ["orders", "user.rpc", "com.example.Orders:1.0", "0a"] {
+        for good in ["orders", "user.rpc", "com.example.Orders:1.0", "0a", "shop@@orders"] {
             assert_eq!(check(good, "tcp@10.0.0.1:80", &with("a:1")), Ok(()), "{good}");
         }
         for bad in ["", ".rpc", "a/b", "a b", "ä", &"a".repeat(129)] {

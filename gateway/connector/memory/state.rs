@@ -308,6 +308,12 @@ impl State {
         self.followers.len() + self.watched.len()
     }
 
+    /// How many watch a service or all.
+    #[cfg(test)]
+    pub fn watching(&self) -> usize {
+        self.watched.values().chain([&self.all_watched]).map(watch::Sender::receiver_count).sum()
+    }
+
     /// Whether something changed that nobody has saved.
     pub fn is_unsaved(&self) -> bool {
         self.unsaved.latest > self.unsaved.handed

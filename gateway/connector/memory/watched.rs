@@ -30,6 +30,12 @@ impl Memory {
             let _ = changes.changed().await;
         }
     }
+
+    /// How many wait.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.state().watching()
+    }
 }
 
 impl<'m> Watching<'m> {
@@ -73,7 +79,7 @@ mod tests {
         assert!(hears(Some("orders"), orders).await.is_err(), "nothing has changed there");
         assert!(hears(None, all).await.is_ok());
         let later = async {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert_eq!(memory.waiting(), 1);
             put("orders", "b", 30);
         };
         let (heard, ()) = tokio::join!(hears(Some("orders"), orders), later);

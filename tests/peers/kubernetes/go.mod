@@ -1,6 +1,6 @@
 module witgate/tests/peers/kubernetes
 
-go 1.25
+go 1.24.0
 
 replace k8s.io/api => k8s.io/api v0.34.0
 
