@@ -240,7 +240,9 @@ fn where_it_is(registry: &config::Registry) -> String {
 fn credential(registry: &config::Registry) -> &'static str {
     let grants = &registry.grants;
     match () {
-        () if grants.http.is_some() => "`token_file` and `header`, or `user` and `password_file`, in `http`",
+        () if grants.http.is_some() => {
+            "`token_file` and `header`, `user` and `password_file`, or `kubeconfig`, in `http`"
+        }
         () if grants.etcd.is_some() => "`user`, `password_file` and `tls` in `etcd`",
         () if grants.zookeeper.is_some() => "`user`, `password_file` and `tls` in `zookeeper`",
         () if grants.file.is_some() => "`file`, and who may read it,",
