@@ -43,6 +43,7 @@ mod nodes;
 mod discovery;
 #[path = "../../plugins/eureka/answer.rs"]
 mod applications;
+#[expect(dead_code, reason = "the plugin asks, too")]
 #[path = "../../plugins/kubernetes/answer.rs"]
 mod events;
 #[path = "../../plugins/discovery/instance.rs"]

@@ -1,5 +1,5 @@
 //! Asks a real API server of Kubernetes what the adapter asks, so that a double can answer as it did. With `UPDATE_EXPECT=1`
-//! the answers are written for `./dev test`; without, they must be such that the adapter makes the same of them.
+//! the answers are written for `./dev test`; without, each must have the status that it has there.
 
 use std::{collections::BTreeMap, fs, time::Duration};
 

@@ -11,7 +11,7 @@ use crate::support::{
     fault_table::Registry as _,
     gateway::{Gateway, bound_to_test, until},
     kubernetes_server::{Kubernetes, collection, manifests},
-    service::{CLIENTS, becomes, endpoints},
+    service::{CLIENTS, answers, becomes, endpoints},
     traffic::Traffic,
 };
 
@@ -24,6 +24,7 @@ async fn follows(kubernetes: &mut Kubernetes, gateway: Gateway) -> u64 {
     let backends = Backend::several(2).await;
     kubernetes.register("b0", backends[0].address).await;
     endpoints(&gateway, 1).await;
+    answers(&gateway).await;
     let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
     kubernetes.register("b1", backends[1].address).await;
     traffic.reaches("b1", Instant::now()).await;
@@ -127,6 +128,7 @@ pub async fn compacted() -> u64 {
     kubernetes.register("b0", backends[0].address).await;
     let gateway = Gateway::start(&(kubernetes.toml() + "\n" + ORDERS));
     endpoints(&gateway, 1).await;
+    answers(&gateway).await;
     let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
     kubernetes.register("b1", backends[1].address).await;
     kubernetes.compact().await;
@@ -147,6 +149,7 @@ pub async fn without_slices() -> u64 {
     kubernetes.create("/api/v1/namespaces/shop/endpoints", &object.to_string()).await;
     let gateway = Gateway::start(&(kubernetes.toml() + "\n" + ORDERS));
     endpoints(&gateway, 1).await;
+    answers(&gateway).await;
     let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
     traffic.more(100).await;
     kubernetes.remove("/api/v1/namespaces/shop/endpoints/orders").await;

@@ -70,6 +70,7 @@ impl<R: Registry> Table<R> {
             registry.toml()
         ));
         service::endpoints(&gateway, backends.len()).await;
+        service::answers(&gateway).await;
         let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
         traffic.more(50).await;
         Self { registry, gateway, backends, traffic }

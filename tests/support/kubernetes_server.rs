@@ -24,6 +24,7 @@ use super::{
     certs::{Certs, Pair},
     etcd::{Etcd, Version, free_port},
     fault_table::Registry,
+    gateway::until,
     kubernetes::{NAMESPACE, in_slices, registry, slice},
     network::Network,
     session::{Answer, Session},
@@ -305,6 +306,14 @@ impl Kubernetes {
         self.spawn(&["--runtime-config=discovery.k8s.io/v1=false"]);
         let answers = self.answers(&format!("/api/v1/namespaces/{NAMESPACE}/endpoints")).await;
         assert!(answers, "kube-apiserver does not start again");
+        // Before it knows all that it has, it says of everything else that it is not there yet.
+        until("it says that it has none", || async {
+            let slices = format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices");
+            self.ask(Method::GET, &slices, "")
+                .await
+                .is_ok_and(|answer| answer.status == StatusCode::NOT_FOUND)
+        })
+        .await;
     }
 
     /// Has its etcd forget all that was before now, which it notices when it starts again.

@@ -114,6 +114,19 @@ pub async fn becomes(gateway: &Gateway, origin: &str) {
     until(origin, || async { source(gateway).await["origin"] == origin }).await;
 }
 
+/// Waits until requests are answered, whichever worker takes their connection: each has its own view of the list.
+pub async fn answers(gateway: &Gateway) {
+    until("requests are answered", || async {
+        for _ in 0..16 {
+            if !gateway.get("/").await.status.is_success() {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+}
+
 /// Waits until every worker picks from so many endpoints.
 pub async fn endpoints(gateway: &Gateway, count: usize) {
     until(&format!("{count} endpoints"), || async {

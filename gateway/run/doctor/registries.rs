@@ -241,7 +241,7 @@ fn credential(registry: &config::Registry) -> &'static str {
     let grants = &registry.grants;
     match () {
         () if grants.http.is_some() => {
-            "`token_file` and `header`, `user` and `password_file`, or `login`, in `http`"
+            "`token_file` and `header`, `user` and `password_file`, `login`, or `kubeconfig`, in `http`"
         }
         () if grants.etcd.is_some() => "`user`, `password_file` and `tls` in `etcd`",
         () if grants.zookeeper.is_some() => "`user`, `password_file` and `tls` in `zookeeper`",
