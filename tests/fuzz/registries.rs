@@ -56,6 +56,13 @@ mod records;
 #[path = "../../plugins/mdns/instance.rs"]
 mod instance;
 
+#[expect(dead_code, reason = "the plugin uses more of it")]
+#[path = "../../plugins/nacos"]
+mod nacos {
+    pub mod answer;
+    pub mod settings;
+}
+
 /// Every layout of etcd, with all that changes how it reads.
 const LAYOUTS: [&str; 5] = [
     r#"{ "layout": "go-zero" }"#,
@@ -91,6 +98,7 @@ fuzz_target!(|data: &[u8]| {
     service_discovery(value);
     announced(key, value);
     eureka(value);
+    nacos(value);
     dns(value);
     mdns(value);
     if let Ok(text) = str::from_utf8(value) {
@@ -201,6 +209,17 @@ fn eureka(body: &[u8]) {
             assert!(delta.counts.keys().all(|status| !status.is_empty()));
         }
     }
+}
+
+/// An answer of Nacos is a list, of which each instance has an address, or it is told what it is instead.
+fn nacos(body: &[u8]) {
+    for settings in [r#"{"clusters":["a"]}"#, r#"{"layout":"rpcx"}"#, r#"{"api":"v3"}"#] {
+        let Ok(settings) = nacos::settings::Settings::read(settings) else { continue };
+        if let Ok(nacos::answer::Said::List(list)) = nacos::answer::read(&settings, body) {
+            assert!(list.instances.iter().all(|(id, entry)| id.ends_with(&entry.address)));
+        }
+    }
+    nacos::answer::done(body);
 }
 
 /// Whatever records there are, each place has one instance, with traffic.

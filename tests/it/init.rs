@@ -12,9 +12,11 @@ use crate::support::{
     eureka::Eureka,
     fault_table::Registry as _,
     gateway::{Gateway, until},
+    nacos_double::NacosDouble,
 };
 
-const REGISTRIES: [&str; 8] = ["consul", "discovery", "dns", "etcd", "eureka", "file", "memory", "zookeeper"];
+const REGISTRIES: [&str; 9] =
+    ["consul", "discovery", "dns", "etcd", "eureka", "file", "memory", "nacos", "zookeeper"];
 
 /// `witgate` in a folder: its exit code, and what it says.
 fn witgate(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
@@ -136,6 +138,14 @@ async fn a_gateway_with_it_answers_for_applications_of_eureka() {
     let (mut eureka, backend) = (Eureka::start().await, Backend::start("one").await);
     eureka.register("one", backend.address).await;
     let gateway = gateway(tempfile::tempdir().unwrap(), "eureka", Some(&eureka.address().to_string()));
+    answers(&gateway, "orders", "one").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_with_it_answers_for_services_of_nacos() {
+    let (nacos, backend) = (NacosDouble::<1>::start().await, Backend::start("one").await);
+    nacos.register_with("orders", backend.address, &[]);
+    let gateway = gateway(tempfile::tempdir().unwrap(), "nacos", Some(&nacos.address().to_string()));
     answers(&gateway, "orders", "one").await;
 }
 

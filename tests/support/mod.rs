@@ -24,6 +24,8 @@ pub mod guest;
 pub mod haproxy;
 pub mod http2;
 pub mod http2_origin;
+pub mod nacos;
+pub mod nacos_double;
 pub mod network;
 pub mod origin;
 pub mod otlp;

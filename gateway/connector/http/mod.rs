@@ -26,4 +26,4 @@ pub(crate) const INTERFACES: &[&str] =
     &["witgate:http/http", "wasi:http/types", "wasi:http/outgoing-handler"];
 
 /// Shipped plugins that are of no use without it.
-pub(crate) const USERS: &[&str] = &["consul", "discovery"];
+pub(crate) const USERS: &[&str] = &["consul", "discovery", "eureka", "nacos"];

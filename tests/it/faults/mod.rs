@@ -10,6 +10,7 @@ mod eureka;
 mod flapping;
 mod gateway;
 mod mdns;
+mod nacos;
 mod network;
 mod plugin;
 mod zookeeper;
