@@ -60,8 +60,8 @@ enum Command {
         /// Where services are found; `memory` is the registry inside the gateway.
         #[arg(value_name = "REGISTRY", value_parser = registry_kind())]
         registry: &'static run::RegistryKind,
-        /// Where the registry is: HOST:PORT, for consul, discovery, eureka and kubernetes also a URL; for `file` the path of the file.
-        /// May be given several times. Default: where it usually is on this machine.
+        /// Where the registry is: HOST:PORT, for consul, discovery, eureka, kubernetes and nacos also a URL; for `file` the path
+        /// of the file. May be given several times. Default: where it usually is on this machine.
         #[arg(long = "address", value_name = "ADDR")]
         addresses: Vec<String>,
         /// Where clients reach the gateway.

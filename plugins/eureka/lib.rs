@@ -18,7 +18,6 @@ mod answer;
 mod book;
 mod instance;
 mod register;
-mod servers;
 mod settings;
 mod told;
 
@@ -33,7 +32,7 @@ use guest::escape::escape;
 use guest::http::{self, Answer, Failure as Failed, Limit};
 use guest::pause::jittered;
 use guest::poll;
-use servers::{Problem, Servers};
+use guest::servers::{Problem, Servers};
 use settings::Settings;
 use told::{Said, Step, Told};
 use witgate::registry::types::{Change, State};

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use guest::entries::Entry;
 use guest::http::{self, Answer, Failure as Failed, Limit};
+use guest::servers::{Problem, Servers};
 
 use crate::Eureka;
 use crate::exports::witgate::registry::registrar::{Announcement, Guest, GuestRegistration, Registration};
 use crate::instance::Instance;
-use crate::servers::{Problem, Servers};
 use crate::settings::Settings;
 use crate::witgate::registry::types::Failure;
 

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use bindings::wasi::clocks::monotonic_clock::subscribe_duration;
 use bindings::wasi::http::outgoing_handler;
+pub use bindings::wasi::http::types::Method;
 use bindings::wasi::http::types::{
-    ErrorCode, Fields, IncomingBody, Method, OutgoingBody, OutgoingRequest, RequestOptions, Scheme,
+    ErrorCode, Fields, IncomingBody, OutgoingBody, OutgoingRequest, RequestOptions, Scheme,
 };
 use bindings::wasi::io::poll::poll;
 use bindings::wasi::io::streams::{InputStream, StreamError};
@@ -247,7 +248,15 @@ pub fn put(url: &str, body: &[u8], limit: Limit) -> Result<Answer, Failure> {
 
 /// Has what is at a URL removed.
 pub fn delete(url: &str, limit: Limit) -> Result<Answer, Failure> {
-    Ok(ask(&Method::Delete, url, &[], None, limit)?)
+    send_nothing(&Method::Delete, url, limit)
+}
+
+/// Does what a method means at a URL that says all there is to say: there is no body, so the gateway may send it again.
+pub fn send_nothing(method: &Method, url: &str, limit: Limit) -> Result<Answer, Failure> {
+    // Some servers want to be told that there is none.
+    let headers =
+        if matches!(method, Method::Get | Method::Delete) { &[][..] } else { &[("content-length", "0")] };
+    Ok(ask(method, url, headers, None, limit)?)
 }
 
 /// One failure for those of several URLs: what the operator can mend comes first.

@@ -18,6 +18,8 @@ pub mod pause;
 #[cfg(feature = "http")]
 pub mod poll;
 pub mod rpcx;
+#[cfg(feature = "http")]
+pub mod servers;
 pub mod settings;
 /// Which addresses can be an endpoint: the gateway's own rule, from its own file.
 #[path = "../../gateway/registry/usable.rs"]

@@ -61,6 +61,13 @@ mod slice;
 #[path = "../../plugins/mdns/instance.rs"]
 mod instance;
 
+#[expect(dead_code, reason = "the plugin uses more of it")]
+#[path = "../../plugins/nacos"]
+mod nacos {
+    pub mod answer;
+    pub mod settings;
+}
+
 /// Every layout of etcd, with all that changes how it reads.
 const LAYOUTS: [&str; 5] = [
     r#"{ "layout": "go-zero" }"#,
@@ -97,6 +104,7 @@ fuzz_target!(|data: &[u8]| {
     announced(key, value);
     eureka(value);
     kubernetes(value);
+    nacos(value);
     dns(value);
     mdns(value);
     if let Ok(text) = str::from_utf8(value) {
@@ -224,6 +232,17 @@ fn kubernetes(body: &[u8]) {
         }
     }
     events::Status::of(500, body).after("http://a");
+}
+
+/// An answer of Nacos is a list, of which each instance has an address, or it is told what it is instead.
+fn nacos(body: &[u8]) {
+    for settings in [r#"{"clusters":["a"]}"#, r#"{"layout":"rpcx"}"#, r#"{"api":"v3"}"#] {
+        let Ok(settings) = nacos::settings::Settings::read(settings) else { continue };
+        if let Ok(nacos::answer::Said::List(list)) = nacos::answer::read(&settings, body) {
+            assert!(list.instances.iter().all(|(id, entry)| id.ends_with(&entry.address)));
+        }
+    }
+    nacos::answer::done(body);
 }
 
 /// Whatever records there are, each place has one instance, with traffic.

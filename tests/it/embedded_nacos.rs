@@ -8,6 +8,8 @@ use serde_json::Value;
 use crate::support::{
     backend::Backend,
     gateway::{Gateway, until},
+    nacos,
+    registering::Registering,
     service::{CLIENTS, endpoints},
     session::Session,
     traffic::Traffic,
@@ -50,4 +52,33 @@ async fn who_beats_gets_requests_and_who_stops_gets_none() {
     endpoints(&gateway, 1).await;
     traffic.more(100).await;
     traffic.stop().await.none_failed();
+}
+
+/// Who is asked for a token logs in with it as the password.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plugin_of_nacos_reads_it_and_announces_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "opensesame").unwrap();
+    let server = Gateway::start(&format!(
+        "[admin.registrations]\naddress = \"127.0.0.1:0\"\ntoken_file = {token:?}\nnacos = {{}}\n\n\
+         [[route]]\npath = \"/svc/{{service}}\"\nregistry = \"memory\"\n"
+    ));
+    let registry = nacos::registry(&[server.registrations.unwrap()], "v1", Some(&token), ", ttl_seconds = 6");
+    let gateway = Gateway::start(&format!(
+        "{registry}\n[upstream.orders]\nservice = \"orders\"\nregistry = \"main\"\n\n\
+         [[route]]\npath = \"/\"\nupstream = \"orders\"\n"
+    ));
+    let backend = Backend::start("one").await;
+    let address = backend.address.to_string();
+    let flags = ["--registry", "main", "--service", "orders", "--address", &address, "--weight", "3"];
+    let mut registering = Registering::start(&registry, &flags, None);
+    endpoints(&gateway, 1).await;
+    assert_eq!(gateway.get("/").await.text(), "one");
+    until("its own routes find it", || async { server.get("/svc/orders").await.text() == "one" }).await;
+    assert_eq!(gateway.api("/api/v1/upstreams/orders").await["endpoints"][0]["weight"], 3);
+    registering.signal("TERM");
+    let (code, said) = registering.exit().await;
+    assert_eq!(code, Some(0), "{said}");
+    until("it has left", || async { server.get("/svc/orders").await.status != 200 }).await;
 }

@@ -27,6 +27,7 @@ use crate::support::{
     kubernetes::{NAMESPACE, slice},
     kubernetes_double::{Kind, KubernetesDouble},
     kubernetes_server::manifests,
+    nacos_double::NacosDouble,
     origin::{Origin, Reply},
     redis::Redis,
     rpcx,
@@ -145,6 +146,19 @@ async fn the_eureka_example_routes_to_applications() {
     let gateway = Gateway::run(folder);
     let backend = Backend::start("one").await;
     eureka.register("one", backend.address).await;
+    for path in ["/orders/1", "/svc/orders/1"] {
+        until(path, || async { gateway.get(path).await.text() == "one" }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_nacos_example_routes_to_services() {
+    let nacos = NacosDouble::<1>::start().await;
+    let folder = example("nacos");
+    edit(folder.path(), |text| text.replace("127.0.0.1:8848", &nacos.address().to_string()));
+    let gateway = Gateway::run(folder);
+    let backend = Backend::start("one").await;
+    nacos.register_with("orders", backend.address, &[]);
     for path in ["/orders/1", "/svc/orders/1"] {
         until(path, || async { gateway.get(path).await.text() == "one" }).await;
     }

@@ -14,10 +14,11 @@ use crate::support::{
     gateway::{Gateway, until},
     kubernetes::slice,
     kubernetes_double::{Kind, KubernetesDouble},
+    nacos_double::NacosDouble,
 };
 
-const REGISTRIES: [&str; 9] =
-    ["consul", "discovery", "dns", "etcd", "eureka", "file", "kubernetes", "memory", "zookeeper"];
+const REGISTRIES: [&str; 10] =
+    ["consul", "discovery", "dns", "etcd", "eureka", "file", "kubernetes", "memory", "nacos", "zookeeper"];
 
 /// `witgate` in a folder: its exit code, and what it says.
 fn witgate(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
@@ -147,6 +148,14 @@ async fn a_gateway_with_it_answers_for_services_of_kubernetes() {
     let (kubernetes, backend) = (KubernetesDouble::start().await, Backend::start("one").await);
     kubernetes.put_in("default", Kind::Slices, "a", slice("orders", &[backend.address], json!({})));
     let gateway = gateway(tempfile::tempdir().unwrap(), "kubernetes", Some(&kubernetes.url()));
+    answers(&gateway, "orders", "one").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_with_it_answers_for_services_of_nacos() {
+    let (nacos, backend) = (NacosDouble::<1>::start().await, Backend::start("one").await);
+    nacos.register_with("orders", backend.address, &[]);
+    let gateway = gateway(tempfile::tempdir().unwrap(), "nacos", Some(&nacos.address().to_string()));
     answers(&gateway, "orders", "one").await;
 }
 

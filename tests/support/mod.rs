@@ -27,6 +27,8 @@ pub mod http2_origin;
 pub mod kubernetes;
 pub mod kubernetes_double;
 pub mod kubernetes_server;
+pub mod nacos;
+pub mod nacos_double;
 pub mod network;
 pub mod origin;
 pub mod otlp;

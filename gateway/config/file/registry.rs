@@ -16,7 +16,7 @@ macro_rules! registry {
         #[schemars(extend("required" = ["plugin"]))]
         #[serde(default, deny_unknown_fields)]
         pub(in crate::config) struct Registry {
-            /// A shipped plugin (`consul`, `discovery`, `dns`, `etcd`, `eureka`, `file`, `kubernetes`, `mdns`, `memory`, `static`, `zookeeper`) or the name of a file in the plugins folder. Required.
+            /// A shipped plugin (`consul`, `discovery`, `dns`, `etcd`, `eureka`, `file`, `kubernetes`, `mdns`, `memory`, `nacos`, `static`, `zookeeper`) or the name of a file in the plugins folder. Required.
             pub plugin: Option<String>,
             $($(#[$doc])* pub $name: Option<connector::$name::Keys>,)*
             /// How much this registry is believed when it says that instances are gone.

@@ -28,4 +28,4 @@ pub(crate) const INTERFACES: &[&str] =
     &["witgate:http/http", "wasi:http/types", "wasi:http/outgoing-handler"];
 
 /// Shipped plugins that are of no use without it.
-pub(crate) const USERS: &[&str] = &["consul", "discovery", "eureka", "kubernetes"];
+pub(crate) const USERS: &[&str] = &["consul", "discovery", "eureka", "kubernetes", "nacos"];

@@ -91,6 +91,12 @@ pub const KINDS: &[Kind] = &[
         addresses: Addresses::None,
     },
     Kind {
+        name: "nacos",
+        with: "services of Nacos",
+        table: include_str!("nacos.toml"),
+        addresses: Addresses::Urls("127.0.0.1:8848/nacos"),
+    },
+    Kind {
         name: "zookeeper",
         with: "services in ZooKeeper",
         table: include_str!("zookeeper.toml"),

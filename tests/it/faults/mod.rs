@@ -11,6 +11,7 @@ mod flapping;
 mod gateway;
 mod kubernetes;
 mod mdns;
+mod nacos;
 mod network;
 mod plugin;
 mod zookeeper;

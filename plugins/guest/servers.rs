@@ -2,7 +2,7 @@
 //!
 //! Servers tell each other what they hear, so one is enough.
 
-use guest::http::{Failure, texts, together};
+use crate::http::{Failure, texts, together};
 
 /// Why a server did not do what it was asked for.
 #[derive(Debug)]
