@@ -56,7 +56,7 @@ pub async fn finds() -> u64 {
 }
 
 /// How many calls were made, all of which went well.
-fn well(statuses: BTreeMap<String, u64>) -> u64 {
+pub fn well(statuses: BTreeMap<String, u64>) -> u64 {
     assert_eq!(statuses.keys().collect::<Vec<_>>(), ["OK"], "{statuses:?}");
     statuses["OK"]
 }

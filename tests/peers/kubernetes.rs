@@ -6,13 +6,17 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{
-    backend::Backend,
-    fault_table::Registry as _,
-    gateway::{Gateway, bound_to_test, until},
-    kubernetes_server::{Kubernetes, collection, manifests},
-    service::{CLIENTS, answers, becomes, endpoints},
-    traffic::Traffic,
+use crate::{
+    go_zero::well,
+    support::{
+        backend::Backend,
+        fault_table::Registry as _,
+        gateway::{Gateway, bound_to_test, until},
+        go_zero,
+        kubernetes_server::{Kubernetes, collection, manifests},
+        service::{CLIENTS, answers, becomes, endpoints},
+        traffic::Traffic,
+    },
 };
 
 /// The rest of a configuration that finds `orders`.
@@ -136,6 +140,25 @@ pub async fn compacted() -> u64 {
     becomes(&gateway, "live").await;
     traffic.more(200).await;
     traffic.stop().await.none_failed().sent
+}
+
+/// A service of go-zero that is called as its clients name it. Whether they or the gateway find it, calls go to the port
+/// of its container.
+pub async fn called_as_go_zero_does() -> u64 {
+    let mut kubernetes = Kubernetes::start().await;
+    let service = go_zero::Service::start("a", None, "").await;
+    kubernetes.register("a", service.address).await;
+    let port = kubernetes.reached(service.address).await.port();
+    let gateway = Gateway::start(&format!(
+        "{}\n[upstream.orders]\nservice = \"k8s://shop/orders:{port}\"\nregistry = \"main\"\n\n[[route]]\n\
+         path = \"/{}\"\nupstream = \"orders\"\n",
+        kubernetes.toml(),
+        go_zero::SERVICE
+    ));
+    endpoints(&gateway, 1).await;
+    let client = go_zero::Client::start(gateway.address(), "");
+    client.more(200).await;
+    well(client.stop().await.statuses)
 }
 
 /// A server without EndpointSlices is asked for Endpoints.

@@ -72,6 +72,7 @@ fn cases() -> impl IntoIterator<Item = Case> {
         "nacos-naming", "the gateway as Nacos", Finds, nacos_embedded::finds();
         "go-zero", "etcd", Found, go_zero::found();
         "go-zero", "etcd", Finds, go_zero::finds();
+        "go-zero", "Kubernetes", Found, kubernetes::called_as_go_zero_does();
         "kube-apiserver", "Kubernetes, in a pod", Found, kubernetes::in_cluster();
         "kube-apiserver", "Kubernetes, by a kubeconfig", Found, kubernetes::kubeconfig();
         "kube-apiserver", "Kubernetes, without slices", Found, kubernetes::without_slices();
