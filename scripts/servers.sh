@@ -3,8 +3,8 @@
 # avahi and Prometheus as Debian ships them, unpacked under target/servers, and services and clients of go-zero and rpcx,
 # built from tests/peers as target/peers/go-zero and target/peers/rpcx. Their Go is the machine's or, where it has none
 # that is new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY says. With names only these:
-# rpcx, go-zero, eureka, which Maven builds, spring and dubbo, which it builds for ./dev peers, or clients, which the proxy
-# benchmark has in benches/proxy/clients.
+# rpcx, go-zero, eureka, which Maven builds, spring and dubbo, which it builds for ./dev peers, nacos-naming and rnacos, which npm
+# and Cargo build for the same, or clients, which the proxy benchmark has in benches/proxy/clients.
 # Touches neither the machine's packages nor its sources, needs no root, and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -79,6 +79,34 @@ java_peer() {
   mv "$folder.new" "$folder"
 }
 
+# node_peer NAME: the same for one in JavaScript, with its packages beside it.
+node_peer() {
+  local source=tests/peers/$1 folder=$PWD/target/peers/$1
+  [ -e "$folder" ] && [ -z "$(find "$source" -newer "$folder" -print -quit)" ] && return
+  command -v npm >/dev/null || fail "target/peers/$1 is built with npm: install Debian's nodejs and npm"
+  say "Building target/peers/$1"
+  rm -rf "$folder.new"
+  cp -r "$source" "$folder.new"
+  (cd "$folder.new" && npm ci --ignore-scripts --no-audit --no-fund) ||
+    fail "the peers of the tests are not built; what they need comes from the registry that npm is told of"
+  rm -rf "$folder"
+  mv "$folder.new" "$folder"
+}
+
+# A server of Nacos, as a package of Cargo.
+rnacos=0.8.8
+rnacos() {
+  local folder=$SERVERS/rnacos
+  [ "$(cat "$folder/complete" 2>/dev/null)" != $rnacos ] || return 0
+  say "Building rnacos $rnacos, ten minutes the first time"
+  CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 CARGO_TARGET_DIR=$SERVERS/rnacos-build \
+    cargo install rnacos --version $rnacos --locked --debug --force --root "$folder" \
+    --config 'profile.dev.package.bcrypt.opt-level=3' --config 'profile.dev.package.blowfish.opt-level=3' ||
+    fail "rnacos for the tests is not built; its crates come from where Cargo is told that they are"
+  rm -rf "$SERVERS/rnacos-build"
+  echo $rnacos >"$folder/complete"
+}
+
 if [ $# = 0 ]; then
   unpack bookworm etcd34 "usr/bin/etcd --version" etcd-server etcd-client
   unpack bullseye consul "usr/bin/consul version" consul
@@ -110,7 +138,9 @@ for name in "$@"; do
   case $name in
     go-zero | rpcx) peer "$name" ;;
     eureka | spring | dubbo) java_peer "$name" ;;
+    nacos-naming) node_peer "$name" ;;
+    rnacos) rnacos ;;
     clients) peer clients benches/proxy/clients ;;
-    *) fail "scripts/servers.sh takes rpcx, go-zero, eureka, spring, dubbo and clients, not \"$name\"" ;;
+    *) fail "scripts/servers.sh takes rpcx, go-zero, eureka, spring, dubbo, nacos-naming, rnacos and clients, not \"$name\"" ;;
   esac
 done

@@ -11,6 +11,7 @@
 
 mod dubbo;
 mod go_zero;
+mod nacos;
 mod report;
 mod spring;
 #[path = "../support/mod.rs"]
@@ -18,7 +19,9 @@ mod support;
 
 use std::{env, pin::Pin, process::ExitCode, time::Duration};
 
+use Way::{Fault, Finds, Found, Says};
 use report::Report;
+use support::{fault_table as table, rnacos::Rnacos};
 
 /// No case takes so long unless it hangs.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -28,6 +31,10 @@ const LIMIT: Duration = Duration::from_secs(300);
 enum Way {
     Found,
     Finds,
+    /// The peer is the registry, and this is what it does while clients send.
+    Fault(&'static str),
+    /// And this is what it says.
+    Says,
 }
 
 struct Case {
@@ -39,8 +46,8 @@ struct Case {
 }
 
 macro_rules! cases {
-    ($($peer:literal, $registry:literal, $way:ident, $run:expr;)*) => {
-        [$(Case { peer: $peer, registry: $registry, way: Way::$way, run: || Box::pin($run) }),*]
+    ($($peer:literal, $registry:literal, $way:expr, $run:expr;)*) => {
+        [$(Case { peer: $peer, registry: $registry, way: $way, run: || Box::pin($run) }),*]
     };
 }
 
@@ -61,6 +68,21 @@ fn cases() -> impl IntoIterator<Item = Case> {
         "Dubbo by application, dubbo", "ZooKeeper", Found, dubbo::found("application", "dubbo");
         "go-zero", "etcd", Found, go_zero::found();
         "go-zero", "etcd", Finds, go_zero::finds();
+        "rnacos", "Nacos", Says, nacos::says();
+        "nacos-naming", "Nacos", Found, nacos::found();
+        "nacos-naming", "Nacos", Finds, nacos::finds();
+        "rnacos", "Nacos", Fault("forgetting what is announced"), nacos::keeps();
+        "rnacos", "Nacos", Fault("killed"), table::killed::<Rnacos>();
+        "rnacos", "Nacos", Fault("frozen"), table::frozen::<Rnacos>();
+        "rnacos", "Nacos", Fault("restarted with its data"), table::restarted_with_its_data::<Rnacos>();
+        "rnacos", "Nacos", Fault("restarted without its data"), table::restarted_without_its_data::<Rnacos>();
+        "rnacos", "Nacos", Fault("refusing the password"), table::credential_revoked::<Rnacos>();
+        "rnacos", "Nacos", Fault("with nothing in it"), table::empty::<Rnacos>();
+        "rnacos", "Nacos", Fault("broken off"), table::partial::<Rnacos>();
+        "rnacos", "Nacos", Fault("answering garbage"), table::garbage::<Rnacos>("suspect", nacos::JSON);
+        "rnacos", "Nacos", Fault("answering a megabyte"), table::a_megabyte::<Rnacos>();
+        "rnacos", "Nacos", Fault("with ten thousand instances"), table::ten_thousand::<Rnacos>();
+        "rnacos", "Nacos", Fault("flapping"), table::flapping::<Rnacos>();
     ]
 }
 
@@ -70,7 +92,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut report = Report::default();
     for case in cases() {
-        let names = [case.peer, case.registry].map(str::to_lowercase);
+        let names = [case.peer, case.registry, report::way(case.way)].map(str::to_lowercase);
         if !wanted.iter().all(|word| names.iter().any(|name| name.contains(word))) {
             continue;
         }

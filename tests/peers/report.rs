@@ -37,10 +37,13 @@ impl Report {
     }
 }
 
-fn way(way: Way) -> &'static str {
+/// In words.
+pub fn way(way: Way) -> &'static str {
     match way {
         Way::Found => "the gateway finds it",
         Way::Finds => "it finds what is announced",
+        Way::Fault(fault) => fault,
+        Way::Says => "it says what was recorded",
     }
 }
 
@@ -53,6 +56,8 @@ fn version(peer: &str) -> &'static str {
         Some("Dubbo") => {
             (include_str!("dubbo/pom.xml"), "<artifactId>dubbo</artifactId>\n      <version>", '<')
         }
+        Some("nacos-naming") => (include_str!("nacos-naming/package.json"), "\"nacos-naming\": \"", '"'),
+        Some("rnacos") => (include_str!("../../scripts/servers.sh"), "rnacos=", '\n'),
         _ => (include_str!("go-zero/go.mod"), "github.com/zeromicro/go-zero v", '\n'),
     };
     let rest = build.split_once(after).map_or("", |(_, rest)| rest);

@@ -1,5 +1,5 @@
 //! What a registry may do without costing a request: the same table for each, with clients that send throughout. An
-//! adapter gives what differs, which is its real server.
+//! adapter gives what differs, which is its real server. Each case says how many requests there were.
 
 use std::{
     net::SocketAddr,
@@ -70,6 +70,7 @@ impl<R: Registry> Table<R> {
             registry.toml()
         ));
         service::endpoints(&gateway, backends.len()).await;
+        service::answers(&gateway).await;
         let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
         traffic.more(50).await;
         Self { registry, gateway, backends, traffic }
@@ -102,88 +103,88 @@ impl<R: Registry> Table<R> {
     }
 
     /// A new instance is found, and nothing has failed until then.
-    async fn recovers(mut self) {
+    async fn recovers(mut self) -> u64 {
         let backend = Backend::start("new").await;
         self.registry.register("new", backend.address).await;
         let since = Instant::now();
         self.backends.push(backend);
         self.traffic.reaches("new", since).await;
         self.traffic.more(200).await;
-        self.traffic.stop().await.none_failed();
+        self.traffic.stop().await.none_failed().sent
     }
 }
 
-pub async fn killed<R: Registry>() {
+pub async fn killed<R: Registry>() -> u64 {
     let mut table = Table::<R>::start().await;
     table.registry.kill9();
     table.fails("unavailable", "").await;
     table.registry.restart().await;
     table.becomes("live").await;
-    table.recovers().await;
+    table.recovers().await
 }
 
-pub async fn frozen<R: Registry>() {
+pub async fn frozen<R: Registry>() -> u64 {
     let table = Table::<R>::start().await;
     table.registry.freeze();
     table.fails("unavailable", "").await;
     table.registry.thaw();
     table.becomes("live").await;
-    table.recovers().await;
+    table.recovers().await
 }
 
-pub async fn restarted_with_its_data<R: Registry>() {
+pub async fn restarted_with_its_data<R: Registry>() -> u64 {
     let mut table = Table::<R>::start().await;
     table.registry.restart().await;
     table.becomes("live").await;
-    table.recovers().await;
+    table.recovers().await
 }
 
-pub async fn restarted_without_its_data<R: Registry>() {
+pub async fn restarted_without_its_data<R: Registry>() -> u64 {
     let mut table = Table::<R>::start().await;
     table.registry.restart_empty().await;
     table.is_empty().await;
-    table.recovers().await;
+    table.recovers().await
 }
 
 /// The same with a registry of which the adapter knows that it has just started: its answer is not believed in the first
 /// place, and this is why.
-pub async fn restarted_without_its_data_and_suspect<R: Registry>(why: &str) {
+pub async fn restarted_without_its_data_and_suspect<R: Registry>(why: &str) -> u64 {
     let mut table = Table::<R>::start().await;
     table.registry.restart_empty().await;
     table.fails("suspect", why).await;
     assert_eq!(service::source(&table.gateway).await["instances"], table.backends.len());
-    table.recovers().await;
+    table.recovers().await
 }
 
-pub async fn credential_revoked<R: Registry>() {
+pub async fn credential_revoked<R: Registry>() -> u64 {
     let mut table = Table::<R>::start().await;
     table.registry.revoke().await;
     table.fails("denied", "").await;
     table.registry.grant_again().await;
     table.becomes("live").await;
-    table.recovers().await;
+    table.recovers().await
 }
 
-pub async fn empty<R: Registry>() {
+pub async fn empty<R: Registry>() -> u64 {
     let mut table = Table::<R>::start().await;
     for number in 0..table.backends.len() {
         table.registry.withdraw(&format!("b{number}")).await;
     }
     table.is_empty().await;
-    table.recovers().await;
+    table.recovers().await
 }
 
-pub async fn partial<R: Registry>() {
+pub async fn partial<R: Registry>() -> u64 {
     let table = Table::<R>::start().await;
     table.registry.tamper(Tampering::Cut);
     table.fails("unavailable", "").await;
     table.registry.tamper(Tampering::None);
     table.becomes("live").await;
-    table.recovers().await;
+    table.recovers().await
 }
 
 /// An error page with status 200, and then what looks like the registry and is not: both are a failure of this kind.
-pub async fn garbage<R: Registry>(kind: &str, headers: &'static str) {
+pub async fn garbage<R: Registry>(kind: &str, headers: &'static str) -> u64 {
     let table = Table::<R>::start().await;
     for (headers, body) in
         [("content-type: text/html\r\n", "<html>Sign in</html>"), (headers, "{\"sign\": \"in\"}")]
@@ -193,11 +194,11 @@ pub async fn garbage<R: Registry>(kind: &str, headers: &'static str) {
     }
     table.registry.tamper(Tampering::None);
     table.becomes("live").await;
-    table.recovers().await;
+    table.recovers().await
 }
 
 /// A megabyte of facts that nobody asked for.
-pub async fn a_megabyte<R: Registry>() {
+pub async fn a_megabyte<R: Registry>() -> u64 {
     let mut table = Table::<R>::start().await;
     let addresses: Vec<SocketAddr> = table.backends.iter().map(|backend| backend.address).collect();
     let others = Backend::several(50).await;
@@ -206,11 +207,11 @@ pub async fn a_megabyte<R: Registry>() {
     service::endpoints(&table.gateway, 52).await;
     table.traffic.more(500).await;
     table.backends.extend(others);
-    table.recovers().await;
+    table.recovers().await
 }
 
 /// Ten thousand, or as many as the registry can have.
-pub async fn ten_thousand<R: Registry>() {
+pub async fn ten_thousand<R: Registry>() -> u64 {
     let mut table = Table::<R>::start().await;
     let backend = Backend::everywhere("many").await;
     let port = backend.address.port();
@@ -223,11 +224,11 @@ pub async fn ten_thousand<R: Registry>() {
     table.registry.register("new", new.address).await;
     service::endpoints(&table.gateway, usize::from(R::MANY) + 3).await;
     table.traffic.more(2_000).await;
-    table.traffic.stop().await.none_failed();
+    table.traffic.stop().await.none_failed().sent
 }
 
 /// One instance comes and goes as often as the registry can be written to.
-pub async fn flapping<R: Registry>() {
+pub async fn flapping<R: Registry>() -> u64 {
     let mut table = Table::<R>::start().await;
     let backend = Backend::start("flapping").await;
     let since = Instant::now();
@@ -238,5 +239,5 @@ pub async fn flapping<R: Registry>() {
     }
     table.traffic.more(500).await;
     table.backends.push(backend);
-    table.recovers().await;
+    table.recovers().await
 }

@@ -35,6 +35,7 @@ pub mod pty;
 pub mod redis;
 pub mod registering;
 pub mod relay;
+pub mod rnacos;
 pub mod rpcx;
 pub mod secret;
 pub mod service;

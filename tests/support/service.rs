@@ -114,6 +114,19 @@ pub async fn becomes(gateway: &Gateway, origin: &str) {
     until(origin, || async { source(gateway).await["origin"] == origin }).await;
 }
 
+/// Waits until all workers answer by the first list: each takes it up by itself, and a connection comes to any of them.
+pub async fn answers(gateway: &Gateway) {
+    until("all workers have the list", || async {
+        for _ in 0..20 {
+            if !gateway.get("/").await.status.is_success() {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+}
+
 /// Waits until every worker picks from so many endpoints.
 pub async fn endpoints(gateway: &Gateway, count: usize) {
     until(&format!("{count} endpoints"), || async {
