@@ -3,9 +3,8 @@
 # avahi and Prometheus as Debian ships them, unpacked under target/servers, and services and clients of go-zero and rpcx,
 # built from tests/peers as target/peers/go-zero and target/peers/rpcx. Their Go is the machine's or, where it has none
 # that is new enough, Debian's, unpacked beside etcd; their modules come from where GOPROXY says. With names only these:
-# rpcx, go-zero, eureka, which Maven builds, spring and dubbo, which it builds for ./dev peers, nacos-naming, which npm
-# builds for these, kubernetes, an API server which Go builds for these in target/servers/kubernetes, or clients, which the
-# proxy benchmark has in benches/proxy/clients.
+# rpcx, go-zero, eureka, which Maven builds, spring, dubbo, nacos-naming, rnacos and kubernetes, an API server, which Maven,
+# npm, Cargo and Go build for ./dev peers, or clients, which the proxy benchmark has in benches/proxy/clients.
 # Touches neither the machine's packages nor its sources, needs no root, and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -107,6 +106,20 @@ node_peer() {
   mv "$folder.new" "$folder"
 }
 
+# A server of Nacos, as a package of Cargo.
+rnacos=0.8.8
+rnacos() {
+  local folder=$SERVERS/rnacos
+  [ "$(cat "$folder/complete" 2>/dev/null)" != $rnacos ] || return 0
+  say "Building rnacos $rnacos, ten minutes the first time"
+  CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 CARGO_TARGET_DIR=$SERVERS/rnacos-build \
+    cargo install rnacos --version $rnacos --locked --debug --force --root "$folder" \
+    --config 'profile.dev.package.bcrypt.opt-level=3' --config 'profile.dev.package.blowfish.opt-level=3' ||
+    fail "rnacos for the tests is not built; its crates come from where Cargo is told that they are"
+  rm -rf "$SERVERS/rnacos-build"
+  echo $rnacos >"$folder/complete"
+}
+
 if [ $# = 0 ]; then
   unpack bookworm etcd34 "usr/bin/etcd --version" etcd-server etcd-client
   unpack bullseye consul "usr/bin/consul version" consul
@@ -139,10 +152,12 @@ for name in "$@"; do
     go-zero | rpcx) peer "$name" ;;
     eureka | spring | dubbo) java_peer "$name" ;;
     nacos-naming) node_peer "$name" ;;
+    rnacos) rnacos ;;
     kubernetes) go_program tests/peers/kubernetes "$SERVERS/kubernetes/kube-apiserver" "a quarter of an hour" ;;
     clients) peer clients benches/proxy/clients ;;
     *)
-      fail "scripts/servers.sh takes rpcx, go-zero, eureka, spring, dubbo, nacos-naming, kubernetes and clients, not \"$name\""
+      fail "scripts/servers.sh takes rpcx, go-zero, eureka, spring, dubbo, nacos-naming, rnacos, kubernetes and" \
+        "clients, not \"$name\""
       ;;
   esac
 done

@@ -1,5 +1,5 @@
 //! Programs that others wrote, each with the registry that it knows: whether the gateway finds what they register, and whether
-//! they find what the gateway announces for others. And a server that takes too long to build for each run of the tests, with
+//! they find what the gateway announces for others. And servers that take too long to build for each run of the tests, with
 //! the table of faults.
 //!
 //! Run by `./dev peers`, which builds them and takes words of the names of cases to run only those. Prints a table at its end.
@@ -14,6 +14,7 @@ mod conversation;
 mod dubbo;
 mod go_zero;
 mod kubernetes;
+mod nacos;
 mod nacos_embedded;
 mod report;
 mod spring;
@@ -22,8 +23,9 @@ mod support;
 
 use std::{env, pin::Pin, process::ExitCode, time::Duration};
 
+use Way::{Fault, Finds, Found, Says};
 use report::Report;
-use support::{fault_table as table, kubernetes_server::Kubernetes};
+use support::{fault_table as table, kubernetes_server::Kubernetes, rnacos::Rnacos};
 
 /// No case takes so long unless it hangs.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -33,8 +35,10 @@ const LIMIT: Duration = Duration::from_secs(300);
 enum Way {
     Found,
     Finds,
-    /// The registry itself is what may fail.
-    Fails,
+    /// The peer is the registry, and this is what it does while clients send.
+    Fault(&'static str),
+    /// And this is what it says.
+    Says,
 }
 
 struct Case {
@@ -46,8 +50,8 @@ struct Case {
 }
 
 macro_rules! cases {
-    ($($peer:literal, $registry:literal, $way:ident, $run:expr;)*) => {
-        [$(Case { peer: $peer, registry: $registry, way: Way::$way, run: || Box::pin($run) }),*]
+    ($($peer:literal, $registry:literal, $way:expr, $run:expr;)*) => {
+        [$(Case { peer: $peer, registry: $registry, way: $way, run: || Box::pin($run) }),*]
     };
 }
 
@@ -77,19 +81,34 @@ fn cases() -> impl IntoIterator<Item = Case> {
         "kube-apiserver", "Kubernetes, by a kubeconfig", Found, kubernetes::kubeconfig();
         "kube-apiserver", "Kubernetes, without slices", Found, kubernetes::without_slices();
         "kube-apiserver", "Kubernetes, manifests of the example", Found, kubernetes::manifests_are_taken();
-        "kube-apiserver", "Kubernetes, what it answers", Found, conversation::record();
-        "kube-apiserver", "Kubernetes, compacted", Fails, kubernetes::compacted();
-        "kube-apiserver", "Kubernetes, killed", Fails, table::killed::<Kubernetes>();
-        "kube-apiserver", "Kubernetes, frozen", Fails, table::frozen::<Kubernetes>();
-        "kube-apiserver", "Kubernetes, restarted", Fails, table::restarted_with_its_data::<Kubernetes>();
-        "kube-apiserver", "Kubernetes, restarted empty", Fails, table::restarted_without_its_data::<Kubernetes>();
-        "kube-apiserver", "Kubernetes, account revoked", Fails, table::credential_revoked::<Kubernetes>();
-        "kube-apiserver", "Kubernetes, nothing in it", Fails, table::empty::<Kubernetes>();
-        "kube-apiserver", "Kubernetes, answers cut off", Fails, table::partial::<Kubernetes>();
-        "kube-apiserver", "Kubernetes, garbage", Fails, table::garbage::<Kubernetes>("suspect", "content-type: application/json\r\n");
-        "kube-apiserver", "Kubernetes, a megabyte", Fails, table::a_megabyte::<Kubernetes>();
-        "kube-apiserver", "Kubernetes, ten thousand", Fails, table::ten_thousand::<Kubernetes>();
-        "kube-apiserver", "Kubernetes, flapping", Fails, table::flapping::<Kubernetes>();
+        "kube-apiserver", "Kubernetes", Says, conversation::record();
+        "kube-apiserver", "Kubernetes", Fault("forgetting its versions"), kubernetes::compacted();
+        "kube-apiserver", "Kubernetes", Fault("killed"), table::killed::<Kubernetes>();
+        "kube-apiserver", "Kubernetes", Fault("frozen"), table::frozen::<Kubernetes>();
+        "kube-apiserver", "Kubernetes", Fault("restarted with its data"), table::restarted_with_its_data::<Kubernetes>();
+        "kube-apiserver", "Kubernetes", Fault("restarted without its data"), table::restarted_without_its_data::<Kubernetes>();
+        "kube-apiserver", "Kubernetes", Fault("refusing the account"), table::credential_revoked::<Kubernetes>();
+        "kube-apiserver", "Kubernetes", Fault("with nothing in it"), table::empty::<Kubernetes>();
+        "kube-apiserver", "Kubernetes", Fault("broken off"), table::partial::<Kubernetes>();
+        "kube-apiserver", "Kubernetes", Fault("answering garbage"), table::garbage::<Kubernetes>("suspect", "content-type: application/json\r\n");
+        "kube-apiserver", "Kubernetes", Fault("answering a megabyte"), table::a_megabyte::<Kubernetes>();
+        "kube-apiserver", "Kubernetes", Fault("with ten thousand instances"), table::ten_thousand::<Kubernetes>();
+        "kube-apiserver", "Kubernetes", Fault("flapping"), table::flapping::<Kubernetes>();
+        "rnacos", "Nacos", Says, nacos::says();
+        "nacos-naming", "Nacos", Found, nacos::found();
+        "nacos-naming", "Nacos", Finds, nacos::finds();
+        "rnacos", "Nacos", Fault("forgetting what is announced"), nacos::keeps();
+        "rnacos", "Nacos", Fault("killed"), table::killed::<Rnacos>();
+        "rnacos", "Nacos", Fault("frozen"), table::frozen::<Rnacos>();
+        "rnacos", "Nacos", Fault("restarted with its data"), table::restarted_with_its_data::<Rnacos>();
+        "rnacos", "Nacos", Fault("restarted without its data"), table::restarted_without_its_data::<Rnacos>();
+        "rnacos", "Nacos", Fault("refusing the password"), table::credential_revoked::<Rnacos>();
+        "rnacos", "Nacos", Fault("with nothing in it"), table::empty::<Rnacos>();
+        "rnacos", "Nacos", Fault("broken off"), table::partial::<Rnacos>();
+        "rnacos", "Nacos", Fault("answering garbage"), table::garbage::<Rnacos>("suspect", nacos::JSON);
+        "rnacos", "Nacos", Fault("answering a megabyte"), table::a_megabyte::<Rnacos>();
+        "rnacos", "Nacos", Fault("with ten thousand instances"), table::ten_thousand::<Rnacos>();
+        "rnacos", "Nacos", Fault("flapping"), table::flapping::<Rnacos>();
     ]
 }
 
@@ -99,7 +118,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut report = Report::default();
     for case in cases() {
-        let names = [case.peer, case.registry].map(str::to_lowercase);
+        let names = [case.peer, case.registry, report::way(case.way)].map(str::to_lowercase);
         if !wanted.iter().all(|word| names.iter().any(|name| name.contains(word))) {
             continue;
         }

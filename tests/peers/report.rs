@@ -37,11 +37,13 @@ impl Report {
     }
 }
 
-fn way(way: Way) -> &'static str {
+/// In words.
+pub fn way(way: Way) -> &'static str {
     match way {
         Way::Found => "the gateway finds it",
         Way::Finds => "it finds what is announced",
-        Way::Fails => "it may fail",
+        Way::Fault(fault) => fault,
+        Way::Says => "it says what was recorded",
     }
 }
 
@@ -56,6 +58,7 @@ fn version(peer: &str) -> &'static str {
         }
         Some("kube-apiserver") => (include_str!("kubernetes/go.mod"), "\tk8s.io/kubernetes v", '\n'),
         Some("nacos-naming") => (include_str!("nacos-naming/package.json"), "\"nacos-naming\": \"", '"'),
+        Some("rnacos") => (include_str!("../../scripts/servers.sh"), "rnacos=", '\n'),
         _ => (include_str!("go-zero/go.mod"), "github.com/zeromicro/go-zero v", '\n'),
     };
     let rest = build.split_once(after).map_or("", |(_, rest)| rest);

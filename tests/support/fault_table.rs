@@ -1,5 +1,5 @@
 //! What a registry may do without costing a request: the same table for each, with clients that send throughout. An
-//! adapter gives what differs, which is its real server.
+//! adapter gives what differs, which is its real server. Each case says how many requests there were.
 
 use std::{
     net::SocketAddr,

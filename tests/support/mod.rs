@@ -39,6 +39,7 @@ pub mod redis;
 pub mod registering;
 pub mod relay;
 pub mod replayed;
+pub mod rnacos;
 pub mod rpcx;
 pub mod secret;
 pub mod service;
