@@ -16,6 +16,7 @@ mod go_zero;
 mod kubernetes;
 mod nacos;
 mod nacos_embedded;
+mod nacos_naming;
 mod report;
 mod spring;
 #[path = "../support/mod.rs"]

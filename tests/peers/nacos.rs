@@ -2,21 +2,22 @@
 //! what is announced in it is found, by the gateway and by Nacos' client for Node.js. The table of faults runs with it as
 //! well.
 
-use std::{env, fs, net::SocketAddr, process::Command, process::Stdio, time::Instant};
+use std::{env, fs, time::Instant};
 
 use serde_json::json;
 
-use crate::support::{
-    backend::Backend,
-    etcd::free_port,
-    fault_table::Registry as _,
-    gateway::{Gateway, until},
-    nacos::{RECORDED, conversation},
-    peer::{self, Peer},
-    registering::Registering,
-    rnacos::Rnacos,
-    service::{CLIENTS, answers, endpoints},
-    traffic::Traffic,
+use crate::{
+    nacos_naming::{NAME, client, instance},
+    support::{
+        backend::Backend,
+        fault_table::Registry as _,
+        gateway::{Gateway, until},
+        nacos::{RECORDED, conversation},
+        registering::Registering,
+        rnacos::Rnacos,
+        service::{CLIENTS, answers, endpoints},
+        traffic::Traffic,
+    },
 };
 
 pub const JSON: &str = "content-type: application/json\r\n";
@@ -32,55 +33,17 @@ pub async fn says() -> u64 {
     said.lines().count() as u64 / 2
 }
 
-const NAME: &str = "orders";
-
-/// Nacos' client for Node.js.
-struct Naming;
-
-impl Peer for Naming {
-    const PROGRAM: &str = "nacos-naming";
-    type Report = Found;
-
-    fn command(role: &str) -> Command {
-        let mut command = Command::new("node");
-        command.arg(Self::program().join("main.mjs")).args([role, "-with-stdin"]).stdin(Stdio::piped());
-        command
-    }
-}
-
-/// What it has found.
-#[derive(Debug, Clone, Default, serde::Deserialize)]
-struct Found {
-    instances: Vec<String>,
-    answers: Vec<String>,
-}
-
-/// The program in this role, told of the server and the service.
-fn command(role: &str, rnacos: &Rnacos) -> Command {
-    let mut command = Naming::command(role);
-    command.args([&rnacos.address().to_string(), NAME]);
-    command
-}
-
-/// An instance that registers itself.
-async fn instance(rnacos: &Rnacos) -> peer::Service<Naming> {
-    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let mut command = command("server", rnacos);
-    command.arg(address.port().to_string());
-    peer::Service::run(NAME, address, command, tempfile::tempdir().unwrap()).await
-}
-
 /// The gateway sends to instances that come and go, and no request fails.
 pub async fn found() -> u64 {
     let rnacos = Rnacos::start_open().await;
-    let mut first = instance(&rnacos).await;
+    let mut first = instance(rnacos.address()).await;
     let gateway = gateway(&rnacos.registry(""));
     endpoints(&gateway, 1).await;
     let endpoint = gateway.api("/api/v1/upstreams/orders").await["endpoints"][0].clone();
     assert_eq!((&endpoint["labels"]["version"], &endpoint["weight"]), (&json!("2"), &json!(2)), "{endpoint}");
     answers(&gateway).await;
     let traffic = Traffic::start(gateway.address(), "/", CLIENTS);
-    let second = instance(&rnacos).await;
+    let second = instance(rnacos.address()).await;
     endpoints(&gateway, 2).await;
     traffic.reaches(&second.address.port().to_string(), Instant::now()).await;
     first.stop().await;
@@ -96,7 +59,7 @@ pub async fn finds() -> u64 {
     let address = backend.address.to_string();
     let stays = Backend::start("stays").await;
     rnacos.logged_in().register(NAME, stays.address, &[]).await;
-    let looks = peer::Client::<Naming>::spawn(command("client", &rnacos), tempfile::tempdir().unwrap());
+    let looks = client(rnacos.address());
     let flags = ["--registry", "main", "--service", NAME, "--address", &address];
     let mut registering = Registering::start(&rnacos.registry(""), &flags, None);
     looks.until("it is found and answers", |found| found.answers.contains(&"announced".to_owned())).await;
