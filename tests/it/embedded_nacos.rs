@@ -80,5 +80,6 @@ async fn the_plugin_of_nacos_reads_it_and_announces_to_it() {
     registering.signal("TERM");
     let (code, said) = registering.exit().await;
     assert_eq!(code, Some(0), "{said}");
-    until("it has left", || async { server.get("/svc/orders").await.status != 200 }).await;
+    let left = server.api("/api/v1/services/orders").await;
+    assert_eq!(left["instances"].as_array().map(Vec::len), Some(0), "{left}");
 }
