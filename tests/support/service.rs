@@ -81,6 +81,7 @@ impl Service {
     pub async fn on(gateway: Gateway, backends: Vec<Backend>) -> Self {
         let count = backends.len();
         endpoints(&gateway, count).await;
+        answers(&gateway).await;
         let traffic = Traffic::mixed(gateway.address(), "/", CLIENTS);
         traffic.more(50).await;
         Self { gateway, backends, traffic }
