@@ -669,6 +669,10 @@ async fn who_does_not_shake_hands_gives_way_when_permits_are_short() {
     for _ in 0..2 {
         silent.push(TcpStream::connect(at(&gateway)).await.unwrap());
     }
+    until("both have a permit", || async {
+        metric(&gateway, "witgate_connections", &["listener=\"tls\""]).await == 2.0
+    })
+    .await;
     let config = client(&ca(&gateway), None, &[]);
     let answer = ask(&config, at(&gateway), "localhost", &get("/")).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK"));
