@@ -42,6 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Objects of one page.
 const PAGE: usize = 500;
 
+/// Pages of one list. Servers make them shorter than they are asked for, and no service has so many slices.
+const MOST_PAGES: usize = 200;
+
 /// Changes within so long of one that was told are told together: all of a service is looked at for each.
 const TOGETHER: Duration = Duration::from_millis(250);
 
@@ -202,7 +205,7 @@ impl Following {
     fn list_of(&self, api: Api) -> Result<Result<(Service, String), String>, Problem> {
         let path = api.path(&self.wanted.namespace, &self.wanted.name);
         let (mut limit, mut service, mut more) = (Some(PAGE), Service::default(), String::new());
-        loop {
+        for _ in 0..MOST_PAGES {
             let mut page = path.clone();
             page.extend(limit.map(|limit| format!("&limit={limit}")));
             if !more.is_empty() {
@@ -237,6 +240,7 @@ impl Following {
             }
             more = read.more;
         }
+        Err(Problem::Suspect(format!("{path} goes on after {MOST_PAGES} pages")))
     }
 
     /// Waits until a watch says something, or is over. What comes by `together` belongs to it.

@@ -6,10 +6,12 @@ use serde_json::{Value, json};
 
 use crate::support::{
     backend::Backend,
+    fault_table::Registry as _,
     gateway::{Gateway, until},
     kubernetes::{slice, slice_of},
     kubernetes_double::{Expiry, Kind, KubernetesDouble},
     service::{CLIENTS, becomes, endpoints, source},
+    tampered::Tampering,
     traffic::Traffic,
 };
 
@@ -45,6 +47,22 @@ fn asked(kubernetes: &KubernetesDouble, part: &str) -> Vec<String> {
 /// How often a list was asked for.
 fn lists(kubernetes: &KubernetesDouble) -> usize {
     asked(kubernetes, "").iter().filter(|path| !path.contains("watch=")).count()
+}
+
+/// Whoever says that there is more, again and again, is not followed for ever, and keeps the list as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_without_end_is_not_believed() {
+    let kubernetes = KubernetesDouble::start().await;
+    let backend = Backend::start("one").await;
+    kubernetes.put(Kind::Slices, "a", slice("orders", &[backend.address], json!({})));
+    let gateway = gateway(&kubernetes);
+    endpoints(&gateway, 1).await;
+    let page = "{\"kind\":\"EndpointSliceList\",\"metadata\":{\"resourceVersion\":\"9\",\"continue\":\"0@9\"},\"items\":[]}";
+    kubernetes.tamper(Tampering::Instead("content-type: application/json\r\n", page));
+    fails(&gateway, "suspect", "goes on after 200 pages").await;
+    assert_eq!(gateway.get("/").await.text(), "one");
+    kubernetes.tamper(Tampering::None);
+    becomes(&gateway, "live").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
